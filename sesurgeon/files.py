@@ -1,0 +1,76 @@
+"""Writing a result so that it is there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from sesurgeon.errors import OutputError
+
+
+def check_writable(path: Path, *, force: bool = False) -> None:
+    """Refuse an output that could not be written, before any work is done for it.
+
+    Raises:
+        OutputError: ``path`` exists (and not ``force``), is a directory, or its folder is missing or read-only.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise OutputError(f"The output {path} is a directory.", hint="Give a file name with -o.")
+    if path.exists() and not force:
+        raise OutputError(
+            f"The output {path} exists already.", hint="Give --force to replace it, or another name with -o."
+        )
+    if not folder.is_dir():
+        raise OutputError(f"The folder {folder} of the output {path.name} does not exist.", hint="Make it first.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"The folder {folder} is read-only.", hint="Give another place with -o.")
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, *, force: bool = True) -> Iterator[Path]:
+    """Give a temporary file beside ``path`` that takes its name when the block ends, and vanishes when it raises.
+
+    The temporary name keeps the suffix, because some writers choose their format by it.
+
+    Raises:
+        OutputError: the output cannot be written: see :func:`check_writable`, or the disk is full.
+    """
+    check_writable(path, force=force)
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        _flush_to_disk(temporary)
+        temporary.chmod(0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(
+            f"Writing {path} failed: {error.strerror or error}.", hint="Nothing was changed at that name."
+        ) from error
+    except RuntimeError as error:
+        # torch reports a full disk as a RuntimeError of its zip writer
+        if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
+            raise OutputError(
+                f"Writing {path} failed, the disk may be full: {error}", hint="Nothing was changed at that name."
+            ) from error
+        raise
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
