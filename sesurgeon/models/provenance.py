@@ -21,12 +21,14 @@ class Provenance:
     Attributes:
         source: how the architecture is rebuilt.
         classes: names of the outputs, in order; None when not known.
+        num_classes: outputs of the head that was put in place of the architecture's own; None when it is still there.
         preprocessing: what an image goes through before the model; None when not known.
         history: one record a command, oldest first (plain data: str, int, float, bool, None, list, dict).
     """
 
     source: Source
     classes: tuple[str, ...] | None = None
+    num_classes: int | None = None
     preprocessing: Preprocessing | None = None
     history: tuple[Mapping[str, Any], ...] = ()
 
