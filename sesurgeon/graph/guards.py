@@ -1,0 +1,26 @@
+"""What a traced forward took for granted, checked each time it runs.
+
+A local graph holds the branches that were taken on the example inputs. Where a branch hung on an optional
+argument or on a shape, the generated code checks that the choice would be the same again, instead of computing
+something else silently.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sesurgeon.errors import UntraceableError
+
+
+def expect(value: Any, expected: Any, what: str) -> None:
+    """Raise unless ``value`` is what it was while tracing.
+
+    Raises:
+        UntraceableError: it is not; ``what`` names it.
+    """
+    if value is expected or (type(value) is type(expected) and value == expected):
+        return
+    raise UntraceableError(
+        f"{what} was {expected!r} when the blocks were inserted and is {value!r} now.",
+        hint="Insert the blocks again with example inputs of this kind (--input-shape, or example_inputs=).",
+    )

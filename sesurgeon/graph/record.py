@@ -1,0 +1,66 @@
+"""One forward pass, written down: which module was called with what, gave what, and called whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map
+
+
+@dataclass
+class ModuleCall:
+    """One call of one module. Tensors in it are fakes: shape, dtype, strides and device, but no values.
+
+    Attributes:
+        module: the callee.
+        args, kwargs: as given, before the call could change them.
+        output: as returned.
+        children: the calls that this module's forward made itself, in order.
+    """
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    output: Any = None
+    children: list[ModuleCall] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[ModuleCall]:
+        """This call and all below it, outermost first."""
+        yield self
+        for child in self.children:
+            yield from child
+
+
+def record_calls(model: nn.Module, inputs: tuple[Any, ...], fakes: FakeTensorMode) -> tuple[ModuleCall, Any]:
+    """Run ``model(*inputs)`` without gradients and write down every module call, and the true output.
+
+    ``nn.Module.__call__`` is replaced while it runs rather than hooks being hung on the caller's modules.
+    Whatever the model raises passes through.
+    """
+    top = ModuleCall(model, (), {})
+    stack = [top]
+    run = nn.Module.__call__
+
+    def describe(value: Any) -> Any:
+        return tree_map(lambda leaf: fakes.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf, value)
+
+    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        entry = ModuleCall(module, describe(args), describe(kwargs))
+        stack[-1].children.append(entry)
+        stack.append(entry)
+        try:
+            output = run(module, *args, **kwargs)
+        finally:
+            stack.pop()
+        entry.output = describe(output)
+        return output
+
+    with torch.no_grad(), mock.patch.object(nn.Module, "__call__", call):
+        output = model(*inputs)
+    return top.children[0], output

@@ -1,0 +1,332 @@
+"""From one recorded call of a module to an fx graph of that module's own forward, its children being leaves.
+
+Differences to ``torch.fx.symbolic_trace``: every proxy knows the (fake) value it had in the recorded call, so that
+Python control flow can be followed, with a guard in the graph; optional arguments keep the pattern of the real call;
+tensors made while running (``torch.rand``, ``torch.arange``) are recorded as operations; and whatever a graph could
+not reproduce raises instead of being dropped.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import inspect
+import math
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+from unittest import mock
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_map
+
+from sesurgeon.errors import UntraceableError
+from sesurgeon.graph.guards import expect
+from sesurgeon.graph.record import ModuleCall
+
+# Functions that make tensors out of nothing: torch does not dispatch them on proxies among their arguments.
+_FACTORIES = (
+    "arange", "empty", "eye", "full", "linspace", "ones", "rand", "randint", "randn", "randperm", "tensor", "zeros",
+)  # fmt: skip
+# Blocks of code under these mean more than the operations in them, and a graph would forget that.
+_CONTEXTS = (torch.no_grad, torch.enable_grad, torch.inference_mode, torch.autocast)
+_MISSING = object()
+
+
+def trace_call(call: ModuleCall, fakes: FakeTensorMode, *, freeze_numbers: bool) -> fx.Graph:
+    """The graph of ``call.module``'s own forward, as it was called; node.meta["value"] holds the (fake) values.
+
+    Args:
+        call: the recorded call; the module must be in the same train or eval mode as it was then.
+        fakes: the mode under which the call was recorded.
+        freeze_numbers: take int and float arguments for constants (guarded), so that they can steer control flow.
+
+    Raises:
+        UntraceableError: the forward cannot be written as a graph; the message says why.
+    """
+    module = call.module
+    if "forward" in module.__dict__:
+        raise UntraceableError("its forward was replaced on the instance")
+    before = dict(module.__dict__)
+    try:
+        tracer = _CallTracer(call, fakes, freeze_numbers)
+        with tracer.patches():
+            graph = tracer.trace(module)
+    except UntraceableError:
+        raise
+    except Exception as error:  # user code may raise anything while it is being traced
+        raise UntraceableError(f"{type(error).__name__}: {_first_line(error)}") from error
+    finally:
+        changed = [name for name, value in module.__dict__.items() if before.get(name, _MISSING) is not value]
+        for name in changed:
+            del module.__dict__[name]
+        module.__dict__.update(before)
+    if changed:
+        raise UntraceableError(f"its forward sets attributes of its own ({', '.join(changed)})")
+    if tracer.pending:
+        raise UntraceableError(f"its forward calls {type(tracer.pending[0].module).__name__} where no graph sees it")
+    return graph
+
+
+def value_of(argument: Any) -> Any:
+    """The (fake) value behind a node, or behind the nodes within a list, tuple, dict or slice."""
+    return _unwrap(argument, fx.Node, lambda node: node.meta["value"])
+
+
+def _unwrap(argument: Any, kind: type, read: Callable[[Any], Any]) -> Any:
+    def leaf(item: Any) -> Any:
+        if isinstance(item, kind):
+            return read(item)
+        if isinstance(item, slice):
+            return slice(*(leaf(part) for part in (item.start, item.stop, item.step)))
+        return item
+
+    return tree_map(leaf, argument, is_leaf=lambda item: isinstance(item, kind))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "no message"
+
+
+class _Proxy(fx.Proxy):
+    """A proxy that answers Python's questions with its recorded value, leaving a guard."""
+
+    tracer: _CallTracer
+
+    @property
+    def value(self) -> Any:
+        return self.node.meta["value"]
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.value, name)  # raises AttributeError where the real thing would
+        return found if name == "ndim" else _Attribute(self, name)
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([self[index] for index in range(len(self.value))])
+
+    def __bool__(self) -> bool:
+        return bool(self.tracer.settle(self, bool))
+
+    def __index__(self) -> int:
+        return int(self.tracer.settle(self, operator.index))
+
+    def __int__(self) -> int:
+        return int(self.tracer.settle(self, int))
+
+    def __float__(self) -> float:
+        return float(self.tracer.settle(self, float))
+
+    def __contains__(self, item: Any) -> bool:
+        if isinstance(self.value, Tensor):
+            raise UntraceableError("it looks for a value in a tensor")
+        return item in self.value
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class _Attribute(_Proxy):
+    """``proxy.name``: becomes a node when it is used as a value, and a method call when it is called."""
+
+    def __init__(self, root: _Proxy, name: str) -> None:
+        self.root = root
+        self.name = name
+        self.tracer = root.tracer
+        self._node: fx.Node | None = None
+
+    @property
+    def node(self) -> fx.Node:  # type: ignore[override]  # fx.Attribute does the same
+        if self._node is None:
+            self._node = self.tracer.create_proxy("call_function", getattr, (self.root, self.name), {}).node
+        return self._node
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.tracer.create_proxy("call_method", self.name, (self.root, *args), kwargs)
+
+
+class _CallTracer(fx.Tracer):
+    proxy_buffer_attributes = True
+
+    def __init__(self, call: ModuleCall, fakes: FakeTensorMode, freeze_numbers: bool) -> None:
+        super().__init__(autowrap_modules=(math,))
+        self.call = call
+        self.fakes = fakes
+        self.freeze_numbers = freeze_numbers
+        self.pending = list(call.children)
+        self.evaluating = False
+
+    # -- nodes and their values ----------------------------------------------------------------------------------
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
+        if kind == "call_method" and target in ("dim", "ndimension"):
+            return value_of_proxies(args[0]).dim()  # the rank is the architecture's, no need to guard it
+        proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
+        if kind not in ("placeholder", "call_module"):
+            proxy.node.meta["value"] = self._evaluate(kind, target, value_of_proxies(args), value_of_proxies(kwargs))
+        return proxy
+
+    def _evaluate(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
+        self.evaluating = True
+        try:
+            with self.fakes, torch.no_grad():
+                if kind == "get_attr":
+                    attribute = operator.attrgetter(target)(self.root)
+                    return self.fakes.from_tensor(attribute) if isinstance(attribute, Tensor) else attribute
+                if kind == "call_method":
+                    return getattr(args[0], target)(*args[1:], **kwargs)
+                return target(*args, **kwargs)
+        finally:
+            self.evaluating = False
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def settle(self, proxy: _Proxy, convert: Callable[[Any], Any]) -> Any:
+        """The recorded value of ``proxy`` as a Python constant; the graph will check that it is still so."""
+        value = proxy.value
+        if isinstance(value, Tensor):
+            raise UntraceableError("its control flow depends on the values in a tensor")
+        self._guard(proxy, value, f"{self._owner_name()}: a shape or number that steers the forward")
+        return convert(value)
+
+    def _guard(self, proxy: Any, value: Any, what: str) -> None:
+        self.create_proxy("call_function", expect, (proxy, value, what), {})
+
+    def _owner_name(self) -> str:
+        return type(self.call.module).__name__
+
+    def create_arg(self, a: Any) -> Any:
+        if isinstance(a, Tensor) and not isinstance(a, nn.Parameter) and not self._is_buffer(a):
+            # fx would store it on the caller's module
+            raise UntraceableError("its forward uses a tensor that is neither parameter nor buffer")
+        return super().create_arg(a)
+
+    def _is_buffer(self, tensor: Tensor) -> bool:
+        return any(tensor is buffer for buffer in self.root.buffers())
+
+    # -- children are leaves -------------------------------------------------------------------------------------
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        if self.evaluating:
+            return forward(*args, **kwargs)
+        if not self.pending or self.pending[0].module is not m:
+            raise UntraceableError(f"it calls {type(m).__name__} out of the recorded order")
+        recorded = self.pending.pop(0)
+        path = self.submodule_paths.get(m) if self.submodule_paths else None
+        if path is None:  # made on the fly or held in a plain list: no name of ours reaches it, so look inside
+            self.pending[:0] = recorded.children
+            return forward(*args, **kwargs)
+        proxy = self.create_proxy("call_module", path, args, kwargs)
+        proxy.node.meta["value"] = recorded.output
+        return proxy
+
+    # -- arguments -----------------------------------------------------------------------------------------------
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
+        signature = inspect.signature(root_fn)
+        given = signature.bind(self.root, *self.call.args, **self.call.kwargs).arguments
+        positional: list[Any] = [self.root]
+        keywords: dict[str, Any] = {}
+        for parameter in list(signature.parameters.values())[1:]:
+            if parameter.kind is parameter.VAR_POSITIONAL:
+                proxy = self._placeholder(f"*{parameter.name}", (), given.get(parameter.name, ()))
+                positional.extend(proxy)
+            elif parameter.kind is parameter.VAR_KEYWORD:
+                if given.get(parameter.name):
+                    raise UntraceableError(f"it is called with free keyword arguments (**{parameter.name})")
+            else:
+                optional = parameter.default is not parameter.empty
+                default = (parameter.default,) if optional else ()
+                value = self._placeholder(parameter.name, default, given.get(parameter.name, parameter.default))
+                if parameter.kind is parameter.KEYWORD_ONLY:
+                    keywords[parameter.name] = value
+                else:
+                    positional.append(value)
+        return (lambda *args: root_fn(*args, **keywords)), positional
+
+    def _placeholder(self, name: str, default: tuple[Any, ...], value: Any) -> Any:
+        proxy = self.create_proxy("placeholder", name, default, {})
+        proxy.node.meta["value"] = value
+        return self._lift(proxy, value, f"{self._owner_name()}: the argument '{name.lstrip('*')}'")
+
+    def _lift(self, proxy: Any, value: Any, what: str) -> Any:
+        """What the forward gets to see of an argument: proxies for tensors and numbers, in the same containers."""
+        if isinstance(value, Tensor):
+            return proxy
+        if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+            return type(value)(self._lift(proxy[index], item, what) for index, item in enumerate(value))
+        if isinstance(value, dict):
+            return type(value)((key, self._lift(proxy[key], item, what)) for key, item in value.items())
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and not self.freeze_numbers:
+            return proxy
+        self._guard(proxy, value, what)
+        return value
+
+    # -- what must be different while tracing --------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def patches(self) -> Iterator[None]:
+        """Factories are recorded, contexts refused, and ``isinstance`` sees the value behind a proxy."""
+        with contextlib.ExitStack() as stack:
+            for name in _FACTORIES:
+                stack.enter_context(mock.patch.object(torch, name, self._recorded(getattr(torch, name))))
+            stack.enter_context(mock.patch.object(torch.autograd.Function, "apply", self._recorded_apply()))
+            for context in _CONTEXTS:
+                stack.enter_context(mock.patch.object(context, "__enter__", self._refused(context)))
+            code = inspect.unwrap(type(self.call.module).forward)
+            seen = {"isinstance": _isinstance_of_value}
+            stack.enter_context(mock.patch.dict(code.__globals__, seen))
+            yield
+
+    def _recorded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def factory(*args: Any, **kwargs: Any) -> Any:
+            if self.evaluating:
+                return function(*args, **kwargs)
+            return self.create_proxy("call_function", function, args, kwargs)
+
+        return factory
+
+    def _recorded_apply(self) -> Any:
+        unbound = inspect.getattr_static(torch.autograd.Function, "apply")
+
+        def recorded(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            apply = unbound.__get__(None, cls)
+            if self.evaluating:
+                return apply(*args, **kwargs)
+            return self.create_proxy("call_function", apply, args, kwargs)
+
+        return classmethod(recorded)
+
+    def _refused(self, context: type) -> Callable[..., Any]:
+        enter = context.__enter__  # type: ignore[attr-defined]
+
+        def refuse(instance: Any) -> Any:
+            if self.evaluating:
+                return enter(instance)
+            return _refuse(f"part of its forward runs under {context.__name__}, which a graph would forget")
+
+        return refuse
+
+
+def value_of_proxies(argument: Any) -> Any:
+    """As :func:`value_of`, for proxies."""
+    return _unwrap(argument, fx.Proxy, lambda proxy: proxy.value)
+
+
+def _isinstance_of_value(item: Any, kind: Any) -> bool:
+    if builtins.isinstance(item, kind):
+        return True
+    return type(item) in (_Proxy, _Attribute) and builtins.isinstance(item.value, kind)
+
+
+def _refuse(reason: str) -> NoReturn:
+    raise UntraceableError(reason)
