@@ -1,0 +1,78 @@
+"""A run as a picture: loss and top-1 against the epochs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sesurgeon.files import atomic_write
+from sesurgeon.finetune.phases import Phase
+from sesurgeon.finetune.records import EpochRow, best_of
+
+_TRAIN, _EVAL, _QUIET = "#7a869a", "#0b5fa5", "#8c8c8c"
+
+
+def draw_curve(rows: tuple[EpochRow, ...], phases: tuple[Phase, ...], path: Path) -> None:
+    """Write a PNG: losses on the left, top-1 on the right, against finished epochs (0: before training).
+
+    Raises:
+        OutputError: ``path`` cannot be written.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    _draw_losses(left, rows)
+    _draw_top1(right, rows)
+    for axes in (left, right):
+        _draw_phases(axes, phases)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def _draw_losses(axes: Any, rows: tuple[EpochRow, ...]) -> None:
+    trained = [row for row in rows if row.train_loss is not None]
+    axes.plot(
+        [row.epoch + 1 for row in trained],
+        [row.train_loss for row in trained],
+        "o-",
+        color=_TRAIN,
+        label="train",
+    )
+    axes.plot(
+        [row.epoch + 1 for row in rows],
+        [row.eval_loss for row in rows],
+        "o-",
+        color=_EVAL,
+        label="validation",
+    )
+    axes.set_ylabel("loss")
+    axes.legend(frameon=False)
+
+
+def _draw_top1(axes: Any, rows: tuple[EpochRow, ...]) -> None:
+    best = best_of(rows)
+    axes.plot([row.epoch + 1 for row in rows], [row.eval_top1 for row in rows], "o-", color=_EVAL)
+    axes.axhline(rows[0].eval_top1, color=_QUIET, linestyle=":", linewidth=1)
+    axes.plot(best.epoch + 1, best.eval_top1, "o", color=_EVAL, markersize=11, fillstyle="none")
+    axes.set_title(f"before {rows[0].eval_top1:.2f} %, best {best.eval_top1:.2f} %", fontsize="medium")
+    axes.set_ylabel("validation top-1 (%)")
+
+
+def _draw_phases(axes: Any, phases: tuple[Phase, ...]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for phase in phases:
+        if len(phases) > 1:
+            label = {"blocks": "new parts only", "all": "everything"}[phase.name]
+            axes.annotate(
+                label, (phase.first_epoch, 0), xycoords=("data", "axes fraction"), xytext=(4, 4),
+                textcoords="offset points", color=_QUIET, fontsize="small",
+            )  # fmt: skip
+        if phase.first_epoch > 0:
+            axes.axvline(phase.first_epoch, color=_QUIET, linestyle="--", linewidth=1)
+    axes.set_xlabel("epochs")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,43 @@
+"""The images that a model is trained on and measured with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sesurgeon.errors import DataError
+from sesurgeon.finetune.images import BadImage, Images
+
+
+@dataclass(frozen=True)
+class Data:
+    """Labelled images in two sets.
+
+    Attributes:
+        name: what was opened: a folder's path, or ``torchvision:NAME``.
+        classes: the names behind the class indices.
+        val: the images that a model is measured with.
+        train: the images that it is trained on; None when only measuring was asked for.
+        val_split: the share that was held out of one folder; None when the sets were apart already.
+        skipped: image files that cannot be read and are in neither set.
+        ignored: files in class folders that are no images by their suffix.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    val: Images
+    train: Images | None = None
+    val_split: float | None = None
+    skipped: tuple[BadImage, ...] = ()
+    ignored: tuple[Path, ...] = ()
+
+    def split(self, name: str) -> Images:
+        """The set called "train" or "val".
+
+        Raises:
+            DataError: the data were opened without it.
+        """
+        images = {"train": self.train, "val": self.val}.get(name)
+        if images is None:
+            raise DataError(f"The data {self.name} have no set '{name}'.", hint="The sets are train and val.")
+        return images

@@ -1,0 +1,87 @@
+"""What a run tells whoever watches it. Nothing in this folder prints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from sesurgeon.finetune.images import BadImage
+from sesurgeon.finetune.phases import Phase
+from sesurgeon.finetune.records import EpochRow
+from sesurgeon.models.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class ImagesChecked:
+    """``done`` of ``total`` image files were decoded on trial."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class RunStarted:
+    """Everything was checked and the run folder made.
+
+    Attributes:
+        classes: in the order of the model's outputs.
+        train_images: how many the run trains on.
+        val_images: how many it is evaluated on.
+        skipped: image files that cannot be read.
+        notes: what the user should know, in sentences: a phase left out, a head replaced.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    train_images: int
+    val_images: int
+    skipped: tuple[BadImage, ...]
+    preprocessing: Preprocessing
+    phases: tuple[Phase, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PhaseStarted:
+    """``trained`` of the model's ``parameters`` numbers change from here on."""
+
+    phase: Phase
+    trained: int
+    parameters: int
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """``step`` of ``steps`` of an epoch are done; ``loss`` is the mean so far, ``lr`` the largest rate."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    lr: float
+
+
+@dataclass(frozen=True)
+class EvaluationStep:
+    """``step`` of ``steps`` batches of an evaluation are done."""
+
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class EpochFinished:
+    """An epoch (-1: the state before training) was evaluated and its files written."""
+
+    row: EpochRow
+    is_best: bool
+
+
+Event: TypeAlias = ImagesChecked | RunStarted | PhaseStarted | TrainStep | EvaluationStep | EpochFinished
+OnProgress: TypeAlias = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """The watcher that is taken when none is given."""

@@ -1,0 +1,50 @@
+"""Bringing the data's classes and the model's outputs together, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sesurgeon.errors import DataError
+
+
+def map_classes(
+    data_classes: Sequence[str], model_classes: Sequence[str] | None, outputs: int
+) -> tuple[int, ...]:
+    """The model's output index of each class of the data.
+
+    Args:
+        data_classes: the data's classes, by index.
+        model_classes: what the model's outputs mean; None when its checkpoint does not say, then the order is
+            taken to be the same.
+        outputs: how many outputs the model has.
+
+    Raises:
+        DataError: a class that the model does not know, or another number of classes when it has no names for
+            them.
+    """
+    if model_classes is None or len(model_classes) != outputs:
+        if len(data_classes) != outputs:
+            raise DataError(
+                f"The data have {len(data_classes)} classes, the model has {outputs} outputs without names.",
+                hint="Use the data that the model was made for, or fine-tune the model on these.",
+            )
+        return tuple(range(outputs))
+    unknown = [name for name in data_classes if name not in model_classes]
+    if unknown:
+        raise DataError(
+            f"The model does not know these classes of the data: {_shortened(unknown)}.",
+            hint=f"It knows {_shortened(model_classes)}.",
+        )
+    return tuple(model_classes.index(name) for name in data_classes)
+
+
+def fits(data_classes: Sequence[str], model_classes: Sequence[str] | None, outputs: int) -> bool:
+    """Can a model go on with its head, or must it get a new one for these classes?"""
+    if len(data_classes) != outputs:
+        return False
+    return model_classes is None or set(model_classes) == set(data_classes)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:10])
+    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"

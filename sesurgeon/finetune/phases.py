@@ -1,0 +1,69 @@
+"""Which parameters train, when, and how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from sesurgeon.finetune.config import FinetuneConfig
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of epochs in which the same parameters train.
+
+    Attributes:
+        name: "blocks" trains what is new (inserted blocks, a new head) with the backbone frozen; "all" trains
+            all.
+        first_epoch: counted from 0 over the whole run.
+        epochs: how many.
+    """
+
+    name: Literal["blocks", "all"]
+    first_epoch: int
+    epochs: int
+
+
+def phases_of(config: FinetuneConfig, *, anything_new: bool) -> tuple[Phase, ...]:
+    """The phases of a run. With nothing new to train alone, all epochs train everything."""
+    frozen = config.freeze_epochs if anything_new else 0
+    found = (Phase("blocks", 0, frozen), Phase("all", frozen, config.epochs - frozen))
+    return tuple(phase for phase in found if phase.epochs > 0)
+
+
+def is_new(name: str, new: Iterable[str]) -> bool:
+    """Is the parameter or module ``name`` one of the modules ``new`` (dotted paths), or inside one?"""
+    return any(name == path or name.startswith(f"{path}.") for path in new)
+
+
+def enter(model: nn.Module, phase: Phase, new: Collection[str], trainable: Collection[str]) -> None:
+    """Set ``requires_grad``: what is new trains, the rest of ``trainable`` in the phase "all" only."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(is_new(name, new) or (phase.name == "all" and name in trainable))
+
+
+def set_train_mode(model: nn.Module, phase: Phase, new: Collection[str]) -> None:
+    """Train mode, but for frozen modules with buffers: a BatchNorm's statistics belong to the backbone."""
+    model.train()
+    if phase.name == "blocks":
+        for name, module in model.named_modules():
+            if not is_new(name, new) and any(True for _ in module.buffers(recurse=False)):
+                module.training = False
+
+
+def param_groups(model: nn.Module, new: Collection[str], config: FinetuneConfig) -> list[dict[str, Any]]:
+    """The trainable parameters by learning rate and weight decay, as optimisers take them.
+
+    New parameters get ``lr * lr_block_mult``, the others ``lr * lr_backbone_mult``; vectors and biases no
+    decay.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            lr = config.lr * (config.lr_block_mult if is_new(name, new) else config.lr_backbone_mult)
+            decays = parameter.ndim > 1 and not name.endswith(".bias")
+            groups.setdefault((lr, config.weight_decay if decays else 0.0), []).append(parameter)
+    return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]

@@ -1,0 +1,116 @@
+"""The folder of a run and the files in it."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from sesurgeon.errors import OutputError
+from sesurgeon.files import atomic_write
+from sesurgeon.finetune.records import SUMMARY_COLUMNS, EpochRow, best_of
+from sesurgeon.finetune.scores import Evaluation
+
+_FILES = ("best.pt", "last.pt", "args.yaml", "plan.yaml", "summary.csv", "metrics.json", "curve.png")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder with checkpoints, settings, the plan, one row an epoch and a picture of them."""
+
+    path: Path
+
+    @property
+    def best(self) -> Path:
+        return self.path / "best.pt"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "last.pt"
+
+    @property
+    def curve(self) -> Path:
+        return self.path / "curve.png"
+
+    def write_settings(self, model: nn.Module, settings: Mapping[str, Any]) -> None:
+        """``args.yaml``, and ``plan.yaml`` when blocks were inserted."""
+        from sesurgeon.placement import plan_to_yaml
+        from sesurgeon.surgery import plan_of
+
+        self._write("args.yaml", yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+        plan = plan_of(model)
+        if plan is not None:
+            self._write("plan.yaml", plan_to_yaml(plan))
+
+    def write_checkpoints(self, model: nn.Module, *, is_best: bool) -> None:
+        """``last.pt``, and ``best.pt`` when this is the best so far."""
+        from sesurgeon.surgery import save
+
+        save(model, self.last)
+        if is_best:
+            save(model, self.best)
+
+    def write_rows(self, rows: tuple[EpochRow, ...], best: Evaluation) -> None:
+        """``summary.csv`` and ``metrics.json``; ``best`` is the evaluation behind the best row."""
+        with atomic_write(self.path / "summary.csv") as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, SUMMARY_COLUMNS, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(asdict(row) for row in rows)
+        metrics = {
+            "before": asdict(rows[0]),
+            "best": asdict(best_of(rows)),
+            "last": asdict(rows[-1]),
+            "epochs": [asdict(row) for row in rows],
+            "val_images": best.images,
+            "best_per_class": [{**asdict(score), "accuracy": score.accuracy} for score in best.per_class],
+        }
+        self._write("metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
+        with atomic_write(self.path / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+def make_run_folder(output: Path, name: str | None, *, force: bool = False) -> RunFolder:
+    """Make ``output/name``; without a name the first free one of exp, exp2, exp3, …
+
+    Raises:
+        OutputError: there is a run of that name (and not ``force``), or the folder cannot be made.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if name is None:
+            return RunFolder(_first_free(output))
+        folder = output / name
+        if folder.exists() and not force:
+            raise OutputError(
+                f"The run folder {folder} exists already.",
+                hint="Give another --name, or --force to replace the run.",
+            )
+        folder.mkdir(exist_ok=True)
+        for file in _FILES:
+            (folder / file).unlink(missing_ok=True)
+        return RunFolder(folder)
+    except OSError as error:
+        raise OutputError(
+            f"The run folder in {output} cannot be made: {error.strerror or error}.",
+            hint="Give another place with --output.",
+        ) from error
+
+
+def _first_free(output: Path) -> Path:
+    for number in count(1):
+        folder = output / ("exp" if number == 1 else f"exp{number}")
+        try:
+            folder.mkdir()  # fails when it is there, also for a run that starts at this very moment
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("count() does not end")

@@ -1,0 +1,85 @@
+"""What a classifier scored on a set of images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class of the data. ``accuracy`` is in per cent, None for a class without images."""
+
+    name: str
+    images: int
+    correct: int
+
+    @property
+    def accuracy(self) -> float | None:
+        return 100 * self.correct / self.images if self.images else None
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What was measured, image by image, and the numbers that follow from it.
+
+    Attributes:
+        classes: name of each class of the data by output index of the model, in ascending order of the index.
+        outputs: how many outputs the model has.
+        k: 5, or the number of outputs when that is smaller.
+        labels: the output index that each image should get, shape (images,), int64.
+        predictions: the index that it got, shape (images,), int64.
+        hits: is the label among the ``k`` highest outputs? Shape (images,), bool.
+        losses: cross-entropy of each image, shape (images,), float32.
+    """
+
+    classes: Mapping[int, str]
+    outputs: int
+    k: int
+    labels: Tensor
+    predictions: Tensor
+    hits: Tensor
+    losses: Tensor
+
+    @property
+    def images(self) -> int:
+        return len(self.labels)
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy."""
+        return self.losses.double().mean().item()
+
+    @property
+    def top1(self) -> float:
+        """Share of the images whose label got the highest output, in per cent."""
+        return _per_cent(self.predictions == self.labels)
+
+    @property
+    def top5(self) -> float:
+        """Share of the images whose label is among the ``k`` highest outputs, in per cent."""
+        return _per_cent(self.hits)
+
+    @property
+    def per_class(self) -> tuple[ClassScore, ...]:
+        """The data's classes, in the order of the model's outputs."""
+        images = torch.bincount(self.labels, minlength=self.outputs).tolist()
+        correct = torch.bincount(
+            self.labels[self.predictions == self.labels], minlength=self.outputs
+        ).tolist()
+        return tuple(ClassScore(name, images[index], correct[index]) for index, name in self.classes.items())
+
+    @property
+    def confusion(self) -> Tensor:
+        """Counts of shape (outputs, outputs), int64: [index that an image should get, index that it got]."""
+        from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+        matrix: Tensor = multiclass_confusion_matrix(self.predictions, self.labels, self.outputs)
+        return matrix
+
+
+def _per_cent(hits: Tensor) -> float:
+    return 100 * hits.double().mean().item()

@@ -1,0 +1,87 @@
+"""What a run is about: model, data and settings brought together and checked, nothing changed yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from sesurgeon.finetune.config import FinetuneConfig
+from sesurgeon.finetune.data import Data
+from sesurgeon.finetune.labels import fits, map_classes
+from sesurgeon.finetune.outputs import count_outputs
+from sesurgeon.finetune.phases import Phase, phases_of
+from sesurgeon.finetune.transforms import preprocessing_for
+from sesurgeon.models.preprocessing import Preprocessing
+from sesurgeon.models.provenance import attach_provenance, provenance_of
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is trained on what.
+
+    Attributes:
+        preprocessing: what images go through before the model.
+        classes: what the model's outputs mean, in order.
+        labels: the output index of each class of the data.
+        head: path of the last layer when it must be replaced; None when it stays.
+        new: paths of the modules that are new: inserted blocks, a new head.
+        phases: which parameters train when.
+        notes: what the user should know, in sentences.
+    """
+
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    labels: tuple[int, ...]
+    head: str | None
+    new: frozenset[str]
+    phases: tuple[Phase, ...]
+    notes: tuple[str, ...]
+
+
+def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
+    """Decide what has to be done. Nothing is changed.
+
+    Raises:
+        DataError: the data have no training set, or images that the model cannot take.
+        UsageError: the model is no classifier, or has no last layer that could be replaced.
+    """
+    from sesurgeon.models.head import head_of
+    from sesurgeon.surgery import blocks_of
+
+    preprocessing = preprocessing_for(model, data.split("train"), config.img_size)
+    outputs = count_outputs(model, preprocessing)
+    known = provenance_of(model).classes
+    keeps = fits(data.classes, known, outputs)
+    classes = known if keeps and known is not None else data.classes
+    head = None if keeps else head_of(model)
+    new = frozenset(blocks_of(model)) | (frozenset() if head is None else {head})
+    notes = []
+    if head is not None:
+        notes.append(
+            f"The head {head} with {outputs} outputs gives way to a new one for {len(classes)} classes."
+        )
+    if config.freeze_epochs and not new:
+        notes.append(
+            "The model has no inserted blocks and keeps its head: there is no phase with a frozen backbone."
+        )
+    return Task(
+        preprocessing=preprocessing,
+        classes=classes,
+        labels=map_classes(data.classes, classes, len(classes)),
+        head=head,
+        new=new,
+        phases=phases_of(config, anything_new=bool(new)),
+        notes=tuple(notes),
+    )
+
+
+def prepare_model(model: nn.Module, task: Task) -> None:
+    """Put the new head in, if there is to be one, and write classes and preprocessing into the provenance."""
+    from sesurgeon.models.head import replace_head
+
+    provenance = replace(provenance_of(model), classes=task.classes, preprocessing=task.preprocessing)
+    if task.head is not None:
+        replace_head(model, len(task.classes))
+        provenance = replace(provenance, num_classes=len(task.classes))
+    attach_provenance(model, provenance)

@@ -1,0 +1,90 @@
+"""torchvision's datasets by name."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from sesurgeon.errors import DataError, UsageError
+
+PREFIX = "torchvision:"
+_VAL_SPLITS = ("val", "valid", "test")  # the first that the dataset has
+
+
+def open_split(name: str, data_dir: str, *, training: bool, download: bool) -> Any:
+    """The training or the validation part of ``torchvision.datasets.NAME``.
+
+    Raises:
+        UsageError: torchvision has no dataset of that name, or one without such parts.
+        DataError: the dataset is not in ``data_dir``, or cannot be fetched.
+    """
+    maker = _maker(name)
+    parameters = inspect.signature(maker).parameters
+    if "train" in parameters:
+        return _make(name, maker, data_dir, download, train=training)
+    for split in ("train",) if training else _VAL_SPLITS:
+        try:
+            return _make(name, maker, data_dir, download, split=split)
+        except ValueError:  # how torchvision says that a dataset has no part of that name
+            continue
+    raise _unfit(name)
+
+
+def classes_of(dataset: Any) -> tuple[str, ...]:
+    """The dataset's class names; the labels themselves as text, where it has none (SVHN, USPS)."""
+    names = getattr(dataset, "classes", None)
+    if names is None:
+        labels = next(
+            getattr(dataset, key) for key in ("targets", "labels", "_labels") if hasattr(dataset, key)
+        )
+        names = sorted({int(label) for label in labels})
+    return tuple(str(name) for name in names)
+
+
+def _maker(name: str) -> Callable[..., Any]:
+    from torchvision import datasets
+
+    maker = getattr(datasets, name, None)
+    if name not in datasets.__all__ or maker is None:
+        near = difflib.get_close_matches(name, datasets.__all__, n=3)
+        raise UsageError(
+            f"torchvision has no dataset '{name}'.",
+            hint=f"Did you mean {', '.join(near)}?"
+            if near
+            else "Names are spelled as in torchvision.datasets.",
+        )
+    if not {"train", "split"} & set(inspect.signature(maker).parameters):
+        raise _unfit(name)
+    return maker  # type: ignore[no-any-return]  # torchvision has no types
+
+
+def _make(name: str, maker: Callable[..., Any], data_dir: str, download: bool, **part: Any) -> Any:
+    options = {"download": download} if "download" in inspect.signature(maker).parameters else {}
+    try:
+        return maker(data_dir, **part, **options)
+    except (RuntimeError, OSError, ImportError) as error:
+        raise _missing(name, data_dir, download, error) from error
+    except TypeError as error:
+        raise _unfit(name) from error
+
+
+def _missing(name: str, data_dir: str, download: bool, error: Exception) -> DataError:
+    reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    if download:
+        return DataError(
+            f"The dataset {PREFIX}{name} could not be fetched into {data_dir}: {reason}",
+            hint="Check the network, or copy the dataset there in torchvision's layout.",
+        )
+    return DataError(
+        f"The dataset {PREFIX}{name} is not in {data_dir}: {reason}",
+        hint="Fetch it with --download, or say where it lies with --data-dir.",
+    )
+
+
+def _unfit(name: str) -> UsageError:
+    return UsageError(
+        f"torchvision's dataset '{name}' has no training and validation part with one class an image.",
+        hint="Save its images as a folder of class folders.",
+    )

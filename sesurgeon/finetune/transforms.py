@@ -1,0 +1,145 @@
+"""From an image to the tensor that a model sees: timm's recipe by torchvision's transforms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeAlias
+
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from sesurgeon.errors import DataError
+from sesurgeon.finetune.images import MODES, Images
+from sesurgeon.models.preprocessing import Preprocessing
+from sesurgeon.models.provenance import provenance_of
+
+Transform: TypeAlias = Callable[[Image.Image], Tensor]
+
+SMALL = 64  # pixels; up to here images are shifted rather than zoomed, and never flipped
+_LARGEST_OWN_SIZE = 256
+_USUAL_SIZE = 224
+_LOOKED_AT = 64  # images
+_STATISTICS = {1: ((0.5,), (0.5,)), 3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}  # 3: ImageNet's
+
+
+def preprocessing_for(model: nn.Module, images: Images, img_size: int | None = None) -> Preprocessing:
+    """What images go through before ``model``: what its checkpoint says, else a default.
+
+    The default takes the channels of the model's first convolution; the images' own size when the first ones
+    share one of at most 256 pixels, else 224 x 224; ImageNet's mean and deviation for colour, 0.5 and 0.5 for
+    grey.
+
+    Args:
+        model: the model, with its provenance.
+        images: the images that it will see.
+        img_size: side in pixels, in place of the size found.
+
+    Raises:
+        DataError: the model takes neither grey nor colour images.
+    """
+    known = provenance_of(model).preprocessing
+    if known is None:
+        channels = _input_channels(model)
+        mean, std = _STATISTICS.get(channels, ((), ()))
+        height, width = _own_size(images) if img_size is None else (img_size, img_size)
+        known = Preprocessing((channels, height, width), mean, std)
+    elif img_size is not None:
+        known = replace(known, input_size=(known.input_size[0], img_size, img_size))
+    mode_of(known)
+    return known
+
+
+def mode_of(preprocessing: Preprocessing) -> str:
+    """Pillow's mode for the model's input channels.
+
+    Raises:
+        DataError: they are neither 1 nor 3.
+    """
+    channels = preprocessing.input_size[0]
+    if channels not in MODES:
+        raise DataError(
+            f"The model takes {channels} input channels, and images give 1 (grey) or 3 (colour).",
+            hint="Only models with 1 or 3 input channels can be trained on images.",
+        )
+    return MODES[channels]
+
+
+def eval_transform(preprocessing: Preprocessing) -> Transform:
+    """As timm evaluates: resize so that the centre crop keeps ``crop_pct`` of the shorter side, normalise."""
+    from torchvision.transforms import v2
+
+    steps = [*_fit(preprocessing), *_to_tensor(preprocessing)]
+    return v2.Compose(steps)  # type: ignore[no-any-return]  # torchvision has no types
+
+
+def train_transform(preprocessing: Preprocessing, hflip: float | None = None) -> Transform:
+    """Mild augmentation: what a photographer or a scanner could have done, so that no label changes.
+
+    Images of at most 64 pixels are brought to size as in evaluation and shifted by up to an eighth; larger
+    ones lose up to 40 % of their area to a random crop of slightly different aspect. ``hflip`` is the
+    probability of a horizontal flip; None means 0.5 for larger colour images and 0 for the rest (digits,
+    letters and signs are small or grey, and a mirrored one is wrong).
+    """
+    from torchvision.transforms import v2
+
+    channels, height, width = preprocessing.input_size
+    small = max(height, width) <= SMALL
+    if hflip is None:
+        hflip = 0.5 if channels == 3 and not small else 0.0
+    if small:
+        padding = [max(1, width // 8), max(1, height // 8)]
+        steps = [*_fit(preprocessing), v2.RandomCrop([height, width], padding=padding, padding_mode="edge")]
+    else:
+        interpolation = _interpolation(preprocessing)
+        steps = [v2.RandomResizedCrop([height, width], scale=(0.6, 1.0), interpolation=interpolation)]
+    if hflip > 0:
+        steps.append(v2.RandomHorizontalFlip(hflip))
+    return v2.Compose([*steps, *_to_tensor(preprocessing)])  # type: ignore[no-any-return]  # as above
+
+
+def _fit(preprocessing: Preprocessing) -> list[Any]:
+    from torchvision.transforms import v2
+
+    _, height, width = preprocessing.input_size
+    larger = [math.floor(side / preprocessing.crop_pct) for side in (height, width)]
+    if height == width:
+        resize: Any = v2.Resize(larger[0], interpolation=_interpolation(preprocessing))
+    else:
+        method = Image.Resampling[preprocessing.interpolation.upper()]
+        resize = partial(ImageOps.cover, size=(larger[1], larger[0]), method=method)
+    return [resize, v2.CenterCrop([height, width])]
+
+
+def _to_tensor(preprocessing: Preprocessing) -> list[Any]:
+    import torch
+    from torchvision.transforms import v2
+
+    return [
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(list(preprocessing.mean), list(preprocessing.std)),
+    ]
+
+
+def _interpolation(preprocessing: Preprocessing) -> Any:
+    from torchvision.transforms import InterpolationMode
+
+    return InterpolationMode(preprocessing.interpolation)
+
+
+def _input_channels(model: nn.Module) -> int:
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    return 3 if first is None else first.in_channels
+
+
+def _own_size(images: Images) -> tuple[int, int]:
+    """(height, width) of the images when those looked at, from all over the set, agree and are small."""
+    step = max(1, len(images) // _LOOKED_AT)
+    sizes = {images[index][0].size for index in range(0, len(images), step)}
+    width, height = sizes.pop()
+    if sizes or max(width, height) > _LARGEST_OWN_SIZE:
+        return _USUAL_SIZE, _USUAL_SIZE
+    return height, width
