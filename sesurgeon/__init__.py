@@ -1,0 +1,108 @@
+"""Retrofit channel attention into a network you already have, without changing what it computes.
+
+Public names in the order of the road: load, look, plan, operate, keep, train, ship. Each is imported when
+it is first used, so that ``import sesurgeon`` does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from sesurgeon.errors import (
+    DataError,
+    FileError,
+    NoSiteError,
+    OutputError,
+    SesurgeonError,
+    SiteError,
+    UnreadableFileError,
+    UnsafeFileError,
+    UntraceableError,
+    UsageError,
+    VerificationError,
+)
+
+if TYPE_CHECKING:
+    from sesurgeon.export import export_onnx
+    from sesurgeon.finetune import evaluate, finetune
+    from sesurgeon.graph import find_sites
+    from sesurgeon.placement import make_plan
+    from sesurgeon.surgery import add_se, apply_plan, load, remove_se, save
+
+    __version__: str
+
+_HOMES = {
+    "load": "sesurgeon.surgery",
+    "find_sites": "sesurgeon.graph",
+    "make_plan": "sesurgeon.placement",
+    "apply_plan": "sesurgeon.surgery",
+    "add_se": "sesurgeon.surgery",
+    "remove_se": "sesurgeon.surgery",
+    "save": "sesurgeon.surgery",
+    "finetune": "sesurgeon.finetune",
+    "evaluate": "sesurgeon.finetune",
+    "export_onnx": "sesurgeon.export",
+}
+
+__all__ = [
+    "DataError",
+    "FileError",
+    "NoSiteError",
+    "OutputError",
+    "SesurgeonError",
+    "SiteError",
+    "UnreadableFileError",
+    "UnsafeFileError",
+    "UntraceableError",
+    "UsageError",
+    "VerificationError",
+    "__version__",
+    "add_se",
+    "apply_plan",
+    "evaluate",
+    "export_onnx",
+    "find_sites",
+    "finetune",
+    "load",
+    "make_plan",
+    "remove_se",
+    "save",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        value: object = _installed_version()
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module 'sesurgeon' has no attribute '{name}'")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """The import of a folder binds it under its name here, which for ``finetune`` would hide the function."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def _installed_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("sesurgeon")
+    except PackageNotFoundError:  # run from a source tree that is not installed
+        return "0+unknown"

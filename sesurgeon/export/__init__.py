@@ -1,0 +1,6 @@
+"""Ship a model: a file, and the proof that it computes what PyTorch computes."""
+
+from sesurgeon.export.onnx import OnnxReport, export_onnx
+from sesurgeon.export.parity import Parity
+
+__all__ = ["OnnxReport", "Parity", "export_onnx"]

@@ -1,0 +1,139 @@
+"""From the caller's module to an exported program whose batch size is free."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from sesurgeon.errors import UntraceableError
+
+# torch.export takes sizes 0 and 1 for constants, so the batch that stands for "any" has at least two images.
+_CAPTURE_BATCH = 2
+
+
+class FirstOutput(nn.Module):
+    """The first output of a model that returns several, as torchvision's segmentation networks do."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Images with shape (batch, channels, height, width) -> the first output, with shape (batch, ...)."""
+        output: Tensor = _first(self.model(input))
+        return output
+
+
+def one_output(model: nn.Module, image: Tensor) -> nn.Module:
+    """A copy of ``model`` in eval mode and float32, on the CPU, that gives one tensor.
+
+    Args:
+        model: what the caller holds, in any mode and on any device.
+        image: what the model takes, in float32, with shape (batch, channels, height, width).
+
+    Raises:
+        UntraceableError: the model cannot be copied, fails on ``image``, or gives no tensor with a batch.
+    """
+    try:
+        prepared = copy.deepcopy(model).cpu().float().eval()
+    except Exception as error:  # whatever a module's own attributes raise
+        raise UntraceableError(f"The network cannot be copied: {_first_line(error)}") from error
+    output = run(prepared, image)
+    if not isinstance(output, Tensor):
+        first = _first(output)
+        if not isinstance(first, Tensor):
+            raise UntraceableError(
+                f"The network gives {_describe(output)} in eval mode; an export needs a tensor.",
+                hint="Wrap it in a module whose forward returns the tensor to export.",
+            )
+        prepared, output = FirstOutput(prepared), first
+    if output.ndim == 0 or len(output) != len(image):
+        raise UntraceableError(
+            f"The network turns a batch of {len(image)} into an output of shape {tuple(output.shape)}, "
+            f"whose first dimension is not the batch."
+        )
+    return prepared
+
+
+def capture(model: nn.Module, image: Tensor) -> ExportedProgram:
+    """Follow ``model`` on ``image`` with a free batch size.
+
+    Args:
+        model: in eval mode, with one tensor in and one tensor out.
+        image: an example, with shape (batch, channels, height, width).
+
+    Raises:
+        UntraceableError: the graph cannot be followed, or it holds for one batch size alone.
+    """
+    several = image if len(image) >= _CAPTURE_BATCH else image.repeat(_CAPTURE_BATCH, *[1] * (image.ndim - 1))
+    run(model, several)
+    try:
+        with quiet_exporter():
+            return torch.export.export(model, (several,), dynamic_shapes=({0: Dim("batch")},), strict=False)
+    except Exception as error:  # torch.export's errors share no base class narrower than this
+        if "Constraints violated" in str(error):
+            raise UntraceableError(
+                f"The network works for one batch size alone: {_first_line(error)}",
+                hint="Its forward must take the batch size from its input, as in x.view(x.shape[0], -1).",
+            ) from error
+        raise UntraceableError(
+            f"The network could not be followed by torch.export: {_first_line(error)}",
+            hint="Its forward must not branch on the values of tensors.",
+        ) from error
+
+
+def run(model: nn.Module, image: Tensor) -> Any:
+    """What ``model`` gives for ``image``, without gradients.
+
+    Raises:
+        UntraceableError: it raises.
+    """
+    try:
+        with torch.no_grad():
+            return model(image)
+    except Exception as error:  # the model's own code may raise anything
+        raise UntraceableError(
+            f"The network fails on an input of shape {tuple(image.shape)}: {_first_line(error)}",
+            hint="Give example_inputs of the shape that it takes.",
+        ) from error
+
+
+@contextlib.contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Silence torch's exporters for a while.
+
+    They warn about their own deprecations and log whole tracebacks for what we check, and report, ourselves
+    (an opset that they could not reach, a graph that they could not follow).
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _first(output: Any) -> Any:
+    if isinstance(output, Mapping):
+        output = tuple(output.values())
+    return output[0] if isinstance(output, Sequence) and len(output) else output
+
+
+def _describe(output: object) -> str:
+    if isinstance(output, Sequence) and len(output):
+        return f"a {type(output).__name__} that starts with a {type(output[0]).__name__}"
+    return f"a {type(output).__name__}"
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,113 @@
+"""Does a file compute what PyTorch computes? Outputs side by side, and how far they are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sesurgeon.errors import VerificationError
+from sesurgeon.export.capture import run
+from sesurgeon.models.preprocessing import Preprocessing
+
+# Two runtimes add up the same float32 products in another order: 1e-7 to 1e-5 of the largest logit.
+# A wrong operator (another padding, another epsilon) shows from about 1e-3 on.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far two runs of the same network are apart.
+
+    Attributes:
+        batch_sizes: of the batches that were compared.
+        max_abs: largest absolute difference of two outputs.
+        max_rel: ``max_abs`` over PyTorch's largest absolute output (an output near zero is no measure).
+        top1_agreement: share of the images whose largest output is the same one, from 0 to 1.
+        tolerance: the largest ``max_rel`` that passes.
+    """
+
+    batch_sizes: tuple[int, ...]
+    max_abs: float
+    max_rel: float
+    top1_agreement: float
+    tolerance: float = TOLERANCE
+
+    @property
+    def passed(self) -> bool:
+        return self.max_rel <= self.tolerance  # false for nan, too
+
+
+def onnx_parity(model: nn.Module, path: Path, batches: Sequence[Tensor]) -> Parity:
+    """Run the ONNX file at ``path`` in onnxruntime on the CPU, and compare it with ``model``.
+
+    Args:
+        model: in eval mode, on the CPU, with one tensor in and one tensor out.
+        path: the file; its only input is ``input``, its only output is ``logits``.
+        batches: float32 images, each with shape (batch, channels, height, width).
+
+    Raises:
+        VerificationError: onnxruntime cannot load or run the file, or an output has another shape.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised as well
+    expected = [run(model, batch) for batch in batches]
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        got = [torch.from_numpy(session.run(["logits"], {"input": batch.numpy()})[0]) for batch in batches]
+    except Exception as error:  # onnxruntime's errors share no narrower base class
+        raise VerificationError(f"onnxruntime cannot run the exported file: {error}") from error
+    return compare(expected, got)
+
+
+def compare(expected: Sequence[Tensor], got: Sequence[Tensor]) -> Parity:
+    """Compare outputs, batch by batch.
+
+    Args:
+        expected: PyTorch's outputs, each with shape (batch, classes), or (batch, ...).
+        got: the other's.
+
+    Raises:
+        VerificationError: an output has another shape.
+    """
+    for ours, theirs in zip(expected, got, strict=True):
+        if ours.shape != theirs.shape:
+            raise VerificationError(
+                f"PyTorch's output has shape {tuple(ours.shape)}, the exported file's {tuple(theirs.shape)}."
+            )
+    differences = torch.stack([(a - b).abs().max() for a, b in zip(expected, got, strict=True)])
+    scale = torch.stack([output.abs().max() for output in expected]).max()
+    same_top1 = torch.cat([(_top1(a) == _top1(b)).flatten() for a, b in zip(expected, got, strict=True)])
+    largest = differences.max()
+    return Parity(
+        batch_sizes=tuple(len(output) for output in expected),
+        max_abs=float(largest),
+        max_rel=float(largest / scale) if largest else 0.0,
+        top1_agreement=float(same_top1.float().mean()),
+    )
+
+
+def random_images(shape: tuple[int, ...], preprocessing: Preprocessing | None) -> Tensor:
+    """Noise in the range of preprocessed images, the same on every call.
+
+    Args:
+        shape: (batch, channels, height, width).
+        preprocessing: gives the range; None stands for a mean of 1/2 and a standard deviation of 1/4.
+    """
+    pixels = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    if preprocessing is None or len(preprocessing.mean) != shape[1]:
+        return (pixels - 0.5) / 0.25
+    mean, std = (
+        torch.tensor(values).view(-1, *[1] * (len(shape) - 2))
+        for values in (preprocessing.mean, preprocessing.std)
+    )
+    return (pixels - mean) / std
+
+
+def _top1(outputs: Tensor) -> Tensor:
+    return outputs.unsqueeze(-1).argmax(dim=1)  # unsqueezed for (batch,), an output of one number an image

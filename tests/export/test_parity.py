@@ -1,0 +1,60 @@
+"""The comparison itself, on numbers computed by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sesurgeon.errors import VerificationError
+from sesurgeon.export.parity import compare, random_images
+from sesurgeon.models.preprocessing import Preprocessing
+
+
+def test_differences_are_those_of_the_worst_batch_over_the_largest_output() -> None:
+    expected = [torch.tensor([[1.0, -8.0]]), torch.tensor([[2.0, 1.0], [0.0, 4.0]])]
+    got = [torch.tensor([[1.0, -8.5]]), torch.tensor([[2.0, 1.0], [3.0, 2.0]])]
+
+    parity = compare(expected, got)
+
+    assert parity.batch_sizes == (1, 2)
+    assert parity.max_abs == 3.0
+    assert parity.max_rel == 3.0 / 8.0
+    assert parity.top1_agreement == pytest.approx(2 / 3)
+    assert not parity.passed
+
+
+def test_equal_outputs_pass_even_when_all_are_zero() -> None:
+    parity = compare([torch.zeros(2, 3)], [torch.zeros(2, 3)])
+    assert (parity.max_abs, parity.max_rel, parity.top1_agreement) == (0.0, 0.0, 1.0)
+    assert parity.passed
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_output_that_is_not_finite_does_not_pass(bad: float) -> None:
+    assert not compare([torch.ones(1, 2)], [torch.tensor([[1.0, bad]])]).passed
+    assert not compare([torch.tensor([[1.0, bad]])], [torch.tensor([[1.0, bad]])]).passed
+
+
+def test_top1_of_a_map_is_taken_pixel_by_pixel() -> None:
+    expected = torch.zeros(1, 2, 2, 2)
+    expected[:, 0] = 1.0
+    got = expected.clone()
+    got[0, 1, 0, 0] = 2.0
+    assert compare([expected], [got]).top1_agreement == 3 / 4
+
+
+def test_another_shape_is_an_error() -> None:
+    with pytest.raises(VerificationError, match=r"\(1, 3\).*\(3,\)"):
+        compare([torch.zeros(1, 3)], [torch.zeros(3)])
+
+
+def test_random_images_lie_in_the_range_of_the_preprocessing() -> None:
+    preprocessing = Preprocessing((2, 64, 64), mean=(0.5, 0.0), std=(0.5, 0.25))
+    images = random_images((4, 2, 64, 64), preprocessing)
+    assert -1.0 <= images[:, 0].min() < -0.99
+    assert 0.99 < images[:, 0].max() <= 1.0
+    assert 0.0 <= images[:, 1].min() < 0.01
+    assert 3.99 < images[:, 1].max() <= 4.0
+    assert torch.equal(images, random_images((4, 2, 64, 64), preprocessing))
