@@ -1,0 +1,157 @@
+"""From candidates in many local graphs to the sites of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import fx, nn
+
+from sesurgeon.graph import ops
+from sesurgeon.graph.candidates import Candidate
+from sesurgeon.graph.flow import Flow
+from sesurgeon.graph.layout import channel_dim
+from sesurgeon.graph.local import LocalGraphs
+from sesurgeon.graph.patterns import (
+    attention_in,
+    attention_modules,
+    concatenations,
+    conv_units,
+    residual_branches,
+)
+from sesurgeon.graph.site import LeftAlone, Site
+
+
+@dataclass(frozen=True)
+class Place:
+    """A site together with its nodes: mode -> node; None for the output of the owner as a whole."""
+
+    site: Site
+    nodes: Mapping[bool, fx.Node | None]
+
+    @property
+    def needs_graph(self) -> bool:
+        """Whether the owner's forward has to be rewritten from its local graph."""
+        return any(node is not None for node in self.nodes.values())
+
+
+def find_places(graphs: Mapping[bool, LocalGraphs], width: int) -> tuple[list[Place], list[LeftAlone]]:
+    """All places for blocks, in the order in which they run, and the modules that have to be left alone.
+
+    Args:
+        graphs: by mode (``training``).
+        width: of the input, in pixels; 0 where not known.
+    """
+    candidates = {mode: _candidates(local) for mode, local in graphs.items()}
+    places: list[Place] = []
+    left_alone = _unfollowed(graphs)
+    attention = attention_modules(graphs[False].model, _flows(graphs[False]))
+    for path, in_eval in candidates[False].items():
+        in_train = candidates.get(True, candidates[False]).get(path, [])
+        if [_looks(candidate) for candidate in in_eval] != [_looks(candidate) for candidate in in_train]:
+            left_alone.append(LeftAlone(path, "its places for blocks differ between train and eval mode"))
+            continue
+        numbered: dict[tuple[str, str], int] = {}
+        for candidate, trained in zip(in_eval, in_train, strict=True):
+            site = _site(graphs[False], path, candidate, attention, width)
+            if site is None:
+                continue
+            number = numbered[site.owner, site.kind] = numbered.get((site.owner, site.kind), 0) + 1
+            if number > 1:
+                site = replace(site, id=f"{site.id}#{number}")
+            if candidate.host is not None:
+                nodes: dict[bool, fx.Node | None] = dict.fromkeys(graphs)
+            else:
+                nodes = {False: candidate.node, True: trained.node}
+            places.append(Place(site, {mode: nodes[mode] for mode in graphs}))
+    return places, left_alone
+
+
+def _flows(local: LocalGraphs) -> dict[str, Flow]:
+    return {path: Flow(local.model.get_submodule(path), graph) for path, graph in local.graphs.items()}
+
+
+def _candidates(local: LocalGraphs) -> dict[str, list[Candidate]]:
+    flows = _flows(local)
+    found: dict[str, list[Candidate]] = {}
+    for path, flow in flows.items():
+        residuals = residual_branches(flow)
+        here = residuals + concatenations(flow, residuals) + conv_units(flow)
+        found[path] = _one_a_node(here)
+    return _with_siblings(flows, found)
+
+
+def _one_a_node(candidates: list[Candidate]) -> list[Candidate]:
+    """The first candidate of each kind at a node: two sums may share the end of one branch."""
+    kept: dict[tuple[str, fx.Node], Candidate] = {}
+    for candidate in candidates:
+        kept.setdefault((candidate.kind, candidate.node), candidate)
+    return list(kept.values())
+
+
+def _with_siblings(flows: Mapping[str, Flow], found: dict[str, list[Candidate]]) -> dict[str, list[Candidate]]:
+    """Add the branch ends of blocks that have no skip, where others of their class have one."""
+    with_skip = {
+        type(flows[path].owner)
+        for path, candidates in found.items()
+        if any(candidate.kind == "residual" and candidate.summed for candidate in candidates)
+    }
+    for path, flow in flows.items():
+        result = flow.result()
+        if type(flow.owner) not in with_skip or result is None:
+            continue
+        if any(candidate.kind != "conv" for candidate in found[path]):
+            continue
+        end = flow.branch_end(result)
+        branch = flow.upto(end)
+        if flow.weight(branch) > 0:
+            found[path] = [Candidate("residual", end, branch), *found[path]]
+    return found
+
+
+def _looks(candidate: Candidate) -> tuple[object, ...]:
+    tensor = ops.tensor_of(candidate.node)
+    return candidate.kind, candidate.has_skip, candidate.host, None if tensor is None else tuple(tensor.shape)
+
+
+def _site(
+    local: LocalGraphs, path: str, candidate: Candidate, attention: frozenset[str], width: int
+) -> Site | None:
+    """The site of ``candidate``; None where its tensor has no places to squeeze (tokens, vectors)."""
+    model, tensor = local.model, ops.tensor_of(candidate.node)
+    if tensor is None or tensor.ndim not in (3, 4, 5) or not tensor.is_floating_point():
+        return None
+    owner = path if candidate.host is None else f"{path}.{candidate.host}".lstrip(".")
+    dim = channel_dim(model, local.graphs, path, candidate.node)
+    if tensor.ndim == 3 and (dim != 1 or not any(isinstance(part, nn.Conv1d) for part in model.modules())):
+        return None
+    places = tensor.shape[2:] if dim == 1 else tensor.shape[1:-1]
+    flow = Flow(model.get_submodule(path), local.graphs[path])
+    branch = [f"{path}.{node.target}".lstrip(".") for node in flow.nodes if node in candidate.branch and node.op == "call_module"]
+    return Site(
+        id=f"{owner or '.'}:{candidate.kind}",
+        owner=owner,
+        kind=candidate.kind,
+        follows=str(candidate.node.target) if candidate.node.op == "call_module" else ops.name_of(candidate.node),
+        shape=tuple(tensor.shape),
+        channel_dim=dim,
+        stride=width / places[-1] if width else 1.0,
+        has_skip=candidate.has_skip,
+        summed=candidate.summed,
+        kernel_size=candidate.kernel_size,
+        depthwise=candidate.depthwise,
+        branch=tuple(branch),
+        attention=attention_in(candidate.branch, flow, path, attention),
+        calls=local.times_called[owner],
+    )
+
+
+def _unfollowed(graphs: Mapping[bool, LocalGraphs]) -> list[LeftAlone]:
+    """Modules of which there is no graph in some mode, and that have convolutions right among their children."""
+    reasons: dict[str, str] = {}
+    for local in graphs.values():
+        for path, reason in local.unfollowed.items():
+            module = local.model.get_submodule(path)
+            if any(ops.is_conv(part) for part in module.modules()):
+                reasons.setdefault(path, f"{type(module).__name__} cannot be followed: {reason}")
+    return [LeftAlone(path, reason) for path, reason in reasons.items()]

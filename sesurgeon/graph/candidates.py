@@ -1,0 +1,37 @@
+"""What the pattern finders give: a place in one local graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import fx
+
+Kind = Literal["residual", "concat", "conv"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A tensor in a local graph after which a block could go.
+
+    Attributes:
+        kind: "residual": the end of a residual branch; "concat": the joined branches of a multi-branch module;
+            "conv": a convolution with its norm and activation.
+        node: the node that gives the tensor.
+        branch: the nodes that compute the tensor, from the fork on.
+        has_skip: a "residual" whose branch is added to (or concatenated with) a shortcut; False for the sibling
+            blocks that have the branch alone, as MobileNetV2's with stride 2.
+        summed: the join is a sum.
+        kernel_size, depthwise: of a "conv"'s convolution.
+        host: for a "conv" in an ``nn.Sequential``: path, within the owner, of the module whose output it is.
+            The block goes there, so that iterating over the Sequential still does what its forward does.
+    """
+
+    kind: Kind
+    node: fx.Node
+    branch: frozenset[fx.Node]
+    has_skip: bool = False
+    summed: bool = False
+    kernel_size: tuple[int, ...] = ()
+    depthwise: bool = False
+    host: str | None = None

@@ -1,0 +1,84 @@
+"""The local graphs of a whole model, in one mode (train or eval)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_flatten
+
+from sesurgeon.errors import UntraceableError
+from sesurgeon.models.isolation import isolated
+from sesurgeon.graph.record import ModuleCall, record_calls
+from sesurgeon.graph.tracer import trace_call
+
+
+@dataclass(frozen=True)
+class LocalGraphs:
+    """What one forward pass showed.
+
+    Attributes:
+        model: the network.
+        graphs: module path -> graph of that module's own forward, for every module with children that was called
+            and could be followed, in the order of the first calls.
+        unfollowed: module path -> why there is no graph.
+        times_called: module path -> calls in one forward pass, for every module that was called.
+        outputs: what the model returned, true tensors.
+    """
+
+    model: nn.Module
+    graphs: Mapping[str, fx.Graph]
+    unfollowed: Mapping[str, str]
+    times_called: Mapping[str, int]
+    outputs: Any
+
+
+def trace_local_graphs(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> LocalGraphs:
+    """Run ``model(*inputs)`` once and trace every composite module along the call that it got.
+
+    The model is left as it was. Whatever its forward raises passes through.
+    """
+    fakes = FakeTensorMode(allow_non_fake_inputs=True)
+    paths = {module: path for path, module in model.named_modules()}
+    graphs: dict[str, fx.Graph] = {}
+    unfollowed: dict[str, str] = {}
+    with isolated(model, training=training):
+        top, outputs = record_calls(model, inputs, fakes)
+        calls = _calls_by_path(top, paths)
+        for path, group in calls.items():
+            if not any(True for _ in group[0].module.children()):
+                continue
+            try:
+                graphs[path] = _trace(group, fakes)
+            except UntraceableError as error:
+                unfollowed[path] = error.message
+    return LocalGraphs(model, graphs, unfollowed, {path: len(group) for path, group in calls.items()}, outputs)
+
+
+def _calls_by_path(top: ModuleCall, paths: Mapping[nn.Module, str]) -> dict[str, list[ModuleCall]]:
+    calls: dict[str, list[ModuleCall]] = {}
+    for call in top:
+        path = paths.get(call.module)
+        if path is not None:
+            calls.setdefault(path, []).append(call)
+    return calls
+
+
+def _trace(group: list[ModuleCall], fakes: FakeTensorMode) -> fx.Graph:
+    if len({_pattern(call) for call in group}) > 1:
+        raise UntraceableError("it is called several times, with different optional arguments")
+    try:
+        return trace_call(group[0], fakes, freeze_numbers=False)
+    except UntraceableError:
+        if not any(isinstance(leaf, (int, float)) for leaf in tree_flatten((group[0].args, group[0].kwargs))[0]):
+            raise
+    return trace_call(group[0], fakes, freeze_numbers=True)  # a number among the arguments may steer the forward
+
+
+def _pattern(call: ModuleCall) -> str:
+    leaves, structure = tree_flatten((call.args, call.kwargs))
+    kinds = ["tensor" if isinstance(leaf, Tensor) else f"{type(leaf).__name__} {leaf!r}" for leaf in leaves]
+    return f"{structure} {kinds}"

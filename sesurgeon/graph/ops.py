@@ -1,0 +1,130 @@
+"""What a node of a local graph does, by the many ways in which it can be written."""
+
+from __future__ import annotations
+
+import operator
+import re
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+_NOISE_MODULE = re.compile(r"Drop|StochasticDepth|LayerScale|^Identity$")
+_ACTIVATION_MODULE = re.compile(r"ReLU|SiLU|Swish|Mish|GELU|ELU|Sigmoid|Tanh|Softplus|Softsign|^Act|Activation", re.I)
+_ACTIVATIONS = frozenset(
+    ["relu", "relu6", "leaky_relu", "silu", "gelu", "elu", "selu", "celu", "mish", "hardswish", "hardtanh", "prelu",
+     "rrelu", "hardsigmoid", "sigmoid", "tanh", "softplus", "softsign"]
+)  # fmt: skip
+_SHAPE_ATTRIBUTES = frozenset(["shape", "dtype", "device", "is_cuda", "requires_grad", "layout"])
+_SHAPE_METHODS = frozenset(["size", "numel", "stride", "is_contiguous", "type", "get_device"])
+_ATTENTION_MODULE = re.compile(
+    r"Squeeze.?Excit|^SE$|SE(Block|Layer|Module|WithNorm|Net)$|^E?SE|Eca|Cbam|GlobalContext|GatherExcite|CoordAtt"
+)
+
+
+def name_of(node: fx.Node) -> str:
+    """The operation's bare name (``add`` for ``torch.add``, ``x.add_(y)``, ``x += y``); "" for the other nodes."""
+    if node.op == "call_method":
+        name = str(node.target)
+    elif node.op == "call_function":
+        name = getattr(node.target, "__name__", "")
+    else:
+        return ""
+    name = name.strip("_")
+    return {"iadd": "add", "imul": "mul", "itruediv": "div", "truediv": "div", "concat": "cat", "concatenate": "cat"}.get(
+        name, name
+    )
+
+
+def module_of(owner: nn.Module, node: fx.Node) -> nn.Module | None:
+    """The module that ``node`` calls; None where it calls none."""
+    return owner.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def value_of(node: Any) -> Any:
+    """The (fake) value that ``node`` had; constants are their own value."""
+    return node.meta.get("value") if isinstance(node, fx.Node) else node
+
+
+def tensor_of(node: Any) -> Tensor | None:
+    """The (fake) tensor that ``node`` gave; None where it gave something else."""
+    value = value_of(node)
+    return value if isinstance(value, Tensor) else None
+
+
+def is_conv(module: nn.Module) -> bool:
+    """A convolution, or a leaf with a weight like one (deformable, quantised, home-made)."""
+    if isinstance(module, _ConvNd):
+        return True
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim >= 3 and not any(True for _ in module.children())
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Batch, instance, group or layer norm, with or without an activation of its own."""
+    return isinstance(module, (_NormBase, nn.GroupNorm, nn.LayerNorm)) or "Norm" in type(module).__name__
+
+
+def weight(owner: nn.Module, node: fx.Node) -> int:
+    """How many convolutions and linear layers ``node`` stands for."""
+    module = module_of(owner, node)
+    if module is not None:
+        return sum(is_conv(part) or isinstance(part, nn.Linear) for part in module.modules())
+    return int(name_of(node) in ("conv1d", "conv2d", "conv3d", "conv_transpose2d", "linear"))
+
+
+def is_activation(owner: nn.Module, node: fx.Node) -> bool:
+    """An elementwise activation, as module, function or method."""
+    module = module_of(owner, node)
+    if module is None:
+        return name_of(node) in _ACTIVATIONS
+    return bool(_ACTIVATION_MODULE.search(type(module).__name__)) and not any(True for _ in module.children())
+
+
+def is_noise_or_scale(owner: nn.Module, node: fx.Node) -> bool:
+    """Drop-path, dropout or layer scale: what stands between the end of a branch and the sum."""
+    module = module_of(owner, node)
+    if module is not None:
+        return bool(_NOISE_MODULE.search(type(module).__name__))
+    return "drop" in name_of(node) or "stochastic" in name_of(node)
+
+
+def is_shape_access(node: fx.Node) -> bool:
+    """Reads the shape or type of a tensor, not its values."""
+    if node.op == "call_function" and node.target is getattr:
+        return node.args[1] in _SHAPE_ATTRIBUTES
+    return node.op == "call_method" and node.target in _SHAPE_METHODS
+
+
+def is_slice(node: fx.Node) -> bool:
+    """``tensor[:, :k]``."""
+    return node.op == "call_function" and node.target is operator.getitem and tensor_of(node.args[0]) is not None
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Known by its class name to scale channels or places by a gate."""
+    return bool(_ATTENTION_MODULE.search(type(module).__name__))
+
+
+def cat_dim(node: fx.Node) -> int:
+    """The dimension along which a ``cat`` node concatenates, as written."""
+    dim = node.kwargs.get("dim", node.kwargs.get("axis", node.args[1] if len(node.args) > 1 else 0))
+    return dim if isinstance(dim, int) else 0
+
+
+def permutation(owner: nn.Module, node: fx.Node) -> tuple[int, ...] | None:
+    """The order of dimensions that a ``permute`` puts them in; None for any other node."""
+    module = module_of(owner, node)
+    if module is not None:
+        dims = getattr(module, "dims", None) if type(module).__name__ == "Permute" else None
+        return None if dims is None else tuple(dims)
+    if name_of(node) != "permute":
+        return None
+    given = node.args[1:] or (node.kwargs.get("dims"),)
+    dims = given[0] if len(given) == 1 and isinstance(given[0], (list, tuple)) else given
+    tensor = tensor_of(node)
+    rank = 0 if tensor is None else tensor.ndim
+    return tuple(int(dim) % rank for dim in dims) if all(isinstance(dim, int) for dim in dims) else None
+
+

@@ -1,0 +1,8 @@
+"""The shapes of network that have places for a block."""
+
+from sesurgeon.graph.patterns.attention import attention_in, attention_modules
+from sesurgeon.graph.patterns.concat import concatenations
+from sesurgeon.graph.patterns.residual import residual_branches
+from sesurgeon.graph.patterns.units import conv_units
+
+__all__ = ["attention_in", "attention_modules", "concatenations", "conv_units", "residual_branches"]

@@ -1,0 +1,49 @@
+"""Attention that is there already: products of a tensor and a gate computed from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import fx, nn
+
+from sesurgeon.graph import ops
+from sesurgeon.graph.flow import Flow
+
+
+def attention_modules(model: nn.Module, flows: Mapping[str, Flow]) -> frozenset[str]:
+    """Paths of the modules that gate a tensor, whatever they are called; leaves are known by their names."""
+    gated = {path for path, flow in flows.items() if any(_is_gating(flow, node) for node in flow.nodes)}
+    named = {path for path, module in model.named_modules() if path not in flows and ops.is_attention(module)}
+    return frozenset(gated | named)
+
+
+def attention_in(branch: frozenset[fx.Node], flow: Flow, path: str, attention: frozenset[str]) -> str | None:
+    """What gates a tensor within ``branch``: the path of a module, or of ``path`` itself; None where nothing does."""
+    for node in flow.nodes:
+        if node not in branch:
+            continue
+        if _is_gating(flow, node):
+            return path
+        if node.op == "call_module":
+            called = f"{path}.{node.target}".lstrip(".")
+            for candidate in sorted(attention):
+                if candidate == called or candidate.startswith(called + "."):
+                    return candidate
+    return None
+
+
+def _is_gating(flow: Flow, node: fx.Node) -> bool:
+    """``x * g`` where g has one factor a channel and was computed from data (squeezed from x, or from elsewhere)."""
+    if ops.name_of(node) != "mul" or len(node.args) < 2:
+        return False
+    nodes = [arg for arg in node.args[:2] if isinstance(arg, fx.Node)]
+    tensors = [ops.tensor_of(arg) for arg in nodes]
+    if len(nodes) != 2 or tensors[0] is None or tensors[1] is None:
+        return False
+    by_size = sorted(zip(tensors, nodes, strict=True), key=lambda pair: pair[0].numel() if pair[0] is not None else 0)
+    (gate, gate_node), (scaled, _) = by_size
+    if gate is None or scaled is None or gate.ndim != scaled.ndim or scaled.ndim < 3:
+        return False
+    squeezed = gate.shape[2:].numel() == 1 < scaled.shape[2:].numel() and gate.shape[1] == scaled.shape[1]
+    squeezed_last = gate.shape[1:-1].numel() == 1 < scaled.shape[1:-1].numel() and gate.shape[-1] == scaled.shape[-1]
+    return (squeezed or squeezed_last) and flow.depends_on_data(gate_node)

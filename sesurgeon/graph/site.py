@@ -1,0 +1,75 @@
+"""A place where a block can go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sesurgeon.graph.candidates import Kind
+
+
+@dataclass(frozen=True)
+class Site:
+    """A tensor in the forward of one module, after which a block can go.
+
+    Attributes:
+        id: ``OWNER:KIND``, with ``#2``, ``#3``… from the second of a kind in one owner on; the same each time.
+        owner: path of the module whose forward would be rewritten; "" for the model itself.
+        kind: "residual", "concat" or "conv": see :class:`sesurgeon.graph.candidates.Candidate`.
+        follows: what gives the tensor: a child of the owner (``bn3``), or the operation (``cat``).
+        shape: of the tensor, on the example inputs, batch included.
+        channel_dim: 1 where its channels come first, -1 where they come last.
+        stride: the input's width over the tensor's.
+        has_skip: a residual branch with a shortcut beside it.
+        summed: and joined with it by a sum.
+        kernel_size, depthwise: of the convolution of a "conv".
+        branch: paths of the modules that compute the tensor.
+        attention: path of the module that gates this branch already; None where nothing does.
+        calls: how often the owner runs in one forward pass; the block would be shared as the owner is.
+    """
+
+    id: str
+    owner: str
+    kind: Kind
+    follows: str
+    shape: tuple[int, ...]
+    channel_dim: int
+    stride: float
+    has_skip: bool
+    summed: bool
+    kernel_size: tuple[int, ...]
+    depthwise: bool
+    branch: tuple[str, ...]
+    attention: str | None
+    calls: int
+
+    @property
+    def channels(self) -> int:
+        """Of the tensor that would be scaled."""
+        return self.shape[self.channel_dim]
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        """Its places: (height, width), with a depth before them in 3-D, one length in 1-D."""
+        return self.shape[2:] if self.channel_dim == 1 else self.shape[1:-1]
+
+    @property
+    def stage(self) -> int:
+        """The paper's stage, by stride: 2 to 5 are the strides 4, 8, 16 and 32."""
+        return max(0, round(self.stride).bit_length() - 1) if self.stride >= 1 else 0
+
+    def computes(self, other: Site) -> bool:
+        """Whether ``other`` lies in a module on this site's branch."""
+        return any(other.owner == path or other.owner.startswith(path + ".") for path in self.branch)
+
+
+@dataclass(frozen=True)
+class LeftAlone:
+    """A module that gets no block, and why.
+
+    Attributes:
+        path: of the module; "" for the model itself.
+        reason: in words for the user.
+    """
+
+    path: str
+    reason: str
