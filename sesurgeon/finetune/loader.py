@@ -122,6 +122,7 @@ def _loader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
+        generator=torch.Generator(),  # else the loader draws from the caller's random numbers
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

@@ -33,13 +33,13 @@ def open_split(name: str, data_dir: str, *, training: bool, download: bool) -> A
 
 
 def classes_of(dataset: Any) -> tuple[str, ...]:
-    """The dataset's class names; the labels themselves as text, where it has none (SVHN, USPS)."""
+    """The dataset's class names; the numbers from 0 to its highest label, where it has none (SVHN, USPS)."""
     names = getattr(dataset, "classes", None)
     if names is None:
         labels = next(
             getattr(dataset, key) for key in ("targets", "labels", "_labels") if hasattr(dataset, key)
         )
-        names = sorted({int(label) for label in labels})
+        names = range(max(int(label) for label in labels) + 1)
     return tuple(str(name) for name in names)
 
 

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+torch.set_num_threads(1)
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.bn(self.conv(x)))
+
+
+class TinyNet(nn.Module):
+    """A residual network for grey images."""
+
+    def __init__(self, classes: int = 2, channels: int = 1) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(channels, 8, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(8)
+        self.block = Residual(8)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.drop = nn.Dropout(0.1)
+        self.fc = nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block(torch.relu(self.bn(self.stem(x))))
+        return self.fc(self.drop(self.pool(x).flatten(1)))
+
+
+def picture(label: int, number: int, size: int = 8) -> Image.Image:
+    """Class 0 is dark on the left, class 1 on the right, class 2 at the top, all in noise."""
+    pixels = np.random.default_rng((label, number)).integers(0, 120, (size, size))
+    half = [np.s_[:, : size // 2], np.s_[:, size // 2 :], np.s_[: size // 2]][label]
+    pixels[half] += 100
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def fill_folder(root: Path, classes: Sequence[str], images: int, size: int = 8) -> Path:
+    for label, name in enumerate(classes):
+        folder = root / name
+        folder.mkdir(parents=True)
+        for number in range(images):
+            picture(label, number, size).save(folder / f"{number:03}.png")
+    return root
+
+
+@pytest.fixture
+def split_folder(tmp_path: Path) -> Path:
+    """train/ with 12 and val/ with 6 images a class, two classes of 8 x 8 grey PNGs."""
+    root = tmp_path / "data"
+    fill_folder(root / "train", ("left", "right"), 12)
+    fill_folder(root / "val", ("left", "right"), 6)
+    return root
+
+
+@pytest.fixture
+def class_folder(tmp_path: Path) -> Path:
+    """Two class folders with 10 images each."""
+    return fill_folder(tmp_path / "photos", ("left", "right"), 10)
+
+
+@pytest.fixture
+def fill() -> Callable[..., Path]:
+    """``fill(root, classes, images, size=8)`` makes a folder of class folders."""
+    return fill_folder
+
+
+@pytest.fixture
+def make_net() -> Callable[..., TinyNet]:
+    """``make_net(classes=2, channels=1)`` makes a small residual network, always with the same weights."""
+
+    def make(classes: int = 2, channels: int = 1) -> TinyNet:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return TinyNet(classes, channels)
+
+    return make

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sesurgeon.errors import DataError
+from sesurgeon.finetune.images import FileImages, find_bad_images, read_image, to_mode
+
+
+def _pixel(image: Image.Image) -> object:
+    return image.getpixel((0, 0))
+
+
+def test_16_bit_grey_keeps_its_upper_byte(tmp_path: Path) -> None:
+    values = np.array([[0, 255, 256, 32768, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    assert np.asarray(to_mode(read_image(tmp_path / "deep.png"), "L")).tolist() == [[0, 0, 1, 128, 255]]
+
+
+def test_cmyk_jpeg_becomes_rgb(tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "print.jpg", quality=100)
+    red, green, blue = _pixel(to_mode(read_image(tmp_path / "print.jpg"), "RGB"))  # type: ignore[misc]
+    assert red > 240
+    assert green < 15
+    assert blue < 15
+
+
+def test_transparency_is_laid_over_white() -> None:
+    assert _pixel(to_mode(Image.new("RGBA", (1, 1), (0, 0, 0, 0)), "RGB")) == (255, 255, 255)
+    assert _pixel(to_mode(Image.new("RGBA", (1, 1), (10, 20, 30, 255)), "RGB")) == (10, 20, 30)
+    assert _pixel(to_mode(Image.new("LA", (1, 1), (0, 0)), "L")) == 255
+
+
+def test_a_palette_with_transparency_is_resolved(tmp_path: Path) -> None:
+    image = Image.new("P", (2, 1))
+    image.putpalette([9, 8, 7, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / "palette.png", transparency=bytes([255, 0]))
+    found = to_mode(read_image(tmp_path / "palette.png"), "RGB")
+    assert [found.getpixel((x, 0)) for x in (0, 1)] == [(9, 8, 7), (255, 255, 255)]
+
+
+def test_grey_and_bitmap_become_rgb() -> None:
+    assert _pixel(to_mode(Image.new("L", (1, 1), 7), "RGB")) == (7, 7, 7)
+    assert _pixel(to_mode(Image.new("1", (1, 1), 1), "RGB")) == (255, 255, 255)
+
+
+def test_floating_point_pixels_are_refused() -> None:
+    with pytest.raises(ValueError, match="floating-point"):
+        to_mode(Image.new("F", (1, 1), 0.5), "L")
+
+
+def test_bad_files_are_named_in_order_with_a_reason(tmp_path: Path) -> None:
+    good = tmp_path / "a.png"
+    Image.new("L", (40, 40), 3).save(good)
+    empty = tmp_path / "b.png"
+    empty.touch()
+    text = tmp_path / "c.jpg"
+    text.write_text("not a picture")
+    torn = tmp_path / "d.jpg"
+    Image.effect_noise((64, 64), 90).save(torn)
+    torn.write_bytes(torn.read_bytes()[:900])
+    seen: list[int] = []
+    bad = find_bad_images([good, empty, text, torn], workers=2, report=seen.append)
+    assert [image.path for image in bad] == [empty, text, torn]
+    assert all(image.reason for image in bad)
+    assert seen == [1, 2, 3, 4]
+
+
+def test_a_file_that_vanishes_later_is_a_data_error_that_names_it(tmp_path: Path) -> None:
+    images = FileImages((tmp_path / "gone.png",), (0,))
+    with pytest.raises(DataError, match=r"gone\.png"):
+        images[0]

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sesurgeon.finetune import batches, open_data
+from sesurgeon.finetune.loader import ShuffledDraws, eval_loader, train_loader
+from sesurgeon.models.preprocessing import Preprocessing
+
+PLAIN = Preprocessing((1, 8, 8), (0.0,), (1.0,))
+
+
+def _epoch(folder: Path, workers: int, epoch: int) -> list[torch.Tensor]:
+    images = open_data(folder).split("train")
+    loader = train_loader(images, PLAIN, (0, 1), batch_size=5, workers=workers, seed=3)
+    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    return [torch.cat([pictures.flatten(1), labels[:, None]], 1) for pictures, labels in loader]
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(split_folder: Path) -> None:
+    alone, helped = _epoch(split_folder, 0, 1), _epoch(split_folder, 1, 1)
+    assert len(alone) == 5
+    assert all(torch.equal(one, other) for one, other in zip(alone, helped, strict=True))
+
+
+def test_epochs_differ_and_the_callers_random_state_is_left(split_folder: Path) -> None:
+    state = torch.get_rng_state()
+    assert not torch.equal(torch.cat(_epoch(split_folder, 0, 0)), torch.cat(_epoch(split_folder, 0, 1)))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "drawn"), [(9, 4, 8), (10, 4, 10), (8, 4, 8), (3, 1, 3), (1, 4, 1)]
+)
+def test_an_image_alone_in_the_last_batch_is_left_out(images: int, batch_size: int, drawn: int) -> None:
+    draws = ShuffledDraws(images, batch_size, seed=0)
+    indices = [index for index, _ in draws]
+    assert len(draws) == len(indices) == len(set(indices)) == drawn
+
+
+def test_evaluation_keeps_the_order_and_maps_labels(split_folder: Path) -> None:
+    images = open_data(split_folder).val
+    loader = eval_loader(images, PLAIN, (7, 2), batch_size=4, workers=0)
+    assert torch.cat([labels for _, labels in loader]).tolist() == [7] * 6 + [2] * 6
+
+
+def test_batches_are_the_images_as_the_model_sees_them(split_folder: Path) -> None:
+    data = open_data(split_folder)
+    pictures, labels = next(batches(data, PLAIN, batch_size=12))
+    assert pictures.shape == (12, 1, 8, 8)
+    assert pictures.dtype == torch.float32
+    assert labels.tolist() == [0] * 6 + [1] * 6
+    first = torch.tensor(list(data.val[0][0].tobytes())).reshape(8, 8) / 255
+    assert torch.allclose(pictures[0, 0], first, rtol=0, atol=1e-6)

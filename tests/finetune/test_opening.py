@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sesurgeon.errors import DataError
+from sesurgeon.finetune import ImagesChecked, open_data
+from sesurgeon.finetune.images import FileImages
+
+Fill = Callable[..., Path]
+
+
+def _names(images: object) -> list[str]:
+    assert isinstance(images, FileImages)
+    return [f"{path.parent.name}/{path.name}" for path in images.paths]
+
+
+def test_train_and_val_folders_are_taken_as_they_are(split_folder: Path) -> None:
+    data = open_data(split_folder)
+    assert data.classes == ("left", "right")
+    assert (len(data.split("train")), len(data.val)) == (24, 12)
+    assert data.val_split is None
+    assert [data.val[index][1] for index in (0, 11)] == [0, 1]
+
+
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_other_names_of_a_validation_folder(split_folder: Path, name: str) -> None:
+    (split_folder / "val").rename(split_folder / name)
+    assert len(open_data(split_folder).val) == 12
+
+
+def test_val_is_preferred_to_test(split_folder: Path, fill: Fill) -> None:
+    fill(split_folder / "test", ("left", "right"), 1)
+    assert len(open_data(split_folder).val) == 12
+
+
+def test_one_folder_is_split_by_class_and_seed(class_folder: Path) -> None:
+    data = open_data(class_folder, val_split=0.3, seed=1)
+    held_out = _names(data.val)
+    assert sum(name.startswith("left/") for name in held_out) == 3
+    assert sum(name.startswith("right/") for name in held_out) == 3
+    assert sorted(held_out + _names(data.train)) == _names(
+        open_data(class_folder, training=False, val_split=None).val
+    )
+    assert _names(open_data(class_folder, val_split=0.3, seed=1).val) == held_out
+    assert _names(open_data(class_folder, val_split=0.3, seed=2).val) != held_out
+    assert _names(open_data(class_folder, val_split=0.3, seed=1, training=False).val) == held_out
+
+
+def test_a_class_with_one_image_keeps_it_for_training(class_folder: Path, fill: Fill) -> None:
+    fill(class_folder, ("single",), 1)
+    data = open_data(class_folder)
+    assert "single/000.png" in _names(data.train)
+    assert not any(name.startswith("single/") for name in _names(data.val))
+
+
+def test_a_class_called_train_is_a_class(class_folder: Path) -> None:
+    (class_folder / "left").rename(class_folder / "train")
+    assert open_data(class_folder).classes == ("right", "train")
+
+
+def test_a_train_folder_without_val_is_split(split_folder: Path) -> None:
+    (split_folder / "val").rename(split_folder.parent / "elsewhere")
+    data = open_data(split_folder, val_split=0.25)
+    assert (len(data.split("train")), len(data.val)) == (18, 6)
+
+
+def test_nested_folders_odd_names_and_other_files(class_folder: Path) -> None:
+    odd = class_folder / "猫 "
+    (odd / "deeper").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(odd / "deeper" / "x.PNG")
+    (odd / "notes.txt").write_text("labels")
+    (odd / ".DS_Store").touch()
+    (class_folder / ".cache").mkdir()
+    data = open_data(class_folder, training=False, val_split=None)
+    assert data.classes == ("left", "right", "猫 ")
+    assert "deeper/x.PNG" in _names(data.val)
+    assert data.ignored == (odd / "notes.txt",)
+
+
+def test_missing_folder() -> None:
+    with pytest.raises(DataError, match=r"nowhere does not exist") as caught:
+        open_data("nowhere")
+    assert "torchvision:" in (caught.value.hint or "")
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "data.zip").touch()
+    with pytest.raises(DataError, match="is a file"):
+        open_data(tmp_path / "data.zip")
+
+
+def test_a_folder_without_class_folders(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "loose.png")
+    with pytest.raises(DataError, match="no class folders"):
+        open_data(tmp_path)
+
+
+def test_one_class_is_refused_for_training_only(tmp_path: Path, fill: Fill) -> None:
+    root = fill(tmp_path / "one", ("left",), 3)
+    with pytest.raises(DataError, match="one class only: left"):
+        open_data(root)
+    assert len(open_data(root, training=False, val_split=None).val) == 3
+
+
+def test_empty_class_folders_are_named(class_folder: Path) -> None:
+    (class_folder / "void").mkdir()
+    (class_folder / "blank").mkdir()
+    with pytest.raises(DataError, match="blank, void"):
+        open_data(class_folder)
+
+
+def test_differing_classes_are_named_on_both_sides(split_folder: Path) -> None:
+    (split_folder / "val" / "left").rename(split_folder / "val" / "up")
+    with pytest.raises(DataError, match=r"left in train/ but not in val/; up in val/ but not in train/"):
+        open_data(split_folder)
+
+
+def test_val_without_train_cannot_train(split_folder: Path) -> None:
+    (split_folder / "train").rename(split_folder.parent / "elsewhere")
+    with pytest.raises(DataError, match="val/ but no train/"):
+        open_data(split_folder)
+    assert len(open_data(split_folder, training=False).val) == 12
+
+
+def test_training_without_a_share_to_hold_out(class_folder: Path) -> None:
+    with pytest.raises(DataError, match="no val/ folder"):
+        open_data(class_folder, val_split=None)
+
+
+def test_bad_images_are_skipped_and_listed(split_folder: Path) -> None:
+    torn = split_folder / "train" / "left" / "torn.jpg"
+    torn.write_bytes(b"\xff\xd8 no picture")
+    data = open_data(split_folder)
+    assert [image.path for image in data.skipped] == [torn]
+    assert len(data.split("train")) == 24
+
+
+def test_bad_images_are_refused_when_asked(split_folder: Path) -> None:
+    for name in ("a.png", "b.png"):
+        (split_folder / "val" / "right" / name).touch()
+    with pytest.raises(DataError, match="2 of 38 images cannot be read") as caught:
+        open_data(split_folder, on_bad_image="error")
+    assert "a.png" in caught.value.message
+    assert "b.png" in caught.value.message
+
+
+def test_a_class_with_bad_images_only_is_an_empty_class(class_folder: Path) -> None:
+    (class_folder / "torn").mkdir()
+    (class_folder / "torn" / "x.png").write_text("no picture")
+    with pytest.raises(DataError, match="torn"):
+        open_data(class_folder)
+
+
+def test_a_float_image_counts_as_bad(class_folder: Path) -> None:
+    path = class_folder / "left" / "float.tif"
+    Image.new("F", (8, 8), 0.5).save(path)
+    assert [image.path for image in open_data(class_folder).skipped] == [path]
+
+
+def test_progress_counts_every_file(class_folder: Path) -> None:
+    events: list[object] = []
+    open_data(class_folder, on_progress=events.append)
+    assert events == [ImagesChecked(done, 20) for done in range(1, 21)]

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from sesurgeon.finetune import FinetuneConfig, Phase
+from sesurgeon.finetune.phases import enter, is_new, param_groups, phases_of, set_train_mode
+
+MakeNet = Callable[..., nn.Module]
+
+
+def test_phases_share_the_epochs() -> None:
+    config = FinetuneConfig(epochs=5, freeze_epochs=2)
+    assert phases_of(config, anything_new=True) == (Phase("blocks", 0, 2), Phase("all", 2, 3))
+    assert phases_of(config, anything_new=False) == (Phase("all", 0, 5),)
+    frozen_only = FinetuneConfig(epochs=2, freeze_epochs=2)
+    assert phases_of(frozen_only, anything_new=True) == (Phase("blocks", 0, 2),)
+
+
+def test_a_path_holds_what_is_inside_it_and_not_what_begins_alike() -> None:
+    assert is_new("layer1.0.se.fc1.weight", {"layer1.0.se"})
+    assert is_new("fc", {"fc"})
+    assert not is_new("fc2.weight", {"fc"})
+
+
+def test_the_frozen_phase_trains_only_what_is_new(make_net: MakeNet) -> None:
+    model = make_net()
+    enter(model, Phase("blocks", 0, 1), {"fc"}, {name for name, _ in model.named_parameters()})
+    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == [
+        "fc.weight",
+        "fc.bias",
+    ]
+
+
+def test_what_the_caller_froze_stays_frozen(make_net: MakeNet) -> None:
+    model = make_net()
+    enter(model, Phase("all", 0, 1), {"fc"}, {"block.conv.weight"})
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trained == ["block.conv.weight", "fc.weight", "fc.bias"]
+
+
+def test_frozen_batch_norms_are_in_eval_and_dropout_is_not(make_net: MakeNet) -> None:
+    model = make_net()
+    set_train_mode(model, Phase("blocks", 0, 1), {"block"})
+    assert {
+        name: module.training
+        for name, module in model.named_modules()
+        if name in ("bn", "block.bn", "drop", "")
+    } == {
+        "": True,
+        "bn": False,
+        "block.bn": True,
+        "drop": True,
+    }
+    set_train_mode(model, Phase("all", 1, 1), {"block"})
+    assert all(module.training for module in model.modules())
+
+
+def test_groups_by_learning_rate_and_decay(make_net: MakeNet) -> None:
+    model = make_net()
+    config = FinetuneConfig(lr=1.0, lr_block_mult=2.0, lr_backbone_mult=0.5, weight_decay=0.1)
+    groups = {
+        (group["lr"], group["weight_decay"]): len(group["params"])
+        for group in param_groups(model, {"fc"}, config)
+    }
+    assert groups == {(2.0, 0.1): 1, (2.0, 0.0): 1, (0.5, 0.1): 2, (0.5, 0.0): 4}
+
+
+@pytest.mark.parametrize("opt", ["adamw", "sgd"])
+def test_timms_optimisers_take_the_groups(make_net: MakeNet, opt: str) -> None:
+    from timm.optim import create_optimizer_v2
+
+    optimizer = create_optimizer_v2(param_groups(make_net(), {"fc"}, FinetuneConfig()), opt=opt, lr=1e-3)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([1e-4, 1e-3])

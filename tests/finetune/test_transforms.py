@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from sesurgeon.errors import DataError
+from sesurgeon.finetune import preprocessing_for
+from sesurgeon.finetune.transforms import eval_transform, train_transform
+from sesurgeon.models.preprocessing import Preprocessing
+from sesurgeon.models.provenance import Provenance, attach_provenance
+from sesurgeon.models.source import Source
+
+MakeNet = Callable[..., nn.Module]
+PLAIN = Preprocessing((1, 8, 8), (0.0,), (1.0,))
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images of the given (width, height)."""
+
+    sizes: Sequence[tuple[int, int]]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, index: int, /) -> tuple[Image.Image, int]:
+        return Image.new("L", self.sizes[index]), 0
+
+
+def _noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def test_the_checkpoints_preprocessing_is_taken(make_net: MakeNet) -> None:
+    model = make_net()
+    attach_provenance(model, Provenance(Source("module"), preprocessing=PLAIN))
+    assert preprocessing_for(model, Pictures([(20, 20)])) == PLAIN
+    assert preprocessing_for(model, Pictures([(20, 20)]), 16).input_size == (1, 16, 16)
+
+
+def test_the_default_follows_model_and_images(make_net: MakeNet) -> None:
+    grey = preprocessing_for(make_net(), Pictures([(20, 30)] * 3))
+    assert grey == Preprocessing((1, 30, 20), (0.5,), (0.5,))
+    colour = preprocessing_for(make_net(channels=3), Pictures([(20, 30), (20, 31)]))
+    assert colour == Preprocessing((3, 224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert preprocessing_for(make_net(), Pictures([(4000, 3000)])).input_size == (1, 224, 224)
+
+
+def test_a_model_for_two_channels_is_refused(make_net: MakeNet) -> None:
+    with pytest.raises(DataError, match="2 input channels"):
+        preprocessing_for(make_net(channels=2), Pictures([(8, 8)]))
+
+
+@pytest.mark.parametrize("size", [(50, 40), (40, 90), (32, 32)])
+@pytest.mark.parametrize("crop_pct", [0.875, 1.0])
+def test_evaluation_is_timms(size: tuple[int, int], crop_pct: float) -> None:
+    from timm.data import create_transform
+
+    preprocessing = Preprocessing((3, 32, 32), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1), "bicubic", crop_pct)
+    timms = create_transform(
+        (3, 32, 32), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1), interpolation="bicubic", crop_pct=crop_pct
+    )
+    # timm divides by 255 where torchvision's v2 multiplies by its inverse: a last bit
+    assert torch.allclose(
+        eval_transform(preprocessing)(_noise(*size)), timms(_noise(*size)), rtol=0, atol=2e-6
+    )
+
+
+def test_evaluation_at_an_oblong_size_keeps_the_aspect() -> None:
+    image = Image.new("L", (80, 20), 0)
+    image.paste(255, (40, 0, 80, 20))
+    found = eval_transform(Preprocessing((1, 10, 20), (0.0,), (1.0,), "nearest"))(image)
+    assert found.shape == (1, 10, 20)
+    assert torch.equal(found[0, :, :10], torch.zeros(10, 10))
+    assert torch.equal(found[0, :, 10:], torch.ones(10, 10))
+
+
+def test_an_image_of_the_right_size_is_only_normalised() -> None:
+    image = _noise(8, 8, "L")
+    found = eval_transform(Preprocessing((1, 8, 8), (0.5,), (0.25,)))(image)
+    expected = (torch.from_numpy(np.asarray(image).copy()).float() / 255 - 0.5) / 0.25
+    assert torch.allclose(found[0], expected, rtol=0, atol=1e-6)
+
+
+def _contains_flip(preprocessing: Preprocessing, hflip: float | None) -> bool:
+    return "RandomHorizontalFlip" in repr(train_transform(preprocessing, hflip))
+
+
+def test_only_large_colour_images_are_flipped_by_default() -> None:
+    assert _contains_flip(Preprocessing((3, 224, 224), (0.0,) * 3, (1.0,) * 3), None)
+    assert not _contains_flip(Preprocessing((3, 32, 32), (0.0,) * 3, (1.0,) * 3), None)
+    assert not _contains_flip(Preprocessing((1, 224, 224), (0.0,), (1.0,)), None)
+    assert not _contains_flip(Preprocessing((3, 224, 224), (0.0,) * 3, (1.0,) * 3), 0.0)
+    assert _contains_flip(PLAIN, 0.5)
+
+
+def test_small_images_are_shifted_by_an_eighth_at_most() -> None:
+    image = Image.new("L", (8, 8), 0)
+    image.putpixel((4, 4), 255)
+    transform = train_transform(PLAIN)
+    places = {tuple(transform(image)[0].nonzero()[0].tolist()) for _ in range(200)}
+    assert places == {(y, x) for y in (3, 4, 5) for x in (3, 4, 5)}
+
+
+def test_training_crops_have_the_models_size() -> None:
+    transform = train_transform(Preprocessing((3, 96, 80), (0.0,) * 3, (1.0,) * 3))
+    assert transform(_noise(1, 1)).shape == (3, 96, 80)
+    assert transform(_noise(300, 20)).shape == (3, 96, 80)
