@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import sesurgeon
+from sesurgeon import __version__
 from sesurgeon.errors import UntraceableError, UsageError, VerificationError
 from sesurgeon.export.capture import capture, one_output, quiet_exporter, run
 from sesurgeon.export.parity import Parity, onnx_parity, random_images
 from sesurgeon.files import atomic_write, check_writable
+from sesurgeon.models.inputs import example_inputs as default_inputs
 from sesurgeon.models.provenance import Provenance, provenance_of
 
 # protobuf holds no message of 2 GiB or more; the rest is room for the graph itself
@@ -66,7 +67,7 @@ def export_onnx(
         model: any network with one image tensor in; of several outputs the first is exported.
         path: where to; nothing lies there unless all checks have passed.
         opset: of ONNX's operators; the exporter's own choice by default.
-        example_inputs: images, as the model takes them; by default noise of the model's input size.
+        example_inputs: images, as the model takes them; made from the model by default.
         force: replace what lies at ``path``.
         verify: compare with PyTorch in onnxruntime, at batch 1 and 4 (and on ``example_inputs`` where given).
 
@@ -109,20 +110,15 @@ def export_onnx(
 
 def _one_image(model: nn.Module, given: Tensor | tuple[Tensor, ...] | None) -> Tensor:
     """The example as one float32 tensor on the CPU."""
-    inputs = _default_inputs(model) if given is None else given
+    inputs = default_inputs(model) if given is None else given
     inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
     if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or not inputs[0].ndim:
+        given_types = ", ".join(type(value).__name__ for value in inputs) or "nothing"
         raise UsageError(
-            f"{type(model).__name__} takes {len(inputs)} arguments; an exported file takes one, the images.",
+            f"An exported file takes one tensor, the images; the example inputs are {given_types}.",
             hint="Wrap the model in a module whose forward takes the images alone.",
         )
     return inputs[0].detach().to("cpu", torch.float32)
-
-
-def _default_inputs(model: nn.Module) -> tuple[Tensor, ...]:
-    preprocessing = provenance_of(model).preprocessing
-    size = (3, 224, 224) if preprocessing is None else preprocessing.input_size
-    return (torch.zeros(1, *size),)
 
 
 def _to_onnx(model: nn.Module, image: Tensor, opset: int | None) -> torch.onnx.ONNXProgram:
@@ -158,7 +154,7 @@ def _to_onnx(model: nn.Module, image: Tensor, opset: int | None) -> torch.onnx.O
 
 def _describe(model: Any, provenance: Provenance) -> None:
     """Put our metadata into an ``onnx_ir.Model``, and take out where this machine keeps its sources."""
-    model.metadata_props["sesurgeon_version"] = sesurgeon.__version__
+    model.metadata_props["sesurgeon_version"] = __version__
     if provenance.classes is not None:
         model.metadata_props["classes"] = json.dumps(provenance.classes)
     if provenance.preprocessing is not None:

@@ -1,0 +1,36 @@
+"""The ``sesurgeon`` command: its verbs, in the order of the road."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from sesurgeon.cli.export import export
+from sesurgeon.cli.version import print_version, version
+
+app = typer.Typer(
+    name="sesurgeon",
+    help="Retrofit channel attention into a trained CNN without changing what it computes; train and ship it.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,  # console.reporting says what went wrong
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(export)
+app.command()(version)
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and leave.", callback=print_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script."""
+    app()

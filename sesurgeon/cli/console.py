@@ -1,0 +1,125 @@
+"""Where a command's words go: results to stdout, everything else to stderr, errors into exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import typer
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from sesurgeon.errors import SesurgeonError
+
+_INTERRUPTED = 130
+_PIPE_WIDTH = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What a command speaks through.
+
+    Attributes:
+        results: stdout, for the command's result and nothing else.
+        notes: stderr, for what happens on the way and for errors.
+        json: the result is printed as JSON.
+        quiet: nothing is said on the way, neither notes nor progress.
+    """
+
+    results: Console
+    notes: Console
+    json: bool
+    quiet: bool
+
+    def note(self, text: str) -> None:
+        """Say what happens."""
+        if not self.quiet:
+            self.notes.print(text, soft_wrap=True)
+
+    def working(self, text: str) -> contextlib.AbstractContextManager[object]:
+        """Show ``text`` with a spinner for as long as the block takes, on a terminal."""
+        return self.notes.status(Text(text)) if self._shows_progress else contextlib.nullcontext()
+
+    def progress(self) -> Progress:
+        """Bars for counted work; they show on a terminal only."""
+        return Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=self.notes,
+            transient=True,
+            disable=not self._shows_progress,
+        )
+
+    def result(self, rendered: RenderableType, data: Any) -> None:
+        """Print what the command found: ``data`` as JSON with ``--json``, ``rendered`` otherwise.
+
+        Args:
+            rendered: for a person.
+            data: for a program; dataclasses and paths may be in it.
+        """
+        if self.json:
+            text = json.dumps(data, default=_plain, indent=2, ensure_ascii=False)
+            self.results.out(text, highlight=False)
+        else:
+            self.results.print(rendered)
+
+    @property
+    def _shows_progress(self) -> bool:
+        return self.notes.is_terminal and not self.quiet
+
+
+@contextlib.contextmanager
+def reporting(*, json: bool, quiet: bool, debug: bool) -> Iterator[Output]:
+    """The frame of each command: gives its output, and turns what it raises into a message and an exit code.
+
+    Raises:
+        typer.Exit: with the error's ``exit_code``, with 130 after Ctrl-C, with 1 after anything unexpected.
+    """
+    output = Output(_console(sys.stdout), _console(sys.stderr), json, quiet)
+    try:
+        # a library that prints would spoil the result
+        with contextlib.redirect_stdout(sys.stderr):
+            yield output
+    except SesurgeonError as error:
+        _explain(output, f"Error: {error.message}", error.hint, debug=debug)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        _explain(output, "Interrupted.", None, debug=debug)
+        raise typer.Exit(_INTERRUPTED) from error
+    except BrokenPipeError:
+        raise  # whoever read our result has gone: typer ends quietly
+    except Exception as error:
+        hint = "This was not foreseen. Run it again with --debug for the traceback."
+        _explain(output, f"Error: {type(error).__name__}: {error}", None if debug else hint, debug=debug)
+        raise typer.Exit(1) from error
+
+
+def _console(file: TextIO) -> Console:
+    # Markup, emoji and highlighting would change names that users gave; a pipe has no width that cuts tables.
+    width = None if file.isatty() else _PIPE_WIDTH
+    return Console(file=file, width=width, markup=False, emoji=False, highlight=False)
+
+
+def _explain(output: Output, message: str, hint: str | None, *, debug: bool) -> None:
+    if debug:
+        output.notes.out(traceback.format_exc(), highlight=False)
+    output.notes.print(message, style="bold red", soft_wrap=True)
+    if hint is not None:
+        output.notes.print(hint, soft_wrap=True)
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return vars(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no place in JSON")

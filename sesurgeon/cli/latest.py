@@ -1,0 +1,46 @@
+"""The newest result of the step before, for a command that is given no MODEL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from sesurgeon.cli.console import Output
+from sesurgeon.errors import UsageError
+
+
+def given_or_latest(model: str | None, latest: Callable[[Path], Path], output: Output) -> str:
+    """The MODEL that was given, or else what ``latest`` finds in the working folder; then it says which."""
+    if model is not None:
+        return model
+    found = latest(Path())
+    output.note(f"No MODEL given: taking {found}, the newest here.")
+    return str(found)
+
+
+def latest_augmented(folder: Path) -> Path:
+    """The newest ``*.se.pt`` in ``folder``: what ``add-se`` left there.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = _newest(folder.glob("*.se.pt"))
+    if found is None:
+        raise UsageError(
+            f"No MODEL given, and no *.se.pt lies in {folder.resolve()}.",
+            hint="Name a MODEL, or make one with: sesurgeon add-se MODEL",
+        )
+    return found
+
+
+def latest_trained(folder: Path) -> Path:
+    """The newest ``runs/finetune/*/best.pt`` in ``folder``, or else the newest ``*.se.pt``.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    return _newest(folder.glob("runs/finetune/*/best.pt")) or latest_augmented(folder)
+
+
+def _newest(files: Iterable[Path]) -> Path | None:
+    return max(files, key=lambda file: (file.stat().st_mtime_ns, file), default=None)

@@ -1,0 +1,100 @@
+"""Options that several commands share, declared once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sesurgeon.errors import UsageError
+
+_READING = "How MODEL is read"
+_TALKING = "What is printed"
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A file (checkpoint, module, state dict), timm:NAME, torchvision:NAME or factory:PKG.MOD:MAKE.",
+    ),
+]
+OptionalModel = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="As add-se takes it; by default the newest result of the step before in the working folder.",
+        show_default=False,
+    ),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        help="The architecture of a state dict: timm:NAME, torchvision:NAME or factory:PKG.MOD:FUNCTION.",
+        show_default=False,
+        rich_help_panel=_READING,
+    ),
+]
+ModelKwargs = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="An argument of the architecture, the value as YAML; may be repeated.",
+        show_default=False,
+        rich_help_panel=_READING,
+    ),
+]
+NumClasses = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Outputs of the architecture; read from the state dict by default.",
+        show_default=False,
+        rich_help_panel=_READING,
+    ),
+]
+Pretrained = Annotated[
+    bool, typer.Option("--pretrained", help="Download published weights.", rich_help_panel=_READING)
+]
+TrustPickle = Annotated[
+    bool,
+    typer.Option(
+        "--trust-pickle",
+        help="Run the code that a pickled module asks for: only for files whose origin you trust.",
+        rich_help_panel=_READING,
+    ),
+]
+OutputPath = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="OUT", help="Where to write.", show_default=False)
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="The result as JSON, alone on stdout.", rich_help_panel=_TALKING)
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Neither notes nor progress.", rich_help_panel=_TALKING)
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of errors.", rich_help_panel=_TALKING)]
+
+
+def parse_kwargs(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """Read ``KEY=VALUE``, each value as YAML: ``depth=4`` is a number, ``norm=batch`` a string.
+
+    Raises:
+        UsageError: a pair is not of that form.
+    """
+    import yaml
+
+    kwargs: dict[str, Any] = {}
+    for pair in pairs or ():
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(f"'{pair}' is not KEY=VALUE.", hint="Write, for example, --model-kwargs depth=4")
+        try:
+            kwargs[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(
+                f"The value of '{pair}' is not YAML.", hint="Quote it, as in key='\"a: b\"'."
+            ) from error
+    return kwargs

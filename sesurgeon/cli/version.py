@@ -1,0 +1,40 @@
+"""``sesurgeon version``: what a bug report needs."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+import typer
+from rich.table import Table
+
+from sesurgeon import __version__
+from sesurgeon.cli.console import reporting
+from sesurgeon.cli.options import Debug, Json, Quiet
+
+_LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "onnx", "onnxscript", "onnxruntime")
+
+
+def version(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Print the versions of sesurgeon, Python and the libraries under it."""
+    with reporting(json=json, quiet=quiet, debug=debug) as out:
+        versions = {"sesurgeon": __version__, "python": platform.python_version()}
+        versions |= {library: _installed(library) for library in _LIBRARIES}
+        table = Table(show_header=False)
+        for name, number in versions.items():
+            table.add_row(name, number)
+        out.result(table, versions)
+
+
+def print_version(asked: bool) -> None:
+    """``sesurgeon --version``."""
+    if asked:
+        typer.echo(f"sesurgeon {__version__}")
+        raise typer.Exit
+
+
+def _installed(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "not installed"
