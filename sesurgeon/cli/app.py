@@ -11,7 +11,7 @@ from sesurgeon.cli.version import print_version, version
 
 app = typer.Typer(
     name="sesurgeon",
-    help="Retrofit channel attention into a trained CNN without changing what it computes; train and ship it.",
+    help="Retrofit channel attention into a trained CNN without changing what it computes, and ship it.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # console.reporting says what went wrong

@@ -1,0 +1,94 @@
+"""The frame of each command: what goes to which stream, and which exit code an error has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+
+from sesurgeon import errors
+from sesurgeon.cli.console import reporting
+
+
+def outcome(error: BaseException, *, debug: bool = False) -> int:
+    """The exit code of a command that raises ``error``."""
+    with pytest.raises(typer.Exit) as caught, reporting(json=False, quiet=False, debug=debug):
+        raise error
+    return int(caught.value.exit_code)
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (errors.UsageError, 2),
+        (errors.UnreadableFileError, 3),
+        (errors.UnsafeFileError, 3),
+        (errors.NoSiteError, 4),
+        (errors.UntraceableError, 4),
+        (errors.VerificationError, 5),
+        (errors.OutputError, 1),
+        (errors.DataError, 1),
+    ],
+)
+def test_each_error_has_its_exit_code_and_is_told_once(
+    kind: type[errors.SesurgeonError], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert outcome(kind("It is [torn].", hint="Mend it.")) == code
+    assert capsys.readouterr() == ("", "Error: It is [torn].\nMend it.\n")
+
+
+def test_ctrl_c_is_130_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(KeyboardInterrupt()) == 130
+    assert capsys.readouterr() == ("", "Interrupted.\n")
+
+
+def test_what_was_not_foreseen_is_one_line_and_points_to_debug(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(KeyError("name")) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Error: KeyError: 'name'\n")
+    assert "--debug" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("error", [KeyError("name"), errors.UsageError("No.")])
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = outcome(error, debug=True)
+    assert code == getattr(error, "exit_code", 1)
+    assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def test_a_reader_that_went_away_is_left_to_typer() -> None:
+    with pytest.raises(BrokenPipeError), reporting(json=False, quiet=False, debug=False):
+        raise BrokenPipeError
+
+
+def test_json_is_alone_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    data = {"path": Path("a") / "b.onnx", "name": "é[b]" * 100, "nothing": None}
+    with reporting(json=True, quiet=False, debug=False) as out:
+        print("a library prints")
+        out.note("Reading.")
+        with out.working("Working"), out.progress() as progress:
+            progress.advance(progress.add_task("images", total=1))
+        out.result("a table", data)
+    stdout, stderr = capsys.readouterr()
+    assert json.loads(stdout) == {"path": str(Path("a") / "b.onnx"), "name": "é[b]" * 100, "nothing": None}
+    assert stderr == "a library prints\nReading.\n"
+
+
+def test_quiet_leaves_the_result(capsys: pytest.CaptureFixture[str]) -> None:
+    with reporting(json=False, quiet=True, debug=False) as out:
+        out.note("Reading.")
+        out.result("the result", {})
+    assert capsys.readouterr() == ("the result\n", "")
+
+
+def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "layer[bold]/:smile:/" + "x" * 300
+    with reporting(json=False, quiet=False, debug=False) as out:
+        out.note(name)
+    assert capsys.readouterr().err == f"{name}\n"

@@ -1,0 +1,58 @@
+"""A command without MODEL."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from sesurgeon.cli.console import reporting
+from sesurgeon.cli.latest import given_or_latest, latest_augmented, latest_trained
+from sesurgeon.errors import UsageError
+
+
+def make(path: Path, age: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    os.utime(path, (1_000_000 - age, 1_000_000 - age))
+    return path
+
+
+def test_the_newest_augmented_model_is_taken(tmp_path: Path) -> None:
+    make(tmp_path / "a.se.pt", age=20)
+    newest = make(tmp_path / "b.se.pt", age=10)
+    make(tmp_path / "plain.pt", age=0)
+    assert latest_augmented(tmp_path) == newest
+
+
+def test_a_trained_model_goes_before_a_newer_augmented_one(tmp_path: Path) -> None:
+    make(tmp_path / "runs/finetune/one/best.pt", age=30)
+    newest = make(tmp_path / "runs/finetune/two/best.pt", age=20)
+    make(tmp_path / "runs/finetune/two/last.pt", age=10)
+    make(tmp_path / "a.se.pt", age=0)
+    assert latest_trained(tmp_path) == newest
+
+
+def test_without_runs_the_augmented_model_is_taken(tmp_path: Path) -> None:
+    augmented = make(tmp_path / "a.se.pt", age=0)
+    assert latest_trained(tmp_path) == augmented
+
+
+@pytest.mark.parametrize("latest", [latest_augmented, latest_trained])
+def test_an_empty_folder_is_a_usage_error(latest: object, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no \*\.se\.pt lies in") as caught:
+        latest(tmp_path)  # type: ignore[operator]
+    assert caught.value.hint is not None
+    assert "sesurgeon add-se MODEL" in caught.value.hint
+
+
+def test_what_was_taken_is_said_and_what_was_given_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "a.se.pt", age=0)
+    with reporting(json=False, quiet=False, debug=False) as out:
+        assert given_or_latest("timm:resnet18", latest_trained, out) == "timm:resnet18"
+        assert given_or_latest(None, latest_trained, out) == "a.se.pt"
+    assert capsys.readouterr().err == "No MODEL given: taking a.se.pt, the newest here.\n"
