@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 
@@ -25,9 +25,22 @@ class Preprocessing:
     interpolation: str = "bicubic"
     crop_pct: float = 1.0
 
+    def for_channels(self, channels: int) -> Preprocessing:
+        """The same for images of ``channels`` channels, each with the average mean and deviation."""
+        if channels == self.input_size[0]:
+            return self
+        return replace(
+            self,
+            input_size=(channels, *self.input_size[1:]),
+            mean=(sum(self.mean) / len(self.mean),) * channels,
+            std=(sum(self.std) / len(self.std),) * channels,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as it is kept in checkpoints and in the metadata of exported files."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Preprocessing:

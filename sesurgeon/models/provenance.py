@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from sesurgeon.errors import UnreadableFileError
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.source import Source
 
@@ -21,7 +22,8 @@ class Provenance:
     Attributes:
         source: how the architecture is rebuilt.
         classes: names of the outputs, in order; None when not known.
-        num_classes: outputs of the head that was put in place of the architecture's own; None when it is still there.
+        num_classes: outputs of the head that was put in place of the architecture's own; None when it is
+            still there.
         preprocessing: what an image goes through before the model; None when not known.
         history: one record a command, oldest first (plain data: str, int, float, bool, None, list, dict).
     """
@@ -32,13 +34,46 @@ class Provenance:
     preprocessing: Preprocessing | None = None
     history: tuple[Mapping[str, Any], ...] = ()
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as it is kept in checkpoints."""
+        return {
+            "source": self.source.to_dict(),
+            "classes": None if self.classes is None else list(self.classes),
+            "num_classes": self.num_classes,
+            "preprocessing": None if self.preprocessing is None else self.preprocessing.to_dict(),
+            "history": [dict(record) for record in self.history],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Provenance:
+        """The inverse of :meth:`to_dict`. Nothing is built or imported.
+
+        Raises:
+            UnreadableFileError: ``data`` is no provenance.
+        """
+        try:
+            classes, num_classes, preprocessing = (
+                data.get(key) for key in ("classes", "num_classes", "preprocessing")
+            )
+            return cls(
+                source=Source.from_dict(data["source"]),
+                classes=None if classes is None else tuple(str(name) for name in classes),
+                num_classes=None if num_classes is None else int(num_classes),
+                preprocessing=None if preprocessing is None else Preprocessing.from_dict(preprocessing),
+                history=tuple(dict(record) for record in data.get("history", ())),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UnreadableFileError(
+                f"The record of where the model came from is damaged: {error!r}."
+            ) from error
+
 
 def provenance_of(model: nn.Module) -> Provenance:
-    """The provenance attached to ``model``; for a module of the caller's own, one that embeds the module itself."""
+    """The provenance attached to ``model``; for a module of the caller's own, one that embeds it."""
     found = model.__dict__.get(_ATTRIBUTE)
     return found if isinstance(found, Provenance) else Provenance(Source("module"))
 
 
 def attach_provenance(model: nn.Module, provenance: Provenance) -> None:
-    """Hang ``provenance`` on ``model`` as a plain attribute: it survives deep copies and no state dict shows it."""
+    """Hang ``provenance`` on ``model``, where deep copies keep it and no state dict shows it."""
     model.__dict__[_ATTRIBUTE] = provenance

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from sesurgeon.errors import UsageError
+from sesurgeon.errors import UnreadableFileError, UsageError
 
 Kind = Literal["timm", "torchvision", "factory", "module"]
 
 
 @dataclass(frozen=True)
 class Source:
-    """An architecture by name (``timm:resnet50``, ``torchvision:resnet50``, ``factory:pkg.mod:make``) or by value.
+    """An architecture by name (``timm:resnet50``, ``torchvision:…``, ``factory:pkg.mod:make``) or by value.
 
     Attributes:
         kind: who builds it; "module" when the architecture is a module embedded in the file.
@@ -42,3 +42,19 @@ class Source:
                 hint="Write timm:NAME, torchvision:NAME or factory:pkg.mod:function.",
             )
         return cls(kind, name, dict(kwargs or {}))  # type: ignore[arg-type]  # narrowed by get_args above
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as it is kept in checkpoints."""
+        return {"kind": self.kind, "name": self.name, "kwargs": dict(self.kwargs)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Source:
+        """The inverse of :meth:`to_dict`. Nothing is built or imported.
+
+        Raises:
+            UnreadableFileError: ``data`` describes no source.
+        """
+        kind, name, kwargs = data.get("kind"), data.get("name", ""), data.get("kwargs", {})
+        if kind not in get_args(Kind) or not isinstance(name, str) or not isinstance(kwargs, Mapping):
+            raise UnreadableFileError(f"{dict(data)!r} does not describe where an architecture comes from.")
+        return cls(kind, name, dict(kwargs))  # type: ignore[arg-type]  # narrowed by get_args above

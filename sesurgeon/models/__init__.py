@@ -1,0 +1,42 @@
+"""What goes in: models by name or from files, read safely, with a note of where they came from."""
+
+from sesurgeon.models.build import build, rebuild
+from sesurgeon.models.fit import fit
+from sesurgeon.models.guess import guess_architectures
+from sesurgeon.models.head import head_of, num_outputs, replace_head, set_num_classes
+from sesurgeon.models.inputs import example_inputs, input_channels, random_input
+from sesurgeon.models.isolation import isolated
+from sesurgeon.models.load import CHECKPOINT_KEY, load_model, model_from, named_source
+from sesurgeon.models.pickles import read
+from sesurgeon.models.preprocessing import Preprocessing
+from sesurgeon.models.provenance import Provenance, attach_provenance, provenance_of
+from sesurgeon.models.source import Kind, Source
+from sesurgeon.models.state_dicts import Found, find_weights
+
+__all__ = [
+    "CHECKPOINT_KEY",
+    "Found",
+    "Kind",
+    "Preprocessing",
+    "Provenance",
+    "Source",
+    "attach_provenance",
+    "build",
+    "example_inputs",
+    "find_weights",
+    "fit",
+    "guess_architectures",
+    "head_of",
+    "input_channels",
+    "isolated",
+    "load_model",
+    "model_from",
+    "named_source",
+    "num_outputs",
+    "provenance_of",
+    "random_input",
+    "read",
+    "rebuild",
+    "replace_head",
+    "set_num_classes",
+]

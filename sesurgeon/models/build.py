@@ -1,0 +1,102 @@
+"""A model from its source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from sesurgeon.errors import UnreadableFileError, UnsafeFileError, UsageError
+from sesurgeon.models.factory import build_from_factory
+from sesurgeon.models.head import set_num_classes
+from sesurgeon.models.provenance import Provenance, attach_provenance
+from sesurgeon.models.source import Kind, Source
+from sesurgeon.models.timm_models import build_from_timm
+from sesurgeon.models.torchvision_models import build_from_torchvision
+
+Builder = Callable[[Source, bool], tuple[nn.Module, Provenance]]
+_BUILDERS: dict[Kind, Builder] = {
+    "timm": build_from_timm,
+    "torchvision": build_from_torchvision,
+    "factory": build_from_factory,
+}
+
+# Weights come by --pretrained or in a file that is checked, never by the back door of a builder's argument.
+_WEIGHT_ARGUMENTS = frozenset(
+    {
+        "pretrained",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "checkpoint_path",
+        "cache_dir",
+        "weights",
+        "weights_backbone",
+        "pretrained_backbone",
+    }
+)
+
+
+def build(source: Source, *, pretrained: bool = False) -> nn.Module:
+    """Build the model that ``source`` names, in eval mode, with its provenance attached.
+
+    It builds what it is told to: imports the code of a ``factory:``, and asks the network for the weights of
+    a pretrained model and for timm's ``hf-hub:`` names. A source that was found in a file goes through
+    :func:`rebuild`.
+
+    Raises:
+        UsageError: nothing has that name, or it cannot be built with these arguments.
+        SesurgeonError: the pretrained weights cannot be had.
+    """
+    if source.kind == "module":
+        raise UsageError("A model that is embedded in a file cannot be built by name.")
+    if source.kind != "factory" and (found := sorted(_WEIGHT_ARGUMENTS & set(source.kwargs))):
+        raise UsageError(
+            f"{source} was given {', '.join(found)}: weights are no argument of an architecture.",
+            hint="Use --pretrained, or give the file with the weights as the model, and --arch.",
+        )
+    model, provenance = _BUILDERS[source.kind](source, pretrained)
+    attach_provenance(model, provenance)
+    return model.eval()
+
+
+def rebuild(
+    provenance: Provenance, embedded: nn.Module | None = None, *, trust_code: bool = False
+) -> nn.Module:
+    """The architecture that a checkpoint describes, in eval mode, ready for the checkpoint's weights.
+
+    Args:
+        provenance: as the checkpoint says; it is attached to the result.
+        embedded: the module in the checkpoint, when the source is of kind "module". It is used, not copied.
+        trust_code: the user vouches for the source (``--trust-pickle``, or the same ``--arch`` was typed).
+
+    Raises:
+        UnsafeFileError: the source would import code or ask the network, and ``trust_code`` is not set.
+        UnreadableFileError: the module that should be embedded is missing.
+        UsageError: see :func:`build`.
+    """
+    source = provenance.source
+    if source.kind == "module":
+        if embedded is None:
+            raise UnreadableFileError("The checkpoint says that it embeds a model, but there is none in it.")
+        model = embedded.eval()
+    else:
+        if not trust_code:
+            _check_harmless(source)
+        model = build(source)
+    set_num_classes(model, provenance.num_classes)
+    attach_provenance(model, provenance)
+    return model
+
+
+def _check_harmless(source: Source) -> None:
+    """Refuse, from inside a file, a source that would run code of the file's choosing or ask the network."""
+    if source.kind == "factory":
+        raise UnsafeFileError(
+            f"The file asks to import and run {source.name} to build its architecture.",
+            hint=f"If you trust that code, type it yourself with --arch {source}, or give --trust-pickle.",
+        )
+    if source.kind == "timm" and not source.name.replace("_", "").replace(".", "").isalnum():
+        raise UnsafeFileError(
+            f"The file asks timm for '{source.name}', which is not one of timm's own architectures.",
+            hint=f"If you trust that place, type it yourself with --arch {source}, or give --trust-pickle.",
+        )

@@ -1,0 +1,101 @@
+"""An architecture with the weights of a state dict in it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from sesurgeon.errors import UsageError
+from sesurgeon.models.build import build
+from sesurgeon.models.guess import guess_architectures
+from sesurgeon.models.head import head_of, set_num_classes
+from sesurgeon.models.source import Source
+
+_SHOWN = 3
+
+
+def fit(
+    source: Source,
+    state: Mapping[str, Tensor],
+    *,
+    num_classes: int | None = None,
+    origin: str = "the state dict",
+) -> nn.Module:
+    """Build ``source`` and copy ``state`` into it; every name and shape must agree. In eval mode.
+
+    Args:
+        source: the architecture.
+        state: tensors by name, without prefixes of wrappers; one prefix common to all (``model.``, as
+            Lightning writes) is taken off where the architecture has none.
+        num_classes: outputs of the classifier; by default those of the classifier in ``state``.
+        origin: the file's name, for messages.
+
+    Raises:
+        UsageError: the weights are not of this architecture: which names and shapes disagree, and what fits
+            better.
+    """
+    model = build(_with_auxiliary_heads_as_in(state, source))
+    state = _without_common_prefix(state, model)
+    set_num_classes(model, _classes_in(state, model) if num_classes is None else num_classes)
+    if disagreements := _disagreements(state, model):
+        close = guess_architectures(state)
+        raise UsageError(
+            f"The weights in {origin} are not those of {source}: {'; '.join(disagreements)}.",
+            hint=f"They look like {' or '.join(close)}."
+            if close and str(source) not in close
+            else "Give the architecture that they come from by --arch, its arguments by --model-kwargs.",
+        )
+    versioned = OrderedDict(state)
+    # renaming loses the versions of the modules, without which torchvision's MNASNet does not load
+    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(versioned, strict=False)  # names were compared above
+    return model
+
+
+def _with_auxiliary_heads_as_in(state: Mapping[str, Tensor], source: Source) -> Source:
+    """torchvision's own GoogLeNet weights come without the auxiliary heads that are there by default."""
+    has_some = any(name.lower().startswith(("aux", "module.aux")) for name in state)
+    if str(source) not in ("torchvision:googlenet", "torchvision:inception_v3") or has_some:
+        return source
+    return replace(source, kwargs={"aux_logits": False, **source.kwargs})
+
+
+def _without_common_prefix(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+    first_parts = {name.partition(".")[0] for name in state}
+    if len(first_parts) != 1 or set(state) & set(model.state_dict()):
+        return state
+    prefix = f"{first_parts.pop()}."
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+
+
+def _classes_in(state: Mapping[str, Tensor], model: nn.Module) -> int | None:
+    """Outputs of the classifier in ``state``; None where it has none that would fit the rest of ``model``."""
+    try:
+        path = head_of(model)
+    except UsageError:
+        return None
+    weight, expected = state.get(f"{path}.weight"), model.get_parameter(f"{path}.weight")
+    if weight is None or weight.shape[1:] != expected.shape[1:]:
+        return None
+    return int(weight.shape[0])
+
+
+def _disagreements(state: Mapping[str, Tensor], model: nn.Module) -> list[str]:
+    own = model.state_dict()
+    # counters, which weights from before PyTorch 0.4.1 do not have and which do not matter for the outputs
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in state if name not in own]
+    other_shapes = [
+        f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+        for name in own
+        if name in state and getattr(state[name], "shape", None) != getattr(own[name], "shape", None)
+    ]
+    counted = (("missing", missing), ("unexpected", unexpected), ("of another shape", other_shapes))
+    return [f"{len(names)} {what} ({_shown(names)})" for what, names in counted if names]
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join([*names[:_SHOWN], "…"] if len(names) > _SHOWN else names)

@@ -1,0 +1,127 @@
+"""The classifier at the end of a network: where it is, how wide it is, how it is replaced."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from sesurgeon.errors import UsageError
+from sesurgeon.models.provenance import attach_provenance, provenance_of
+
+Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+def head_of(model: nn.Module) -> str:
+    """Module path of the layer that gives the class scores.
+
+    timm's models are asked; otherwise it is the last linear layer or convolution of size 1 in module order,
+    not counting auxiliary heads and the blocks that we put in.
+
+    Raises:
+        UsageError: there is none.
+    """
+    searched = set(_answer_of_timm(model).modules())
+    candidates = [
+        path for path, layer in _layers(model).items() if layer in searched and not _is_auxiliary(path)
+    ]
+    if not candidates or type(model).__module__.startswith("torchvision.models.detection"):
+        raise UsageError(
+            f"{type(model).__name__} has no classifier: no linear layer or convolution of size 1 at its end.",
+            hint="Give a network that classifies, or leave the number of classes as it is.",
+        )
+    return candidates[-1]
+
+
+def num_outputs(model: nn.Module) -> int:
+    """How many class scores ``model`` gives.
+
+    Raises:
+        UsageError: there is no classifier.
+    """
+    return _outputs(_layers(model)[head_of(model)])
+
+
+def set_num_classes(model: nn.Module, num_classes: int | None) -> None:
+    """Replace the classifier where ``num_classes`` is given and ``model`` has another number of outputs.
+
+    Raises:
+        UsageError: see :func:`replace_head`.
+    """
+    if num_classes is not None and num_classes != num_outputs(model):
+        replace_head(model, num_classes)
+
+
+def replace_head(model: nn.Module, num_classes: int) -> None:
+    """Put a new classifier of ``num_classes`` outputs in place, with fresh weights; auxiliary heads follow.
+
+    The attached provenance takes note: the number of classes is set, their names are forgotten.
+
+    Raises:
+        UsageError: ``num_classes`` is not positive, or there is no classifier.
+    """
+    if num_classes < 1:
+        raise UsageError(f"A model cannot have {num_classes} classes.")
+    layers = _layers(model)
+    head = head_of(model)
+    heads = [
+        path
+        for path, layer in layers.items()
+        if path == head or (_is_auxiliary(path) and _outputs(layer) == _outputs(layers[head]))
+    ]
+    reset = getattr(model, "reset_classifier", None)
+    if callable(reset):
+        reset(num_classes)
+        heads.remove(head)
+        weight = layers[head].weight
+        model.get_submodule(head_of(model)).to(weight.device, weight.dtype).train(layers[head].training)
+    for path in heads:
+        model.set_submodule(path, _resized(layers[path], num_classes))
+    if isinstance(getattr(model, "num_classes", None), int):
+        model.num_classes = num_classes  # type: ignore[assignment]
+    attach_provenance(model, replace(provenance_of(model), num_classes=num_classes, classes=None))
+
+
+def _answer_of_timm(model: nn.Module) -> nn.Module:
+    """What timm calls the classifier (of several, as in distilled models, the first), or the whole model."""
+    get_classifier = getattr(model, "get_classifier", None)
+    answer = get_classifier() if callable(get_classifier) else model
+    first = answer[0] if isinstance(answer, (tuple, list, nn.ModuleList)) else answer
+    return first if isinstance(first, nn.Module) else model
+
+
+def _layers(model: nn.Module) -> dict[str, Layer]:
+    return {
+        path: layer
+        for path, layer in model.named_modules()
+        if isinstance(layer, Layer) and path and _is_pointwise(layer) and not _is_in_block(model, path)
+    }
+
+
+def _is_pointwise(layer: Layer) -> bool:
+    return isinstance(layer, nn.Linear) or (set(layer.kernel_size) == {1} and layer.groups == 1)
+
+
+def _is_in_block(model: nn.Module, path: str) -> bool:
+    parts = path.split(".")
+    owners = (model.get_submodule(".".join(parts[:end])) for end in range(1, len(parts)))
+    return any(type(owner).__module__.startswith("sesurgeon.blocks") for owner in owners)
+
+
+def _is_auxiliary(path: str) -> bool:
+    return "aux" in path.lower()
+
+
+def _outputs(layer: Layer) -> int:
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+
+
+def _resized(layer: Layer, outputs: int) -> nn.Module:
+    bias = layer.bias is not None
+    new: nn.Module
+    if isinstance(layer, nn.Linear):
+        new = nn.Linear(layer.in_features, outputs, bias=bias)
+    else:
+        kind = next(kind for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d) if isinstance(layer, kind))
+        new = kind(layer.in_channels, outputs, kernel_size=1, bias=bias)
+    return new.to(layer.weight.device, layer.weight.dtype).train(layer.training)

@@ -1,0 +1,126 @@
+"""A model from what the user named: a file, or an architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from sesurgeon.errors import UnreadableFileError, UsageError
+from sesurgeon.models.build import build
+from sesurgeon.models.fit import fit
+from sesurgeon.models.guess import guess_architectures
+from sesurgeon.models.head import set_num_classes
+from sesurgeon.models.pickles import read
+from sesurgeon.models.provenance import attach_provenance, provenance_of
+from sesurgeon.models.quantised import refuse_quantised_module
+from sesurgeon.models.source import Source
+from sesurgeon.models.state_dicts import find_weights
+from sesurgeon.models.timm_models import timm_preprocessing
+
+CHECKPOINT_KEY = "sesurgeon"  # what marks a file as a checkpoint of our own, which surgery/ reads
+
+_NAMED = ("timm:", "torchvision:", "factory:")
+
+
+def load_model(
+    model: str | Path | Source,
+    *,
+    arch: Source | None = None,
+    num_classes: int | None = None,
+    pretrained: bool = False,
+    trust_pickle: bool = False,
+) -> nn.Module:
+    """Load a file, or build an architecture by its name; in eval mode, on the CPU, with provenance attached.
+
+    Args:
+        model: a path, or ``timm:NAME``, ``torchvision:NAME``, ``factory:pkg.mod:function``, or a source.
+        arch: the architecture of the weights in the file; needed for state dicts.
+        num_classes: outputs of the classifier. By default as in the file, or the architecture's own.
+        pretrained: with a name: take the published weights.
+        trust_pickle: run whatever code the file brings along.
+
+    Raises:
+        UsageError: arguments that do not go together, an unknown name, weights without or of another
+            architecture.
+        UnreadableFileError: the file cannot be read, or there is no model in it.
+        UnsafeFileError: reading the file would run code, and ``trust_pickle`` is not set.
+        SesurgeonError: the pretrained weights cannot be had.
+    """
+    source = named_source(model)
+    if source is None:
+        if pretrained:
+            raise UsageError(f"--pretrained goes with a name, as timm:resnet50; {model} is a file.")
+        origin = str(model)
+        return model_from(read(origin, trust_pickle=trust_pickle), origin, arch=arch, num_classes=num_classes)
+    if arch is not None:
+        raise UsageError(
+            f"--arch says what the weights in a file belong to; {source} is an architecture already.",
+            hint="Give a file as the model, or leave out --arch.",
+        )
+    built = build(source, pretrained=pretrained)
+    set_num_classes(built, num_classes)
+    return built
+
+
+def named_source(model: str | Path | Source) -> Source | None:
+    """The source that ``model`` names; None when it is a path."""
+    if isinstance(model, Source):
+        return model
+    return Source.parse(model) if isinstance(model, str) and model.startswith(_NAMED) else None
+
+
+def model_from(
+    content: object, origin: str, *, arch: Source | None = None, num_classes: int | None = None
+) -> nn.Module:
+    """The model in what :func:`sesurgeon.models.pickles.read` gave, as :func:`load_model` returns it.
+
+    Raises:
+        UsageError: weights without or of another architecture; or a checkpoint of sesurgeon's own.
+        UnreadableFileError: there is no model in it, or a quantised one.
+    """
+    if isinstance(content, Mapping) and CHECKPOINT_KEY in content:
+        raise UsageError(f"{origin} is a checkpoint of sesurgeon: sesurgeon.load reads it.")
+    found = find_weights(_unwrapped(content), origin)
+    if isinstance(found.weights, nn.Module):
+        return _whole_model(_unwrapped(found.weights), origin, arch, num_classes)
+    if arch is None:
+        close = guess_architectures(found.weights)
+        raise UsageError(
+            f"{origin} holds {len(found.weights)} weights{f' under {found.place}' if found.place else ''}, "
+            "but not the architecture that they belong to.",
+            hint="Give it with --arch timm:NAME, torchvision:NAME or factory:pkg.mod:function."
+            + (f" They look like {' or '.join(close)}." if close else ""),
+        )
+    return fit(arch, found.weights, num_classes=num_classes, origin=origin)
+
+
+def _whole_model(model: object, origin: str, arch: Source | None, num_classes: int | None) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise UnreadableFileError(f"{origin} holds a wrapper around a {type(model).__name__}, not a model.")
+    if arch is not None:
+        raise UsageError(
+            f"{origin} holds a whole model, a {type(model).__name__}, with its architecture.",
+            hint="Leave out --arch.",
+        )
+    refuse_quantised_module(model, origin)
+    provenance = replace(provenance_of(model), source=Source("module"))
+    if provenance.preprocessing is None and isinstance(getattr(model, "pretrained_cfg", None), dict):
+        provenance = replace(provenance, preprocessing=timm_preprocessing(model))
+    attach_provenance(model, provenance)
+    set_num_classes(model, num_classes)
+    return model.eval()
+
+
+def _unwrapped(content: object) -> object:
+    """The model inside of DataParallel, DDP, an averaged model, or ``torch.compile``."""
+    while type(content).__name__ in (
+        "DataParallel",
+        "DistributedDataParallel",
+        "AveragedModel",
+        "OptimizedModule",
+    ):
+        content = getattr(content, "_orig_mod", None) or getattr(content, "module", None)
+    return content
