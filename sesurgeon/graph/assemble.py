@@ -104,7 +104,7 @@ def _with_siblings(flows: Mapping[str, Flow], found: dict[str, list[Candidate]])
             continue
         end = flow.branch_end(result)
         branch = flow.upto(end)
-        if flow.weight(branch) > 0:
+        if flow.weight(branch) > 0 and ops.name_of(end) != "add":
             found[path] = [Candidate("residual", end, branch), *found[path]]
     return found
 

@@ -18,7 +18,8 @@ def channel_dim(model: nn.Module, graphs: Mapping[str, fx.Graph], path: str, nod
     """1 where the channels of ``node``'s tensor come first, -1 where they come last.
 
     Follows the tensor back to the layer that made it, over elementwise operations and permutations, into child
-    modules; a tensor that no known layer made is taken for channels-first, as all convolutions' are.
+    modules. Where reshapes hide it (Swin's windows), the last layer before decides, if its last dimension is the
+    tensor's; and what no layer made is taken for channels-first, as all convolutions' results are.
 
     Args:
         model: the network.
@@ -26,7 +27,19 @@ def channel_dim(model: nn.Module, graphs: Mapping[str, fx.Graph], path: str, nod
         path: of the module whose graph holds ``node``.
         node: a node with a tensor value.
     """
-    return _resolve(model, graphs, path, node) or 1
+    return _resolve(model, graphs, path, node) or _last_layer(model, graphs, path, node) or 1
+
+
+def _last_layer(model: nn.Module, graphs: Mapping[str, fx.Graph], path: str, node: fx.Node) -> int | None:
+    tensor, above = ops.tensor_of(node), node.prev
+    while tensor is not None and above.op != "root":
+        made, other = ops.tensor_of(above), None
+        if made is not None and above.op == "call_module":
+            other = _resolve(model, graphs, path, above)
+        if made is not None and other is not None:
+            return -1 if other == -1 and made.shape[-1] == tensor.shape[-1] else 1
+        above = above.prev
+    return None
 
 
 def _resolve(model: nn.Module, graphs: Mapping[str, fx.Graph], path: str, node: fx.Node) -> int | None:

@@ -8,8 +8,9 @@ from sesurgeon.graph import ops
 from sesurgeon.graph.candidates import Candidate
 from sesurgeon.graph.flow import Flow
 
-# A shortcut may hold one projection (conv 1x1, perhaps with pooling and norm); with more it is a branch of its own.
-_MOST_LAYERS_IN_A_SHORTCUT = 1
+# A shortcut may hold a projection, but the branch has at least this many times its layers (ResNet: 2 or 3 to 1,
+# GhostNet: 5 to 2); what is nearer to equal are parallel branches (RepVGG: 1 to 1).
+_LAYERS_TO_PROJECTIONS = 2
 
 
 def residual_branches(flow: Flow) -> list[Candidate]:
@@ -31,7 +32,7 @@ def residual_branches(flow: Flow) -> list[Candidate]:
         if layers == 0 or not flow.depends_on_data(shortcut):
             continue
         end = flow.branch_end(branch)
-        if layers == projections or projections > _MOST_LAYERS_IN_A_SHORTCUT or end in parallel:
+        if layers < _LAYERS_TO_PROJECTIONS * projections or end in parallel:
             parallel.add(node)
             continue
         forked = flow.share_a_fork(branch, shortcut)
@@ -40,7 +41,8 @@ def residual_branches(flow: Flow) -> list[Candidate]:
             continue
         if end in own and not _shrinks_between(own, end):
             found.append(Candidate("residual", end, own, has_skip=True, summed=summed))
-    return found
+    # Res2Net adds its splits inside the branch: the outer sum is the block's
+    return [one for one in found if not any(one.node in other.branch - {other.node} for other in found)]
 
 
 def _operands(node: fx.Node, summed: bool) -> tuple[fx.Node, fx.Node] | None:
