@@ -1,0 +1,19 @@
+"""Put blocks in, take them out, prove that nothing changed, keep the result."""
+
+from sesurgeon.surgery.add import Surgery, add_se, operate
+from sesurgeon.surgery.apply import apply_plan, plan_of
+from sesurgeon.surgery.proof import Proof, prove_identity
+from sesurgeon.surgery.remove import remove_se
+from sesurgeon.surgery.rewrite import blocks_of
+
+__all__ = [
+    "Proof",
+    "Surgery",
+    "add_se",
+    "apply_plan",
+    "blocks_of",
+    "operate",
+    "plan_of",
+    "prove_identity",
+    "remove_se",
+]

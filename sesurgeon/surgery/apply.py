@@ -1,0 +1,123 @@
+"""Putting the blocks of a plan into a network."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import fx, nn
+
+from sesurgeon.blocks import build_block
+from sesurgeon.errors import UsageError
+from sesurgeon.graph import Survey, compile_graph, survey
+from sesurgeon.placement import Entry, Plan
+from sesurgeon.placement.arguments import make_arguments
+from sesurgeon.placement.fingerprint import fingerprint
+from sesurgeon.surgery.rewrite import (
+    Forward,
+    forward_by_mode,
+    forward_then_blocks,
+    forward_with_blocks,
+    is_rewritten,
+    rewrite,
+)
+
+_PLAN = "_sesurgeon_plan"
+
+
+def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module:
+    """``model`` with the plan's blocks in it, as an instance of its own class.
+
+    Args:
+        model: the network that the plan was made for, with any weights.
+        plan: from :func:`sesurgeon.make_plan`, or from a file.
+        inplace: change ``model`` itself; by default a deep copy is changed.
+
+    Raises:
+        UsageError: the plan does not fit the model; all problems are named, and nothing was changed.
+        UntraceableError: the model does not run on the plan's inputs.
+    """
+    if plan.fingerprint != fingerprint(model):
+        raise UsageError(
+            f"The plan was made for another architecture (fingerprint {plan.fingerprint}) than this "
+            f"{type(model).__name__} (fingerprint {fingerprint(model)}).",
+            hint="Make a plan for this model.",
+        )
+    inputs = tuple(make_arguments(plan.inputs, model))
+    return insert_blocks(model, plan, survey(model, inputs), inplace=inplace)
+
+
+def insert_blocks(model: nn.Module, plan: Plan, found: Survey, *, inplace: bool) -> nn.Module:
+    """As :func:`apply_plan`, for a network that was surveyed already."""
+    _check(plan, found)
+    target = model if inplace else copy.deepcopy(model)
+    by_owner: dict[str, list[Entry]] = {}
+    for entry in plan.entries:
+        by_owner.setdefault(found.site(entry.site).owner, []).append(entry)
+    for path, entries in by_owner.items():
+        owner = target.get_submodule(path)
+        blocks = {entry.attribute: _block(owner, entry, found) for entry in entries}
+        rewrite(owner, _forward(owner, path, entries, found), blocks)
+    target.__dict__[_PLAN] = plan
+    return target
+
+
+def plan_of(model: nn.Module) -> Plan | None:
+    """The plan by which ``model`` was augmented; None for a plain model."""
+    plan = model.__dict__.get(_PLAN)
+    return plan if isinstance(plan, Plan) else None
+
+
+def forget_plan(model: nn.Module) -> None:
+    """The counterpart for a model whose blocks were taken out."""
+    model.__dict__.pop(_PLAN, None)
+
+
+def _check(plan: Plan, found: Survey) -> None:
+    sites = {site.id: site for site in found.sites}
+    problems = []
+    if any(is_rewritten(module) for module in found.model.modules()):
+        problems.append("the model has inserted blocks already; take them out first (remove_se)")
+    for entry in plan.entries:
+        site = sites.get(entry.site)
+        if site is None:
+            problems.append(f"there is no site {entry.site}")
+        elif site.channels != entry.channels:
+            problems.append(f"{entry.site} has {site.channels} channels, not {entry.channels}")
+        elif getattr(found.model.get_submodule(site.owner), entry.attribute, None) is not None:
+            problems.append(f"{site.owner or 'the model'} has an attribute '{entry.attribute}' already")
+    if problems:
+        raise UsageError("The plan does not fit the model: " + "; ".join(problems) + ".")
+
+
+def _block(owner: nn.Module, entry: Entry, found: Survey) -> nn.Module:
+    site = found.site(entry.site)
+    block = build_block(entry.config, site.channels, spatial_dims=len(site.spatial), channel_dim=site.channel_dim)
+    like = next((p for p in owner.parameters() if p.is_floating_point()), None)
+    like = like if like is not None else next(found.model.parameters(), torch.empty(0))
+    return block.to(like.device, like.dtype).train(owner.training)
+
+
+def _forward(owner: nn.Module, path: str, entries: list[Entry], found: Survey) -> Forward:
+    """The owner's forward with these blocks: from its local graphs, or around it as a whole."""
+    original = type(owner).forward
+    inside = [entry for entry in entries if _nodes(found, entry)[False] is not None]
+    if not inside:
+        return forward_then_blocks(original, [entry.attribute for entry in entries])
+    by_mode = {}
+    for training, local in found.graphs.items():
+        anchors = {entry.attribute: node for entry in inside if (node := _nodes(found, entry)[training]) is not None}
+        by_mode[training] = forward_with_blocks(local.graphs[path], anchors, path or "model")
+    return _one_for_both(original, by_mode)
+
+
+def _one_for_both(original: Forward, by_mode: Mapping[bool, Forward]) -> Forward:
+    in_eval, in_train = by_mode[False], by_mode[True]
+    if in_eval.__code__.co_code == in_train.__code__.co_code and in_eval.__code__.co_consts == in_train.__code__.co_consts:
+        return in_eval
+    return forward_by_mode(original, in_eval, in_train)
+
+
+def _nodes(found: Survey, entry: Entry) -> Mapping[bool, fx.Node | None]:
+    return found.nodes[entry.site]
