@@ -57,7 +57,9 @@ def _draw_top1(axes: Any, rows: tuple[EpochRow, ...]) -> None:
     axes.plot([row.epoch + 1 for row in rows], [row.eval_top1 for row in rows], "o-", color=_EVAL)
     axes.axhline(rows[0].eval_top1, color=_QUIET, linestyle=":", linewidth=1)
     axes.plot(best.epoch + 1, best.eval_top1, "o", color=_EVAL, markersize=11, fillstyle="none")
-    axes.set_title(f"before {rows[0].eval_top1:.2f} %, best {best.eval_top1:.2f} %", fontsize="medium")
+    axes.set_title(
+        f"before {rows[0].eval_top1:.2f} %, best {best.eval_top1:.2f} %", fontsize="medium", pad=18
+    )
     axes.set_ylabel("validation top-1 (%)")
 
 
@@ -68,7 +70,7 @@ def _draw_phases(axes: Any, phases: tuple[Phase, ...]) -> None:
         if len(phases) > 1:
             label = {"blocks": "new parts only", "all": "everything"}[phase.name]
             axes.annotate(
-                label, (phase.first_epoch, 0), xycoords=("data", "axes fraction"), xytext=(4, 4),
+                label, (phase.first_epoch, 1), xycoords=("data", "axes fraction"), xytext=(4, 2),
                 textcoords="offset points", color=_QUIET, fontsize="small",
             )  # fmt: skip
         if phase.first_epoch > 0:

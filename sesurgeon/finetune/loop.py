@@ -72,9 +72,11 @@ def start_phase(
         step_on_epochs=False,
         updates_per_epoch=updates_per_epoch,
     )
-    return TrainState(
-        accelerator.prepare_model(model), phase, new, accelerator.prepare_optimizer(optimizer), scheduler
-    )
+    prepared = accelerator.prepare_model(model)
+    vars(model).pop(
+        "_is_accelerate_prepared", None
+    )  # the mark would travel with copies, and stop the next phase
+    return TrainState(prepared, phase, new, accelerator.prepare_optimizer(optimizer), scheduler)
 
 
 def train_epoch(

@@ -69,59 +69,55 @@ def mode_of(preprocessing: Preprocessing) -> str:
 
 def eval_transform(preprocessing: Preprocessing) -> Transform:
     """As timm evaluates: resize so that the centre crop keeps ``crop_pct`` of the shorter side, normalise."""
-    from torchvision.transforms import v2
+    from torchvision import transforms
 
-    steps = [*_fit(preprocessing), *_to_tensor(preprocessing)]
-    return v2.Compose(steps)  # type: ignore[no-any-return]  # torchvision has no types
+    steps = [*_fit(preprocessing), transforms.ToTensor(), _normalize(preprocessing)]
+    return transforms.Compose(steps)  # type: ignore[no-any-return]  # torchvision has no types
 
 
 def train_transform(preprocessing: Preprocessing, hflip: float | None = None) -> Transform:
     """Mild augmentation: what a photographer or a scanner could have done, so that no label changes.
 
-    Images of at most 64 pixels are brought to size as in evaluation and shifted by up to an eighth; larger
-    ones lose up to 40 % of their area to a random crop of slightly different aspect. ``hflip`` is the
-    probability of a horizontal flip; None means 0.5 for larger colour images and 0 for the rest (digits,
-    letters and signs are small or grey, and a mirrored one is wrong).
+    Images of at most 64 pixels are brought to size as in evaluation and shifted by up to an eighth, their
+    edge repeated; larger ones lose up to 40 % of their area to a random crop of slightly different aspect.
+    ``hflip`` is the probability of a horizontal flip; None means 0.5 for larger colour images and 0 for the
+    rest (digits, letters and signs are small or grey, and a mirrored one is wrong).
     """
-    from torchvision.transforms import v2
+    from torchvision import transforms
 
     channels, height, width = preprocessing.input_size
     small = max(height, width) <= SMALL
     if hflip is None:
         hflip = 0.5 if channels == 3 and not small else 0.0
+    flip = [transforms.RandomHorizontalFlip(hflip)] if hflip > 0 else []
     if small:
         padding = [max(1, width // 8), max(1, height // 8)]
-        steps = [*_fit(preprocessing), v2.RandomCrop([height, width], padding=padding, padding_mode="edge")]
+        shift = transforms.RandomCrop([height, width], padding=padding, padding_mode="edge")
+        steps = [*_fit(preprocessing), *flip, transforms.ToTensor(), shift]
     else:
         interpolation = _interpolation(preprocessing)
-        steps = [v2.RandomResizedCrop([height, width], scale=(0.6, 1.0), interpolation=interpolation)]
-    if hflip > 0:
-        steps.append(v2.RandomHorizontalFlip(hflip))
-    return v2.Compose([*steps, *_to_tensor(preprocessing)])  # type: ignore[no-any-return]  # as above
+        crop = transforms.RandomResizedCrop([height, width], scale=(0.6, 1.0), interpolation=interpolation)
+        steps = [crop, *flip, transforms.ToTensor()]
+    return transforms.Compose([*steps, _normalize(preprocessing)])  # type: ignore[no-any-return]  # as above
 
 
 def _fit(preprocessing: Preprocessing) -> list[Any]:
-    from torchvision.transforms import v2
+    from torchvision import transforms
 
     _, height, width = preprocessing.input_size
     larger = [math.floor(side / preprocessing.crop_pct) for side in (height, width)]
     if height == width:
-        resize: Any = v2.Resize(larger[0], interpolation=_interpolation(preprocessing))
+        resize: Any = transforms.Resize(larger[0], interpolation=_interpolation(preprocessing))
     else:
         method = Image.Resampling[preprocessing.interpolation.upper()]
         resize = partial(ImageOps.cover, size=(larger[1], larger[0]), method=method)
-    return [resize, v2.CenterCrop([height, width])]
+    return [resize, transforms.CenterCrop([height, width])]
 
 
-def _to_tensor(preprocessing: Preprocessing) -> list[Any]:
-    import torch
-    from torchvision.transforms import v2
+def _normalize(preprocessing: Preprocessing) -> Any:
+    from torchvision import transforms
 
-    return [
-        v2.PILToTensor(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(list(preprocessing.mean), list(preprocessing.std)),
-    ]
+    return transforms.Normalize(preprocessing.mean, preprocessing.std)
 
 
 def _interpolation(preprocessing: Preprocessing) -> Any:

@@ -6,37 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from finetune_nets import TinyNet
 from PIL import Image
-from torch import Tensor, nn
+
+from sesurgeon.models.provenance import Provenance, attach_provenance
+from sesurgeon.models.source import Source
 
 torch.set_num_threads(1)
-
-
-class Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x + self.bn(self.conv(x)))
-
-
-class TinyNet(nn.Module):
-    """A residual network for grey images."""
-
-    def __init__(self, classes: int = 2, channels: int = 1) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(channels, 8, 3, padding=1, bias=False)
-        self.bn = nn.BatchNorm2d(8)
-        self.block = Residual(8)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.drop = nn.Dropout(0.1)
-        self.fc = nn.Linear(8, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.block(torch.relu(self.bn(self.stem(x))))
-        return self.fc(self.drop(self.pool(x).flatten(1)))
 
 
 def picture(label: int, number: int, size: int = 8) -> Image.Image:
@@ -84,6 +60,9 @@ def make_net() -> Callable[..., TinyNet]:
     def make(classes: int = 2, channels: int = 1) -> TinyNet:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return TinyNet(classes, channels)
+            model = TinyNet(classes, channels)
+        source = Source("factory", "finetune_nets:TinyNet", {"classes": classes, "channels": channels})
+        attach_provenance(model, Provenance(source))
+        return model
 
     return make

@@ -67,7 +67,6 @@ def test_evaluation_is_timms(size: tuple[int, int], crop_pct: float) -> None:
     timms = create_transform(
         (3, 32, 32), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1), interpolation="bicubic", crop_pct=crop_pct
     )
-    # timm divides by 255 where torchvision's v2 multiplies by its inverse: a last bit
     assert torch.allclose(
         eval_transform(preprocessing)(_noise(*size)), timms(_noise(*size)), rtol=0, atol=2e-6
     )
