@@ -22,7 +22,6 @@ is none.
 from __future__ import annotations
 
 import argparse
-import collections
 import datetime
 import importlib
 import pathlib
@@ -75,7 +74,6 @@ PLAIN_DATA: Mapping[str, Any] = types.MappingProxyType(
         "argparse.Namespace": argparse.Namespace,
         "types.SimpleNamespace": types.SimpleNamespace,
         "collections.defaultdict": _empty_dict,
-        "collections.deque": collections.deque,
         "datetime.date": datetime.date,
         "datetime.datetime": datetime.datetime,
         "datetime.time": datetime.time,

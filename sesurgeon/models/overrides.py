@@ -24,7 +24,7 @@ def overrides(content: object) -> list[str]:
             for module in _objects(content)
             if isinstance(module, nn.Module)
             for name, value in vars(module).items()
-            if callable(getattr(type(module), name, None)) or (name.endswith("_hooks") and value)
+            if callable(getattr(type(module), str(name), None)) or (str(name).endswith("_hooks") and value)
         }
     )
 

@@ -1,0 +1,112 @@
+"""Where the classifier is, and putting another in its place."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from sesurgeon.blocks import SqueezeExcite
+from sesurgeon.errors import UsageError
+from sesurgeon.models import (
+    Provenance,
+    Source,
+    attach_provenance,
+    build,
+    head_of,
+    num_outputs,
+    provenance_of,
+    replace_head,
+    set_num_classes,
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("torchvision:shufflenet_v2_x0_5", "fc"),
+        ("torchvision:mobilenet_v3_small", "classifier.3"),
+        ("torchvision:squeezenet1_1", "classifier.1"),
+        ("torchvision:mnasnet0_5", "classifier.1"),
+        ("torchvision:densenet121", "classifier"),
+        ("timm:test_resnet", "fc"),
+        ("timm:test_efficientnet", "classifier"),
+        ("timm:test_byobnet", "head.fc"),
+        ("timm:test_convnext", "head.fc"),
+        ("timm:dla46_c", "fc"),
+    ],
+)
+def test_a_new_head_gives_as_many_scores_as_there_are_classes(name, path):
+    model = build(Source.parse(name))
+    assert head_of(model) == path
+    assert num_outputs(model) == 1000
+    keys = list(model.state_dict())
+    replace_head(model, 7)
+    assert head_of(model) == path
+    assert list(model.state_dict()) == keys
+    assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 7)
+    assert provenance_of(model).num_classes == 7
+    assert not any(module.training for module in model.modules())
+
+
+def test_auxiliary_heads_follow_and_are_not_taken_for_the_head():
+    model = build(Source("torchvision", "googlenet"))
+    assert head_of(model) == "fc"
+    replace_head(model, 7)
+    outputs = model.train()(torch.zeros(2, 3, 224, 224))
+    assert [scores.shape for scores in outputs] == [(2, 7)] * 3
+
+
+def test_our_own_blocks_are_not_taken_for_the_head():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
+    model.se = SqueezeExcite(8, 2)
+    assert head_of(model) == "3"
+
+
+def test_a_convolution_of_size_1_is_a_head_and_a_larger_or_grouped_one_is_not():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1, groups=8), nn.Conv2d(8, 8, 3))
+    assert head_of(model) == "0"
+    replace_head(model, 5)
+    assert model[0].weight.shape == (5, 3, 1, 1)
+
+
+def test_type_device_and_bias_stay_as_they_were():
+    model = nn.Sequential(nn.Linear(3, 4, bias=False)).to(torch.bfloat16)
+    replace_head(model, 2)
+    assert model[0].bias is None
+    assert model[0].weight.dtype == torch.bfloat16
+    model = build(Source("timm", "test_resnet")).to(torch.float64)
+    replace_head(model, 2)
+    assert model.fc.weight.dtype == torch.float64
+
+
+def test_the_names_of_the_old_classes_are_forgotten():
+    model = nn.Sequential(nn.Linear(3, 2))
+    attach_provenance(model, Provenance(Source("module"), classes=("cat", "dog")))
+    set_num_classes(model, 2)
+    assert provenance_of(model).classes == ("cat", "dog")
+    set_num_classes(model, 3)
+    assert provenance_of(model).classes is None
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Conv2d(3, 4, 3)),
+        nn.Sequential(),
+        build(Source("timm", "test_resnet", {"num_classes": 0})),
+        build(Source("torchvision", "ssdlite320_mobilenet_v3_large")),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_a_model_without_a_classifier(model):
+    with pytest.raises(UsageError, match="no classifier"):
+        replace_head(model, 3)
+
+
+@pytest.mark.parametrize("classes", [0, -1])
+def test_a_number_of_classes_that_makes_no_sense_changes_nothing(classes):
+    model = nn.Sequential(nn.Linear(3, 2))
+    with pytest.raises(UsageError, match=str(classes)):
+        replace_head(model, classes)
+    assert num_outputs(model) == 2
