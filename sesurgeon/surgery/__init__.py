@@ -2,6 +2,7 @@
 
 from sesurgeon.surgery.add import Surgery, add_se, operate
 from sesurgeon.surgery.apply import apply_plan, plan_of
+from sesurgeon.surgery.checkpoint import load, save
 from sesurgeon.surgery.proof import Proof, prove_identity
 from sesurgeon.surgery.remove import remove_se
 from sesurgeon.surgery.rewrite import blocks_of
@@ -12,8 +13,10 @@ __all__ = [
     "add_se",
     "apply_plan",
     "blocks_of",
+    "load",
     "operate",
     "plan_of",
     "prove_identity",
     "remove_se",
+    "save",
 ]
