@@ -112,7 +112,7 @@ def _console(file: TextIO) -> Console:
 def _explain(output: Output, message: str, hint: str | None, *, debug: bool) -> None:
     if debug:
         output.notes.out(traceback.format_exc(), highlight=False)
-    output.notes.print(message, style="bold red", soft_wrap=True)
+    output.notes.print(message, style="red", soft_wrap=True)
     if hint is not None:
         output.notes.print(hint, soft_wrap=True)
 

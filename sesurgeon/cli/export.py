@@ -9,6 +9,7 @@ from rich.table import Table
 
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.latest import given_or_latest, latest_trained
+from sesurgeon.cli.loading import load_model
 from sesurgeon.cli.naming import beside
 from sesurgeon.cli.options import (
     Arch,
@@ -22,7 +23,6 @@ from sesurgeon.cli.options import (
     Pretrained,
     Quiet,
     TrustPickle,
-    parse_kwargs,
 )
 from sesurgeon.files import check_writable
 
@@ -61,15 +61,13 @@ def export(
         name = given_or_latest(model, latest_trained, out)
         path = output or beside(name, ".onnx")
         check_writable(path, force=force)
-        arguments = parse_kwargs(model_kwargs)
         with out.working(f"Exporting {name}"):
             from sesurgeon.export import export_onnx
-            from sesurgeon.surgery import load
 
-            loaded = load(
+            loaded = load_model(
                 name,
                 arch=arch,
-                model_kwargs=arguments,
+                model_kwargs=model_kwargs,
                 num_classes=num_classes,
                 pretrained=pretrained,
                 trust_pickle=trust_pickle,

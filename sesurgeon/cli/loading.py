@@ -1,0 +1,47 @@
+"""MODEL and the options that say how it is read, made into a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sesurgeon.cli.options import parse_kwargs
+from sesurgeon.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def load_model(
+    model: str,
+    *,
+    arch: str | None,
+    model_kwargs: Sequence[str] | None,
+    num_classes: int | None,
+    pretrained: bool,
+    trust_pickle: bool,
+) -> nn.Module:
+    """:func:`sesurgeon.load`, with the arguments of the architecture as ``KEY=VALUE``.
+
+    Raises:
+        UsageError: ``model_kwargs`` are ill-formed, or there is no architecture that they could belong to.
+        SesurgeonError: whatever :func:`sesurgeon.load` raises.
+    """
+    from sesurgeon.models import Source, named_source
+    from sesurgeon.surgery import load
+
+    kwargs = parse_kwargs(model_kwargs)
+    source = named_source(model)
+    if kwargs and source is None and arch is None:
+        raise UsageError(
+            f"--model-kwargs are arguments of an architecture; {model} is a file.",
+            hint="Name the architecture of its weights with --arch.",
+        )
+    return load(
+        model if source is None else replace(source, kwargs=kwargs),
+        arch=None if arch is None else Source.parse(arch, kwargs),
+        num_classes=num_classes,
+        pretrained=pretrained,
+        trust_pickle=trust_pickle,
+    )

@@ -1,0 +1,131 @@
+"""``sesurgeon export`` from end to end, on a tiny network of the user's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import onnxruntime
+import pytest
+from typer.testing import CliRunner, Result
+
+import sesurgeon
+from sesurgeon.cli.app import app
+
+NETWORKS = """
+import signal
+import time
+
+import torch
+from torch import nn
+
+
+def tiny(width=4, out=3):
+    squeeze = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), *squeeze, nn.Linear(width, out))
+
+
+class Different(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = tiny()
+
+    def forward(self, x):
+        return self.net(x) + (1 if torch.compiler.is_exporting() else 0)
+
+
+def slow():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    print("building", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with the user's own code in it."""
+    (tmp_path / "own_networks.py").write_text(NETWORKS)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def export(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["export", *arguments])
+
+
+def test_a_network_becomes_a_checked_file(folder: Path) -> None:
+    result = export(
+        "factory:own_networks:tiny", "--model-kwargs", "out=5", "--onnx", "-o", "net.onnx", "--json"
+    )
+
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["path"] == "net.onnx"
+    assert report["model"] == "factory:own_networks:tiny"
+    assert report["output_shape"] == [5]
+    assert report["parity"]["batch_sizes"] == [1, 4]
+    assert report["parity"]["top1_agreement"] == 1.0
+    session = onnxruntime.InferenceSession(folder / "net.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_outputs()[0].shape == ["batch", 5]
+
+
+def test_the_newest_model_is_taken_and_the_proof_printed(folder: Path) -> None:
+    from torch import nn
+
+    sesurgeon.save(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2)), folder / "tiny.se.pt")
+    result = export()
+    assert result.exit_code == 0, result.stderr
+    assert "taking tiny.se.pt" in result.stderr
+    assert (folder / "tiny.onnx").is_file()
+    assert "tiny.onnx" in result.stdout
+    assert "at batch 1 and 4" in result.stdout
+    assert "100%" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "No MODEL given"),
+        (["missing.pt"], 3, "missing.pt"),
+        (["factory:own_networks:tiny", "--model-kwargs", "out"], 2, "'out' is not KEY=VALUE"),
+        (["own_networks.py", "--model-kwargs", "out=4"], 2, "own_networks.py is a file"),
+        (["factory:own_networks:Different"], 5, "off PyTorch's"),
+        (["factory:own_networks:tiny", "-o", "no/such/folder.onnx"], 1, "does not exist"),
+    ],
+)
+def test_bad_input_is_told_and_leaves_nothing(
+    arguments: list[str], code: int, message: str, folder: Path
+) -> None:
+    before = sorted(folder.iterdir())
+    result = export(*arguments)
+    assert result.exit_code == code, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    assert [file for file in sorted(folder.iterdir()) if file.name != "__pycache__"] == before
+
+
+def test_a_file_that_exists_is_replaced_by_force_alone(folder: Path) -> None:
+    (folder / "tiny.onnx").write_bytes(b"mine")
+    result = export("factory:own_networks:tiny")
+    assert (result.exit_code, (folder / "tiny.onnx").read_bytes()) == (1, b"mine")
+    assert "--force" in result.stderr
+    assert export("factory:own_networks:tiny", "--force").exit_code == 0
+    assert (folder / "tiny.onnx").stat().st_size > 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
+def test_ctrl_c_leaves_nothing_and_exits_with_130(folder: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(sesurgeon.__file__).parents[1])}
+    command = [sys.executable, "-m", "sesurgeon", "export", "factory:own_networks:slow"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "building\n"  # --json or not, what a library prints goes there
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, "Interrupted.\n")
+    assert not list(folder.glob("*.onnx"))
