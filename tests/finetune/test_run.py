@@ -110,7 +110,7 @@ def test_the_callers_flags_and_random_state_come_back(
 
 
 def test_the_run_folder(split_folder: Path, settings: Settings) -> None:
-    model = add_se(load("timm:test_resnet", model_kwargs={"in_chans": 1, "num_classes": 2}))
+    model = add_se(load(Source.parse("timm:test_resnet", {"in_chans": 1, "num_classes": 2})))
     result = finetune(model, split_folder, settings(name="digits", img_size=32))
     folder = result.folder
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -127,7 +127,7 @@ def test_the_run_folder(split_folder: Path, settings: Settings) -> None:
     assert args["data"] == str(split_folder)
     assert (args["epochs"], args["name"], args["lr"]) == (2, "digits", 1e-3)
 
-    rows = list(csv.DictReader((folder / "summary.csv").open()))
+    rows = list(csv.DictReader((folder / "summary.csv").read_text().splitlines()))
     assert list(rows[0]) == ["epoch", "train_loss", "eval_loss", "eval_top1", "eval_top5", "lr"]
     assert [row["epoch"] for row in rows] == ["-1", "0", "1"]
     assert (rows[0]["train_loss"], rows[0]["lr"]) == ("", "")
