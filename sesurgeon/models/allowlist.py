@@ -136,6 +136,8 @@ def allowed(name: str) -> Any | None:
     home, _, attribute = name.rpartition(".")
     if name not in _HELPERS and home not in _FUNCTION_HOMES and not name.startswith(_MODULE_HOMES):
         return None
+    if not all(part.isidentifier() for part in name.split(".")):  # an import would look for it on the disk
+        return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # old homes announce that they have moved

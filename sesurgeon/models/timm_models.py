@@ -26,7 +26,7 @@ def build_from_timm(source: Source, pretrained: bool) -> tuple[nn.Module, Proven
     try:
         model = timm.create_model(source.name, pretrained=pretrained, **source.kwargs)
     except Exception as error:
-        if pretrained or at_hub:
+        if (pretrained or at_hub) and not isinstance(error, TypeError):
             raise SesurgeonError(
                 f"The weights of {source} could not be had from the Hugging Face Hub: {error}",
                 hint="Without a network give a local file, with --arch, or leave out --pretrained.",

@@ -29,7 +29,7 @@ def build_from_torchvision(source: Source, pretrained: bool) -> tuple[nn.Module,
             f"{source} is a quantised model: its layers cannot be trained or extended.",
             hint=f"Take torchvision:{source.name.removeprefix('quantized_')}, and quantise the result.",
         )
-    if source.name.lower() not in models.list_models():
+    if source.name not in models.list_models():
         raise UsageError(
             f"torchvision has no model '{source.name}'.",
             hint=nearest(source.name, models.list_models())
@@ -39,7 +39,7 @@ def build_from_torchvision(source: Source, pretrained: bool) -> tuple[nn.Module,
     try:
         model = models.get_model(source.name, **{**defaults, **source.kwargs})
     except Exception as error:
-        if pretrained:
+        if pretrained and not isinstance(error, TypeError):
             raise SesurgeonError(
                 f"The weights of {source} could not be had from download.pytorch.org: {error}",
                 hint="Without a network give a local file, with --arch, or leave out --pretrained.",

@@ -12,8 +12,6 @@ from torch import nn
 
 torch.set_num_threads(1)
 
-TINY = "torchvision:shufflenet_v2_x0_5"
-
 
 @pytest.fixture(scope="session")
 def tiny() -> nn.Module:
