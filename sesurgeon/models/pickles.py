@@ -51,7 +51,9 @@ def _read_zip(path: Path) -> object:
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except pickle.UnpicklingError as error:
-        raise _unsafe(path, [str(error)]) from error
+        raise _unsafe(
+            path, [f"{error} (a pickle protocol that torch's safe reader does not know)"]
+        ) from error
     except Exception as error:  # of many kinds: a torn record, an end in the middle, bytes that are no text
         raise _damaged(path, error) from error
     refuse_quantised_names(names, str(path))
@@ -71,9 +73,8 @@ def _load(path: Path, known: Mapping[str, Any], *, mmap: bool) -> object:
     named: list[Any] = [(found, name) for name, found in known.items()]
     try:
         with torch.serialization.safe_globals(named), warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # about pickle protocols and typed storages, which the user cannot change
+            # torch warns of pickle protocols and typed storages, which the user cannot change
+            warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         raise _unsafe(path, [_reason(str(error))]) from error
