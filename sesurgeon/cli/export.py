@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import filesize
 from rich.table import Table
 
 from sesurgeon.cli.console import reporting
@@ -77,8 +78,9 @@ def export(
 
 
 def _table(report: OnnxReport) -> Table:
-    table = Table(title=str(report.path), title_justify="left", show_header=False)
-    table.add_row("size", f"{report.size / 1e6:,.1f} MB")
+    table = Table(show_header=False)
+    table.add_row("file", str(report.path))
+    table.add_row("size", filesize.decimal(report.size))
     table.add_row("opset", str(report.opset))
     table.add_row("input", _shape(report.input_shape))
     table.add_row("logits", _shape(report.output_shape))
@@ -87,10 +89,7 @@ def _table(report: OnnxReport) -> Table:
         batches = " and ".join(str(size) for size in parity.batch_sizes)
         table.add_row("onnxruntime against PyTorch", f"at batch {batches}")
         table.add_row("  largest absolute difference", f"{parity.max_abs:.3g}")
-        table.add_row(
-            "  largest relative difference",
-            f"{parity.max_rel:.3g} of the largest output (allowed: {parity.tolerance:g})",
-        )
+        table.add_row("  over the largest output", f"{parity.max_rel:.3g} (allowed: {parity.tolerance:g})")
         table.add_row("  top-1 agreement", f"{parity.top1_agreement:.0%}")
     return table
 

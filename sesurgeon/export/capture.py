@@ -45,7 +45,7 @@ def one_output(model: nn.Module, image: Tensor) -> nn.Module:
     try:
         prepared = copy.deepcopy(model).cpu().float().eval()
     except Exception as error:  # whatever a module's own attributes raise
-        raise UntraceableError(f"The network cannot be copied: {_first_line(error)}") from error
+        raise UntraceableError(f"The network cannot be copied: {first_line(error)}") from error
     output = run(prepared, image)
     if not isinstance(output, Tensor):
         first = _first(output)
@@ -81,11 +81,11 @@ def capture(model: nn.Module, image: Tensor) -> ExportedProgram:
     except Exception as error:  # torch.export's errors share no base class narrower than this
         if "Constraints violated" in str(error):
             raise UntraceableError(
-                f"The network works for one batch size alone: {_first_line(error)}",
+                f"The network works for one batch size alone: {first_line(error)}",
                 hint="Its forward must take the batch size from its input, as in x.view(x.shape[0], -1).",
             ) from error
         raise UntraceableError(
-            f"The network could not be followed by torch.export: {_first_line(error)}",
+            f"The network could not be followed by torch.export: {first_line(error)}",
             hint="Its forward must not branch on the values of tensors.",
         ) from error
 
@@ -101,7 +101,7 @@ def run(model: nn.Module, image: Tensor) -> Any:
             return model(image)
     except Exception as error:  # the model's own code may raise anything
         raise UntraceableError(
-            f"The network fails on an input of shape {tuple(image.shape)}: {_first_line(error)}",
+            f"The network fails on an input of shape {tuple(image.shape)}: {first_line(error)}",
             hint="Give example_inputs of the shape that it takes.",
         ) from error
 
@@ -123,6 +123,11 @@ def quiet_exporter() -> Iterator[None]:
         logging.disable(before)
 
 
+def first_line(error: BaseException) -> str:
+    """What ``error`` says first: torch adds pages of advice to its own developers."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def _first(output: Any) -> Any:
     if isinstance(output, Mapping):
         output = tuple(output.values())
@@ -133,7 +138,3 @@ def _describe(output: object) -> str:
     if isinstance(output, Sequence) and len(output):
         return f"a {type(output).__name__} that starts with a {type(output[0]).__name__}"
     return f"a {type(output).__name__}"
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

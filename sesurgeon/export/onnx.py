@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sesurgeon import __version__
 from sesurgeon.errors import UntraceableError, UsageError, VerificationError
-from sesurgeon.export.capture import capture, one_output, quiet_exporter, run
+from sesurgeon.export.capture import capture, first_line, one_output, quiet_exporter, run
 from sesurgeon.export.parity import Parity, onnx_parity, random_images
 from sesurgeon.files import atomic_write, check_writable
 from sesurgeon.models.inputs import example_inputs as default_inputs
@@ -139,7 +139,7 @@ def _to_onnx(model: nn.Module, image: Tensor, opset: int | None) -> torch.onnx.O
             )
     except Exception as error:  # the exporter's errors are private classes
         raise UntraceableError(
-            f"The network has no translation to ONNX: {str(error).strip().splitlines()[0]}"
+            f"The network has no translation to ONNX: {first_line(_root(error))}"
         ) from error
     if program is None:
         raise UntraceableError(f"torch {torch.__version__} returned no ONNX program.")
@@ -150,6 +150,10 @@ def _to_onnx(model: nn.Module, image: Tensor, opset: int | None) -> torch.onnx.O
             hint=f"Ask for one from {got} to {onnx.defs.onnx_opset_version()}, or leave it to the exporter.",
         )
     return program
+
+
+def _root(error: BaseException) -> BaseException:
+    return error if error.__cause__ is None else _root(error.__cause__)
 
 
 def _describe(model: Any, provenance: Provenance) -> None:

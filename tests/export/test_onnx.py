@@ -175,6 +175,11 @@ class BranchesOnValues(Net):
         return self.features(x) if x.mean() > 0 else self.features(-x)
 
 
+class Untranslatable(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.bessel_j0(self.features(x))
+
+
 class Flattens(Net):
     def forward(self, x: Tensor) -> Tensor:
         return self.features(x).flatten()
@@ -186,6 +191,7 @@ class Flattens(Net):
         (BakedBatch(), 2, "one batch size alone"),
         (BatchOfOne(), 1, r"fails on an input of shape \(2, 3, 16, 16\)"),
         (BranchesOnValues(), 1, "could not be followed"),
+        (Untranslatable(), 1, "no translation to ONNX: .*bessel_j0"),
         (Flattens(), 2, r"a batch of 2 into an output of shape \(10,\)"),
         (nn.Conv2d(4, 8, 3), 1, r"fails on an input of shape \(1, 3, 16, 16\).*4 channels"),
     ],
