@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sesurgeon.finetune.data import Data
+from sesurgeon.finetune.devices import find_device
 from sesurgeon.finetune.events import EvaluationStep, OnProgress, ignore
 from sesurgeon.finetune.labels import map_classes
 from sesurgeon.finetune.loader import eval_loader
@@ -37,7 +38,7 @@ def evaluate(
     batch_size: int = 64,
     workers: int = 4,
     img_size: int | None = None,
-    device: str | torch.device | None = None,
+    device: str | None = None,
     on_progress: OnProgress = ignore,
 ) -> Evaluation:
     """Measure ``model`` on one set of ``data``; its train and eval flags are left as they were.
@@ -52,18 +53,18 @@ def evaluate(
         batch_size: images a step.
         workers: processes that read images, at most one a core.
         img_size: side in pixels, in place of what the model's preprocessing says.
-        device: where to run; the model is moved there. None stays where the model is.
+        device: "auto", "cpu", "cuda" or "mps"; the model is moved there. None stays where the model is.
         on_progress: gets :class:`EvaluationStep`.
 
     Raises:
         DataError: bad data (see :func:`open_data`), a class that the model does not know, images that it
             cannot take.
-        UsageError: the model is no classifier.
+        UsageError: the model is no classifier, or the device is not there.
     """
     data = data if isinstance(data, Data) else open_held_out(model, data, on_progress=on_progress)
     images = data.split(split)
     if device is not None:
-        model.to(device)
+        model.to(find_device(device))
     preprocessing = preprocessing_for(model, images, img_size)
     outputs = count_outputs(model, preprocessing)
     labels = map_classes(data.classes, provenance_of(model).classes, outputs)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from sesurgeon.finetune.images import BadImage
+from sesurgeon.finetune.data import Data
 from sesurgeon.finetune.phases import Phase
 from sesurgeon.finetune.records import EpochRow
-from sesurgeon.models.preprocessing import Preprocessing
+from sesurgeon.finetune.task import Task
 
 
 @dataclass(frozen=True)
@@ -23,24 +23,17 @@ class ImagesChecked:
 
 @dataclass(frozen=True)
 class RunStarted:
-    """Everything was checked and the run folder made.
+    """Everything was checked and the run's folder made.
 
     Attributes:
-        classes: in the order of the model's outputs.
-        train_images: how many the run trains on.
-        val_images: how many it is evaluated on.
-        skipped: image files that cannot be read.
-        notes: what the user should know, in sentences: a phase left out, a head replaced.
+        folder: of the run.
+        data: the images, with those that were skipped.
+        task: classes, preprocessing, phases, and the notes that the user should see.
     """
 
     folder: Path
-    classes: tuple[str, ...]
-    train_images: int
-    val_images: int
-    skipped: tuple[BadImage, ...]
-    preprocessing: Preprocessing
-    phases: tuple[Phase, ...]
-    notes: tuple[str, ...]
+    data: Data
+    task: Task
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,16 @@ class ClassFiles:
         return _checked(ClassFiles(self.root, self.classes, files, self.ignored))
 
     def split(self, share: float, seed: int) -> tuple[ClassFiles, ClassFiles]:
-        """Hold out ``share`` of every class, at least one image and never its only one: (kept, held out)."""
+        """Hold out ``share`` of every class, at least one image and never its only one: (kept, held out).
+
+        Raises:
+            DataError: every class has one image only.
+        """
+        if all(len(files) < 2 for files in self.files):
+            raise DataError(
+                f"The class folders of {self.root} have one image each: none can be held out for validation.",
+                hint="Add images, or a val/ folder.",
+            )
         random = np.random.default_rng(seed)
         kept, held_out = [], []
         for files in self.files:
@@ -133,7 +142,10 @@ def _checked(found: ClassFiles) -> ClassFiles:
 def _folders(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    try:
+        return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"The data folder {root} cannot be read: {error.strerror}.") from error
 
 
 def _files(folder: Path) -> list[Path]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from sesurgeon.errors import UsageError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.curve import draw_curve
 from sesurgeon.finetune.data import Data
+from sesurgeon.finetune.devices import find_device
 from sesurgeon.finetune.evaluation import identity_of
 from sesurgeon.finetune.events import OnProgress, PhaseStarted, RunStarted, ignore
 from sesurgeon.finetune.loader import eval_loader, train_loader
@@ -92,29 +92,16 @@ def finetune(
     task = make_task(model, data, config)
     accelerator = _accelerator(config.device)
     folder = make_run_folder(Path(config.output), config.name, force=config.force)
-    source = str(provenance_of(model).source)
-    folder.write_settings(
-        model, {"model": source, "data": spec, **config.to_dict(), "name": folder.path.name}
-    )
-    with _random_state(config.seed, accelerator.device), _flags_kept(model):
+    settings = {**config.to_dict(), "name": folder.path.name}
+    folder.write_settings(model, {"model": str(provenance_of(model).source), "data": spec, **settings})
+    with _random_state(config.seed, accelerator.device):
         prepare_model(model, task)
         model.to(accelerator.device)
-        skipped, train = data.skipped, data.split("train")
-        on_progress(
-            RunStarted(
-                folder.path,
-                task.classes,
-                len(train),
-                len(data.val),
-                skipped,
-                task.preprocessing,
-                task.phases,
-                task.notes,
-            )
-        )
         recorder = _recorder(model, data, task, folder, config, on_progress)
+        on_progress(RunStarted(folder.path, data, task))
         try:
-            _train(model, data, task, config, accelerator, recorder, on_progress)
+            with _flags_kept(model):
+                _train(model, data, task, config, accelerator, recorder, on_progress)
         finally:
             if len(recorder.rows) > 1:
                 draw_curve(recorder.rows, task.phases, folder.curve)
@@ -147,12 +134,9 @@ def _train(
     trainable = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     for phase in task.phases:
         state = start_phase(model, phase, task.new, trainable, config, len(loader), accelerator)
-        counts = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-        on_progress(
-            PhaseStarted(
-                phase, sum(size for size, trains in counts if trains), sum(size for size, _ in counts)
-            )
-        )
+        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+        trained = sum(size for size, trains in sizes if trains)
+        on_progress(PhaseStarted(phase, trained, sum(size for size, _ in sizes)))
         for epoch in range(phase.first_epoch, phase.first_epoch + phase.epochs):
             loader.set_epoch(epoch)
             train_loss, lr = train_epoch(state, loader, criterion, accelerator, epoch, on_progress)
@@ -189,18 +173,9 @@ def _recorder(
 
 
 def _accelerator(device: str) -> Accelerator:
-    """Raises:
-    UsageError: the device is not there.
-    """
     from accelerate import Accelerator
 
-    accelerator = Accelerator(cpu=device == "cpu")
-    if device not in ("auto", accelerator.device.type):
-        raise UsageError(
-            f"The device {device} was asked for, and this machine has {accelerator.device.type}.",
-            hint="Leave --device out to take what is there.",
-        )
-    return accelerator
+    return Accelerator(cpu=find_device(device).type == "cpu")
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ import csv
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +105,11 @@ def make_run_folder(output: Path, name: str | None, *, force: bool = False) -> R
 
 
 def _first_free(output: Path) -> Path:
-    for number in count(1):
+    number = 1
+    while True:
         folder = output / ("exp" if number == 1 else f"exp{number}")
         try:
             folder.mkdir()  # fails when it is there, also for a run that starts at this very moment
+            return folder
         except FileExistsError:
-            continue
-        return folder
-    raise AssertionError("count() does not end")
+            number += 1

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
+from sesurgeon.errors import UsageError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data import Data
 from sesurgeon.finetune.labels import fits, map_classes
@@ -44,7 +45,7 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
 
     Raises:
         DataError: the data have no training set, or images that the model cannot take.
-        UsageError: the model is no classifier, or has no last layer that could be replaced.
+        UsageError: the model is no classifier, has no last layer that could be replaced, or all is frozen.
     """
     from sesurgeon.models.head import head_of
     from sesurgeon.surgery import blocks_of
@@ -56,6 +57,11 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
     classes = known if keeps and known is not None else data.classes
     head = None if keeps else head_of(model)
     new = frozenset(blocks_of(model)) | (frozenset() if head is None else {head})
+    if not new and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UsageError(
+            "The model has nothing to train: no inserted blocks, and all its parameters are frozen.",
+            hint="Insert blocks with add_se, or call model.requires_grad_().",
+        )
     notes = []
     if head is not None:
         notes.append(

@@ -57,6 +57,12 @@ def test_a_class_with_one_image_keeps_it_for_training(class_folder: Path, fill: 
     assert not any(name.startswith("single/") for name in _names(data.val))
 
 
+def test_single_images_cannot_be_held_out(tmp_path: Path, fill: Fill) -> None:
+    root = fill(tmp_path / "singles", ("left", "right"), 1)
+    with pytest.raises(DataError, match="one image each"):
+        open_data(root)
+
+
 def test_a_class_called_train_is_a_class(class_folder: Path) -> None:
     (class_folder / "left").rename(class_folder / "train")
     assert open_data(class_folder).classes == ("right", "train")

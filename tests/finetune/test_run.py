@@ -192,7 +192,7 @@ def test_the_head_is_replaced_when_the_classes_differ(
     assert provenance_of(model).classes == ("left", "right")
     assert result.task.head == "fc"
     started = next(event for event in events if isinstance(event, RunStarted))
-    assert "fc with 5 outputs" in started.notes[0]
+    assert "fc with 5 outputs" in started.task.notes[0]
     blocks = next(event for event in events if isinstance(event, PhaseStarted))
     assert blocks.trained == sum(
         parameter.numel()
@@ -332,6 +332,11 @@ def test_a_folder_that_cannot_be_made(
     (tmp_path / "taken").touch()
     with pytest.raises(OutputError, match="cannot be made"):
         finetune(make_net(), split_folder, settings(output=str(tmp_path / "taken")))
+
+
+def test_a_model_that_is_all_frozen(make_net: MakeNet, split_folder: Path, settings: Settings) -> None:
+    with pytest.raises(UsageError, match="nothing to train"):
+        finetune(make_net().requires_grad_(False), split_folder, settings())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

@@ -1,0 +1,25 @@
+"""Where to compute."""
+
+from __future__ import annotations
+
+import torch
+
+from sesurgeon.errors import UsageError
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; "auto" is the accelerator when this machine has one, else the CPU.
+
+    Raises:
+        UsageError: the device is not there.
+    """
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name == "auto":
+        return found or torch.device("cpu")
+    if name != "cpu" and (found is None or found.type != name):
+        there = "only the CPU" if found is None else found.type
+        raise UsageError(
+            f"The device {name} was asked for, and this machine has {there}.",
+            hint="Leave --device out to take what is there.",
+        )
+    return torch.device(name)
