@@ -27,7 +27,13 @@ class SqueezeExcite(nn.Module):
     """
 
     def __init__(
-        self, channels: int, rd_channels: int, *, spatial_dims: int = 2, channel_dim: int = 1, identity: bool = True
+        self,
+        channels: int,
+        rd_channels: int,
+        *,
+        spatial_dims: int = 2,
+        channel_dim: int = 1,
+        identity: bool = True,
     ) -> None:
         super().__init__()
         convolution = _CONVOLUTIONS[spatial_dims]

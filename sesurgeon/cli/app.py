@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from sesurgeon.cli.add_se import add_se
 from sesurgeon.cli.export import export
+from sesurgeon.cli.inspect import inspect
 from sesurgeon.cli.version import print_version, version
 
 app = typer.Typer(
@@ -17,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # console.reporting says what went wrong
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(inspect)
+app.command()(add_se)
 app.command()(export)
 app.command()(version)
 

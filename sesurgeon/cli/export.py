@@ -33,15 +33,11 @@ if TYPE_CHECKING:
 
 def export(
     model: OptionalModel = None,
-    onnx: Annotated[
-        bool, typer.Option("--onnx", help="As ONNX, the one format so far.", show_default=False)
-    ] = True,
+    onnx: Annotated[bool, typer.Option("--onnx", help="As ONNX, the one format so far.", show_default=False)] = True,
     output: OutputPath = None,
     opset: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Version of ONNX's operators; torch's own choice by default.", show_default=False
-        ),
+        typer.Option(min=1, help="Version of ONNX's operators; torch's own choice by default.", show_default=False),
     ] = None,
     force: Force = False,
     arch: Arch = None,

@@ -54,9 +54,7 @@ NumClasses = Annotated[
         rich_help_panel=_READING,
     ),
 ]
-Pretrained = Annotated[
-    bool, typer.Option("--pretrained", help="Download published weights.", rich_help_panel=_READING)
-]
+Pretrained = Annotated[bool, typer.Option("--pretrained", help="Download published weights.", rich_help_panel=_READING)]
 TrustPickle = Annotated[
     bool,
     typer.Option(
@@ -69,12 +67,8 @@ OutputPath = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="OUT", help="Where to write.", show_default=False)
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
-Json = Annotated[
-    bool, typer.Option("--json", help="The result as JSON, alone on stdout.", rich_help_panel=_TALKING)
-]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Neither notes nor progress.", rich_help_panel=_TALKING)
-]
+Json = Annotated[bool, typer.Option("--json", help="The result as JSON, alone on stdout.", rich_help_panel=_TALKING)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Neither notes nor progress.", rich_help_panel=_TALKING)]
 Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of errors.", rich_help_panel=_TALKING)]
 
 
@@ -94,7 +88,5 @@ def parse_kwargs(pairs: Sequence[str] | None) -> dict[str, Any]:
         try:
             kwargs[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise UsageError(
-                f"The value of '{pair}' is not YAML.", hint="Quote it, as in key='\"a: b\"'."
-            ) from error
+            raise UsageError(f"The value of '{pair}' is not YAML.", hint="Quote it, as in key='\"a: b\"'.") from error
     return kwargs

@@ -47,7 +47,7 @@ def find_places(graphs: Mapping[bool, LocalGraphs], width: int) -> tuple[list[Pl
     left_alone = _unfollowed(graphs)
     attention = attention_modules(graphs[False].model, _flows(graphs[False]))
     for path, in_eval in candidates[False].items():
-        in_train = candidates.get(True, candidates[False]).get(path, [])
+        in_train = candidates[True].get(path, [])
         if [_looks(candidate) for candidate in in_eval] != [_looks(candidate) for candidate in in_train]:
             left_alone.append(LeftAlone(path, "its places for blocks differ between train and eval mode"))
             continue
@@ -114,9 +114,7 @@ def _looks(candidate: Candidate) -> tuple[object, ...]:
     return candidate.kind, candidate.has_skip, candidate.host, None if tensor is None else tuple(tensor.shape)
 
 
-def _site(
-    local: LocalGraphs, path: str, candidate: Candidate, attention: frozenset[str], width: int
-) -> Site | None:
+def _site(local: LocalGraphs, path: str, candidate: Candidate, attention: frozenset[str], width: int) -> Site | None:
     """The site of ``candidate``; None where its tensor has no places to squeeze (tokens, vectors)."""
     model, tensor = local.model, ops.tensor_of(candidate.node)
     if tensor is None or tensor.ndim not in (3, 4, 5) or not tensor.is_floating_point():
@@ -126,8 +124,14 @@ def _site(
     if tensor.ndim == 3 and (dim != 1 or not any(isinstance(part, nn.Conv1d) for part in model.modules())):
         return None
     places = tensor.shape[2:] if dim == 1 else tensor.shape[1:-1]
+    if candidate.kind == "conv" and places.numel() == 1:  # the little layers inside a gate
+        return None
     flow = Flow(model.get_submodule(path), local.graphs[path])
-    branch = [f"{path}.{node.target}".lstrip(".") for node in flow.nodes if node in candidate.branch and node.op == "call_module"]
+    branch = [
+        f"{path}.{node.target}".lstrip(".")
+        for node in flow.nodes
+        if node in candidate.branch and node.op == "call_module"
+    ]
     return Site(
         id=f"{owner or '.'}:{candidate.kind}",
         owner=owner,

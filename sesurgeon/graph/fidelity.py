@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from sesurgeon.graph.codegen import compile_graph
-from sesurgeon.models.isolation import isolated
 from sesurgeon.graph.local import LocalGraphs
+from sesurgeon.models.isolation import isolated
 
 
 def unfaithful(graphs: Mapping[bool, LocalGraphs], inputs: tuple[Any, ...], owners: set[str]) -> dict[str, str]:
@@ -23,6 +23,8 @@ def unfaithful(graphs: Mapping[bool, LocalGraphs], inputs: tuple[Any, ...], owne
     """
     wrong: dict[str, str] = {}
     for training, local in graphs.items():
+        if not local.proven:
+            continue
         forwards = {
             local.model.get_submodule(path): (path, compile_graph(local.graphs[path], path or "model"))
             for path in owners
@@ -32,7 +34,9 @@ def unfaithful(graphs: Mapping[bool, LocalGraphs], inputs: tuple[Any, ...], owne
     return wrong
 
 
-def _replay(model: nn.Module, inputs: tuple[Any, ...], forwards: Mapping[nn.Module, Any], wrong: dict[str, str]) -> None:
+def _replay(
+    model: nn.Module, inputs: tuple[Any, ...], forwards: Mapping[nn.Module, Any], wrong: dict[str, str]
+) -> None:
     run = nn.Module.__call__
     replaying = False
 

@@ -78,5 +78,3 @@ class Flow:
         """The one tensor that the module returns; None where it returns something else."""
         returned = self.nodes[-1].args[0]
         return returned if isinstance(returned, fx.Node) and ops.tensor_of(returned) is not None else None
-
-

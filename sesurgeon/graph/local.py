@@ -11,9 +11,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_flatten
 
 from sesurgeon.errors import UntraceableError
-from sesurgeon.models.isolation import isolated
 from sesurgeon.graph.record import ModuleCall, record_calls
 from sesurgeon.graph.tracer import trace_call
+from sesurgeon.models.isolation import isolated
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class LocalGraphs:
         unfollowed: module path -> why there is no graph.
         times_called: module path -> calls in one forward pass, for every module that was called.
         outputs: what the model returned, true tensors.
+        proven: the forward pass was run in this very mode, so that ``outputs`` are this mode's.
     """
 
     model: nn.Module
@@ -34,19 +35,30 @@ class LocalGraphs:
     unfollowed: Mapping[str, str]
     times_called: Mapping[str, int]
     outputs: Any
+    proven: bool
 
 
-def trace_local_graphs(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> LocalGraphs:
+def trace_local_graphs(
+    model: nn.Module, inputs: tuple[Any, ...], *, training: bool, run_in_eval: bool = False
+) -> LocalGraphs:
     """Run ``model(*inputs)`` once and trace every composite module along the call that it got.
 
     The model is left as it was. Whatever its forward raises passes through.
+
+    Args:
+        model: the network.
+        inputs: positional arguments of its forward.
+        training: the mode of which the graphs are.
+        run_in_eval: run it in eval mode all the same, because it does not run in train mode on these inputs (as
+            detection models, which want targets then). Tracing itself runs nothing.
     """
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
     paths = {module: path for path, module in model.named_modules()}
     graphs: dict[str, fx.Graph] = {}
     unfollowed: dict[str, str] = {}
-    with isolated(model, training=training):
+    with isolated(model, training=training and not run_in_eval):
         top, outputs = record_calls(model, inputs, fakes)
+        model.train(training)
         calls = _calls_by_path(top, paths)
         for path, group in calls.items():
             if not any(True for _ in group[0].module.children()):
@@ -55,7 +67,14 @@ def trace_local_graphs(model: nn.Module, inputs: tuple[Any, ...], *, training: b
                 graphs[path] = _trace(group, fakes)
             except UntraceableError as error:
                 unfollowed[path] = error.message
-    return LocalGraphs(model, graphs, unfollowed, {path: len(group) for path, group in calls.items()}, outputs)
+    return LocalGraphs(
+        model,
+        graphs,
+        unfollowed,
+        {path: len(group) for path, group in calls.items()},
+        outputs,
+        not run_in_eval,
+    )
 
 
 def _calls_by_path(top: ModuleCall, paths: Mapping[nn.Module, str]) -> dict[str, list[ModuleCall]]:

@@ -32,9 +32,14 @@ def name_of(node: fx.Node) -> str:
     else:
         return ""
     name = name.strip("_")
-    return {"iadd": "add", "imul": "mul", "itruediv": "div", "truediv": "div", "concat": "cat", "concatenate": "cat"}.get(
-        name, name
-    )
+    return {
+        "iadd": "add",
+        "imul": "mul",
+        "itruediv": "div",
+        "truediv": "div",
+        "concat": "cat",
+        "concatenate": "cat",
+    }.get(name, name)
 
 
 def module_of(owner: nn.Module, node: fx.Node) -> nn.Module | None:
@@ -125,6 +130,4 @@ def permutation(owner: nn.Module, node: fx.Node) -> tuple[int, ...] | None:
     dims = given[0] if len(given) == 1 and isinstance(given[0], (list, tuple)) else given
     tensor = tensor_of(node)
     rank = 0 if tensor is None else tensor.ndim
-    return tuple(int(dim) % rank for dim in dims) if all(isinstance(dim, int) for dim in dims) else None
-
-
+    return tuple(dim % rank for dim in dims if isinstance(dim, int)) or None

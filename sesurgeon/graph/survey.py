@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from sesurgeon.errors import UntraceableError, UsageError
 from sesurgeon.graph import ops
@@ -26,7 +26,7 @@ class Survey:
         inputs: positional arguments of its forward that were used.
         sites: all places where a block can go, in the order in which they run, those with attention included.
         left_alone: modules with convolutions that could not be followed, and other refusals.
-        graphs: by mode (``training``), what a forward pass showed. No True key: the model does not run in train mode.
+        graphs: by mode (``training``), what a forward pass showed.
         nodes: site id -> mode -> the node after which the block goes; None for the output of the owner as a whole.
         train_failure: why it does not run in train mode; None where it does.
     """
@@ -66,6 +66,7 @@ def survey(model: nn.Module, example_inputs: Any = None) -> Survey:
         graphs[True] = _trace(model, inputs, training=True)
     except UntraceableError as error:
         train_failure = error.message
+        graphs[True] = trace_local_graphs(model, inputs, training=True, run_in_eval=True)
     places, left_alone = find_places(graphs, _width(inputs))
     wrong = unfaithful(graphs, inputs, {place.site.owner for place in places if place.needs_graph})
     left_alone += [LeftAlone(path, reason) for path, reason in wrong.items()]
@@ -118,9 +119,8 @@ def _trace(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> Loca
 def _width(inputs: tuple[Any, ...]) -> int:
     """Of the input images, in pixels; 0 where no argument is an image."""
     for argument in inputs:
-        shape = getattr(argument, "shape", ())
-        if len(shape) >= 3:
-            return int(shape[-1])
+        if isinstance(argument, Tensor) and argument.ndim >= 3:
+            return argument.shape[-1]
     return 0
 
 

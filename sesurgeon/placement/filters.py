@@ -40,9 +40,7 @@ class Filters:
             kept = self._or_explain(kept, [site for site in kept if not _matches(site, self.exclude)], "--exclude")
         if self.stages is not None:
             kept = self._or_explain(kept, [site for site in kept if site.stage in self.stages], "--stages")
-        return self._or_explain(
-            kept, [site for site in kept if site.channels >= self.min_channels], "--min-channels"
-        )
+        return self._or_explain(kept, [site for site in kept if site.channels >= self.min_channels], "--min-channels")
 
     def unused(self, sites: Sequence[Site]) -> list[str]:
         """The include and exclude globs that match none of ``sites``."""

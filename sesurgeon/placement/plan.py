@@ -60,7 +60,12 @@ class Plan:
             "policy": self.policy,
             "inputs": self.inputs,
             "blocks": [
-                {"site": entry.site, "attribute": entry.attribute, "channels": entry.channels, **entry.config.to_dict()}
+                {
+                    "site": entry.site,
+                    "attribute": entry.attribute,
+                    "channels": entry.channels,
+                    **entry.config.to_dict(),
+                }
                 for entry in self.entries
             ],
         }

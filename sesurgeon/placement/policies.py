@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
@@ -30,8 +31,8 @@ def standard(sites: Sequence[Site]) -> list[Site]:
 
 
 def _units(sites: Sequence[Site]) -> list[Site]:
-    units = [site for site in sites if site.kind == "conv" and any(side > 1 for side in site.spatial)]
-    after_depthwise = [unit for before, unit in zip(units, units[1:], strict=False) if before.depthwise]
+    units = [site for site in sites if site.kind == "conv"]
+    after_depthwise = [unit for before, unit in itertools.pairwise(units) if before.depthwise]
     return [unit for unit in after_depthwise if not unit.depthwise] or units
 
 

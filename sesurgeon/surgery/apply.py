@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from sesurgeon.blocks import build_block
 from sesurgeon.errors import UsageError
-from sesurgeon.graph import Survey, compile_graph, survey
+from sesurgeon.graph import Survey, survey
 from sesurgeon.placement import Entry, Plan
 from sesurgeon.placement.arguments import make_arguments
 from sesurgeon.placement.fingerprint import fingerprint
@@ -94,8 +94,8 @@ def _check(plan: Plan, found: Survey) -> None:
 def _block(owner: nn.Module, entry: Entry, found: Survey) -> nn.Module:
     site = found.site(entry.site)
     block = build_block(entry.config, site.channels, spatial_dims=len(site.spatial), channel_dim=site.channel_dim)
-    like = next((p for p in owner.parameters() if p.is_floating_point()), None)
-    like = like if like is not None else next(found.model.parameters(), torch.empty(0))
+    parameters = (parameter for part in (owner, found.model) for parameter in part.parameters())
+    like = next((parameter for parameter in parameters if parameter.is_floating_point()), torch.empty(0))
     return block.to(like.device, like.dtype).train(owner.training)
 
 
@@ -114,7 +114,10 @@ def _forward(owner: nn.Module, path: str, entries: list[Entry], found: Survey) -
 
 def _one_for_both(original: Forward, by_mode: Mapping[bool, Forward]) -> Forward:
     in_eval, in_train = by_mode[False], by_mode[True]
-    if in_eval.__code__.co_code == in_train.__code__.co_code and in_eval.__code__.co_consts == in_train.__code__.co_consts:
+    if (
+        in_eval.__code__.co_code == in_train.__code__.co_code
+        and in_eval.__code__.co_consts == in_train.__code__.co_consts
+    ):
         return in_eval
     return forward_by_mode(original, in_eval, in_train)
 

@@ -127,5 +127,4 @@ def _from_checkpoint(content: Mapping[str, Any], origin: str, *, arch: Source | 
 def _without_blocks(model: nn.Module) -> nn.Module:
     """The network before surgery, sharing all its tensors with ``model``: they are written once."""
     tensors = (*model.parameters(), *model.buffers())
-    bare = remove_se(copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}), inplace=True)
-    return bare
+    return remove_se(copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}), inplace=True)

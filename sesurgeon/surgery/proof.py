@@ -42,14 +42,14 @@ def prove_identity(augmented: nn.Module, found: Survey) -> Proof:
     """
     results: dict[bool, bool | None] = {False: None, True: None}
     for training, local in found.graphs.items():
-        if training and found.train_failure is not None:
+        if not local.proven:
             continue
         results[training] = same(_outputs(augmented, found.inputs, training=training), local.outputs)
     if False in results.values():
         modes = " and ".join("train" if training else "eval" for training, equal in results.items() if equal is False)
         raise VerificationError(
             f"After inserting the blocks the outputs in {modes} mode are not the ones before.{_blame(found)}",
-            hint="Nothing was written. Leave out modules with --exclude to find the one at fault, and please report it.",
+            hint="Nothing was written. Find the module at fault with --exclude, and please report it.",
         )
     return Proof(results[False], results[True], found.train_failure or "")
 
@@ -62,7 +62,7 @@ def _outputs(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> An
 def _blame(found: Survey) -> str:
     """Whether the network is to blame, because it gives other outputs each time it runs."""
     for training, local in found.graphs.items():
-        if training and found.train_failure is not None:
+        if not local.proven:
             continue
         if not same(_outputs(found.model, found.inputs, training=training), local.outputs):
             return " The network itself gives other outputs each time it runs, under the same random state."

@@ -8,6 +8,7 @@ and exports as before.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ def forward_with_blocks(graph: fx.Graph, blocks: Mapping[str, fx.Node], name: st
         anchor = copies[node]
         with copy.inserting_after(anchor):
             block = copy.call_module(attribute, (anchor,))
-        anchor.replace_all_uses_with(block, delete_user_cb=lambda user, block=block: user is not block)
+        anchor.replace_all_uses_with(block, delete_user_cb=functools.partial(operator.is_not, block))
     return compile_graph(copy, name)
 
 
