@@ -57,9 +57,7 @@ def _draw_top1(axes: Any, rows: tuple[EpochRow, ...]) -> None:
     axes.plot([row.epoch + 1 for row in rows], [row.eval_top1 for row in rows], "o-", color=_EVAL)
     axes.axhline(rows[0].eval_top1, color=_QUIET, linestyle=":", linewidth=1)
     axes.plot(best.epoch + 1, best.eval_top1, "o", color=_EVAL, markersize=11, fillstyle="none")
-    axes.set_title(
-        f"before {rows[0].eval_top1:.2f} %, best {best.eval_top1:.2f} %", fontsize="medium", pad=18
-    )
+    axes.set_title(f"before {rows[0].eval_top1:.2f} %, best {best.eval_top1:.2f} %", fontsize="medium", pad=18)
     axes.set_ylabel("validation top-1 (%)")
 
 

@@ -19,6 +19,7 @@ class Data:
         val: the images that a model is measured with.
         train: the images that it is trained on; None when only measuring was asked for.
         val_split: the share that was held out of one folder; None when the sets were apart already.
+        seed: by which they were chosen; None likewise.
         skipped: image files that cannot be read and are in neither set.
         ignored: files in class folders that are no images by their suffix.
     """
@@ -28,6 +29,7 @@ class Data:
     val: Images
     train: Images | None = None
     val_split: float | None = None
+    seed: int | None = None
     skipped: tuple[BadImage, ...] = ()
     ignored: tuple[Path, ...] = ()
 

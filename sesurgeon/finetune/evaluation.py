@@ -78,11 +78,12 @@ def open_held_out(model: nn.Module, spec: str | os.PathLike[str], **options: Any
     When the model's history says that a share of this very folder was held out, it is held out again; any
     other folder of class folders counts whole. ``options`` are those of :func:`open_data`.
     """
-    for record in reversed(provenance_of(model).history):
-        if record.get("command") == "finetune" and record.get("data") == identity_of(spec):
-            held_out = {"val_split": record.get("val_split"), "seed": record.get("seed", 42)}
-            return open_data(spec, training=False, **{**held_out, **options})
-    return open_data(spec, training=False, **{"val_split": None, **options})
+    split: dict[str, Any] = {"val_split": None}
+    for record in provenance_of(model).history:
+        same = record.get("command") == "finetune" and record.get("data") == identity_of(spec)
+        if same and record.get("val_split") is not None:
+            split = {"val_split": record["val_split"], "seed": record["seed"]}
+    return open_data(spec, training=False, **{**split, **options})
 
 
 def identity_of(spec: str | os.PathLike[str]) -> str:

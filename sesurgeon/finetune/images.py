@@ -97,8 +97,6 @@ def find_bad_images(
 def _reason(path: Path) -> str | None:
     try:
         to_mode(read_image(path), "RGB")
-    except (
-        Exception
-    ) as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, EOFError, …
+    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, EOFError, …
         return str(error) or type(error).__name__
     return None

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from sesurgeon.errors import DataError
 
 
-def map_classes(
-    data_classes: Sequence[str], model_classes: Sequence[str] | None, outputs: int
-) -> tuple[int, ...]:
+def map_classes(data_classes: Sequence[str], model_classes: Sequence[str] | None, outputs: int) -> tuple[int, ...]:
     """The model's output index of each class of the data.
 
     Args:

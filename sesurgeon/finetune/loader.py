@@ -114,9 +114,7 @@ def batches(
     yield from eval_loader(images, preprocessing, labels, batch_size=batch_size, workers=workers)
 
 
-def _loader(
-    dataset: PreparedImages, batch_size: int, workers: int, sampler: Any
-) -> DataLoader[tuple[Tensor, int]]:
+def _loader(dataset: PreparedImages, batch_size: int, workers: int, sampler: Any) -> DataLoader[tuple[Tensor, int]]:
     workers = min(workers, _cores())
     return DataLoader(
         dataset,

@@ -27,6 +27,7 @@ class TrainState:
 
     Attributes:
         model: as accelerate wraps it.
+        phase: the epochs that this is about.
         new: paths of the modules that are new: inserted blocks, a new head.
         optimizer: over the parameters that the phase trains.
         scheduler: timm's, stepped after every update; None for constant rates.
@@ -73,9 +74,8 @@ def start_phase(
         updates_per_epoch=updates_per_epoch,
     )
     prepared = accelerator.prepare_model(model)
-    vars(model).pop(
-        "_is_accelerate_prepared", None
-    )  # the mark would travel with copies, and stop the next phase
+    # accelerate's mark would travel with copies of the model, and keep it from wrapping them
+    vars(model).pop("_is_accelerate_prepared", None)
     return TrainState(prepared, phase, new, accelerator.prepare_optimizer(optimizer), scheduler)
 
 
@@ -98,14 +98,14 @@ def train_epoch(
     set_train_mode(state.model, state.phase, state.new)
     look_every = 1 if accelerator.device.type == "cpu" else _STEPS_BETWEEN_LOOKS
     total, images_seen, lr = 0.0, 0, state.lr
-    unseen: list[tuple[Tensor, int]] = []  # (loss, images) of the steps since the last look
+    unseen: list[tuple[int, Tensor, int]] = []  # (step, loss, images) since the last look
     for step, (images, labels) in enumerate(loader, start=1):
         lr = state.lr
         loss = criterion(main_logits(state.model(images)), labels)
-        unseen.append((loss.detach(), len(labels)))
+        unseen.append((step, loss.detach(), len(labels)))
         if step % look_every == 0 or step == len(loader):
-            for back, (value, count) in zip(range(len(unseen) - 1, -1, -1), unseen, strict=True):
-                _check_finite(value.item(), epoch, step - back, len(loader), lr)
+            for number, value, count in unseen:
+                _check_finite(value.item(), epoch, number, len(loader), lr)
                 total += value.item() * count
                 images_seen += count
             unseen.clear()

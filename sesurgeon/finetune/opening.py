@@ -61,16 +61,21 @@ def open_data(
         kept, held_out = sets[0].split(share, seed)
         sets = [kept, held_out] if training else [held_out]
     elif training and val_root is None:
-        raise DataError(
-            f"The data folder {name} has no val/ folder.", hint="Hold a share out with --val-split."
-        )
+        raise DataError(f"The data folder {name} has no val/ folder.", hint="Hold a share out with --val-split.")
     images = [FileImages(found.paths, found.targets) for found in sets]
-    return Data(name, sets[0].classes, images[-1], images[0] if training else None, share, bad, ignored)
+    return Data(
+        name=name,
+        classes=sets[0].classes,
+        val=images[-1],
+        train=images[0] if training else None,
+        val_split=share,
+        seed=None if share is None else seed,
+        skipped=bad,
+        ignored=ignored,
+    )
 
 
-def _listed_sets(
-    root: Path, train_root: Path | None, val_root: Path | None, training: bool
-) -> list[ClassFiles]:
+def _listed_sets(root: Path, train_root: Path | None, val_root: Path | None, training: bool) -> list[ClassFiles]:
     """One folder that is still to be split or used whole, or training and validation set."""
     if val_root is None:
         sets = [list_classes(train_root or root)]
@@ -80,9 +85,7 @@ def _listed_sets(
         sets = [list_classes(train_root), list_classes(val_root)]
         check_same_classes(*sets)
     else:
-        raise DataError(
-            f"The data folder {root} has {val_root.name}/ but no train/.", hint="Training needs both."
-        )
+        raise DataError(f"The data folder {root} has {val_root.name}/ but no train/.", hint="Training needs both.")
     if training and len(sets[0].classes) < 2:
         raise DataError(
             f"The data folder {sets[0].root} has one class only: {sets[0].classes[0]}.",
@@ -95,9 +98,7 @@ def _bad_images(
     sets: list[ClassFiles], on_bad_image: OnBadImage, workers: int, on_progress: OnProgress
 ) -> tuple[BadImage, ...]:
     paths = [path for found in sets for path in found.paths]
-    bad = find_bad_images(
-        paths, workers=workers, report=lambda done: on_progress(ImagesChecked(done, len(paths)))
-    )
+    bad = find_bad_images(paths, workers=workers, report=lambda done: on_progress(ImagesChecked(done, len(paths))))
     if bad and on_bad_image == "error":
         listed = "\n".join(f"  {image.path}: {image.reason}" for image in bad)
         raise DataError(
@@ -110,7 +111,5 @@ def _bad_images(
 def _open_torchvision(spec: str, data_dir: str, training: bool, download: bool) -> Data:
     name = spec.removeprefix(torchvision_data.PREFIX)
     val = torchvision_data.open_split(name, data_dir, training=False, download=download)
-    train = (
-        torchvision_data.open_split(name, data_dir, training=True, download=download) if training else None
-    )
+    train = torchvision_data.open_split(name, data_dir, training=True, download=download) if training else None
     return Data(spec, torchvision_data.classes_of(val), val, train)

@@ -49,9 +49,7 @@ class Recorder:
         self.rows: tuple[EpochRow, ...] = ()
         self.best: Evaluation | None = None
 
-    def record(
-        self, epoch: int, phase: str = "", train_loss: float | None = None, lr: float | None = None
-    ) -> None:
+    def record(self, epoch: int, phase: str = "", train_loss: float | None = None, lr: float | None = None) -> None:
         """Evaluate after ``epoch`` (-1: before training) and write checkpoints, rows and metrics.
 
         Raises:

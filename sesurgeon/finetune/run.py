@@ -168,7 +168,7 @@ def _recorder(
         data.val, task.preprocessing, task.labels, batch_size=config.batch_size, workers=config.workers
     )
     names = dict(zip(task.labels, data.classes, strict=True))
-    settings = {"data": identity_of(data.name), "val_split": data.val_split, "seed": config.seed}
+    settings = {"data": identity_of(data.name), "val_split": data.val_split, "seed": data.seed}
     return Recorder(model, batches, names, folder, settings, on_progress)
 
 

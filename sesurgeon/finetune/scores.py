@@ -67,9 +67,7 @@ class Evaluation:
     def per_class(self) -> tuple[ClassScore, ...]:
         """The data's classes, in the order of the model's outputs."""
         images = torch.bincount(self.labels, minlength=self.outputs).tolist()
-        correct = torch.bincount(
-            self.labels[self.predictions == self.labels], minlength=self.outputs
-        ).tolist()
+        correct = torch.bincount(self.labels[self.predictions == self.labels], minlength=self.outputs).tolist()
         return tuple(ClassScore(name, images[index], correct[index]) for index, name in self.classes.items())
 
     @property

@@ -64,13 +64,9 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
         )
     notes = []
     if head is not None:
-        notes.append(
-            f"The head {head} with {outputs} outputs gives way to a new one for {len(classes)} classes."
-        )
+        notes.append(f"The head {head} with {outputs} outputs gives way to a new one for {len(classes)} classes.")
     if config.freeze_epochs and not new:
-        notes.append(
-            "The model has no inserted blocks and keeps its head: there is no phase with a frozen backbone."
-        )
+        notes.append("The model has no inserted blocks and keeps its head: there is no phase with a frozen backbone.")
     return Task(
         preprocessing=preprocessing,
         classes=classes,

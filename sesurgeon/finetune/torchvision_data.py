@@ -36,9 +36,7 @@ def classes_of(dataset: Any) -> tuple[str, ...]:
     """The dataset's class names; the numbers from 0 to its highest label, where it has none (SVHN, USPS)."""
     names = getattr(dataset, "classes", None)
     if names is None:
-        labels = next(
-            getattr(dataset, key) for key in ("targets", "labels", "_labels") if hasattr(dataset, key)
-        )
+        labels = next(getattr(dataset, key) for key in ("targets", "labels", "_labels") if hasattr(dataset, key))
         names = range(max(int(label) for label in labels) + 1)
     return tuple(str(name) for name in names)
 
@@ -51,9 +49,7 @@ def _maker(name: str) -> Callable[..., Any]:
         near = difflib.get_close_matches(name, datasets.__all__, n=3)
         raise UsageError(
             f"torchvision has no dataset '{name}'.",
-            hint=f"Did you mean {', '.join(near)}?"
-            if near
-            else "Names are spelled as in torchvision.datasets.",
+            hint=f"Did you mean {', '.join(near)}?" if near else "Names are spelled as in torchvision.datasets.",
         )
     if not {"train", "split"} & set(inspect.signature(maker).parameters):
         raise _unfit(name)

@@ -67,9 +67,7 @@ def test_numbers_worked_out_by_hand() -> None:
 
 
 def test_top5_of_seven_classes() -> None:
-    images = (
-        torch.arange(7.0).flip(0).repeat(3, 1)[:, None, None]
-    )  # class 0 is the first guess, class 6 the last
+    images = torch.arange(7.0).flip(0).repeat(3, 1)[:, None, None]  # class 0 is the first guess, class 6 the last
     found = measure(Echo(7), [(images, torch.tensor([0, 4, 5]))], dict(enumerate("abcdefg")))
     assert found.k == 5
     assert found.top1 == pytest.approx(100 / 3)
@@ -98,9 +96,7 @@ def test_classes_are_matched_by_name(make_net: MakeNet, split_folder: Path) -> N
     assert crossed.top1 == pytest.approx(100 - straight.top1)
 
 
-def test_some_of_the_models_classes_are_enough(
-    make_net: MakeNet, tmp_path: Path, fill: Callable[..., Path]
-) -> None:
+def test_some_of_the_models_classes_are_enough(make_net: MakeNet, tmp_path: Path, fill: Callable[..., Path]) -> None:
     root = fill(tmp_path / "some", ("left",), 4)
     found = evaluate(_named(make_net(3), "up", "left", "down"), root, workers=0)
     assert found.labels.tolist() == [1] * 4

@@ -31,9 +31,7 @@ def test_epochs_differ_and_the_callers_random_state_is_left(split_folder: Path) 
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(
-    ("images", "batch_size", "drawn"), [(9, 4, 8), (10, 4, 10), (8, 4, 8), (3, 1, 3), (1, 4, 1)]
-)
+@pytest.mark.parametrize(("images", "batch_size", "drawn"), [(9, 4, 8), (10, 4, 10), (8, 4, 8), (3, 1, 3), (1, 4, 1)])
 def test_an_image_alone_in_the_last_batch_is_left_out(images: int, batch_size: int, drawn: int) -> None:
     draws = ShuffledDraws(images, batch_size, seed=0)
     indices = [index for index, _ in draws]

@@ -42,9 +42,7 @@ def test_one_folder_is_split_by_class_and_seed(class_folder: Path) -> None:
     held_out = _names(data.val)
     assert sum(name.startswith("left/") for name in held_out) == 3
     assert sum(name.startswith("right/") for name in held_out) == 3
-    assert sorted(held_out + _names(data.train)) == _names(
-        open_data(class_folder, training=False, val_split=None).val
-    )
+    assert sorted(held_out + _names(data.train)) == _names(open_data(class_folder, training=False, val_split=None).val)
     assert _names(open_data(class_folder, val_split=0.3, seed=1).val) == held_out
     assert _names(open_data(class_folder, val_split=0.3, seed=2).val) != held_out
     assert _names(open_data(class_folder, val_split=0.3, seed=1, training=False).val) == held_out

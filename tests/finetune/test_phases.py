@@ -46,9 +46,7 @@ def test_frozen_batch_norms_are_in_eval_and_dropout_is_not(make_net: MakeNet) ->
     model = make_net()
     set_train_mode(model, Phase("blocks", 0, 1), {"block"})
     assert {
-        name: module.training
-        for name, module in model.named_modules()
-        if name in ("bn", "block.bn", "drop", "")
+        name: module.training for name, module in model.named_modules() if name in ("bn", "block.bn", "drop", "")
     } == {
         "": True,
         "bn": False,
@@ -63,8 +61,7 @@ def test_groups_by_learning_rate_and_decay(make_net: MakeNet) -> None:
     model = make_net()
     config = FinetuneConfig(lr=1.0, lr_block_mult=2.0, lr_backbone_mult=0.5, weight_decay=0.1)
     groups = {
-        (group["lr"], group["weight_decay"]): len(group["params"])
-        for group in param_groups(model, {"fc"}, config)
+        (group["lr"], group["weight_decay"]): len(group["params"]) for group in param_groups(model, {"fc"}, config)
     }
     assert groups == {(2.0, 0.1): 1, (2.0, 0.0): 1, (0.5, 0.1): 2, (0.5, 0.0): 4}
 

@@ -23,6 +23,8 @@ from sesurgeon.finetune import (
     TrainStep,
     evaluate,
     finetune,
+    open_data,
+    open_held_out,
 )
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance, provenance_of
@@ -68,17 +70,13 @@ def test_the_frozen_phase_leaves_the_backbone_bit_for_bit(
     assert all(".se." in name for name in changed)
 
 
-def test_the_second_phase_trains_everything(
-    augmented: nn.Module, split_folder: Path, settings: Settings
-) -> None:
+def test_the_second_phase_trains_everything(augmented: nn.Module, split_folder: Path, settings: Settings) -> None:
     before = _state(augmented)
     finetune(augmented, split_folder, settings(epochs=3, freeze_epochs=1))
     assert {"stem.weight", "bn.running_mean", "block.conv.weight", "fc.weight"} <= _changed(before, augmented)
 
 
-def test_one_seed_gives_the_same_weights(
-    augmented: nn.Module, split_folder: Path, settings: Settings
-) -> None:
+def test_one_seed_gives_the_same_weights(augmented: nn.Module, split_folder: Path, settings: Settings) -> None:
     start = _state(augmented)
     finetune(augmented, split_folder, settings())
     once = _state(augmented)
@@ -150,6 +148,12 @@ def test_the_run_folder(split_folder: Path, settings: Settings) -> None:
     assert evaluate(load(result.best), split_folder, workers=0).top1 == result.best_row.eval_top1
 
 
+def test_a_run_remembers_what_it_held_out(augmented: nn.Module, class_folder: Path, settings: Settings) -> None:
+    data = open_data(class_folder, val_split=0.3, seed=5)
+    result = finetune(augmented, data, settings(epochs=1))
+    assert open_held_out(load(result.last, trust_pickle=True), class_folder).val == data.val
+
+
 def test_nothing_gets_worse(augmented: nn.Module, split_folder: Path, settings: Settings) -> None:
     finetune(augmented, split_folder, settings(epochs=6, lr=0.03, lr_backbone_mult=1.0))
     good = evaluate(augmented, split_folder, workers=0)
@@ -161,9 +165,7 @@ def test_nothing_gets_worse(augmented: nn.Module, split_folder: Path, settings: 
         assert _changed(before, load(result.best, trust_pickle=True)) == set()
 
 
-def test_runs_are_numbered_and_named_ones_kept(
-    augmented: nn.Module, split_folder: Path, settings: Settings
-) -> None:
+def test_runs_are_numbered_and_named_ones_kept(augmented: nn.Module, split_folder: Path, settings: Settings) -> None:
     config = settings(epochs=1, freeze_epochs=0)
     assert [finetune(augmented, split_folder, config).folder.name for _ in range(3)] == [
         "exp",
@@ -195,9 +197,7 @@ def test_the_head_is_replaced_when_the_classes_differ(
     assert "fc with 5 outputs" in started.task.notes[0]
     blocks = next(event for event in events if isinstance(event, PhaseStarted))
     assert blocks.trained == sum(
-        parameter.numel()
-        for name, parameter in model.named_parameters()
-        if name.startswith("fc.") or ".se." in name
+        parameter.numel() for name, parameter in model.named_parameters() if name.startswith("fc.") or ".se." in name
     )
 
 
@@ -212,17 +212,13 @@ def test_known_classes_in_another_order_keep_the_head(
     assert result.task.labels == (1, 0)
 
 
-def test_as_many_but_other_classes_get_a_new_head(
-    make_net: MakeNet, split_folder: Path, settings: Settings
-) -> None:
+def test_as_many_but_other_classes_get_a_new_head(make_net: MakeNet, split_folder: Path, settings: Settings) -> None:
     model = make_net()
     attach_provenance(model, Provenance(Source("module"), classes=("cat", "dog")))
     assert finetune(model, split_folder, settings(epochs=1)).task.head == "fc"
 
 
-def test_with_nothing_new_there_is_one_phase(
-    make_net: MakeNet, split_folder: Path, settings: Settings
-) -> None:
+def test_with_nothing_new_there_is_one_phase(make_net: MakeNet, split_folder: Path, settings: Settings) -> None:
     result = finetune(make_net(), split_folder, settings(epochs=2, freeze_epochs=1))
     assert result.task.phases == (Phase("all", 0, 2),)
     assert "no inserted blocks" in result.task.notes[0]
@@ -268,9 +264,7 @@ def test_outputs_that_are_no_numbers_are_said_before_training(
         finetune(model, split_folder, settings())
 
 
-def test_an_interrupt_leaves_the_last_whole_epoch(
-    augmented: nn.Module, split_folder: Path, settings: Settings
-) -> None:
+def test_an_interrupt_leaves_the_last_whole_epoch(augmented: nn.Module, split_folder: Path, settings: Settings) -> None:
     def interrupt(event: Event) -> None:
         if isinstance(event, TrainStep) and (event.epoch, event.step) == (2, 2):
             raise KeyboardInterrupt
@@ -347,9 +341,7 @@ def test_a_device_that_is_not_there(make_net: MakeNet, split_folder: Path, setti
     assert not Path(config.output).exists()
 
 
-def test_the_checkpoints_preprocessing_is_kept(
-    make_net: MakeNet, split_folder: Path, settings: Settings
-) -> None:
+def test_the_checkpoints_preprocessing_is_kept(make_net: MakeNet, split_folder: Path, settings: Settings) -> None:
     model = make_net()
     known = Preprocessing((1, 12, 12), (0.1,), (0.9,), "bilinear", 0.9)
     attach_provenance(model, Provenance(Source("module"), preprocessing=known))
@@ -368,8 +360,6 @@ def test_digits_are_learned(tmp_path: Path, make_net: MakeNet, settings: Setting
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray((pixels * 255 / 16).astype("uint8")).save(folder / f"{number}.png")
     model = add_se(make_net(3), example_inputs=torch.zeros(1, 1, 8, 8))
-    result = finetune(
-        model, tmp_path / "digits", settings(epochs=5, lr=0.02, lr_backbone_mult=1.0, batch_size=32)
-    )
+    result = finetune(model, tmp_path / "digits", settings(epochs=5, lr=0.02, lr_backbone_mult=1.0, batch_size=32))
     assert result.best_row.eval_top1 > 90
     assert result.rows[0].eval_top1 < 60

@@ -67,9 +67,7 @@ def test_evaluation_is_timms(size: tuple[int, int], crop_pct: float) -> None:
     timms = create_transform(
         (3, 32, 32), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1), interpolation="bicubic", crop_pct=crop_pct
     )
-    assert torch.allclose(
-        eval_transform(preprocessing)(_noise(*size)), timms(_noise(*size)), rtol=0, atol=2e-6
-    )
+    assert torch.allclose(eval_transform(preprocessing)(_noise(*size)), timms(_noise(*size)), rtol=0, atol=2e-6)
 
 
 def test_evaluation_at_an_oblong_size_keeps_the_aspect() -> None:
