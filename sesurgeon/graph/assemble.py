@@ -92,13 +92,13 @@ def _one_a_node(candidates: list[Candidate]) -> list[Candidate]:
 def _with_siblings(flows: Mapping[str, Flow], found: dict[str, list[Candidate]]) -> dict[str, list[Candidate]]:
     """Add the branch ends of blocks that have no skip, where others of their class have one."""
     with_skip = {
-        type(flows[path].owner)
+        _class_name(flows[path].owner)
         for path, candidates in found.items()
         if any(candidate.kind == "residual" and candidate.summed for candidate in candidates)
     }
     for path, flow in flows.items():
         result = flow.result()
-        if type(flow.owner) not in with_skip or result is None:
+        if _class_name(flow.owner) not in with_skip or result is None:
             continue
         if any(candidate.kind != "conv" for candidate in found[path]):
             continue
@@ -107,6 +107,11 @@ def _with_siblings(flows: Mapping[str, Flow], found: dict[str, list[Candidate]])
         if flow.weight(branch) > 0 and ops.name_of(end) != "add":
             found[path] = [Candidate("residual", end, branch), *found[path]]
     return found
+
+
+def _class_name(module: nn.Module) -> tuple[str, str]:
+    """The module's class by name: surgery gives each owner a subclass of its own, named as its class."""
+    return type(module).__module__, type(module).__qualname__
 
 
 def _looks(candidate: Candidate) -> tuple[object, ...]:
