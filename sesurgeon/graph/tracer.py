@@ -108,7 +108,7 @@ class _Proxy(fx.Proxy):
         return len(self.value)
 
     def __iter__(self) -> Iterator[Any]:
-        return iter([operator.getitem(self, index) for index in range(len(self.value))])  # type: ignore[call-overload]
+        return iter([operator.getitem(self, index) for index in range(len(self.value))])
 
     def __bool__(self) -> bool:
         return bool(self.tracer.settle(self, bool))

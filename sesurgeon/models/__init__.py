@@ -9,7 +9,7 @@ from sesurgeon.models.isolation import isolated
 from sesurgeon.models.load import CHECKPOINT_KEY, load_model, model_from, named_source
 from sesurgeon.models.pickles import read
 from sesurgeon.models.preprocessing import Preprocessing
-from sesurgeon.models.provenance import Provenance, attach_provenance, provenance_of
+from sesurgeon.models.provenance import Provenance, attach_provenance, detach_provenance, provenance_of
 from sesurgeon.models.source import Kind, Source
 from sesurgeon.models.state_dicts import Found, find_weights
 
@@ -22,6 +22,7 @@ __all__ = [
     "Source",
     "attach_provenance",
     "build",
+    "detach_provenance",
     "example_inputs",
     "find_weights",
     "fit",

@@ -80,10 +80,7 @@ PLAIN_DATA: Mapping[str, Any] = types.MappingProxyType(
         "datetime.timedelta": datetime.timedelta,
         "datetime.timezone": datetime.timezone,
         "torch.torch_version.TorchVersion": TorchVersion,
-        **{
-            f"builtins.{kind.__name__}": kind
-            for kind in (bool, dict, float, frozenset, int, list, str, tuple)
-        },
+        **{f"builtins.{kind.__name__}": kind for kind in (bool, dict, float, frozenset, int, list, str, tuple)},
         # as pure paths: a path of another operating system cannot be made here, and these touch no disk
         **{
             f"{module}.{name}": pure

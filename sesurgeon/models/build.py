@@ -59,9 +59,7 @@ def build(source: Source, *, pretrained: bool = False) -> nn.Module:
     return model.eval()
 
 
-def rebuild(
-    provenance: Provenance, embedded: nn.Module | None = None, *, trust_code: bool = False
-) -> nn.Module:
+def rebuild(provenance: Provenance, embedded: nn.Module | None = None, *, trust_code: bool = False) -> nn.Module:
     """The architecture that a checkpoint describes, in eval mode, ready for the checkpoint's weights.
 
     Args:

@@ -65,9 +65,7 @@ def _find(source: Source) -> Callable[..., Any]:
     found: Any = _import(module_name, source)
     for name in path.split("."):
         if not hasattr(found, name):
-            raise UsageError(
-                f"{source}: there is no '{name}' in {module_name}.", hint=nearest(name, dir(found))
-            )
+            raise UsageError(f"{source}: there is no '{name}' in {module_name}.", hint=nearest(name, dir(found)))
         found = getattr(found, name)
     if isinstance(found, nn.Module) or not callable(found):
         raise UsageError(

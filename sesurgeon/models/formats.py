@@ -14,9 +14,7 @@ Format = Literal["safetensors", "zip", "legacy"]
 _SAMPLE = 4096
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.serialization.MAGIC_NUMBER, pickled
 _MODEL_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".tar")
-_SAVE_AGAIN = (
-    "Save the model's weights from Python: torch.save(model.state_dict(), 'model.pt'), and give --arch."
-)
+_SAVE_AGAIN = "Save the model's weights from Python: torch.save(model.state_dict(), 'model.pt'), and give --arch."
 
 # (offset, bytes there, what such a file is, what to do)
 _FOREIGN: tuple[tuple[int, bytes, str, str], ...] = (
@@ -53,9 +51,7 @@ def format_of(path: Path) -> Format:
     except OSError as error:
         raise UnreadableFileError(f"{path} cannot be opened: {error.strerror or error}.") from error
     if not sample:
-        raise UnreadableFileError(
-            f"{path} is empty.", hint="It may be a download or a copy that was cut off."
-        )
+        raise UnreadableFileError(f"{path} is empty.", hint="It may be a download or a copy that was cut off.")
     if path.suffix == ".safetensors" or _is_safetensors(sample, path.stat().st_size):
         return "safetensors"
     if sample.startswith(b"PK\x03\x04"):
@@ -124,9 +120,7 @@ def _foreign(path: Path, sample: bytes) -> UnreadableFileError:
         if sample[offset:].startswith(signature):
             return UnreadableFileError(f"{path} is {what}.", hint=hint)
     if path.suffix == ".onnx" or sample[:1] + sample[2:3] == b"\x08\x12":  # ir_version, then producer_name
-        return UnreadableFileError(
-            f"{path} is an ONNX model, with no PyTorch modules to edit.", hint=_SAVE_AGAIN
-        )
+        return UnreadableFileError(f"{path} is an ONNX model, with no PyTorch modules to edit.", hint=_SAVE_AGAIN)
     if sample.startswith(b"\x80"):
         return UnreadableFileError(
             f"{path} is a Python pickle, but torch.save did not write it. It was not read.", hint=_SAVE_AGAIN

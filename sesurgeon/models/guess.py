@@ -44,9 +44,7 @@ def guess_architectures(state: Mapping[str, Any]) -> list[str]:
     if "layer4.0.conv1.weight" in state and "conv1.weight" in state:
         return _resnet(state)
     if "features.denseblock4.denselayer1.conv1.weight" in state:
-        depths = tuple(
-            _count(state, rf"features\.denseblock{block}\.denselayer(\d+)\.") for block in range(1, 5)
-        )
+        depths = tuple(_count(state, rf"features\.denseblock{block}\.denselayer(\d+)\.") for block in range(1, 5))
         return _in_both(f"densenet{_DENSENETS[depths]}") if depths in _DENSENETS else []
     if "classifier.6.weight" in state and "features.0.weight" in state:
         convolutions = sum(name.startswith("features.") and value.ndim == 4 for name, value in state.items())

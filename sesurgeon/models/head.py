@@ -22,9 +22,7 @@ def head_of(model: nn.Module) -> str:
         UsageError: there is none.
     """
     searched = set(_answer_of_timm(model).modules())
-    candidates = [
-        path for path, layer in _layers(model).items() if layer in searched and not _is_auxiliary(path)
-    ]
+    candidates = [path for path, layer in _layers(model).items() if layer in searched and not _is_auxiliary(path)]
     if not candidates or type(model).__module__.startswith("torchvision.models.detection"):
         raise UsageError(
             f"{type(model).__name__} has no classifier: no linear layer or convolution of size 1 at its end.",

@@ -51,9 +51,7 @@ def _read_zip(path: Path) -> object:
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except pickle.UnpicklingError as error:
-        raise _unsafe(
-            path, [f"{error} (a pickle protocol that torch's safe reader does not know)"]
-        ) from error
+        raise _unsafe(path, [f"{error} (a pickle protocol that torch's safe reader does not know)"]) from error
     except Exception as error:  # of many kinds: a torn record, an end in the middle, bytes that are no text
         raise _damaged(path, error) from error
     refuse_quantised_names(names, str(path))

@@ -38,9 +38,7 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as it is kept in checkpoints and in the metadata of exported files."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
-        }
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Preprocessing:

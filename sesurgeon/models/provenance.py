@@ -52,9 +52,7 @@ class Provenance:
             UnreadableFileError: ``data`` is no provenance.
         """
         try:
-            classes, num_classes, preprocessing = (
-                data.get(key) for key in ("classes", "num_classes", "preprocessing")
-            )
+            classes, num_classes, preprocessing = (data.get(key) for key in ("classes", "num_classes", "preprocessing"))
             return cls(
                 source=Source.from_dict(data["source"]),
                 classes=None if classes is None else tuple(str(name) for name in classes),
@@ -63,15 +61,18 @@ class Provenance:
                 history=tuple(dict(record) for record in data.get("history", ())),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise UnreadableFileError(
-                f"The record of where the model came from is damaged: {error!r}."
-            ) from error
+            raise UnreadableFileError(f"The record of where the model came from is damaged: {error!r}.") from error
 
 
 def provenance_of(model: nn.Module) -> Provenance:
     """The provenance attached to ``model``; for a module of the caller's own, one that embeds it."""
     found = model.__dict__.get(_ATTRIBUTE)
     return found if isinstance(found, Provenance) else Provenance(Source("module"))
+
+
+def detach_provenance(model: nn.Module) -> None:
+    """Take it off again."""
+    model.__dict__.pop(_ATTRIBUTE, None)
 
 
 def attach_provenance(model: nn.Module, provenance: Provenance) -> None:

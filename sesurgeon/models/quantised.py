@@ -37,9 +37,7 @@ def refuse_quantised_module(model: nn.Module, origin: str) -> None:
     Raises:
         UnreadableFileError: it has some.
     """
-    refuse_quantised_names(
-        (f"{type(layer).__module__}.{type(layer).__name__}" for layer in model.modules()), origin
-    )
+    refuse_quantised_names((f"{type(layer).__module__}.{type(layer).__name__}" for layer in model.modules()), origin)
 
 
 def refuse_quantised_state(state: Mapping[str, object], origin: str) -> None:

@@ -42,9 +42,7 @@ def misdeeds(pickle: bytes, callables: AbstractSet[str]) -> list[str]:
                 stack.append(memo[argument])
             else:
                 if operation.name == "REDUCE" and stack[-2] not in callables:
-                    found.add(
-                        f"call of {stack[-2] if isinstance(stack[-2], str) else 'an object of its own'}"
-                    )
+                    found.add(f"call of {stack[-2] if isinstance(stack[-2], str) else 'an object of its own'}")
                 if operation.name == "BUILD" and not _fill_in(stack[-2]):
                     found.add("change of an object that was complete")
                 _step(stack, operation)

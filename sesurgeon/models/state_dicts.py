@@ -101,11 +101,7 @@ def _is_state_dict(content: object) -> bool:
 
 def _described(content: object) -> str:
     if isinstance(content, Mapping):
-        return (
-            f"a dictionary with the keys {', '.join(repr(key) for key in list(content)[:10])}"
-            if content
-            else "{}"
-        )
+        return f"a dictionary with the keys {', '.join(repr(key) for key in list(content)[:10])}" if content else "{}"
     if isinstance(content, torch.Tensor):
         return f"a tensor of shape {tuple(content.shape)}"
     return f"a {type(content).__name__}"

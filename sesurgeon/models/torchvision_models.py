@@ -32,8 +32,7 @@ def build_from_torchvision(source: Source, pretrained: bool) -> tuple[nn.Module,
     if source.name not in models.list_models():
         raise UsageError(
             f"torchvision has no model '{source.name}'.",
-            hint=nearest(source.name, models.list_models())
-            or "torchvision.models.list_models() names them all.",
+            hint=nearest(source.name, models.list_models()) or "torchvision.models.list_models() names them all.",
         )
     defaults = {"weights": "DEFAULT"} if pretrained else _arguments_without_weights(source.name)
     try:

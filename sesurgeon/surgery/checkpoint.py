@@ -26,6 +26,7 @@ from sesurgeon.models import (
     Provenance,
     Source,
     attach_provenance,
+    detach_provenance,
     load_model,
     model_from,
     named_source,
@@ -127,4 +128,6 @@ def _from_checkpoint(content: Mapping[str, Any], origin: str, *, arch: Source | 
 def _without_blocks(model: nn.Module) -> nn.Module:
     """The network before surgery, sharing all its tensors with ``model``: they are written once."""
     tensors = (*model.parameters(), *model.buffers())
-    return remove_se(copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}), inplace=True)
+    bare = remove_se(copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}), inplace=True)
+    detach_provenance(bare)  # the header has it
+    return bare
