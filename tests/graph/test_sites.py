@@ -94,7 +94,8 @@ def test_channels_that_come_last_are_seen() -> None:
     convnext = find_sites(timm.create_model("convnext_atto"), torch.randn(2, 3, 64, 64))
     swin = find_sites(timm.create_model("swin_tiny_patch4_window7_224"), torch.randn(2, 3, 224, 224))
     assert {site.channel_dim for site in convnext if site.kind == "residual"} == {1}  # permuted back before the sum
-    assert [(site.channel_dim, site.channels, site.stage) for site in swin if site.kind == "residual"][0] == (-1, 96, 2)
+    first = next(site for site in swin if site.kind == "residual")
+    assert (first.channel_dim, first.channels, first.stage) == (-1, 96, 2)
 
 
 @pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenet_v3_small"])

@@ -128,8 +128,7 @@ class Remembers(nn.Module):
 class UnderNoGrad(Remembers):
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
-            x = self.conv(x)
-        return x
+            return self.conv(x)
 
 
 class ByValue(Remembers):

@@ -78,7 +78,7 @@ def test_a_factory_named_in_a_file_is_not_imported_unasked(tmp_path: Path) -> No
     augmented = sesurgeon.add_se(OddNet(), example_inputs=torch.randn(2, 3, 16, 16)).eval()
     attach_provenance(augmented, Provenance(source))
     sesurgeon.save(augmented, tmp_path / "odd.se.pt")
-    with pytest.raises(UnsafeFileError, match="asks to import and run tests.networks:OddNet"):
+    with pytest.raises(UnsafeFileError, match="asks to import and run"):
         sesurgeon.load(tmp_path / "odd.se.pt")
     images = torch.randn(3, 3, 16, 16)
     again = sesurgeon.load(tmp_path / "odd.se.pt", arch="factory:tests.networks:OddNet")
