@@ -201,6 +201,15 @@ def test_the_head_is_replaced_when_the_classes_differ(
     )
 
 
+@pytest.mark.xfail(reason="a plan's fingerprint counts the head, so it does not fit after a new one", strict=True)
+def test_a_checkpoint_with_blocks_and_a_new_head_loads(
+    make_net: MakeNet, split_folder: Path, settings: Settings
+) -> None:
+    model = add_se(make_net(5), example_inputs=torch.zeros(1, 1, 8, 8))
+    result = finetune(model, split_folder, settings(epochs=1))
+    assert _changed(_state(model), load(result.last, trust_pickle=True)) == set()
+
+
 def test_known_classes_in_another_order_keep_the_head(
     make_net: MakeNet, split_folder: Path, settings: Settings
 ) -> None:
