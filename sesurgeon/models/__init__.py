@@ -3,7 +3,7 @@
 from sesurgeon.models.build import build, rebuild
 from sesurgeon.models.fit import fit
 from sesurgeon.models.guess import guess_architectures
-from sesurgeon.models.head import head_of, num_outputs, replace_head, set_num_classes
+from sesurgeon.models.head import head_of, heads_of, num_outputs, replace_head, set_num_classes
 from sesurgeon.models.inputs import example_inputs, input_channels, random_input
 from sesurgeon.models.isolation import isolated
 from sesurgeon.models.load import CHECKPOINT_KEY, load_model, model_from, named_source
@@ -28,6 +28,7 @@ __all__ = [
     "fit",
     "guess_architectures",
     "head_of",
+    "heads_of",
     "input_channels",
     "isolated",
     "load_model",

@@ -31,6 +31,20 @@ def head_of(model: nn.Module) -> str:
     return candidates[-1]
 
 
+def heads_of(model: nn.Module) -> list[str]:
+    """Module paths of all layers that give class scores: the head, and auxiliary ones of the same width.
+
+    Raises:
+        UsageError: there is no classifier.
+    """
+    head, layers = head_of(model), _layers(model)
+    return [
+        path
+        for path, layer in layers.items()
+        if path == head or (_is_auxiliary(path) and _outputs(layer) == _outputs(layers[head]))
+    ]
+
+
 def num_outputs(model: nn.Module) -> int:
     """How many class scores ``model`` gives.
 
@@ -61,12 +75,7 @@ def replace_head(model: nn.Module, num_classes: int) -> None:
     if num_classes < 1:
         raise UsageError(f"A model cannot have {num_classes} classes.")
     layers = _layers(model)
-    head = head_of(model)
-    heads = [
-        path
-        for path, layer in layers.items()
-        if path == head or (_is_auxiliary(path) and _outputs(layer) == _outputs(layers[head]))
-    ]
+    head, heads = head_of(model), heads_of(model)
     reset = getattr(model, "reset_classifier", None)
     if callable(reset):
         reset(num_classes)

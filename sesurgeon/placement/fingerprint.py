@@ -6,12 +6,24 @@ import hashlib
 
 from torch import nn
 
+from sesurgeon.errors import SesurgeonError
+from sesurgeon.models import heads_of
+
 
 def fingerprint(model: nn.Module) -> str:
-    """A hash of the names, shapes and types of all parameters and buffers, and of all modules' class names.
+    """A hash of the names and shapes of all parameters and buffers, and of all modules' class names.
 
-    Weights do not enter: every ResNet-50 has the same fingerprint.
+    Weights do not enter, nor does the number of classes: every ResNet-50 has the same fingerprint.
     """
-    lines = [f"{name} {tuple(value.shape)} {value.dtype}" for name, value in model.state_dict().items()]
+    heads = tuple(f"{path}." for path in _heads(model))
+    body = {name: value for name, value in model.state_dict().items() if not name.startswith(heads)}
+    lines = [f"{name} {tuple(value.shape)}" for name, value in body.items()]
     lines += [f"{path} {type(module).__name__}" for path, module in model.named_modules()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _heads(model: nn.Module) -> list[str]:
+    try:
+        return heads_of(model)
+    except SesurgeonError:  # a detector or a backbone has none
+        return []

@@ -201,7 +201,6 @@ def test_the_head_is_replaced_when_the_classes_differ(
     )
 
 
-@pytest.mark.xfail(reason="a plan's fingerprint counts the head, so it does not fit after a new one", strict=True)
 def test_a_checkpoint_with_blocks_and_a_new_head_loads(
     make_net: MakeNet, split_folder: Path, settings: Settings
 ) -> None:

@@ -10,6 +10,7 @@ from sesurgeon import NoSiteError, UsageError, make_plan
 from sesurgeon.blocks import BlockConfig
 from sesurgeon.graph import find_sites
 from sesurgeon.placement import Plan, block_cost, model_cost, plan_to_yaml
+from sesurgeon.placement.fingerprint import fingerprint
 from tests.networks import OddNet, PlainNet
 
 IMAGES = torch.randn(2, 3, 64, 64)
@@ -136,3 +137,11 @@ def test_se_resnet50_adds_the_papers_parameters() -> None:
     plan = make_plan(model, example_inputs=IMAGES)
     sites = {site.id: site for site in find_sites(model, IMAGES)}
     assert sum(block_cost(entry.config, sites[entry.site]).parameters for entry in plan.entries) == 2_530_992
+
+
+@pytest.mark.parametrize("name", ["resnet18", "googlenet", "squeezenet1_1"])
+def test_a_plan_does_not_hang_on_the_number_of_classes(name: str) -> None:
+    options = {"init_weights": False} if name == "googlenet" else {}
+    wide, narrow = (torchvision.models.get_model(name, num_classes=classes, **options) for classes in (1000, 7))
+    assert fingerprint(wide) == fingerprint(narrow)
+    assert fingerprint(wide) != fingerprint(torchvision.models.resnet34())
