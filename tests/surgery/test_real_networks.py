@@ -36,7 +36,6 @@ SWEEP = [
     ("timm:rexnet_100", 3, 224),
     ("timm:ghostnet_100", 9, 224),
     ("timm:efficientnet_lite0", 15, 224),
-    ("timm:swin_tiny_patch4_window7_224", 12, 224),
 ]
 
 
