@@ -42,10 +42,11 @@ def find_places(graphs: Mapping[bool, LocalGraphs], width: int) -> tuple[list[Pl
         graphs: by mode (``training``).
         width: of the input, in pixels; 0 where not known.
     """
-    candidates = {mode: _candidates(local) for mode, local in graphs.items()}
+    flows = {mode: _flows(local) for mode, local in graphs.items()}
+    candidates = {mode: _candidates(flows[mode]) for mode in graphs}
     places: list[Place] = []
     left_alone = _unfollowed(graphs)
-    attention = attention_modules(graphs[False].model, _flows(graphs[False]))
+    attention = attention_modules(graphs[False].model, flows[False])
     for path, in_eval in candidates[False].items():
         in_train = candidates[True].get(path, [])
         if [_looks(candidate) for candidate in in_eval] != [_looks(candidate) for candidate in in_train]:
@@ -53,7 +54,7 @@ def find_places(graphs: Mapping[bool, LocalGraphs], width: int) -> tuple[list[Pl
             continue
         numbered: dict[tuple[str, str], int] = {}
         for candidate, trained in zip(in_eval, in_train, strict=True):
-            site = _site(graphs[False], path, candidate, attention, width)
+            site = _site(graphs[False], flows[False][path], path, candidate, attention, width)
             if site is None:
                 continue
             number = numbered[site.owner, site.kind] = numbered.get((site.owner, site.kind), 0) + 1
@@ -71,8 +72,7 @@ def _flows(local: LocalGraphs) -> dict[str, Flow]:
     return {path: Flow(local.model.get_submodule(path), graph) for path, graph in local.graphs.items()}
 
 
-def _candidates(local: LocalGraphs) -> dict[str, list[Candidate]]:
-    flows = _flows(local)
+def _candidates(flows: Mapping[str, Flow]) -> dict[str, list[Candidate]]:
     found: dict[str, list[Candidate]] = {}
     for path, flow in flows.items():
         residuals = residual_branches(flow)
@@ -119,7 +119,9 @@ def _looks(candidate: Candidate) -> tuple[object, ...]:
     return candidate.kind, candidate.has_skip, candidate.host, None if tensor is None else tuple(tensor.shape)
 
 
-def _site(local: LocalGraphs, path: str, candidate: Candidate, attention: frozenset[str], width: int) -> Site | None:
+def _site(
+    local: LocalGraphs, flow: Flow, path: str, candidate: Candidate, attention: frozenset[str], width: int
+) -> Site | None:
     """The site of ``candidate``; None where its tensor has no places to squeeze (tokens, vectors)."""
     model, tensor = local.model, ops.tensor_of(candidate.node)
     if tensor is None or tensor.ndim not in (3, 4, 5) or not tensor.is_floating_point():
@@ -131,7 +133,6 @@ def _site(local: LocalGraphs, path: str, candidate: Candidate, attention: frozen
     places = tensor.shape[2:] if dim == 1 else tensor.shape[1:-1]
     if candidate.kind == "conv" and places.numel() == 1:  # the little layers inside a gate
         return None
-    flow = Flow(model.get_submodule(path), local.graphs[path])
     branch = [
         f"{path}.{node.target}".lstrip(".")
         for node in flow.nodes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from sesurgeon.graph.assemble import Place, find_places
 from sesurgeon.graph.fidelity import unfaithful
 from sesurgeon.graph.local import LocalGraphs, trace_local_graphs
 from sesurgeon.graph.site import LeftAlone, Site
-from sesurgeon.models.inputs import example_inputs as make_inputs
+from sesurgeon.models import candidate_inputs
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,8 @@ def survey(model: nn.Module, example_inputs: Any = None) -> Survey:
         UntraceableError: the model has no convolution, or does not run on the inputs.
     """
     _refuse_wrapped(model)
-    inputs = _as_arguments(make_inputs(model) if example_inputs is None else example_inputs)
-    graphs = {False: _trace(model, inputs, training=False)}
-    train_failure = None
-    try:
-        graphs[True] = _trace(model, inputs, training=True)
-    except UntraceableError as error:
-        train_failure = error.message
-        graphs[True] = trace_local_graphs(model, inputs, training=True, run_in_eval=True)
+    tried = candidate_inputs(model) if example_inputs is None else [_as_arguments(example_inputs)]
+    inputs, graphs, train_failure = _first_that_runs(model, tried)
     places, left_alone = find_places(graphs, _width(inputs))
     wrong = unfaithful(graphs, inputs, {place.site.owner for place in places if place.needs_graph})
     left_alone += [LeftAlone(path, reason) for path, reason in wrong.items()]
@@ -97,6 +91,29 @@ def _refuse_wrapped(model: nn.Module) -> None:
             f"{type(model).__name__} has no convolution: there is no place for channel attention.",
             hint="sesurgeon works on convolutional networks; pure transformers and perceptrons are none.",
         )
+
+
+def _first_that_runs(
+    model: nn.Module, tried: Iterable[tuple[Any, ...]]
+) -> tuple[tuple[Any, ...], dict[bool, LocalGraphs], str | None]:
+    """The first inputs that run in both modes, or else in eval mode, what they showed, and why not in train mode."""
+    in_eval_only: tuple[tuple[Any, ...], dict[bool, LocalGraphs], str | None] | None = None
+    failure: UntraceableError | None = None
+    for inputs in tried:
+        try:
+            graphs = {False: _trace(model, inputs, training=False)}
+        except UntraceableError as error:
+            failure = failure or error
+            continue
+        try:
+            return inputs, graphs | {True: _trace(model, inputs, training=True)}, None
+        except UntraceableError as error:
+            in_eval_only = in_eval_only or (inputs, graphs, error.message)
+    if in_eval_only is None:
+        raise failure or UntraceableError("There are no example inputs to run the model on.")
+    inputs, graphs, reason = in_eval_only
+    graphs[True] = trace_local_graphs(model, inputs, training=True, run_in_eval=True)
+    return inputs, graphs, reason
 
 
 def _as_arguments(inputs: Any) -> tuple[Any, ...]:

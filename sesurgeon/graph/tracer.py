@@ -105,10 +105,12 @@ class _Proxy(fx.Proxy):
         return found if name == "ndim" else _Attribute(self, name)
 
     def __len__(self) -> int:
-        return len(self.value)
+        if isinstance(self.value, Tensor):
+            return int(self.size(0))
+        return len(self.value) if isinstance(self.value, torch.Size) else int(self.tracer.length_of(self))
 
     def __iter__(self) -> Iterator[Any]:
-        return iter([operator.getitem(self, index) for index in range(len(self.value))])
+        return iter([operator.getitem(self, index) for index in range(len(self))])
 
     def __bool__(self) -> bool:
         return bool(self.tracer.settle(self, bool))
@@ -198,6 +200,10 @@ class _CallTracer(fx.Tracer):
         self._guard(proxy, value, f"{self._owner_name()}: a shape or number that steers the forward")
         return convert(value)
 
+    def length_of(self, proxy: Any) -> Any:
+        """``len(proxy)`` as a node."""
+        return self.create_proxy("call_function", len, (proxy,), {})
+
     def _guard(self, proxy: Any, value: Any, what: str) -> None:
         self.create_proxy("call_function", expect, (proxy, value, what), {})
 
@@ -263,8 +269,11 @@ class _CallTracer(fx.Tracer):
         if isinstance(value, Tensor):
             return proxy
         if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+            self._guard(self.length_of(proxy), len(value), f"{what}: its length")
             return type(value)(self._lift(proxy[index], item, what) for index, item in enumerate(value))
         if isinstance(value, dict):
+            keys = self.create_proxy("call_function", tuple, (proxy,), {})
+            self._guard(keys, tuple(value), f"{what}: its keys")
             return type(value)((key, self._lift(proxy[key], item, what)) for key, item in value.items())
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not self.freeze_numbers:
             return proxy
@@ -275,7 +284,7 @@ class _CallTracer(fx.Tracer):
 
     @contextlib.contextmanager
     def patches(self) -> Iterator[None]:
-        """Factories are recorded, contexts refused, and ``isinstance`` sees the value behind a proxy."""
+        """Factories are recorded, contexts refused; ``isinstance`` and ``len`` see the value behind a proxy."""
         with contextlib.ExitStack() as stack:
             for name in _FACTORIES:
                 stack.enter_context(mock.patch.object(torch, name, self._recorded(getattr(torch, name))))
@@ -283,7 +292,7 @@ class _CallTracer(fx.Tracer):
             for context in _CONTEXTS:
                 stack.enter_context(mock.patch.object(context, "__enter__", self._refused(context)))
             code = inspect.unwrap(type(self.call.module).forward)
-            seen = {"isinstance": _isinstance_of_value}
+            seen = {"isinstance": _isinstance_of_value, "len": _len_of_value}
             stack.enter_context(mock.patch.dict(code.__globals__, seen))
             yield
 
@@ -326,6 +335,13 @@ def _isinstance_of_value(item: Any, kind: Any) -> bool:
     if builtins.isinstance(item, kind):
         return True
     return type(item) in (_Proxy, _Attribute) and builtins.isinstance(item.value, kind)
+
+
+def _len_of_value(item: Any) -> Any:
+    # Python's own len cannot give a proxy: the batch size would be a constant
+    if type(item) in (_Proxy, _Attribute) and builtins.isinstance(item.value, Tensor):
+        return item.size(0)
+    return builtins.len(item)
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -4,7 +4,7 @@ from sesurgeon.models.build import build, rebuild
 from sesurgeon.models.fit import fit
 from sesurgeon.models.guess import guess_architectures
 from sesurgeon.models.head import head_of, heads_of, num_outputs, replace_head, set_num_classes
-from sesurgeon.models.inputs import example_inputs, input_channels, random_input
+from sesurgeon.models.inputs import candidate_inputs, example_inputs, input_channels, random_input
 from sesurgeon.models.isolation import isolated
 from sesurgeon.models.load import CHECKPOINT_KEY, load_model, model_from, named_source
 from sesurgeon.models.pickles import read
@@ -22,6 +22,7 @@ __all__ = [
     "Source",
     "attach_provenance",
     "build",
+    "candidate_inputs",
     "detach_provenance",
     "example_inputs",
     "find_weights",

@@ -16,22 +16,26 @@ _SIDES = (224, 299, 32, 28, 64, 96, 128, 256, 384, 512)
 _BATCH = 2  # batch norm in train mode needs more than one value a channel
 
 
-def example_inputs(model: nn.Module) -> tuple[Tensor, ...]:
+def example_inputs(model: nn.Module) -> tuple[Tensor]:
     """One batch of two random inputs, of the first shape that ``model`` takes in eval and in train mode.
 
     Shapes come from the model's own preprocessing, from timm's ``pretrained_cfg``, or else from the first
     convolution's channels and dimensions with usual sizes. Where none works in train mode, the first that works in
     eval mode is taken; where none works at all, the first, so that the caller gets to see the model's own error.
     """
-    shapes = list(dict.fromkeys(_shapes(model)))
     works_in_eval = []
-    for shape in shapes:
-        inputs = random_input((_BATCH, *shape), model)
+    for inputs in candidate_inputs(model):
         if _runs(model, inputs, training=False):
             if _runs(model, inputs, training=True):
-                return (inputs,)
+                return inputs
             works_in_eval.append(inputs)
-    return (works_in_eval[0] if works_in_eval else random_input((_BATCH, *shapes[0]), model),)
+    return works_in_eval[0] if works_in_eval else next(candidate_inputs(model))
+
+
+def candidate_inputs(model: nn.Module) -> Iterator[tuple[Tensor]]:
+    """Batches of two that ``model`` may take, the likeliest first: see :func:`example_inputs`."""
+    for shape in dict.fromkeys(_shapes(model)):
+        yield (random_input((_BATCH, *shape), model),)
 
 
 def random_input(shape: tuple[int, ...], model: nn.Module) -> Tensor:
@@ -66,10 +70,10 @@ def _shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
         yield (channels, 16, 112, 112) if dims == 3 else (channels, *[side] * dims)
 
 
-def _runs(model: nn.Module, inputs: Tensor, *, training: bool) -> bool:
+def _runs(model: nn.Module, inputs: tuple[Tensor], *, training: bool) -> bool:
     try:
         with isolated(model, training=training):
-            model(inputs)
+            model(*inputs)
     except Exception:  # the caller's own code, on a guess of ours
         return False
     return True
