@@ -13,10 +13,13 @@ import contextlib
 import inspect
 import math
 import operator
+import pickle
+import random
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -50,6 +53,7 @@ def trace_call(call: ModuleCall, fakes: FakeTensorMode, *, freeze_numbers: bool)
     if "forward" in module.__dict__:
         raise UntraceableError("its forward was replaced on the instance")
     before = dict(module.__dict__)
+    random_states = _random_states()
     try:
         tracer = _CallTracer(call, fakes, freeze_numbers)
         with tracer.patches():
@@ -65,6 +69,8 @@ def trace_call(call: ModuleCall, fakes: FakeTensorMode, *, freeze_numbers: bool)
         module.__dict__.update(before)
     if changed:
         raise UntraceableError(f"its forward sets attributes of its own ({', '.join(changed)})")
+    if _random_states() != random_states:  # operations on proxies draw nothing
+        raise UntraceableError("its forward draws random numbers where no graph sees it")
     if tracer.pending:
         raise UntraceableError(f"its forward calls {type(tracer.pending[0].module).__name__} where no graph sees it")
     return graph
@@ -84,6 +90,10 @@ def _unwrap(argument: Any, kind: type, read: Callable[[Any], Any]) -> Any:
         return item
 
     return tree_map(leaf, argument, is_leaf=lambda item: isinstance(item, kind))
+
+
+def _random_states() -> tuple[Any, ...]:
+    return random.getstate(), pickle.dumps(np.random.get_state()), bytes(torch.get_rng_state().numpy())
 
 
 def _first_line(error: Exception) -> str:
