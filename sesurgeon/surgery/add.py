@@ -10,7 +10,6 @@ from torch import nn
 
 from sesurgeon.blocks import BlockConfig
 from sesurgeon.blocks.config import BlockName, Init
-from sesurgeon.errors import VerificationError
 from sesurgeon.graph import Survey, survey
 from sesurgeon.placement import Filters, Plan, check_policy, plan_from_survey
 from sesurgeon.surgery.apply import insert_blocks
@@ -56,7 +55,7 @@ def operate(
         return Surgery(augmented, plan, found, Proof(None, None, "not asked for"))
     try:
         return Surgery(augmented, plan, found, prove_identity(augmented, found))
-    except VerificationError:
+    except BaseException:  # the caller's own code runs in there, and may raise anything; or Ctrl-C
         if inplace:
             remove_se(model, inplace=True)
         raise

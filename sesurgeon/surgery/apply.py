@@ -114,12 +114,15 @@ def _forward(owner: nn.Module, path: str, entries: list[Entry], found: Survey) -
 
 def _one_for_both(original: Forward, by_mode: Mapping[bool, Forward]) -> Forward:
     in_eval, in_train = by_mode[False], by_mode[True]
-    if (
-        in_eval.__code__.co_code == in_train.__code__.co_code
-        and in_eval.__code__.co_consts == in_train.__code__.co_consts
-    ):
-        return in_eval
-    return forward_by_mode(original, in_eval, in_train)
+    return in_eval if _are_one(in_eval, in_train) else forward_by_mode(original, in_eval, in_train)
+
+
+def _are_one(first: Forward, second: Forward) -> bool:
+    """Same code (the names of children and functions in it too), and the same objects behind its global names."""
+    names = first.__code__.co_names
+    return first.__code__ == second.__code__ and all(
+        first.__globals__.get(name) is second.__globals__.get(name) for name in names
+    )
 
 
 def _nodes(found: Survey, entry: Entry) -> Mapping[bool, fx.Node | None]:
