@@ -42,14 +42,18 @@ def preprocessing_for(model: nn.Module, images: Images, img_size: int | None = N
     """
     known = provenance_of(model).preprocessing
     if known is None:
-        channels = _input_channels(model)
-        mean, std = _STATISTICS.get(channels, ((), ()))
-        height, width = _own_size(images) if img_size is None else (img_size, img_size)
-        known = Preprocessing((channels, height, width), mean, std)
+        size = _own_size(images) if img_size is None else (img_size, img_size)
+        known = default_preprocessing(_input_channels(model), *size)
     elif img_size is not None:
         known = replace(known, input_size=(known.input_size[0], img_size, img_size))
     mode_of(known)
     return known
+
+
+def default_preprocessing(channels: int, height: int, width: int) -> Preprocessing:
+    """For a model that says nothing: ImageNet's mean and deviation for colour, 0.5 and 0.5 for grey."""
+    mean, std = _STATISTICS.get(channels, ((), ()))
+    return Preprocessing((channels, height, width), mean, std)
 
 
 def mode_of(preprocessing: Preprocessing) -> str:
