@@ -7,7 +7,10 @@ from typing import Annotated
 import typer
 
 from sesurgeon.cli.add_se import add_se
+from sesurgeon.cli.demo import demo
+from sesurgeon.cli.evaluate import evaluate
 from sesurgeon.cli.export import export
+from sesurgeon.cli.finetune import finetune
 from sesurgeon.cli.inspect import inspect
 from sesurgeon.cli.version import print_version, version
 
@@ -21,7 +24,10 @@ app = typer.Typer(
 )
 app.command()(inspect)
 app.command()(add_se)
+app.command()(finetune)
+app.command()(evaluate)
 app.command()(export)
+app.command()(demo)
 app.command()(version)
 
 

@@ -38,10 +38,10 @@ class Output:
     json: bool
     quiet: bool
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, style: str | None = None) -> None:
         """Say what happens."""
         if not self.quiet:
-            self.notes.print(text, soft_wrap=True)
+            self.notes.print(text, style=style, soft_wrap=True)
 
     def working(self, text: str) -> contextlib.AbstractContextManager[object]:
         """Show ``text`` with a spinner for as long as the block takes, on a terminal."""

@@ -45,3 +45,13 @@ def load_model(
         pretrained=pretrained,
         trust_pickle=trust_pickle,
     )
+
+
+def flags_to_load(model: nn.Module, trust_pickle: bool) -> str:
+    """What a command on a checkpoint of ``model`` needs beside its name: `` --arch …``, or nothing."""
+    from sesurgeon.models import provenance_of
+
+    source = provenance_of(model).source
+    if source.kind == "factory":
+        return f" --arch {source}"
+    return " --trust-pickle" if source.kind == "module" and trust_pickle else ""

@@ -58,9 +58,7 @@ def export(*arguments: str) -> Result:
 
 
 def test_a_network_becomes_a_checked_file(folder: Path) -> None:
-    result = export(
-        "factory:own_networks:tiny", "--model-kwargs", "out=5", "--onnx", "-o", "net.onnx", "--json"
-    )
+    result = export("factory:own_networks:tiny", "--model-kwargs", "out=5", "--onnx", "-o", "net.onnx", "--json")
 
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
@@ -97,9 +95,7 @@ def test_the_newest_model_is_taken_and_the_proof_printed(folder: Path) -> None:
         (["factory:own_networks:tiny", "-o", "no/such/folder.onnx"], 1, "does not exist"),
     ],
 )
-def test_bad_input_is_told_and_leaves_nothing(
-    arguments: list[str], code: int, message: str, folder: Path
-) -> None:
+def test_bad_input_is_told_and_leaves_nothing(arguments: list[str], code: int, message: str, folder: Path) -> None:
     before = sorted(folder.iterdir())
     result = export(*arguments)
     assert result.exit_code == code, result.stderr

@@ -1,0 +1,136 @@
+"""``sesurgeon evaluate``: how good is a model?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group
+
+from sesurgeon.cli.console import reporting
+from sesurgeon.cli.images import (
+    BatchSize,
+    DataDir,
+    DataSpec,
+    Device,
+    Download,
+    ImgSize,
+    OnBadImage,
+    Workers,
+    skipped_note,
+)
+from sesurgeon.cli.latest import given_or_latest, latest_trained
+from sesurgeon.cli.loading import load_model
+from sesurgeon.cli.options import (
+    Arch,
+    Debug,
+    Json,
+    ModelKwargs,
+    NumClasses,
+    OptionalModel,
+    Pretrained,
+    Quiet,
+    TrustPickle,
+)
+from sesurgeon.cli.scoring import class_table, score_table
+from sesurgeon.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sesurgeon.finetune import Data, Evaluation
+
+
+def evaluate(
+    data: DataSpec,
+    model: OptionalModel = None,
+    all_classes: Annotated[bool, typer.Option("--all", help="List every class, however many there are.")] = False,
+    img_size: ImgSize = None,
+    on_bad_image: OnBadImage = "skip",
+    data_dir: DataDir = "data",
+    download: Download = False,
+    batch_size: BatchSize = 64,
+    workers: Workers = 4,
+    device: Device = "auto",
+    arch: Arch = None,
+    model_kwargs: ModelKwargs = None,
+    num_classes: NumClasses = None,
+    pretrained: Pretrained = False,
+    trust_pickle: TrustPickle = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure MODEL on the validation images of DATA: top-1, top-5, loss, and each class.
+
+    Without a MODEL the newest `runs/finetune/*/best.pt` is taken, or else the newest `*.se.pt`. An ONNX file that
+    `export` wrote is a MODEL, too; it runs in onnxruntime. Of a folder that a share was held out of in fine-tuning,
+    that share is taken.
+    """
+    with reporting(json=json, quiet=quiet, debug=debug) as out:
+        name = given_or_latest(model, latest_trained, out)
+        with out.working(f"Loading {name}"):
+            from sesurgeon.cli.watching import Watcher
+            from sesurgeon.finetune import evaluate, open_held_out
+
+            if on_bad_image not in ("skip", "error"):
+                raise UsageError(f"--on-bad-image {on_bad_image} must be skip or error.")
+            reading = {"arch": arch, "model_kwargs": model_kwargs, "num_classes": num_classes}
+            loaded = _load(name, {**reading, "pretrained": pretrained, "trust_pickle": trust_pickle})
+        with out.progress() as progress:
+            watcher = Watcher(out, progress)
+            images = open_held_out(
+                loaded,
+                data,
+                on_bad_image=on_bad_image,
+                data_dir=data_dir,
+                download=download,
+                workers=workers,
+                on_progress=watcher,
+            )
+            if images.skipped:
+                out.note(skipped_note(images.skipped))
+            found = evaluate(
+                loaded,
+                images,
+                batch_size=batch_size,
+                workers=workers,
+                img_size=img_size,
+                device=device,
+                on_progress=watcher,
+            )
+        table = score_table(f"{name} on {_described(images)}", found)
+        out.result(Group(table, class_table(found, all_classes=all_classes)), _data(name, images, found))
+
+
+def _load(name: str, reading: dict[str, Any]) -> nn.Module:
+    if not name.endswith(".onnx"):
+        return load_model(name, **reading)
+    from sesurgeon.export import load_onnx
+
+    given = [f"--{option.replace('_', '-')}" for option, value in reading.items() if value]
+    if given:
+        raise UsageError(f"{', '.join(given)} cannot be used with an ONNX file, which {name} is.")
+    return load_onnx(name)
+
+
+def _described(data: Data) -> str:
+    held_out = "" if data.val_split is None else f" ({data.val_split:.0%} held out, seed {data.seed})"
+    return f"{data.name}{held_out}"
+
+
+def _data(name: str, data: Data, found: Evaluation) -> dict[str, Any]:
+    return {
+        "model": name,
+        "data": data.name,
+        "val_split": data.val_split,
+        "seed": data.seed,
+        "images": found.images,
+        "top1": found.top1,
+        "top5": found.top5,
+        "k": found.k,
+        "loss": found.loss,
+        "per_class": [{**vars(score), "accuracy": score.accuracy} for score in found.per_class],
+        "skipped": data.skipped,
+        "ignored": data.ignored,
+    }

@@ -1,0 +1,64 @@
+"""Options that say which images there are, how they are read, and where the computing is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from sesurgeon.finetune import BadImage
+
+_IMAGES = "The images"
+_COMPUTING = "Computing"
+_MOST_NAMED = 5
+
+DataSpec = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help="A folder with train/ and val/ in it, or of class folders; or torchvision:NAME, as torchvision:CIFAR10.",
+        show_default=False,
+    ),
+]
+DataDir = Annotated[str, typer.Option(help="Where torchvision's datasets lie.", rich_help_panel=_IMAGES)]
+Download = Annotated[
+    bool, typer.Option("--download", help="Fetch a torchvision dataset that is not there.", rich_help_panel=_IMAGES)
+]
+ImgSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Side in pixels; by default as the model was made for, else as the images are.",
+        show_default=False,
+        rich_help_panel=_IMAGES,
+    ),
+]
+OnBadImage = Annotated[
+    str,
+    typer.Option(
+        metavar="skip|error", help="What becomes of unreadable images; all are named.", rich_help_panel=_IMAGES
+    ),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images a step.", rich_help_panel=_COMPUTING)]
+Workers = Annotated[
+    int,
+    typer.Option(
+        "--workers", "-j", min=0, help="Processes that read images, one a core at most.", rich_help_panel=_COMPUTING
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(metavar="auto|cpu|cuda|mps", help="auto takes what is there.", rich_help_panel=_COMPUTING),
+]
+
+
+def skipped_note(skipped: Sequence[BadImage]) -> str:
+    """Which images were left out and why, the first few by name."""
+    named = [f"  {image.path}: {image.reason}" for image in skipped[:_MOST_NAMED]]
+    more = len(skipped) - _MOST_NAMED
+    rest = [f"  … and {more} more; --json lists all."] if more > 0 else []
+    images = "1 unreadable image is" if len(skipped) == 1 else f"{len(skipped):,} unreadable images are"
+    return "\n".join([f"Warning: {images} left out:", *named, *rest])

@@ -1,0 +1,49 @@
+"""How scores look on a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from sesurgeon.finetune import Evaluation
+
+_MOST_CLASSES = 20
+
+
+def per_cent(value: float | None) -> str:
+    """``98.22 %``, or a dash where there is nothing."""
+    return "-" if value is None else f"{value:.2f} %"
+
+
+def number(value: float) -> str:
+    """A loss."""
+    return f"{value:.4f}"
+
+
+def score_table(title: str, found: Evaluation) -> Table:
+    """Top-1, top-5 (or what there is of it), loss and images."""
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_row("top-1", per_cent(found.top1))
+    table.add_row(f"top-{found.k}", per_cent(found.top5))
+    table.add_row("loss", number(found.loss))
+    table.add_row("images", f"{found.images:,}")
+    return table
+
+
+def class_table(found: Evaluation, *, all_classes: bool) -> Table:
+    """Each class of the data; of many the worst only, unless all are asked for."""
+    scores = found.per_class
+    title = "Classes"
+    if len(scores) > _MOST_CLASSES and not all_classes:
+        measured = [score for score in scores if score.accuracy is not None]
+        scores = tuple(sorted(measured, key=lambda score: (score.accuracy, score.name))[:_MOST_CLASSES])
+        title = f"The {len(scores)} worst of {len(found.per_class)} classes; --all lists every one"
+    table = Table(title=title, title_justify="left")
+    table.add_column("class", overflow="fold")
+    for column in ("images", "correct", "top-1"):
+        table.add_column(column, justify="right")
+    for score in scores:
+        table.add_row(score.name, f"{score.images:,}", f"{score.correct:,}", per_cent(score.accuracy))
+    return table
