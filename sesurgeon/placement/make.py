@@ -12,6 +12,7 @@ from sesurgeon.blocks.config import BlockName, Init
 from sesurgeon.errors import NoSiteError, UsageError
 from sesurgeon.graph import LeftAlone, Site, Survey, survey
 from sesurgeon.placement.arguments import describe_arguments
+from sesurgeon.placement.attributes import before
 from sesurgeon.placement.filters import Filters
 from sesurgeon.placement.fingerprint import fingerprint
 from sesurgeon.placement.plan import Entry, Plan
@@ -108,6 +109,6 @@ def _free_attribute(owner: nn.Module, path: str, taken: set[tuple[str, str]]) ->
     number = 1
     while True:
         attribute = "se" if number == 1 else f"se{number}"
-        if (path, attribute) not in taken and getattr(owner, attribute, None) is None:
+        if (path, attribute) not in taken and before(owner, attribute) is not None:
             return attribute
         number += 1

@@ -13,6 +13,7 @@ from sesurgeon.errors import UsageError
 from sesurgeon.graph import Survey, survey
 from sesurgeon.placement import Entry, Plan
 from sesurgeon.placement.arguments import make_arguments
+from sesurgeon.placement.attributes import before
 from sesurgeon.placement.fingerprint import fingerprint
 from sesurgeon.surgery.rewrite import (
     Forward,
@@ -85,7 +86,7 @@ def _check(plan: Plan, found: Survey) -> None:
             problems.append(f"there is no site {entry.site}")
         elif site.channels != entry.channels:
             problems.append(f"{entry.site} has {site.channels} channels, not {entry.channels}")
-        elif getattr(found.model.get_submodule(site.owner), entry.attribute, None) is not None:
+        elif before(found.model.get_submodule(site.owner), entry.attribute) is None:
             problems.append(f"{site.owner or 'the model'} has an attribute '{entry.attribute}' already")
     if problems:
         raise UsageError("The plan does not fit the model: " + "; ".join(problems) + ".")

@@ -15,8 +15,7 @@ from typing import Any
 from torch import fx, nn
 
 from sesurgeon.graph import compile_graph
-
-_MARK = "_sesurgeon_blocks"
+from sesurgeon.placement.attributes import MARK, Before, before, inserted
 
 Forward = Callable[..., Any]
 
@@ -61,35 +60,36 @@ def forward_by_mode(original: Forward, in_eval: Forward, in_train: Forward) -> F
 
 
 def rewrite(owner: nn.Module, forward: Forward, blocks: Mapping[str, nn.Module]) -> None:
-    """Give ``owner`` this forward and these children, in place."""
+    """Give ``owner`` this forward and, under free names, these children; in place."""
     original = type(owner)
-    before = {attribute: attribute in owner.__dict__ for attribute in blocks}
+    there = {attribute: before(owner, attribute) for attribute in blocks}
     for attribute, block in blocks.items():
-        setattr(owner, attribute, block)  # takes the place of a None, as timm's blocks have for `se`
+        setattr(owner, attribute, block)
     members = {"forward": forward, "__module__": original.__module__, "__qualname__": original.__qualname__}
-    owner.__class__ = type(original.__name__, (original,), {**members, "__doc__": original.__doc__, _MARK: before})
+    owner.__class__ = type(original.__name__, (original,), {**members, "__doc__": original.__doc__, MARK: there})
 
 
 def restore(owner: nn.Module) -> None:
-    """Take back the last :func:`rewrite` of ``owner``."""
-    before: Mapping[str, bool] = vars(type(owner))[_MARK]
-    for attribute, was_none in before.items():
+    """Take back the :func:`rewrite` of ``owner``."""
+    for attribute, there in inserted(owner).items():
+        if there == "module":
+            owner._modules[attribute] = None
+            continue
         delattr(owner, attribute)
-        if was_none:
+        if there == "attribute":
             owner.__dict__[attribute] = None
     owner.__class__ = type(owner).__bases__[0]
 
 
 def is_rewritten(module: nn.Module) -> bool:
     """Whether blocks were inserted into this module's forward."""
-    return _MARK in vars(type(module))
+    return bool(inserted(module))
 
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
     """The inserted blocks: module path -> block, in module order; empty where there are none."""
-    found = {}
-    for path, module in model.named_modules():
-        for kind in type(module).__mro__:
-            for attribute in vars(kind).get(_MARK, ()):
-                found[f"{path}.{attribute}".lstrip(".")] = module.get_submodule(attribute)
-    return found
+    return {
+        f"{path}.{attribute}".lstrip("."): module.get_submodule(attribute)
+        for path, module in model.named_modules()
+        for attribute in inserted(module)
+    }

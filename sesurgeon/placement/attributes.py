@@ -1,0 +1,41 @@
+"""The names under which blocks hang in their owners: which are free, and which are taken by blocks of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import nn
+
+MARK = "_sesurgeon_blocks"
+"""Surgery's mark on the class that it gives to an owner: attribute of each block -> what was there before."""
+
+Before = Literal["nothing", "attribute", "module"]
+
+
+def before(owner: nn.Module, name: str) -> Before | None:
+    """What a block under ``name`` would take the place of; None where the name is not free.
+
+    Returns:
+        "nothing" where the owner has no such attribute, and where it is None, as timm's blocks have it for ``se``:
+        "attribute" for a plain one, "module" for ``register_module(name, None)``. What the owner's class has under
+        that name (an attribute, a property) would hide the block, or be hidden by it.
+    """
+    if hasattr(type(owner), name):
+        return None
+    if not hasattr(owner, name):
+        return "nothing"
+    if name in owner.__dict__ and owner.__dict__[name] is None:
+        return "attribute"
+    if name in owner._modules and owner._modules[name] is None:
+        return "module"
+    return None
+
+
+def inserted(owner: nn.Module) -> Mapping[str, Before]:
+    """The attributes under which ``owner`` has inserted blocks, and what was there before; empty for most modules.
+
+    The mark is looked for in all its classes: ``torch.nn.utils.parametrize`` puts one above ours.
+    """
+    found: Mapping[str, Before] = getattr(type(owner), MARK, {})
+    return found
