@@ -54,13 +54,14 @@ def find_places(graphs: Mapping[bool, LocalGraphs], width: int) -> tuple[list[Pl
             continue
         numbered: dict[tuple[str, str], int] = {}
         for candidate, trained in zip(in_eval, in_train, strict=True):
-            site = _site(graphs[False], flows[False][path], path, candidate, attention, width)
+            host = _host(graphs[False], path, candidate)
+            site = _site(graphs[False], flows[False][path], path, candidate, host, attention, width)
             if site is None:
                 continue
             number = numbered[site.owner, site.kind] = numbered.get((site.owner, site.kind), 0) + 1
             if number > 1:
                 site = replace(site, id=f"{site.id}#{number}")
-            if candidate.host is not None:
+            if host is not None:
                 nodes: dict[bool, fx.Node | None] = dict.fromkeys(graphs)
             else:
                 nodes = {False: candidate.node, True: trained.node}
@@ -119,14 +120,33 @@ def _looks(candidate: Candidate) -> tuple[object, ...]:
     return candidate.kind, candidate.has_skip, candidate.host, None if tensor is None else tuple(tensor.shape)
 
 
+def _host(local: LocalGraphs, path: str, candidate: Candidate) -> str | None:
+    """Path of the module that can take the block of ``candidate`` at its own output; None: the owner's graph must.
+
+    A module that runs several times, as a shared activation, would run the block as often. A batch norm may be
+    swapped for another kind, as ``SyncBatchNorm.convert_sync_batchnorm`` does, and the block would be lost with it.
+    """
+    if candidate.host is None:
+        return None
+    host = f"{path}.{candidate.host}".lstrip(".")
+    unique = local.times_called.get(host) == 1
+    return host if unique and not ops.is_norm(local.model.get_submodule(host)) else None
+
+
 def _site(
-    local: LocalGraphs, flow: Flow, path: str, candidate: Candidate, attention: frozenset[str], width: int
+    local: LocalGraphs,
+    flow: Flow,
+    path: str,
+    candidate: Candidate,
+    host: str | None,
+    attention: frozenset[str],
+    width: int,
 ) -> Site | None:
     """The site of ``candidate``; None where its tensor has no places to squeeze (tokens, vectors)."""
     model, tensor = local.model, ops.tensor_of(candidate.node)
     if tensor is None or tensor.ndim not in (3, 4, 5) or not tensor.is_floating_point():
         return None
-    owner = path if candidate.host is None else f"{path}.{candidate.host}".lstrip(".")
+    owner = path if host is None else host
     dim = channel_dim(model, local.graphs, path, candidate.node)
     if tensor.ndim == 3 and (dim != 1 or not any(isinstance(part, nn.Conv1d) for part in model.modules())):
         return None

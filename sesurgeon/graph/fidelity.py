@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
 from collections.abc import Mapping
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_flatten
 
+from sesurgeon.errors import UntraceableError
 from sesurgeon.graph.codegen import compile_graph
 from sesurgeon.graph.local import LocalGraphs
-from sesurgeon.models.isolation import isolated
+from sesurgeon.models import fresh, isolated, random_states, restore_buffers, restore_random_states
 
 
 def unfaithful(graphs: Mapping[bool, LocalGraphs], inputs: tuple[Any, ...], owners: set[str]) -> dict[str, str]:
@@ -38,18 +42,18 @@ def _replay(
     model: nn.Module, inputs: tuple[Any, ...], forwards: Mapping[nn.Module, Any], wrong: dict[str, str]
 ) -> None:
     run = nn.Module.__call__
-    replaying = False
+    replaying, thread = False, threading.get_ident()
 
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         nonlocal replaying
-        if replaying or module not in forwards:
+        if replaying or module not in forwards or threading.get_ident() != thread:
             return run(module, *args, **kwargs)
         path, forward = forwards[module]
-        copies = _copy((args, kwargs))
-        buffers, random_state = _copy(list(module.buffers())), torch.get_rng_state()
+        copies = fresh((args, kwargs))
+        buffers, random_before = fresh(list(module.buffers())), random_states()
         output = run(module, *args, **kwargs)
-        after, random_after = _copy(list(module.buffers())), torch.get_rng_state()
-        _restore(module, buffers, random_state)
+        after, random_after = fresh(list(module.buffers())), random_states()
+        _restore(module, buffers, random_before)
         replaying = True
         try:
             again = forward(module, *copies[0], **copies[1])
@@ -65,7 +69,7 @@ def _replay(
         return output
 
     with mock.patch.object(nn.Module, "__call__", call):
-        model(*inputs)
+        model(*fresh(inputs))
 
 
 def same(first: Any, second: Any) -> bool:
@@ -76,8 +80,10 @@ def same(first: Any, second: Any) -> bool:
 
 
 def _same_leaf(first: Any, second: Any) -> bool:
+    if dataclasses.is_dataclass(first) and type(first) is type(second):
+        return same(vars(first), vars(second))
     if not isinstance(first, Tensor) or not isinstance(second, Tensor):
-        return first is second or bool(first == second)
+        return _same_value(first, second)
     if torch.equal(first, second):
         return True
     if first.shape != second.shape or first.dtype != second.dtype or not first.is_floating_point():
@@ -85,11 +91,17 @@ def _same_leaf(first: Any, second: Any) -> bool:
     return torch.equal(first.isnan(), second.isnan()) and torch.equal(first.nan_to_num(), second.nan_to_num())
 
 
-def _copy(value: Any) -> Any:
-    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
+def _same_value(first: Any, second: Any) -> bool:
+    if first is second or isinstance(first, np.ndarray):
+        return first is second or bool(np.array_equal(first, second))
+    if type(first).__eq__ is object.__eq__:  # type: ignore[comparison-overlap]
+        raise UntraceableError(
+            f"The outputs hold a {type(first).__name__}, which cannot be compared.",
+            hint="Let forward return tensors, in tuples, lists, dicts or dataclasses.",
+        )
+    return bool(first == second)
 
 
-def _restore(module: nn.Module, buffers: list[Tensor], random_state: Tensor) -> None:
-    for buffer, value in zip(module.buffers(), buffers, strict=True):
-        buffer.copy_(value)
-    torch.set_rng_state(random_state)
+def _restore(module: nn.Module, buffers: list[Tensor], random_state: tuple[Any, ...]) -> None:
+    restore_buffers(zip(module.buffers(), buffers, strict=True))
+    restore_random_states(random_state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
+
+from sesurgeon.models import fresh
 
 
 @dataclass
@@ -45,12 +48,14 @@ def record_calls(model: nn.Module, inputs: tuple[Any, ...], fakes: FakeTensorMod
     """
     top = ModuleCall(model, (), {})
     stack = [top]
-    run = nn.Module.__call__
+    run, thread = nn.Module.__call__, threading.get_ident()
 
     def describe(value: Any) -> Any:
         return tree_map(lambda leaf: fakes.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf, value)
 
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if threading.get_ident() != thread:
+            return run(module, *args, **kwargs)
         entry = ModuleCall(module, describe(args), describe(kwargs))
         stack[-1].children.append(entry)
         stack.append(entry)
@@ -62,5 +67,5 @@ def record_calls(model: nn.Module, inputs: tuple[Any, ...], fakes: FakeTensorMod
         return output
 
     with torch.no_grad(), mock.patch.object(nn.Module, "__call__", call):
-        output = model(*inputs)
+        output = model(*fresh(inputs))
     return top.children[0], output

@@ -14,13 +14,13 @@ import inspect
 import math
 import operator
 import pickle
-import random
+import threading
 from collections.abc import Callable, Iterator
-from typing import Any, NoReturn
+from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
@@ -28,6 +28,8 @@ from torch.utils._pytree import tree_map
 from sesurgeon.errors import UntraceableError
 from sesurgeon.graph.guards import expect
 from sesurgeon.graph.record import ModuleCall
+from sesurgeon.models import random_states
+from sesurgeon.models.footprint import Footprint
 
 # Functions that make tensors out of nothing: torch does not dispatch them on proxies among their arguments.
 _FACTORIES = (
@@ -35,7 +37,8 @@ _FACTORIES = (
 )  # fmt: skip
 # Blocks of code under these mean more than the operations in them, and a graph would forget that.
 _CONTEXTS = (torch.no_grad, torch.enable_grad, torch.inference_mode, torch.autocast)
-_MISSING = object()
+# What may be different the next time the forward runs.
+_SWITCHES = ("is_grad_enabled", "is_autocast_enabled", "is_inference_mode_enabled")
 
 
 def trace_call(call: ModuleCall, fakes: FakeTensorMode, *, freeze_numbers: bool) -> fx.Graph:
@@ -52,8 +55,8 @@ def trace_call(call: ModuleCall, fakes: FakeTensorMode, *, freeze_numbers: bool)
     module = call.module
     if "forward" in module.__dict__:
         raise UntraceableError("its forward was replaced on the instance")
-    before = dict(module.__dict__)
-    random_states = _random_states()
+    footprint = Footprint(module)
+    random_state = _fingerprint(random_states())
     try:
         tracer = _CallTracer(call, fakes, freeze_numbers)
         with tracer.patches():
@@ -63,13 +66,10 @@ def trace_call(call: ModuleCall, fakes: FakeTensorMode, *, freeze_numbers: bool)
     except Exception as error:  # user code may raise anything while it is being traced
         raise UntraceableError(f"{type(error).__name__}: {_first_line(error)}") from error
     finally:
-        changed = [name for name, value in module.__dict__.items() if before.get(name, _MISSING) is not value]
-        for name in changed:
-            del module.__dict__[name]
-        module.__dict__.update(before)
+        changed = footprint.restore()
     if changed:
-        raise UntraceableError(f"its forward sets attributes of its own ({', '.join(changed)})")
-    if _random_states() != random_states:  # operations on proxies draw nothing
+        raise UntraceableError(f"its forward sets attributes of its own ({', '.join(sorted(set(changed)))})")
+    if _fingerprint(random_states()) != random_state:  # operations on proxies draw nothing
         raise UntraceableError("its forward draws random numbers where no graph sees it")
     if tracer.pending:
         raise UntraceableError(f"its forward calls {type(tracer.pending[0].module).__name__} where no graph sees it")
@@ -92,8 +92,8 @@ def _unwrap(argument: Any, kind: type, read: Callable[[Any], Any]) -> Any:
     return tree_map(leaf, argument, is_leaf=lambda item: isinstance(item, kind))
 
 
-def _random_states() -> tuple[Any, ...]:
-    return random.getstate(), pickle.dumps(np.random.get_state()), bytes(torch.get_rng_state().numpy())
+def _fingerprint(states: tuple[Any, ...]) -> bytes:
+    return pickle.dumps([state.tolist() if isinstance(state, Tensor) else state for state in states[:3]])
 
 
 def _first_line(error: Exception) -> str:
@@ -134,6 +134,21 @@ class _Proxy(fx.Proxy):
     def __float__(self) -> float:
         return float(self.tracer.settle(self, float))
 
+    def __iadd__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __isub__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+    def __imul__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+
+    def __setitem__(self, place: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, place, value), {})
+
     def __contains__(self, item: Any) -> bool:
         if isinstance(self.value, Tensor):
             raise UntraceableError("it looks for a value in a tensor")
@@ -172,6 +187,11 @@ class _CallTracer(fx.Tracer):
         self.freeze_numbers = freeze_numbers
         self.pending = list(call.children)
         self.evaluating = False
+        self.thread = threading.get_ident()
+
+    def bypassed(self) -> bool:
+        """Whether a patched function was called by other code than the forward: by us, or in another thread."""
+        return self.evaluating or threading.get_ident() != self.thread
 
     # -- nodes and their values ----------------------------------------------------------------------------------
 
@@ -200,7 +220,7 @@ class _CallTracer(fx.Tracer):
             self.evaluating = False
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
+        return attr_val if self.bypassed() else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def settle(self, proxy: _Proxy, convert: Callable[[Any], Any]) -> Any:
         """The recorded value of ``proxy`` as a Python constant; the graph will check that it is still so."""
@@ -232,7 +252,7 @@ class _CallTracer(fx.Tracer):
     # -- children are leaves -------------------------------------------------------------------------------------
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        if self.evaluating:
+        if self.bypassed():
             return forward(*args, **kwargs)
         if not self.pending or self.pending[0].module is not m:
             raise UntraceableError(f"it calls {type(m).__name__} out of the recorded order")
@@ -300,7 +320,16 @@ class _CallTracer(fx.Tracer):
                 stack.enter_context(mock.patch.object(torch, name, self._recorded(getattr(torch, name))))
             stack.enter_context(mock.patch.object(torch.autograd.Function, "apply", self._recorded_apply()))
             for context in _CONTEXTS:
-                stack.enter_context(mock.patch.object(context, "__enter__", self._refused(context)))
+                reason = f"part of its forward runs under {context.__name__}, which a graph would forget"
+                stack.enter_context(mock.patch.object(context, "__enter__", self._refused(context.__enter__, reason)))
+            for name in _SWITCHES:
+                reason = f"its forward asks torch.{name}()"
+                stack.enter_context(mock.patch.object(torch, name, self._refused(getattr(torch, name), reason)))
+            switch, reason = torch.set_grad_enabled, "its forward switches gradients on or off"
+            stack.enter_context(mock.patch.object(switch, "__init__", self._refused(switch.__init__, reason)))
+            name, reason = "_checkpoint_without_reentrant_generator", "its forward uses activation checkpointing"
+            if checkpoint := getattr(torch.utils.checkpoint, name, None):
+                stack.enter_context(mock.patch.object(torch.utils.checkpoint, name, self._refused(checkpoint, reason)))
             code = inspect.unwrap(type(self.call.module).forward)
             seen = {"isinstance": _isinstance_of_value, "len": _len_of_value}
             stack.enter_context(mock.patch.dict(code.__globals__, seen))
@@ -308,7 +337,7 @@ class _CallTracer(fx.Tracer):
 
     def _recorded(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def factory(*args: Any, **kwargs: Any) -> Any:
-            if self.evaluating:
+            if self.bypassed():
                 return function(*args, **kwargs)
             return self.create_proxy("call_function", function, args, kwargs)
 
@@ -318,22 +347,29 @@ class _CallTracer(fx.Tracer):
         unbound = inspect.getattr_static(torch.autograd.Function, "apply")
 
         def recorded(cls: Any, *args: Any, **kwargs: Any) -> Any:
-            apply = unbound.__get__(None, cls)
-            if self.evaluating:
-                return apply(*args, **kwargs)
-            return self.create_proxy("call_function", apply, args, kwargs)
+            if self.bypassed():
+                return unbound.__get__(None, cls)(*args, **kwargs)
+            return self.create_proxy("call_function", _apply_of(cls), args, kwargs)
 
         return classmethod(recorded)
 
-    def _refused(self, context: type) -> Callable[..., Any]:
-        enter = context.__enter__  # type: ignore[attr-defined]
-
-        def refuse(instance: Any) -> Any:
-            if self.evaluating:
-                return enter(instance)
-            return _refuse(f"part of its forward runs under {context.__name__}, which a graph would forget")
+    def _refused(self, original: Callable[..., Any], reason: str) -> Callable[..., Any]:
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            if self.bypassed():
+                return original(*args, **kwargs)
+            raise UntraceableError(reason)
 
         return refuse
+
+
+def _apply_of(function: Any) -> Callable[..., Any]:
+    """``function.apply`` of an autograd function, with a name that fx can write into code."""
+
+    def apply(*args: Any) -> Any:
+        return function.apply(*args)
+
+    apply.__module__, apply.__name__ = function.__module__, f"apply_{function.__name__}"
+    return apply
 
 
 def value_of_proxies(argument: Any) -> Any:
@@ -352,7 +388,3 @@ def _len_of_value(item: Any) -> Any:
     if type(item) in (_Proxy, _Attribute) and builtins.isinstance(item.value, Tensor):
         return item.size(0)
     return builtins.len(item)
-
-
-def _refuse(reason: str) -> NoReturn:
-    raise UntraceableError(reason)

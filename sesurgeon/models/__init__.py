@@ -5,7 +5,7 @@ from sesurgeon.models.fit import fit
 from sesurgeon.models.guess import guess_architectures
 from sesurgeon.models.head import head_of, heads_of, num_outputs, replace_head, set_num_classes
 from sesurgeon.models.inputs import candidate_inputs, example_inputs, input_channels, random_input
-from sesurgeon.models.isolation import isolated
+from sesurgeon.models.isolation import fresh, isolated, random_states, restore_buffers, restore_random_states
 from sesurgeon.models.load import CHECKPOINT_KEY, load_model, model_from, named_source
 from sesurgeon.models.pickles import read
 from sesurgeon.models.preprocessing import Preprocessing
@@ -27,6 +27,7 @@ __all__ = [
     "example_inputs",
     "find_weights",
     "fit",
+    "fresh",
     "guess_architectures",
     "head_of",
     "heads_of",
@@ -38,8 +39,11 @@ __all__ = [
     "num_outputs",
     "provenance_of",
     "random_input",
+    "random_states",
     "read",
     "rebuild",
     "replace_head",
+    "restore_buffers",
+    "restore_random_states",
     "set_num_classes",
 ]

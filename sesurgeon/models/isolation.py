@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from sesurgeon.models.footprint import Footprint
 
 _SEED = 0
 
@@ -16,22 +21,59 @@ _SEED = 0
 def isolated(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Put ``model`` in train or eval mode under a fixed random state, and put everything back at the end.
 
-    Put back are each module's own mode, every buffer (train mode updates running statistics), and the random
-    states of torch (all devices) and Python.
+    Put back are each module's own mode and attributes, every buffer (train mode updates running statistics), and
+    the random states of torch (CPU, and CUDA where it is in use), numpy and Python.
     """
-    modes = {module: module.training for module in model.modules()}
-    buffers = {buffer: buffer.detach().clone() for buffer in model.buffers()}
-    python_state = random.getstate()
+    footprint = Footprint(model)
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    states = random_states()
     try:
-        with torch.random.fork_rng(), torch.no_grad():
-            torch.manual_seed(_SEED)
-            random.seed(_SEED)
+        _seed_all()
+        with torch.no_grad():
             model.train(training)
             yield
     finally:
-        random.setstate(python_state)
-        with torch.no_grad():
-            for buffer, before in buffers.items():
+        footprint.restore()
+        restore_random_states(states)
+        restore_buffers(buffers)
+
+
+def fresh(inputs: Any) -> Any:
+    """Copies of the tensors in ``inputs``: a forward may change its arguments in place."""
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
+
+
+def restore_buffers(buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Copy the second of each pair into the first, where they differ: an expanded buffer cannot be written to."""
+    with torch.no_grad():
+        for buffer, before in buffers:
+            if not torch.equal(buffer, before):
                 buffer.copy_(before)
-        for module, mode in modes.items():
-            module.training = mode
+
+
+def random_states() -> tuple[Any, ...]:
+    """Of Python, numpy, torch on the CPU, and torch on CUDA where it was used already."""
+    cuda = torch.cuda.get_rng_state_all() if _cuda_in_use() else None
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
+
+
+def restore_random_states(states: tuple[Any, ...]) -> None:
+    """Put back what :func:`random_states` gave."""
+    python, numpy, cpu, cuda = states
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state_all(cuda)
+
+
+def _seed_all() -> None:
+    random.seed(_SEED)
+    np.random.seed(_SEED)
+    torch.default_generator.manual_seed(_SEED)  # torch.manual_seed would wake up CUDA for a model on the CPU
+    if _cuda_in_use():
+        torch.cuda.manual_seed_all(_SEED)
+
+
+def _cuda_in_use() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

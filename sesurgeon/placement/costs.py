@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sesurgeon.blocks import BlockConfig, build_block
 from sesurgeon.graph import Site
-from sesurgeon.models.isolation import isolated
+from sesurgeon.models import fresh, isolated
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Cost:
 def model_cost(model: nn.Module, inputs: tuple[Any, ...]) -> Cost:
     """The cost of ``model`` in eval mode, for one of the images in ``inputs``; the model is left as it was."""
     with isolated(model, training=False), FlopCounterMode(display=False) as counter:
-        model(*inputs)
+        model(*fresh(inputs))
     images = next((argument.shape[0] for argument in inputs if isinstance(argument, torch.Tensor)), 1)
     return Cost(sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2 // images)
 

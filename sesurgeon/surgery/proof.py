@@ -9,7 +9,7 @@ from torch import nn
 
 from sesurgeon.errors import VerificationError
 from sesurgeon.graph import Survey, same
-from sesurgeon.models.isolation import isolated
+from sesurgeon.models import fresh, isolated
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def prove_identity(augmented: nn.Module, found: Survey) -> Proof:
 
 def _outputs(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> Any:
     with isolated(model, training=training):
-        return model(*inputs)
+        return model(*fresh(inputs))
 
 
 def _blame(found: Survey) -> str:

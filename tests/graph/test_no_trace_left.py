@@ -1,0 +1,221 @@
+"""Looking at a network leaves nothing behind in it, and nothing that a graph would lose is lost silently."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sesurgeon import add_se, find_sites
+from sesurgeon.graph import survey
+from sesurgeon.models import random_states
+from sesurgeon.surgery import blocks_of
+
+IMAGES = torch.randn(2, 3, 8, 8)
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.register_buffer("ema", torch.zeros(8))
+        self.seen: list[Any] = []
+        self.cache: dict[Any, Tensor] = {}
+
+    def body(self, x: Tensor) -> Tensor:
+        return self.bn(self.conv(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) + x
+
+
+class RebindsABuffer(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        self.ema = 0.9 * self.ema + 0.1 * y.detach().mean((0, 2, 3))
+        return y + x
+
+
+class AppendsToAList(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        self.seen.append(y)
+        return y + x
+
+
+class FillsADict(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        if "ones" not in self.cache:
+            self.cache["ones"] = torch.ones(1, 8, 1, 1)
+        return self.body(x) * self.cache["ones"] + x
+
+
+class SetsOnAChild(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        self.conv.last = self.body(x)
+        return self.conv.last + x
+
+
+class AsksForGradients(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) + (x if torch.is_grad_enabled() else 2 * x)
+
+
+class SwitchesGradients(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.set_grad_enabled(False):
+            y = self.body(x)
+        return y + x
+
+
+class Checkpoints(Block):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.utils.checkpoint.checkpoint(self.body, x, use_reentrant=False) + x
+
+
+def network(block: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 1), block, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+
+LOST = [RebindsABuffer, AppendsToAList, FillsADict, SetsOnAChild, AsksForGradients, SwitchesGradients, Checkpoints]
+
+
+@pytest.mark.parametrize("make", LOST)
+def test_what_a_graph_would_lose_is_left_alone_and_said(make: type[nn.Module]) -> None:
+    found = survey(network(make()), IMAGES)
+    assert [site.id for site in found.sites if site.owner == "1"] == []
+    assert "1" in [item.path for item in found.left_alone]
+
+
+@pytest.mark.parametrize("make", LOST)
+def test_the_module_is_as_it_was(make: type[nn.Module]) -> None:
+    model = network(make())
+    attributes = {path: dict(vars(module)) for path, module in model.named_modules()}
+    tensors = {name: (value, value.clone()) for name, value in model.state_dict(keep_vars=True).items()}
+    find_sites(model, IMAGES)
+    for path, module in model.named_modules():
+        assert vars(module).keys() == attributes[path].keys()
+        assert all(value is attributes[path][name] for name, value in vars(module).items())
+    for name, value in model.state_dict(keep_vars=True).items():
+        assert value is tensors[name][0]
+        assert torch.equal(value, tensors[name][1])
+    assert model[1].seen == []
+    assert model[1].cache == {}
+    assert model(IMAGES).shape == (2, 3)
+
+
+def test_expanded_buffers_do_not_stop_the_clean_up() -> None:
+    block = Block()
+    block.register_buffer("wide", torch.ones(1).expand(8))
+    model = network(block).eval()
+    assert find_sites(model, IMAGES)
+    assert not model.training
+
+
+def test_random_states_come_back() -> None:
+    model = network(Block())
+    torch.manual_seed(7)
+    before = random_states()
+    find_sites(model, IMAGES)
+    after = random_states()
+    assert before[0] == after[0]
+    assert torch.equal(before[2], after[2])
+
+
+def test_the_example_inputs_are_not_changed_by_a_forward_that_works_in_place() -> None:
+    class Centres(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            x -= 0.5
+            return super().forward(x)
+
+    images = IMAGES.clone()
+    add_se(Centres(*network(Block())), example_inputs=images)
+    assert torch.equal(images, IMAGES)
+
+
+def test_in_place_sums_stay_in_place() -> None:
+    class InPlace(Block):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.body(x)
+            y += x
+            return y
+
+    model = network(InPlace())
+    augmented = add_se(model, example_inputs=IMAGES)
+    block = augmented[1]
+    x = torch.randn(2, 8, 4, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert block(x).dtype == model[1](x).dtype == torch.bfloat16
+
+
+def test_an_autograd_function_in_a_forward_is_kept_with_its_backward() -> None:
+    class TimesTen(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x * 1
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return gradient * 10
+
+    class Custom(Block):
+        def forward(self, x: Tensor) -> Tensor:
+            return TimesTen.apply(self.body(x)) + x
+
+    model = network(Custom())
+    augmented = add_se(model, example_inputs=IMAGES)
+    assert list(blocks_of(augmented)) == ["1.se"]
+    gradients = []
+    for network_ in (model, augmented):
+        network_(IMAGES).sum().backward()
+        gradients.append(network_[1].conv.weight.grad)
+    torch.testing.assert_close(*gradients)
+
+
+def test_an_activation_that_is_used_many_times_hosts_no_block() -> None:
+    act = nn.ReLU()
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), act, nn.Conv2d(8, 16, 3), act, nn.Flatten(), nn.Linear(256, 2))
+    augmented = add_se(model, example_inputs=IMAGES)
+    assert list(blocks_of(augmented)) == ["se", "se2"]
+    assert torch.equal(augmented.eval()(IMAGES), model.eval()(IMAGES))
+
+
+def test_converting_to_synchronised_batch_norm_loses_no_block() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 2))
+    augmented = add_se(model, example_inputs=IMAGES)
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(augmented)
+    assert list(blocks_of(converted)) == list(blocks_of(augmented)) == ["se"]
+
+
+def test_other_threads_are_not_disturbed() -> None:
+    stop, strangers = threading.Event(), []
+    other = nn.Conv2d(1, 1, 1)
+
+    def work() -> None:
+        while not stop.is_set():
+            strangers.append(type(torch.zeros(2)))
+            strangers.append(type(other(torch.zeros(1, 1, 2, 2))))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        sites = find_sites(network(Block()), IMAGES)
+    finally:
+        stop.set()
+        thread.join()
+    assert set(strangers) == {Tensor}
+    assert [site.id for site in sites if site.kind == "residual"] == ["1:residual"]
+
+
+def test_slices_can_be_assigned_to() -> None:
+    class Assigns(Block):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.body(x).clone()
+            y[:, :2] = 0
+            return y + x
+
+    augmented = add_se(network(Assigns()), example_inputs=IMAGES)
+    assert list(blocks_of(augmented)) == ["1.se"]
