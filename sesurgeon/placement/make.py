@@ -12,7 +12,7 @@ from sesurgeon.blocks.config import BlockName, Init
 from sesurgeon.errors import NoSiteError, UsageError
 from sesurgeon.graph import LeftAlone, Site, Survey, survey
 from sesurgeon.placement.arguments import describe_arguments
-from sesurgeon.placement.attributes import before
+from sesurgeon.placement.attributes import before, inserted
 from sesurgeon.placement.filters import Filters
 from sesurgeon.placement.fingerprint import fingerprint
 from sesurgeon.placement.plan import Entry, Plan
@@ -48,7 +48,7 @@ def make_plan(
         example_inputs: a tensor, or a tuple of the positional arguments of forward; made from the model by default.
 
     Raises:
-        UsageError: an unknown policy or block, or a setting out of its range.
+        UsageError: an unknown policy or block, or a setting out of its range; or blocks were inserted already.
         NoSiteError: nothing is selected.
         UntraceableError: the model has no convolution, or does not run on the inputs.
     """
@@ -66,6 +66,8 @@ def check_policy(policy: str) -> None:
 
 def plan_from_survey(found: Survey, policy: str, config: BlockConfig, filters: Filters) -> Plan:
     """As :func:`make_plan`, for a network that was surveyed already."""
+    if any(inserted(module) for module in found.model.modules()):
+        raise UsageError("The model has inserted blocks already; take them out first (sesurgeon.remove_se).")
     candidates = POLICIES[policy](found.sites)
     gated = [site for site in candidates if site.attention is not None]
     left_alone = [LeftAlone(site.owner, f"has attention already: {site.attention}") for site in gated]

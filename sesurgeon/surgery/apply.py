@@ -79,7 +79,7 @@ def _check(plan: Plan, found: Survey) -> None:
     sites = {site.id: site for site in found.sites}
     problems = []
     if any(is_rewritten(module) for module in found.model.modules()):
-        problems.append("the model has inserted blocks already; take them out first (remove_se)")
+        problems.append("the model has inserted blocks already; take them out first (sesurgeon.remove_se)")
     for entry in plan.entries:
         site = sites.get(entry.site)
         if site is None:

@@ -70,7 +70,7 @@ def rewrite(owner: nn.Module, forward: Forward, blocks: Mapping[str, nn.Module])
 
 
 def restore(owner: nn.Module) -> None:
-    """Take back the :func:`rewrite` of ``owner``."""
+    """Take back the :func:`rewrite` of ``owner``, which must not be covered (:func:`is_covered`)."""
     for attribute, there in inserted(owner).items():
         if there == "module":
             owner._modules[attribute] = None
@@ -84,6 +84,11 @@ def restore(owner: nn.Module) -> None:
 def is_rewritten(module: nn.Module) -> bool:
     """Whether blocks were inserted into this module's forward."""
     return bool(inserted(module))
+
+
+def is_covered(module: nn.Module) -> bool:
+    """Whether another class was put above ours since, which :func:`restore` would lose."""
+    return is_rewritten(module) and MARK not in vars(type(module))
 
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
