@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 
 import torch
-from torch import fx, nn
+from torch import Tensor, nn
 
 from sesurgeon.blocks import build_block
 from sesurgeon.errors import UsageError
@@ -95,20 +95,33 @@ def _check(plan: Plan, found: Survey) -> None:
 def _block(owner: nn.Module, entry: Entry, found: Survey) -> nn.Module:
     site = found.site(entry.site)
     block = build_block(entry.config, site.channels, spatial_dims=len(site.spatial), channel_dim=site.channel_dim)
-    parameters = (parameter for part in (owner, found.model) for parameter in part.parameters())
-    like = next((parameter for parameter in parameters if parameter.is_floating_point()), torch.empty(0))
+    like = _scaled(found, entry)
     return block.to(like.device, like.dtype).train(owner.training)
+
+
+def _scaled(found: Survey, entry: Entry) -> Tensor:
+    """A tensor of the device and dtype of those that the block gets.
+
+    The site's own, as it was seen. That of an owner as a whole was not: then a parameter, of the owner if it has one.
+    """
+    node = found.nodes[entry.site][False]
+    seen = None if node is None else node.meta.get("value")
+    if isinstance(seen, Tensor):
+        return seen
+    owner = found.model.get_submodule(found.site(entry.site).owner)
+    parameters = (parameter for part in (owner, found.model) for parameter in part.parameters())
+    return next((parameter for parameter in parameters if parameter.is_floating_point()), torch.empty(0))
 
 
 def _forward(owner: nn.Module, path: str, entries: list[Entry], found: Survey) -> Forward:
     """The owner's forward with these blocks: from its local graphs, or around it as a whole."""
     original = type(owner).forward
-    inside = [entry for entry in entries if _nodes(found, entry)[False] is not None]
+    inside = [entry for entry in entries if found.nodes[entry.site][False] is not None]
     if not inside:
         return forward_then_blocks(original, [entry.attribute for entry in entries])
     by_mode = {}
     for training, local in found.graphs.items():
-        anchors = {entry.attribute: node for entry in inside if (node := _nodes(found, entry)[training]) is not None}
+        anchors = {entry.attribute: node for entry in inside if (node := found.nodes[entry.site][training]) is not None}
         by_mode[training] = forward_with_blocks(local.graphs[path], anchors, path or "model")
     return _one_for_both(original, by_mode)
 
@@ -124,7 +137,3 @@ def _are_one(first: Forward, second: Forward) -> bool:
     return first.__code__ == second.__code__ and all(
         first.__globals__.get(name) is second.__globals__.get(name) for name in names
     )
-
-
-def _nodes(found: Survey, entry: Entry) -> Mapping[bool, fx.Node | None]:
-    return found.nodes[entry.site]
