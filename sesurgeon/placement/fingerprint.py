@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from torch import nn
+from torch import Tensor, nn
 
 from sesurgeon.errors import SesurgeonError
 from sesurgeon.models import heads_of
@@ -16,8 +16,8 @@ def fingerprint(model: nn.Module) -> str:
     Weights do not enter, nor does the number of classes: every ResNet-50 has the same fingerprint.
     """
     heads = tuple(f"{path}." for path in _heads(model))
-    body = {name: value for name, value in model.state_dict().items() if not name.startswith(heads)}
-    lines = [f"{name} {tuple(value.shape)}" for name, value in body.items()]
+    tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}  # or extra state
+    lines = [f"{name} {tuple(value.shape)}" for name, value in tensors.items() if not name.startswith(heads)]
     lines += [f"{path} {type(module).__name__}" for path, module in model.named_modules()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
