@@ -81,7 +81,7 @@ def plan_from_survey(found: Survey, policy: str, config: BlockConfig, filters: F
     return Plan(
         fingerprint(found.model),
         policy,
-        describe_arguments(found.inputs),
+        [describe_arguments(argument) for argument in found.inputs],
         tuple(_entries(found.model, filters.keep(free), config)),
         (*left_alone, *found.left_alone),
         tuple(unused),
