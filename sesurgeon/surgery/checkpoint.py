@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sesurgeon.errors import UnreadableFileError
+from sesurgeon.errors import UnreadableFileError, UsageError
 from sesurgeon.files import atomic_write
 from sesurgeon.models import (
     CHECKPOINT_KEY,
@@ -37,6 +37,7 @@ from sesurgeon.models import (
 from sesurgeon.placement import Plan
 from sesurgeon.surgery.apply import apply_plan, plan_of
 from sesurgeon.surgery.remove import remove_se
+from sesurgeon.surgery.rewrite import blocks_of
 
 FORMAT = 1
 
@@ -52,9 +53,17 @@ def save(model: nn.Module, path: str | Path, *, force: bool = True) -> None:
         force: replace a file of that name.
 
     Raises:
+        UsageError: there are blocks in it but no plan, because only a network inside it was augmented.
         OutputError: it cannot be written; nothing was changed.
     """
     provenance, plan = provenance_of(model), plan_of(model)
+    inside = blocks_of(model)
+    if plan is None and inside:
+        raise UsageError(
+            f"This {type(model).__name__} cannot be saved: it has inserted blocks ({next(iter(inside))}…) but no plan "
+            "of its own, as a network around one that was augmented.",
+            hint="Save the augmented network inside it with sesurgeon.save, or keep the state dict of the whole.",
+        )
     content: dict[str, Any] = {
         CHECKPOINT_KEY: {
             "format": FORMAT,
