@@ -38,26 +38,30 @@ class SqueezeExcite(nn.Module):
         super().__init__()
         convolution = _CONVOLUTIONS[spatial_dims]
         self.channel_dim = channel_dim
-        self.places = tuple(range(2, spatial_dims + 2)) if channel_dim == 1 else tuple(range(1, spatial_dims + 1))
+        # Dimensions are counted from the back: with or without a batch in front.
+        self.first = -(spatial_dims + 1)
+        self.places = tuple(range(-spatial_dims, 0) if channel_dim == 1 else range(-spatial_dims - 1, -1))
         self.fc1 = convolution(channels, rd_channels, kernel_size=1)
         self.act = nn.ReLU(inplace=True)
         self.fc2 = convolution(rd_channels, channels, kernel_size=1)
         self.gate: nn.Module = TwiceSigmoid() if identity else nn.Sigmoid()
         if identity:
-            nn.init.zeros_(self.fc2.weight)
-            if self.fc2.bias is not None:
-                nn.init.zeros_(self.fc2.bias)
+            for parameter in self.fc2.parameters():
+                nn.init.zeros_(parameter)
 
     def excitation(self, x: Tensor) -> Tensor:
         """The factors by which ``x`` is scaled: as ``x``, but of size 1 in every spatial dimension."""
         squeezed = x.mean(self.places, keepdim=True)
         if self.channel_dim != 1:
-            squeezed = torch.movedim(squeezed, self.channel_dim, 1)
+            squeezed = torch.movedim(squeezed, -1, self.first)
         factors: Tensor = self.gate(self.fc2(self.act(self.fc1(squeezed))))
-        return factors if self.channel_dim == 1 else torch.movedim(factors, 1, self.channel_dim)
+        return factors if self.channel_dim == 1 else torch.movedim(factors, self.first, -1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale ``x`` of shape (N, C, *spatial), or (N, *spatial, C) for ``channel_dim=-1``; the shape stays."""
+        """Scale ``x`` of shape (N, C, *spatial), or (N, *spatial, C) for ``channel_dim=-1``; the shape stays.
+
+        N may be missing.
+        """
         return x * self.excitation(x)
 
     def extra_repr(self) -> str:
