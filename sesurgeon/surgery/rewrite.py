@@ -2,20 +2,22 @@
 
 The instance gets a subclass of its own class whose ``forward`` is the code of its local graph with the blocks in it.
 So it stays an instance of its class, keeps attributes, methods, hooks and state-dict keys, and deep copies, compiles
-and exports as before.
+and exports as before. It cannot be pickled as a whole: that class can be imported from nowhere.
 """
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import fx, nn
 
+from sesurgeon.errors import UsageError
 from sesurgeon.graph import compile_graph
-from sesurgeon.placement.attributes import MARK, Before, before, inserted
+from sesurgeon.placement.attributes import MARK, before, inserted
 
 Forward = Callable[..., Any]
 
@@ -62,11 +64,41 @@ def forward_by_mode(original: Forward, in_eval: Forward, in_train: Forward) -> F
 def rewrite(owner: nn.Module, forward: Forward, blocks: Mapping[str, nn.Module]) -> None:
     """Give ``owner`` this forward and, under free names, these children; in place."""
     original = type(owner)
+    metaclass: type = type(original)
     there = {attribute: before(owner, attribute) for attribute in blocks}
     for attribute, block in blocks.items():
         setattr(owner, attribute, block)
     members = {"forward": forward, "__module__": original.__module__, "__qualname__": original.__qualname__}
-    owner.__class__ = type(original.__name__, (original,), {**members, "__doc__": original.__doc__, MARK: there})
+    members |= {"__doc__": original.__doc__, MARK: there}
+    owner.__class__ = _unpicklable(metaclass)(original.__name__, (_Unannounced, original), members)
+
+
+class _Unannounced(nn.Module):
+    """First base of the classes made here: no ``__init_subclass__`` of the user's runs for them.
+
+    It may want keywords, or enter each subclass in a registry.
+    """
+
+    def __init_subclass__(cls, **_: Any) -> None:
+        pass
+
+
+@functools.cache
+def _unpicklable(metaclass: type) -> type:
+    """``metaclass``, but of classes that say what to do instead of being pickled.
+
+    A pickle names the class of each object, and the classes made here can be found under no name. Copying needs none.
+    """
+    ours = type(metaclass.__name__, (metaclass,), {})
+    copyreg.pickle(ours, _refuse)
+    return ours
+
+
+def _refuse(made: type) -> NoReturn:
+    raise UsageError(
+        f"A {made.__qualname__} with inserted blocks cannot be pickled.",
+        hint="Use sesurgeon.save(model, path), or save model.state_dict().",
+    )
 
 
 def restore(owner: nn.Module) -> None:
@@ -78,7 +110,7 @@ def restore(owner: nn.Module) -> None:
         delattr(owner, attribute)
         if there == "attribute":
             owner.__dict__[attribute] = None
-    owner.__class__ = type(owner).__bases__[0]
+    owner.__class__ = type(owner).__bases__[-1]
 
 
 def is_rewritten(module: nn.Module) -> bool:
