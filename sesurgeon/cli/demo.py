@@ -53,7 +53,7 @@ def _rendered(result: DemoResult) -> Group:
 
     images = result.base.images
     title = f"What was measured, on {images:,} held-out digits (one digit is {100 / images:.2f} points)"
-    scores = Table(title=title, title_justify="left")
+    scores = Table()
     scores.add_column("")
     scores.add_column("top-1", justify="right")
     scores.add_column("loss", justify="right")
@@ -88,7 +88,7 @@ def _rendered(result: DemoResult) -> Group:
     facts.add_row("time", f"{result.seconds:.0f} seconds")
     facts.add_row("files", f"{folder}/")
     hand = [Text(f"  {command}") for command in by_hand(folder, result.settings)]
-    return Group(scores, facts, Text("\nThe same by hand:"), *hand, Text(_YOURS))
+    return Group(Text(title, style="bold"), scores, facts, Text("\nThe same by hand:"), *hand, Text(_YOURS))
 
 
 _YOURS = """

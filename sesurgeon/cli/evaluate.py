@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
+from rich.text import Text
 
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.images import (
@@ -99,8 +100,9 @@ def evaluate(
                 device=device,
                 on_progress=watcher,
             )
-        table = score_table(f"{name} on {_described(images)}", found)
-        out.result(Group(table, class_table(found, all_classes=all_classes)), _data(name, images, found))
+        title = Text(f"{name} on {_described(images)}", style="bold")
+        tables = (score_table(found), class_table(found, all_classes=all_classes))
+        out.result(Group(title, *tables), _data(name, images, found))
 
 
 def _load(name: str, reading: dict[str, Any]) -> nn.Module:

@@ -114,44 +114,56 @@ def finetune(
                 raise
         images = watcher.data
         next_flags = flags_to_load(loaded, trust_pickle)
-        out.result(_rendered(model, images, result, config.epochs, next_flags), _data(model, images, result))
+        on_data = f"--data {shlex.quote(data)}"
+        if data.startswith("torchvision:"):
+            on_data += f" --data-dir {shlex.quote(data_dir)}"
+        rendered = _rendered(model, images, result, config.epochs, next_flags, on_data)
+        out.result(rendered, _data(model, images, result))
 
 
-def _rendered(model: str, data: Data, result: FinetuneResult, epochs: int, flags: str) -> Group:
-    from sesurgeon.cli.watching import PHASES
-
-    table = Table(title=f"{model}, fine-tuned on {data.name}", title_justify="left")
-    table.add_column("")
-    for column in ("after epoch", "train loss", "val loss", "top-1", "top-5"):
-        table.add_column(column, justify="right")
+def _rendered(model: str, data: Data, result: FinetuneResult, epochs: int, flags: str, on_data: str) -> Group:
     before, best = result.rows[0], result.best_row
-    rows = {"before training": before}
-    rows |= {f"{PHASES[phase]}: best": row for phase, row in _best_of_phases(result).items()}
-    rows |= {"last": result.rows[-1], "best of all": best}
-    for label, row in rows.items():
-        style = "bold" if label == "best of all" else None
-        table.add_row(
-            label,
-            "-" if row.epoch < 0 else f"{row.epoch + 1} of {epochs}",
-            "-" if row.train_loss is None else number(row.train_loss),
-            number(row.eval_loss),
-            per_cent(row.eval_top1),
-            per_cent(row.eval_top5),
-            style=style,
-        )
-    gain = best.eval_top1 - before.eval_top1
     if best is before:
         outcome = "No epoch scored higher than the state before training: best.pt holds that state, unchanged."
     else:
+        gain = best.eval_top1 - before.eval_top1
         outcome = f"Top-1 rose by {gain:.2f} points on {len(data.val):,} validation images."
     checkpoint = shlex.quote(str(result.best))
     return Group(
-        table,
+        Text(f"{model}, fine-tuned on {data.name}", style="bold"),
+        _epoch_table(result, epochs),
         Text(outcome),
-        Text(f"Written: {result.folder}/ with best.pt, last.pt, summary.csv, metrics.json, curve.png, args.yaml"),
-        Text(f"Next:    sesurgeon evaluate {checkpoint}{flags} --data {shlex.quote(data.name)}"),
+        Text(f"Written: {result.folder}/ with best.pt, last.pt, curve.png, summary.csv and more"),
+        Text(f"Next:    sesurgeon evaluate {checkpoint}{flags} {on_data}"),
         Text(f"         sesurgeon export {checkpoint}{flags} --onnx"),
     )
+
+
+def _epoch_table(result: FinetuneResult, epochs: int) -> Table:
+    from sesurgeon.cli.watching import PHASES
+
+    table = Table()
+    table.add_column("")
+    for column in ("epoch", "val loss", "top-1", "top-5"):
+        table.add_column(column, justify="right")
+    table.add_column("kept as")
+    best, last = result.best_row, result.rows[-1]
+    rows = {"before training": result.rows[0]}
+    rows |= {f"{PHASES[phase]}: best": row for phase, row in _best_of_phases(result).items()}
+    if last not in rows.values():
+        rows["last"] = last
+    for label, row in rows.items():
+        kept = ", ".join(file for file, kept in (("best.pt", best), ("last.pt", last)) if kept is row)
+        table.add_row(
+            label,
+            "-" if row.epoch < 0 else f"{row.epoch + 1}/{epochs}",
+            number(row.eval_loss),
+            per_cent(row.eval_top1),
+            per_cent(row.eval_top5),
+            kept,
+            style="bold" if row is best else None,
+        )
+    return table
 
 
 def _best_of_phases(result: FinetuneResult) -> dict[str, EpochRow]:

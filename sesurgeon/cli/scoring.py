@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from sesurgeon.finetune import Evaluation
@@ -22,9 +24,9 @@ def number(value: float) -> str:
     return f"{value:.4f}"
 
 
-def score_table(title: str, found: Evaluation) -> Table:
+def score_table(found: Evaluation) -> Table:
     """Top-1, top-5 (or what there is of it), loss and images."""
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(show_header=False)
     table.add_row("top-1", per_cent(found.top1))
     table.add_row(f"top-{found.k}", per_cent(found.top5))
     table.add_row("loss", number(found.loss))
@@ -32,18 +34,18 @@ def score_table(title: str, found: Evaluation) -> Table:
     return table
 
 
-def class_table(found: Evaluation, *, all_classes: bool) -> Table:
+def class_table(found: Evaluation, *, all_classes: bool) -> Group:
     """Each class of the data; of many the worst only, unless all are asked for."""
     scores = found.per_class
-    title = "Classes"
+    title = "Classes:"
     if len(scores) > _MOST_CLASSES and not all_classes:
         measured = [score for score in scores if score.accuracy is not None]
         scores = tuple(sorted(measured, key=lambda score: (score.accuracy, score.name))[:_MOST_CLASSES])
-        title = f"The {len(scores)} worst of {len(found.per_class)} classes; --all lists every one"
-    table = Table(title=title, title_justify="left")
+        title = f"The {len(scores)} worst of {len(found.per_class)} classes (--all lists every one):"
+    table = Table()
     table.add_column("class", overflow="fold")
     for column in ("images", "correct", "top-1"):
         table.add_column(column, justify="right")
     for score in scores:
         table.add_row(score.name, f"{score.images:,}", f"{score.correct:,}", per_cent(score.accuracy))
-    return table
+    return Group(Text(title), table)

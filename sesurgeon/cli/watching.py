@@ -23,7 +23,7 @@ from sesurgeon.finetune import (
     TrainStep,
 )
 
-PHASES: Mapping[str, str] = MappingProxyType({"blocks": "new parts only", "all": "everything"})
+PHASES: Mapping[str, str] = MappingProxyType({"blocks": "new parts", "all": "everything"})
 
 
 class Watcher:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sesurgeon.finetune import Data, batches, preprocessing_for
 
-_WIDTH = 16
+_WIDTH = 12
 _BATCH_SIZE = 64
 
 

@@ -13,13 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch import nn
 from typer.testing import CliRunner, Result
 
 import sesurgeon
 from sesurgeon.cli.app import app
 from sesurgeon.cli.finetune import finetune as verb
+from sesurgeon.cli.loading import flags_to_load
 from sesurgeon.finetune import FinetuneConfig
-from sesurgeon.models import provenance_of
+from sesurgeon.models import Provenance, Source, attach_provenance, provenance_of
 
 SHORT = ("--data", "data", "--epochs", "2", "-j", "0", "--device", "cpu")
 
@@ -46,7 +48,7 @@ def test_the_newest_augmented_network_is_trained_and_the_run_described(workplace
     assert lines[0] == "No MODEL given: taking net.se.pt, the newest here."
     assert "12 training and 6 validation images, 2 classes, seen as 1x8x8" in lines[1]
     assert [line.split()[:2] for line in lines if line.startswith("epoch ")] == [["epoch", "1/2"], ["epoch", "2/2"]]
-    for text in ("before training", "new parts only: best", "everything: best", "runs/finetune/exp/", "1 of 2"):
+    for text in ("before training", "new parts: best", "everything: best", "runs/finetune/exp/", "1/2"):
         assert text in result.stdout
     assert "sesurgeon export runs/finetune/exp/best.pt --onnx" in result.stdout
 
@@ -138,6 +140,21 @@ def test_debug_shows_the_traceback(workplace: Path) -> None:
     result = finetune("net.se.pt", "--data", "nowhere", "--debug")
     assert result.exit_code == 1
     assert "Traceback (most recent call last)" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "trust", "flags"),
+    [
+        (Source("module"), False, ""),
+        (Source("module"), True, " --trust-pickle"),
+        (Source("timm", "resnet18"), True, ""),
+        (Source("factory", "nets:make"), False, " --arch factory:nets:make"),
+    ],
+)
+def test_the_next_commands_get_what_it_takes_to_load(source: Source, trust: bool, flags: str) -> None:
+    model = nn.Flatten()
+    attach_provenance(model, Provenance(source))
+    assert flags_to_load(model, trust) == flags
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")

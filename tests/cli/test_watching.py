@@ -72,7 +72,7 @@ def test_a_pipe_gets_lines_alone() -> None:
     assert lines[2:8] == [*(f"  bad{index}.png: torn" for index in range(5)), "  … and 2 more; --json lists all."]
     assert lines[8:10] == ["Mind it.", "The run is kept in runs/exp"]
     assert lines[10].split() == ["before", "training", "val", "loss", "0.5000", "top-1", "75.00", "%"]
-    assert lines[11] == "1 epoch, new parts only: 1,500 of 20,000 parameters are trained."
+    assert lines[11] == "1 epoch, new parts: 1,500 of 20,000 parameters are trained."
     assert lines[12].startswith("epoch 1/2      loss 0.1250  val loss 0.2500  top-1 100.00 %  ")
     assert lines[12].endswith(" images/s  best")
     assert lines[13:] == ["Kept: runs/exp/last.pt, the state after epoch 1 of 2."]
