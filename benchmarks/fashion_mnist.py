@@ -137,28 +137,21 @@ def write_table(
     before: dict, surgery: dict, after: dict, last: dict, counts: dict, options: argparse.Namespace
 ) -> None:
     """``fashion_mnist.md``."""
-    onnx = counts["onnx_correct"] / counts["images"]
+    onnx = 100 * counts["onnx_correct"] / counts["images"]
+    differ = (
+        f"{counts['different']} of {counts['images']:,} labels differ from PyTorch's, {counts['ties']} of them ties"
+    )
     rows = [
-        ("base network, 175 thousand parameters", f"{before['top1']:.2%}", ""),
-        ("after `add-se`", f"{after['top1']:.2%}", f"{len(surgery['blocks'])} blocks, outputs bit-identical"),
-        (
-            f"after `finetune`, {options.epochs} epochs",
-            f"{last['top1']:.2%}",
-            "one seed; no control trained without SE",
-        ),
-        (
-            "the ONNX file in onnxruntime",
-            f"{onnx:.2%}",
-            f"{counts['different']} of {counts['images']:,} labels differ from PyTorch's, {counts['ties']} of them ties",
-        ),
+        ("the base network, 175 thousand parameters", f"{before['top1']:.2f} %", ""),
+        ("after `add-se`", f"{after['top1']:.2f} %", f"{len(surgery['blocks'])} blocks, outputs bit-identical"),
+        (f"after `finetune`, {options.epochs} epochs", f"{last['top1']:.2f} %", "one seed, no control without SE"),
+        ("the ONNX file in onnxruntime", f"{onnx:.2f} %", differ),
     ]
     lines = ["| Fashion-MNIST, 10,000 test images | top-1 | |", "|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
-    words = f"--base-epochs {options.base_epochs} --epochs {options.epochs}"
-    made = (
-        f"Made by `python benchmarks/fashion_mnist.py --data-dir DIR --work DIR {words}` with torch {torch.__version__}, "
-        f"onnxruntime {onnxruntime.__version__}, Python {platform.python_version()}, on the CPU."
-    )
+    words = f"--data-dir DIR --work DIR --base-epochs {options.base_epochs} --epochs {options.epochs}"
+    versions = f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}, Python {platform.python_version()}"
+    made = f"Made by `python benchmarks/fashion_mnist.py {words}` with {versions}, on the CPU."
     text = "\n".join([*lines, "", made, ""])
     (HERE / "fashion_mnist.md").write_text(text)
     print(text)

@@ -91,9 +91,7 @@ def export_onnx(
         _check(draft)
         parity = None
         if verify:
-            batches = [
-                random_images((size, *image.shape[1:]), provenance.preprocessing) for size in _PARITY_BATCHES
-            ]
+            batches = [random_images((size, *image.shape[1:]), provenance.preprocessing) for size in _PARITY_BATCHES]
             parity = onnx_parity(prepared, draft, batches if example_inputs is None else [*batches, image])
             _require(parity)
         size = sum(file.stat().st_size for file in draft.parent.iterdir())
@@ -138,9 +136,7 @@ def _to_onnx(model: nn.Module, image: Tensor, opset: int | None) -> torch.onnx.O
                 verbose=False,
             )
     except Exception as error:  # the exporter's errors are private classes
-        raise UntraceableError(
-            f"The network has no translation to ONNX: {first_line(_root(error))}"
-        ) from error
+        raise UntraceableError(f"The network has no translation to ONNX: {first_line(_root(error))}") from error
     if program is None:
         raise UntraceableError(f"torch {torch.__version__} returned no ONNX program.")
     got = program.model.opset_imports[""]
@@ -188,9 +184,7 @@ def _draft(path: Path, *, force: bool) -> Iterator[Path]:
 def _save(model: Any, path: Path) -> None:
     import onnx_ir
 
-    weights = sum(
-        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value
-    )
+    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     onnx_ir.save(model, path, external_data=_data_of(path).name if weights > _ONE_FILE_LIMIT else None)
 
 

@@ -103,8 +103,7 @@ def random_images(shape: tuple[int, ...], preprocessing: Preprocessing | None) -
     if preprocessing is None or len(preprocessing.mean) != shape[1]:
         return (pixels - 0.5) / 0.25
     mean, std = (
-        torch.tensor(values).view(-1, *[1] * (len(shape) - 2))
-        for values in (preprocessing.mean, preprocessing.std)
+        torch.tensor(values).view(-1, *[1] * (len(shape) - 2)) for values in (preprocessing.mean, preprocessing.std)
     )
     return (pixels - mean) / std
 

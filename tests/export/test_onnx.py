@@ -227,9 +227,7 @@ def test_of_several_outputs_the_first_is_exported(kind: str, tmp_path: Path) -> 
     assert report.output_shape == (5,)
 
 
-@pytest.mark.parametrize(
-    ("kind", "message"), [("nested", "a list that starts with a dict"), ("nothing", "NoneType")]
-)
+@pytest.mark.parametrize(("kind", "message"), [("nested", "a list that starts with a dict"), ("nothing", "NoneType")])
 def test_an_output_without_a_tensor_is_refused(kind: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UntraceableError, match=message):
         export_onnx(Returns(kind), tmp_path / "net.onnx", example_inputs=IMAGE)
@@ -282,9 +280,7 @@ def test_torchvision_networks(name: str, tmp_path: Path) -> None:
 
     settings = {"aux_logits": True, "init_weights": False} if name == "googlenet" else {}
     torch.manual_seed(0)
-    report = export_onnx(
-        get_model(name, **settings), tmp_path / "net.onnx", example_inputs=torch.randn(1, 3, 64, 64)
-    )
+    report = export_onnx(get_model(name, **settings), tmp_path / "net.onnx", example_inputs=torch.randn(1, 3, 64, 64))
     assert report.output_shape == (1000,)
     assert report.parity is not None
     assert report.parity.max_rel < 1e-5

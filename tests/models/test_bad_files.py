@@ -90,9 +90,7 @@ def test_a_cut_off_safetensors_file(kept, tmp_path):
     assert "damaged" in refusal(path).message
 
 
-@pytest.mark.parametrize(
-    "content", [nn.Linear(4, 4), nn.Linear(4, 4).state_dict()], ids=["module", "weights"]
-)
+@pytest.mark.parametrize("content", [nn.Linear(4, 4), nn.Linear(4, 4).state_dict()], ids=["module", "weights"])
 @pytest.mark.parametrize("trust_pickle", [False, True])
 def test_a_damaged_pickle_in_a_whole_zip(content, trust_pickle, saved, tmp_path):
     path = saved(content)

@@ -75,10 +75,7 @@ def test_timm_takes_arguments_and_preprocessing_follows_the_channels():
 
 
 def test_timm_takes_the_name_of_weights_after_a_dot():
-    assert (
-        provenance_of(build(Source.parse("timm:test_resnet.r160_in1k"))).source.name
-        == "test_resnet.r160_in1k"
-    )
+    assert provenance_of(build(Source.parse("timm:test_resnet.r160_in1k"))).source.name == "test_resnet.r160_in1k"
 
 
 @pytest.mark.parametrize(
@@ -134,9 +131,7 @@ def test_torchvision_warns_of_nothing(name):
 
 
 def test_torchvision_detectors_ask_the_network_for_nothing(monkeypatch):
-    monkeypatch.setattr(
-        torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("asked the network")
-    )
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("asked the network"))
     model = build(Source("torchvision", "ssdlite320_mobilenet_v3_large"))
     assert provenance_of(model).preprocessing is None
 

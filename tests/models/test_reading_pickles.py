@@ -74,9 +74,7 @@ def test_a_whole_model_of_torchvision_or_timm_needs_no_flag(name, saved):
 
 def test_a_whole_model_of_torch_nn_computes_the_same(saved):
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten(), nn.Linear(4 * 36, 5)
-    ).eval()
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.SiLU(), nn.Flatten(), nn.Linear(4 * 36, 5)).eval()
     again = read(saved(model))
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(again(x), model(x))

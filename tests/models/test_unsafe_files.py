@@ -182,9 +182,7 @@ def test_an_object_is_not_filled_in_twice(saved_pickle):
     twice = saved_pickle(b"\x80\x02" + RELU + b")\x81" + STATE + b"b}b.")
     with pytest.raises(UnsafeFileError, match="change of an object that was complete"):
         read(twice)
-    through_the_memo = saved_pickle(
-        b"\x80\x02" + RELU + b")\x81q\x00" + STATE + b"b0h\x00}b.".replace(b"0", b"q\x01")
-    )
+    through_the_memo = saved_pickle(b"\x80\x02" + RELU + b")\x81q\x00" + STATE + b"b0h\x00}b.".replace(b"0", b"q\x01"))
     with pytest.raises(UnsafeFileError, match="change of an object that was complete"):
         read(through_the_memo)
 

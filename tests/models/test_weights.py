@@ -114,9 +114,7 @@ def test_the_prefix_of_a_training_framework_is_taken_off(tiny):
 
 
 def test_weights_from_before_the_batch_counters(tiny):
-    state = {
-        name: value for name, value in tiny.state_dict().items() if not name.endswith("num_batches_tracked")
-    }
+    state = {name: value for name, value in tiny.state_dict().items() if not name.endswith("num_batches_tracked")}
     model = fit(SHUFFLENET, state)
     assert torch.equal(model.conv1[1].running_mean, tiny.conv1[1].running_mean)
 
