@@ -1,0 +1,42 @@
+"""What the README prints has been run as printed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_snippet_runs_as_printed(tmp_path: Path) -> None:
+    snippets = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    assert len(snippets) == 1
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", snippets[0]], cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0] == ".:conv 64 (112, 112) 1"
+    assert (tmp_path / "resnet18.se.pt").exists()
+
+
+def test_every_command_and_flag_in_it_exists() -> None:
+    from typer.main import get_command
+
+    from sesurgeon.cli.app import app
+
+    verbs = get_command(app).commands  # type: ignore[attr-defined]
+    lines = re.findall(r"^ {4}(?:pip install \. && )?sesurgeon ([^#\n]*)", README, flags=re.M)
+    assert len(lines) >= 15
+    for line in lines:
+        verb, *words = line.split()
+        options = {option for parameter in verbs[verb].params for option in parameter.opts}
+        assert {word for word in words if word.startswith("-")} <= options, line
+
+
+def test_its_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (Path(__file__).parents[1] / target).exists(), target
