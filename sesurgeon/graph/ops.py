@@ -47,14 +47,9 @@ def module_of(owner: nn.Module, node: fx.Node) -> nn.Module | None:
     return owner.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
-def value_of(node: Any) -> Any:
-    """The (fake) value that ``node`` had; constants are their own value."""
-    return node.meta.get("value") if isinstance(node, fx.Node) else node
-
-
 def tensor_of(node: Any) -> Tensor | None:
     """The (fake) tensor that ``node`` gave; None where it gave something else."""
-    value = value_of(node)
+    value = node.meta.get("value") if isinstance(node, fx.Node) else node
     return value if isinstance(value, Tensor) else None
 
 

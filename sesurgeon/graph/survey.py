@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from sesurgeon.errors import UntraceableError, UsageError
 from sesurgeon.graph import ops
-from sesurgeon.graph.assemble import Place, find_places
+from sesurgeon.graph.assemble import find_places
 from sesurgeon.graph.fidelity import unfaithful
 from sesurgeon.graph.local import LocalGraphs, trace_local_graphs
 from sesurgeon.graph.site import LeftAlone, Site
@@ -58,7 +58,7 @@ def survey(model: nn.Module, example_inputs: Any = None) -> Survey:
         UsageError: the model is wrapped.
         UntraceableError: the model has no convolution, or does not run on the inputs.
     """
-    _refuse_wrapped(model)
+    _check_model(model)
     tried = candidate_inputs(model) if example_inputs is None else [_as_arguments(example_inputs)]
     inputs, graphs, train_failure = _first_that_runs(model, tried)
     places, left_alone = find_places(graphs, _width(inputs))
@@ -81,7 +81,7 @@ def find_sites(model: nn.Module, example_inputs: Any = None) -> list[Site]:
     return list(survey(model, example_inputs).sites)
 
 
-def _refuse_wrapped(model: nn.Module) -> None:
+def _check_model(model: nn.Module) -> None:
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise UsageError(
             f"The model is wrapped in {type(model).__name__}.", hint="Give the network itself: model.module."
@@ -139,6 +139,3 @@ def _width(inputs: tuple[Any, ...]) -> int:
         if isinstance(argument, Tensor) and argument.ndim >= 3:
             return argument.shape[-1]
     return 0
-
-
-__all__ = ["Place", "Survey", "find_sites", "survey"]

@@ -8,7 +8,6 @@ not reproduce raises instead of being dropped.
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import inspect
 import math
@@ -23,10 +22,10 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_map
 
 from sesurgeon.errors import UntraceableError
 from sesurgeon.graph.guards import expect
+from sesurgeon.graph.proxy import ValueProxy, isinstance_of_value, len_of_value, value_of_proxies
 from sesurgeon.graph.record import ModuleCall
 from sesurgeon.models import random_states
 from sesurgeon.models.footprint import Footprint
@@ -76,22 +75,6 @@ def trace_call(call: ModuleCall, fakes: FakeTensorMode, *, freeze_numbers: bool)
     return graph
 
 
-def value_of(argument: Any) -> Any:
-    """The (fake) value behind a node, or behind the nodes within a list, tuple, dict or slice."""
-    return _unwrap(argument, fx.Node, lambda node: node.meta["value"])
-
-
-def _unwrap(argument: Any, kind: type, read: Callable[[Any], Any]) -> Any:
-    def leaf(item: Any) -> Any:
-        if isinstance(item, kind):
-            return read(item)
-        if isinstance(item, slice):
-            return slice(*(leaf(part) for part in (item.start, item.stop, item.step)))
-        return item
-
-    return tree_map(leaf, argument, is_leaf=lambda item: isinstance(item, kind))
-
-
 def _fingerprint(states: tuple[Any, ...]) -> bytes:
     return pickle.dumps([state.tolist() if isinstance(state, Tensor) else state for state in states[:3]])
 
@@ -99,82 +82,6 @@ def _fingerprint(states: tuple[Any, ...]) -> bytes:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else "no message"
-
-
-class _Proxy(fx.Proxy):
-    """A proxy that answers Python's questions with its recorded value, leaving a guard."""
-
-    tracer: _CallTracer
-
-    @property
-    def value(self) -> Any:
-        return self.node.meta["value"]
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self.value, name)  # raises AttributeError where the real thing would
-        return found if name == "ndim" else _Attribute(self, name)
-
-    def __len__(self) -> int:
-        if isinstance(self.value, Tensor):
-            return int(self.size(0))
-        return len(self.value) if isinstance(self.value, torch.Size) else int(self.tracer.length_of(self))
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter([operator.getitem(self, index) for index in range(len(self))])
-
-    def __bool__(self) -> bool:
-        return bool(self.tracer.settle(self, bool))
-
-    def __index__(self) -> int:
-        return int(self.tracer.settle(self, operator.index))
-
-    def __int__(self) -> int:
-        return int(self.tracer.settle(self, int))
-
-    def __float__(self) -> float:
-        return float(self.tracer.settle(self, float))
-
-    def __iadd__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
-
-    def __isub__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
-
-    def __imul__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
-
-    def __itruediv__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
-
-    def __setitem__(self, place: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, place, value), {})
-
-    def __contains__(self, item: Any) -> bool:
-        if isinstance(self.value, Tensor):
-            raise UntraceableError("it looks for a value in a tensor")
-        return item in self.value
-
-    def __hash__(self) -> int:
-        return id(self)
-
-
-class _Attribute(_Proxy):
-    """``proxy.name``: becomes a node when it is used as a value, and a method call when it is called."""
-
-    def __init__(self, root: _Proxy, name: str) -> None:
-        self.root = root
-        self.name = name
-        self.tracer = root.tracer
-        self._node: fx.Node | None = None
-
-    @property
-    def node(self) -> fx.Node:  # type: ignore[override]  # fx.Attribute does the same
-        if self._node is None:
-            self._node = self.tracer.create_proxy("call_function", getattr, (self.root, self.name), {}).node
-        return self._node
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.tracer.create_proxy("call_method", self.name, (self.root, *args), kwargs)
 
 
 class _CallTracer(fx.Tracer):
@@ -196,7 +103,7 @@ class _CallTracer(fx.Tracer):
     # -- nodes and their values ----------------------------------------------------------------------------------
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
+        return ValueProxy(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
         if kind == "call_method" and target in ("dim", "ndimension"):
@@ -222,7 +129,7 @@ class _CallTracer(fx.Tracer):
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         return attr_val if self.bypassed() else super().getattr(attr, attr_val, parameter_proxy_cache)
 
-    def settle(self, proxy: _Proxy, convert: Callable[[Any], Any]) -> Any:
+    def settle(self, proxy: ValueProxy, convert: Callable[[Any], Any]) -> Any:
         """The recorded value of ``proxy`` as a Python constant; the graph will check that it is still so."""
         value = proxy.value
         if isinstance(value, Tensor):
@@ -331,7 +238,7 @@ class _CallTracer(fx.Tracer):
             if checkpoint := getattr(torch.utils.checkpoint, name, None):
                 stack.enter_context(mock.patch.object(torch.utils.checkpoint, name, self._refused(checkpoint, reason)))
             code = inspect.unwrap(type(self.call.module).forward)
-            seen = {"isinstance": _isinstance_of_value, "len": _len_of_value}
+            seen = {"isinstance": isinstance_of_value, "len": len_of_value}
             stack.enter_context(mock.patch.dict(code.__globals__, seen))
             yield
 
@@ -370,21 +277,3 @@ def _apply_of(function: Any) -> Callable[..., Any]:
 
     apply.__module__, apply.__name__ = function.__module__, f"apply_{function.__name__}"
     return apply
-
-
-def value_of_proxies(argument: Any) -> Any:
-    """As :func:`value_of`, for proxies."""
-    return _unwrap(argument, fx.Proxy, lambda proxy: proxy.value)
-
-
-def _isinstance_of_value(item: Any, kind: Any) -> bool:
-    if builtins.isinstance(item, kind):
-        return True
-    return type(item) in (_Proxy, _Attribute) and builtins.isinstance(item.value, kind)
-
-
-def _len_of_value(item: Any) -> Any:
-    # Python's own len cannot give a proxy: the batch size would be a constant
-    if type(item) in (_Proxy, _Attribute) and builtins.isinstance(item.value, Tensor):
-        return item.size(0)
-    return builtins.len(item)

@@ -1,0 +1,117 @@
+"""Proxies that know what they stand for: the value that a node had in the recorded call."""
+
+from __future__ import annotations
+
+import builtins
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils._pytree import tree_map
+
+from sesurgeon.errors import UntraceableError
+
+
+class ValueProxy(fx.Proxy):
+    """A proxy that answers Python's questions with its recorded value, leaving a guard."""
+
+    tracer: Any  # of graph/tracer.py
+
+    @property
+    def value(self) -> Any:
+        return self.node.meta["value"]
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.value, name)  # raises AttributeError where the real thing would
+        return found if name == "ndim" else AttributeProxy(self, name)
+
+    def __len__(self) -> int:
+        if isinstance(self.value, Tensor):
+            return int(self.size(0))
+        return len(self.value) if isinstance(self.value, torch.Size) else int(self.tracer.length_of(self))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([operator.getitem(self, index) for index in range(len(self))])
+
+    def __bool__(self) -> bool:
+        return bool(self.tracer.settle(self, bool))
+
+    def __index__(self) -> int:
+        return int(self.tracer.settle(self, operator.index))
+
+    def __int__(self) -> int:
+        return int(self.tracer.settle(self, int))
+
+    def __float__(self) -> float:
+        return float(self.tracer.settle(self, float))
+
+    def __iadd__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+    def __isub__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+    def __imul__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+    def __itruediv__(self, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+
+    def __setitem__(self, place: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, place, value), {})
+
+    def __contains__(self, item: Any) -> bool:
+        if isinstance(self.value, Tensor):
+            raise UntraceableError("it looks for a value in a tensor")
+        return item in self.value
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+class AttributeProxy(ValueProxy):
+    """``proxy.name``: becomes a node when it is used as a value, and a method call when it is called."""
+
+    def __init__(self, root: ValueProxy, name: str) -> None:
+        self.root = root
+        self.name = name
+        self.tracer = root.tracer
+        self._node: fx.Node | None = None
+
+    @property
+    def node(self) -> fx.Node:  # type: ignore[override]  # fx.Attribute does the same
+        if self._node is None:
+            self._node = self.tracer.create_proxy("call_function", getattr, (self.root, self.name), {}).node
+        return self._node
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.tracer.create_proxy("call_method", self.name, (self.root, *args), kwargs)
+
+
+def value_of_proxies(argument: Any) -> Any:
+    """The (fake) value behind a proxy, or behind the proxies within a list, tuple, dict or slice."""
+
+    def leaf(item: Any) -> Any:
+        if isinstance(item, fx.Proxy):
+            return item.value
+        if isinstance(item, slice):
+            return slice(*(leaf(part) for part in (item.start, item.stop, item.step)))
+        return item
+
+    return tree_map(leaf, argument, is_leaf=lambda item: isinstance(item, fx.Proxy))
+
+
+def isinstance_of_value(item: Any, kind: Any) -> bool:
+    """``isinstance`` that sees through proxies."""
+    if builtins.isinstance(item, kind):
+        return True
+    return type(item) in (ValueProxy, AttributeProxy) and builtins.isinstance(item.value, kind)
+
+
+def len_of_value(item: Any) -> Any:
+    """``len`` that gives a proxy for a proxy of a tensor: Python's own would make the batch size a constant."""
+    if type(item) in (ValueProxy, AttributeProxy) and builtins.isinstance(item.value, Tensor):
+        return item.size(0)
+    return builtins.len(item)
