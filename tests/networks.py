@@ -49,9 +49,12 @@ class DropConnectBlock(nn.Module):
     def drop(self, x: Tensor, rate: float) -> Tensor:
         if not self.training:
             return x
-        mask = 1 - rate
-        mask = mask + torch.rand([x.shape[0], 1, 1, 1], dtype=x.dtype, device=x.device)
-        return x / (1 - rate) * torch.floor(mask)
+        keep = 1 - rate
+        mask = keep
+        mask += torch.rand(
+            [x.shape[0], 1, 1, 1], dtype=x.dtype, device=x.device
+        )  # rebinds a number
+        return x / keep * torch.floor(mask)
 
 
 class Inception(nn.Module):

@@ -48,16 +48,21 @@ class ValueProxy(fx.Proxy):
         return float(self.tracer.settle(self, float))
 
     def __iadd__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+        return self._in_place(operator.iadd, other)
 
     def __isub__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+        return self._in_place(operator.isub, other)
 
     def __imul__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+        return self._in_place(operator.imul, other)
 
     def __itruediv__(self, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+        return self._in_place(operator.itruediv, other)
+
+    def _in_place(self, operation: Any, other: Any) -> Any:
+        # a number is not changed by `+=`: Python then takes `+` and gives the name to the result
+        in_place = isinstance(self.value, Tensor)
+        return self.tracer.create_proxy("call_function", operation, (self, other), {}) if in_place else NotImplemented
 
     def __setitem__(self, place: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, place, value), {})
