@@ -51,9 +51,7 @@ class DropConnectBlock(nn.Module):
             return x
         keep = 1 - rate
         mask = keep
-        mask += torch.rand(
-            [x.shape[0], 1, 1, 1], dtype=x.dtype, device=x.device
-        )  # rebinds a number
+        mask += torch.rand([x.shape[0], 1, 1, 1], dtype=x.dtype, device=x.device)  # rebinds a number
         return x / keep * torch.floor(mask)
 
 
