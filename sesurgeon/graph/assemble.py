@@ -61,11 +61,10 @@ def find_places(graphs: Mapping[bool, LocalGraphs], width: int) -> tuple[list[Pl
             number = numbered[site.owner, site.kind] = numbered.get((site.owner, site.kind), 0) + 1
             if number > 1:
                 site = replace(site, id=f"{site.id}#{number}")
-            if host is not None:
-                nodes: dict[bool, fx.Node | None] = dict.fromkeys(graphs)
-            else:
-                nodes = {False: candidate.node, True: trained.node}
-            places.append(Place(site, {mode: nodes[mode] for mode in graphs}))
+            hosted = host is not None
+            places.append(
+                Place(site, {False: None, True: None} if hosted else {False: candidate.node, True: trained.node})
+            )
     return places, left_alone
 
 
