@@ -13,8 +13,10 @@ from sesurgeon.graph.flow import Flow
 from sesurgeon.graph.layout import channel_dim
 from sesurgeon.graph.local import LocalGraphs
 from sesurgeon.graph.patterns import (
+    around,
     attention_in,
     attention_modules,
+    attention_on,
     concatenations,
     conv_units,
     residual_branches,
@@ -24,10 +26,17 @@ from sesurgeon.graph.site import LeftAlone, Site
 
 @dataclass(frozen=True)
 class Place:
-    """A site together with its nodes: mode -> node; None for the output of the owner as a whole."""
+    """A site together with its nodes.
+
+    Attributes:
+        site: the site.
+        nodes: mode -> the node that gives the tensor; None for the output of the owner as a whole.
+        users: mode -> the nodes that would get the block's result instead; () for all.
+    """
 
     site: Site
     nodes: Mapping[bool, fx.Node | None]
+    users: Mapping[bool, tuple[fx.Node, ...]]
 
     @property
     def needs_graph(self) -> bool:
@@ -53,18 +62,23 @@ def find_places(graphs: Mapping[bool, LocalGraphs], width: int) -> tuple[list[Pl
             left_alone.append(LeftAlone(path, "its places for blocks differ between train and eval mode"))
             continue
         numbered: dict[tuple[str, str], int] = {}
+        named: dict[Candidate, str] = {}
         for candidate, trained in zip(in_eval, in_train, strict=True):
             host = _host(graphs[False], path, candidate)
             site = _site(graphs[False], flows[False][path], path, candidate, host, attention, width)
             if site is None:
                 continue
-            number = numbered[site.owner, site.kind] = numbered.get((site.owner, site.kind), 0) + 1
-            if number > 1:
-                site = replace(site, id=f"{site.id}#{number}")
-            hosted = host is not None
-            places.append(
-                Place(site, {False: None, True: None} if hosted else {False: candidate.node, True: trained.node})
-            )
+            if candidate.of is None:
+                number = numbered[site.owner, site.kind] = numbered.get((site.owner, site.kind), 0) + 1
+                site = site if number == 1 else replace(site, id=f"{site.id}#{number}")
+                named[candidate] = site.id
+            elif candidate.of in named:  # numbered as its branch
+                residual = named[candidate.of]
+                site = replace(site, id=residual.replace(":residual", f":{site.kind}"), residual=residual)
+            else:
+                continue
+            nodes = {False: None, True: None} if host is not None else {False: candidate.node, True: trained.node}
+            places.append(Place(site, nodes, {False: candidate.users, True: trained.users}))
     return places, left_alone
 
 
@@ -76,8 +90,9 @@ def _candidates(flows: Mapping[str, Flow]) -> dict[str, list[Candidate]]:
     found: dict[str, list[Candidate]] = {}
     for path, flow in flows.items():
         residuals = residual_branches(flow)
-        here = residuals + concatenations(flow, residuals) + conv_units(flow)
-        found[path] = _one_a_node(here)
+        ends = _one_a_node(residuals)
+        beside = [place for end in ends for place in around(flow, end)]
+        found[path] = ends + beside + _one_a_node(concatenations(flow, residuals) + conv_units(flow))
     return _with_siblings(flows, found)
 
 
@@ -146,7 +161,8 @@ def _site(
     if tensor is None or tensor.ndim not in (3, 4, 5) or not tensor.is_floating_point():
         return None
     owner = path if host is None else host
-    dim = channel_dim(model, local.graphs, path, candidate.node)
+    # all around a branch is laid out as its end; an argument alone does not tell
+    dim = channel_dim(model, local.graphs, path, (candidate.of or candidate).node)
     if tensor.ndim == 3 and (dim != 1 or not any(isinstance(part, nn.Conv1d) for part in model.modules())):
         return None
     places = tensor.shape[2:] if dim == 1 else tensor.shape[1:-1]
@@ -161,18 +177,32 @@ def _site(
         id=f"{owner or '.'}:{candidate.kind}",
         owner=owner,
         kind=candidate.kind,
-        follows=str(candidate.node.target) if candidate.node.op == "call_module" else ops.name_of(candidate.node),
+        follows=ops.name_of(candidate.node) or str(candidate.node.target),
+        tensor=_tensor(local, path, candidate.node),
         shape=tuple(tensor.shape),
         channel_dim=dim,
         stride=width / places[-1] if width else 1.0,
         has_skip=candidate.has_skip,
         summed=candidate.summed,
+        residual=None,
+        convolution=None if candidate.convolution is None else f"{path}.{candidate.convolution}".lstrip("."),
         kernel_size=candidate.kernel_size,
         depthwise=candidate.depthwise,
         branch=tuple(branch),
-        attention=attention_in(candidate.branch, flow, path, attention),
+        attention=attention_in(candidate.branch, flow, path, attention)
+        or attention_on(candidate.node, flow, path, attention),
         calls=local.times_called[owner],
     )
+
+
+def _tensor(local: LocalGraphs, path: str, node: fx.Node) -> str:
+    """Module and node that make the tensor: where a child returns it, the child's own node does."""
+    child = f"{path}.{node.target}".lstrip(".")
+    graph = local.graphs.get(child) if node.op == "call_module" else None
+    returned = None if graph is None else next(reversed(graph.nodes)).args[0]
+    if isinstance(returned, fx.Node) and returned.op != "placeholder":
+        return _tensor(local, child, returned)
+    return f"{path}/{node.name}"
 
 
 def _unfollowed(graphs: Mapping[bool, LocalGraphs]) -> list[LeftAlone]:

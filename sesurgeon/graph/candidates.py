@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import fx
 
-Kind = Literal["residual", "concat", "conv"]
+Kind = Literal["residual", "fork", "shortcut", "sum", "concat", "conv"]
 
 
 @dataclass(frozen=True)
@@ -15,14 +15,20 @@ class Candidate:
     """A tensor in a local graph after which a block could go.
 
     Attributes:
-        kind: "residual": the end of a residual branch; "concat": the joined branches of a multi-branch module;
+        kind: "residual": the end of a residual branch; "fork", "shortcut", "sum": what that branch starts from, what
+            it is joined with, and what comes of it; "concat": the joined branches of a multi-branch module;
             "conv": a convolution with its norm and activation.
         node: the node that gives the tensor.
         branch: the nodes that compute the tensor, from the fork on.
         has_skip: a "residual" whose branch is added to (or concatenated with) a shortcut; False for the sibling
             blocks that have the branch alone, as MobileNetV2's with stride 2.
         summed: the join is a sum.
-        kernel_size, depthwise: of a "conv"'s convolution.
+        join: of a "residual": the node that joins branch and shortcut.
+        shortcut: of a "residual": the other tensor that it joins.
+        users: the nodes that would get the block's result; () for all that use the tensor. A "fork" has others.
+        of: of a "fork", "shortcut" or "sum": the "residual" that it belongs to.
+        convolution: of a "conv": path of the convolution within the owner.
+        kernel_size, depthwise: of that convolution.
         host: for a "conv" in an ``nn.Sequential``: path, within the owner, of the module whose output it is.
             The block goes there, so that iterating over the Sequential still does what its forward does.
     """
@@ -32,6 +38,11 @@ class Candidate:
     branch: frozenset[fx.Node]
     has_skip: bool = False
     summed: bool = False
+    join: fx.Node | None = None
+    shortcut: fx.Node | None = None
+    users: tuple[fx.Node, ...] = ()
+    of: Candidate | None = None
+    convolution: str | None = None
     kernel_size: tuple[int, ...] = ()
     depthwise: bool = False
     host: str | None = None

@@ -16,6 +16,7 @@ _ACTIVATIONS = frozenset(
     ["relu", "relu6", "leaky_relu", "silu", "gelu", "elu", "selu", "celu", "mish", "hardswish", "hardtanh", "prelu",
      "rrelu", "hardsigmoid", "sigmoid", "tanh", "softplus", "softsign"]
 )  # fmt: skip
+_IN_PLACE = frozenset(["iadd", "isub", "imul", "itruediv"])
 _SHAPE_ATTRIBUTES = frozenset(["shape", "dtype", "device", "is_cuda", "requires_grad", "layout"])
 _SHAPE_METHODS = frozenset(["size", "numel", "stride", "is_contiguous", "type", "get_device"])
 _ATTENTION_MODULE = re.compile(
@@ -95,6 +96,23 @@ def is_shape_access(node: fx.Node) -> bool:
     if node.op == "call_function" and node.target is getattr:
         return node.args[1] in _SHAPE_ATTRIBUTES
     return node.op == "call_method" and node.target in _SHAPE_METHODS
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The one node that reads the values of ``node``; None where there are more, or none."""
+    users = [user for user in node.users if not is_shape_access(user)]
+    return users[0] if len(users) == 1 else None
+
+
+def is_in_place(owner: nn.Module, node: fx.Node) -> bool:
+    """Writes its result into its first operand: ``x += y``, ``x.add_(y)``, ``F.relu(x, inplace=True)``, a module."""
+    module = module_of(owner, node)
+    if module is not None:
+        return bool(getattr(module, "inplace", False))
+    if node.op not in ("call_function", "call_method"):
+        return False
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name.endswith("_") or name in _IN_PLACE or node.kwargs.get("inplace") is True
 
 
 def is_slice(node: fx.Node) -> bool:

@@ -14,14 +14,17 @@ class Site:
     Attributes:
         id: ``OWNER:KIND``, with ``#2``, ``#3``… from the second of a kind in one owner on; the same each time.
         owner: path of the module whose forward would be rewritten; "" for the model itself.
-        kind: "residual", "concat" or "conv": see :class:`sesurgeon.graph.candidates.Candidate`.
-        follows: what gives the tensor: a child of the owner (``bn3``), or the operation (``cat``).
+        kind: see :class:`sesurgeon.graph.candidates.Candidate`.
+        follows: what gives the tensor: a child of the owner (``bn3``), an argument, or the operation (``cat``).
+        tensor: which tensor it is: two sites of one tensor differ in its users ("fork", "shortcut") or only in name.
         shape: of the tensor, on the example inputs, batch included.
         channel_dim: 1 where its channels come first, -1 where they come last.
         stride: the input's width over the tensor's.
         has_skip: a residual branch with a shortcut beside it.
         summed: and joined with it by a sum.
-        kernel_size, depthwise: of the convolution of a "conv".
+        residual: id of the "residual" that a "fork", "shortcut" or "sum" belongs to.
+        convolution: path of the convolution of a "conv".
+        kernel_size, depthwise: of that convolution.
         branch: paths of the modules that compute the tensor.
         attention: path of the module that gates this branch already; None where nothing does.
         calls: how often the owner runs in one forward pass; the block would be shared as the owner is.
@@ -31,11 +34,14 @@ class Site:
     owner: str
     kind: Kind
     follows: str
+    tensor: str
     shape: tuple[int, ...]
     channel_dim: int
     stride: float
     has_skip: bool
     summed: bool
+    residual: str | None
+    convolution: str | None
     kernel_size: tuple[int, ...]
     depthwise: bool
     branch: tuple[str, ...]
@@ -59,7 +65,14 @@ class Site:
 
     def computes(self, other: Site) -> bool:
         """Whether ``other`` lies in a module on this site's branch."""
-        return any(other.owner == path or other.owner.startswith(path + ".") for path in self.branch)
+        return self._holds(other.owner)
+
+    def computes_with(self, other: Site) -> bool:
+        """Whether the convolution of ``other``, a "conv", lies on this site's branch."""
+        return other.convolution is not None and self._holds(other.convolution)
+
+    def _holds(self, module: str) -> bool:
+        return any(module == path or module.startswith(path + ".") for path in self.branch)
 
 
 @dataclass(frozen=True)

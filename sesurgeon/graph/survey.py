@@ -28,6 +28,7 @@ class Survey:
         left_alone: modules with convolutions that could not be followed, and other refusals.
         graphs: by mode (``training``), what a forward pass showed.
         nodes: site id -> mode -> the node after which the block goes; None for the output of the owner as a whole.
+        users: site id -> mode -> the nodes that get the block's result; () for all that use the tensor.
         train_failure: why it does not run in train mode; None where it does.
     """
 
@@ -37,6 +38,7 @@ class Survey:
     left_alone: tuple[LeftAlone, ...]
     graphs: Mapping[bool, LocalGraphs]
     nodes: Mapping[str, Mapping[bool, fx.Node | None]]
+    users: Mapping[str, Mapping[bool, tuple[fx.Node, ...]]]
     train_failure: str | None
 
     def site(self, site_id: str) -> Site:
@@ -72,6 +74,7 @@ def survey(model: nn.Module, example_inputs: Any = None) -> Survey:
         tuple(left_alone),
         graphs,
         {place.site.id: place.nodes for place in kept},
+        {place.site.id: place.users for place in kept},
         train_failure,
     )
 

@@ -121,7 +121,11 @@ def _forward(owner: nn.Module, path: str, entries: list[Entry], found: Survey) -
         return forward_then_blocks(original, [entry.attribute for entry in entries])
     by_mode = {}
     for training, local in found.graphs.items():
-        anchors = {entry.attribute: node for entry in inside if (node := found.nodes[entry.site][training]) is not None}
+        anchors = {
+            entry.attribute: (node, found.users[entry.site][training])
+            for entry in inside
+            if (node := found.nodes[entry.site][training]) is not None
+        }
         by_mode[training] = forward_with_blocks(local.graphs[path], anchors, path or "model")
     return _one_for_both(original, by_mode)
 

@@ -20,21 +20,35 @@ from sesurgeon.graph import compile_graph
 from sesurgeon.placement.attributes import MARK, before, inserted
 
 Forward = Callable[..., Any]
+Anchor = tuple[fx.Node, tuple[fx.Node, ...]]
+"""The node that gives a tensor, and those of its users that get the block's result; () for all."""
 
 
-def forward_with_blocks(graph: fx.Graph, blocks: Mapping[str, fx.Node], name: str) -> Forward:
-    """The forward of ``graph`` with, after each given node, a call of the child of that name on its value.
+def forward_with_blocks(graph: fx.Graph, blocks: Mapping[str, Anchor], name: str) -> Forward:
+    """The forward of ``graph`` with a call of the child of that name on the tensor of each given anchor.
 
-    Everything that used the node's value uses the child's then.
+    What used the tensor uses the child's result then: all nodes, or those that the anchor names.
     """
     copy = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     copy.output(copy.graph_copy(graph, copies))
-    for attribute, node in blocks.items():
-        anchor = copies[node]
-        with copy.inserting_after(anchor):
-            block = copy.call_module(attribute, (anchor,))
-        anchor.replace_all_uses_with(block, delete_user_cb=functools.partial(operator.is_not, block))
+    scaled: dict[fx.Node, fx.Node] = {}
+    for attribute, (node, users) in blocks.items():
+        if not users:
+            anchor = copies[node]
+            with copy.inserting_after(anchor):
+                block = copy.call_module(attribute, (anchor,))
+            anchor.replace_all_uses_with(block, delete_user_cb=functools.partial(operator.is_not, block))
+            scaled[node] = block
+    for attribute, (node, users) in blocks.items():
+        if users:
+            # right before its first use: what changes the tensor in place until then has done so
+            first = next(later for later in graph.nodes if later in users)
+            value = scaled.get(node, copies[node])
+            with copy.inserting_before(copies[first]):
+                block = copy.call_module(attribute, (value,))
+            for user in users:
+                copies[user].replace_input_with(value, block)
     return compile_graph(copy, name)
 
 

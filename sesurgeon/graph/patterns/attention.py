@@ -32,6 +32,11 @@ def attention_in(branch: frozenset[fx.Node], flow: Flow, path: str, attention: f
     return None
 
 
+def attention_on(node: fx.Node, flow: Flow, path: str, attention: frozenset[str]) -> str | None:
+    """What gates the tensor of ``node`` right away: as :func:`attention_in`, among the nodes that use it."""
+    return attention_in(frozenset(node.users), flow, path, attention)
+
+
 def _is_gating(flow: Flow, node: fx.Node) -> bool:
     """``x * g`` where g has one factor a channel and was computed from data (squeezed from x, or from elsewhere)."""
     if ops.name_of(node) != "mul" or len(node.args) < 2:

@@ -40,7 +40,7 @@ def residual_branches(flow: Flow) -> list[Candidate]:
         if not forked and (projections > 0 or not summed):
             continue
         if end in own and not _shrinks_between(own, end):
-            found.append(Candidate("residual", end, own, has_skip=True, summed=summed))
+            found.append(Candidate("residual", end, own, has_skip=True, summed=summed, join=node, shortcut=shortcut))
     # Res2Net adds its splits inside the branch: the outer sum is the block's
     return [one for one in found if not any(one.node in other.branch - {other.node} for other in found)]
 

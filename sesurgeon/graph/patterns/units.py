@@ -28,6 +28,7 @@ def conv_units(flow: Flow) -> list[Candidate]:
                 "conv",
                 end,
                 frozenset(chain),
+                convolution=str(node.target),
                 kernel_size=tuple(module.kernel_size),
                 depthwise=module.groups > 1 and module.groups == module.in_channels,
                 host=host,
@@ -37,20 +38,21 @@ def conv_units(flow: Flow) -> list[Candidate]:
 
 
 def _chain(flow: Flow, conv: fx.Node) -> list[fx.Node]:
-    """The convolution, its norm if one follows, its activation if one follows."""
+    """The convolution, its norm if one follows, its activation if one follows, drop-block between them or not."""
     chain = [conv]
-    following = _only_user(conv)
-    module = None if following is None else ops.module_of(flow.owner, following)
-    if following is not None and (
-        (module is not None and ops.is_norm(module)) or ops.name_of(following) in ("batch_norm", "group_norm")
-    ):
+    following = ops.only_user(conv)
+    if following is not None and _is_norm(flow, following):
         chain.append(following)
-        following = _only_user(following)
+        following = ops.only_user(following)
+    passed = []
+    while following is not None and ops.is_noise_or_scale(flow.owner, following):
+        passed.append(following)
+        following = ops.only_user(following)
     if following is not None and ops.is_activation(flow.owner, following):
-        chain.append(following)
+        chain += [*passed, following]
     return chain
 
 
-def _only_user(node: fx.Node) -> fx.Node | None:
-    users = [user for user in node.users if not ops.is_shape_access(user)]
-    return users[0] if len(users) == 1 else None
+def _is_norm(flow: Flow, node: fx.Node) -> bool:
+    module = ops.module_of(flow.owner, node)
+    return ops.is_norm(module) if module is not None else ops.name_of(node) in ("batch_norm", "group_norm")
