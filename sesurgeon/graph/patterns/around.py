@@ -1,0 +1,61 @@
+"""Around a residual branch: the tensor that it starts from, the shortcut, and the sum."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from sesurgeon.graph import ops
+from sesurgeon.graph.candidates import Candidate
+from sesurgeon.graph.flow import Flow
+
+
+def around(flow: Flow, residual: Candidate) -> list[Candidate]:
+    """The places of the paper's other integration strategies (section 6.5, Figure 7), as far as they can be told.
+
+    A branch that starts from several tensors has no fork, and one without a shortcut has none of them.
+    """
+    if residual.join is None or residual.shortcut is None:
+        return []
+    places = [
+        Candidate("shortcut", residual.shortcut, residual.branch, users=(residual.join,), of=residual),
+        Candidate("sum", _activated(flow, residual.join), residual.branch, of=residual),
+    ]
+    fork = _fork(flow, residual.branch)
+    if fork is not None:
+        users = tuple(node for node in flow.nodes if node in fork.users and node in residual.branch)
+        places.insert(0, Candidate("fork", fork, residual.branch, users=users, of=residual))
+    return places
+
+
+def _activated(flow: Flow, join: fx.Node) -> fx.Node:
+    following = ops.only_user(join)
+    return following if following is not None and ops.is_activation(flow.owner, following) else join
+
+
+def _fork(flow: Flow, branch: frozenset[fx.Node]) -> fx.Node | None:
+    """The one tensor that all of the branch is computed from."""
+    entries = {
+        parent
+        for node in branch
+        if not ops.is_shape_access(node)
+        for parent in node.all_input_nodes
+        if _enters(flow, parent, branch)
+    }
+    return _as_changed(flow, entries.pop(), branch) if len(entries) == 1 else None
+
+
+def _enters(flow: Flow, node: fx.Node, branch: frozenset[fx.Node]) -> bool:
+    """Comes from outside; or is the branch's own, but of no other tensor: an argument, a part of a split."""
+    if ops.tensor_of(node) is None or not flow.depends_on_data(node):
+        return False
+    return node not in branch or all(ops.tensor_of(parent) is None for parent in node.all_input_nodes)
+
+
+def _as_changed(flow: Flow, fork: fx.Node, branch: frozenset[fx.Node]) -> fx.Node | None:
+    """``fork``, or what an operation in place makes of it at once (the ReLU that a shortcut sees too)."""
+    users = [node for node in flow.nodes if node in fork.users and not ops.is_shape_access(node)]
+    mutators = [node for node in users if node in branch and ops.is_in_place(flow.owner, node)]
+    if not mutators:
+        return fork
+    alone = [node for node in users if node in branch] == mutators == users[:1]
+    return _as_changed(flow, mutators[0], branch) if alone else None
