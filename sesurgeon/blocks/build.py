@@ -12,7 +12,7 @@ def build_block(config: BlockConfig, channels: int, *, spatial_dims: int = 2, ch
     """The block that ``config`` describes, for a tensor of ``channels`` channels (see :class:`SqueezeExcite`)."""
     return SqueezeExcite(
         channels,
-        config.squeezed(channels),
+        config.squeezed(channels) or 1,
         spatial_dims=spatial_dims,
         channel_dim=channel_dim,
         identity=config.init == "identity",

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from sesurgeon.errors import UsageError
 
-BlockName = Literal["se"]
+BlockName = Literal["se", "ese", "eca", "cbam", "gc", "ge"]
+GateName = Literal["sigmoid", "hard-sigmoid", "tanh"]
+Squeeze = Literal["avg", "max"]
 Init = Literal["identity", "random"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What one kind of block is by default, as timm has it, and which settings it knows beside gate and init.
+
+    Attributes:
+        gate: its gate.
+        settings: the settings that it has a use for.
+        rd_ratio, rd_divisor: width of its squeezed layer; None where it has none.
+    """
+
+    gate: GateName
+    settings: tuple[str, ...]
+    rd_ratio: float | None = None
+    rd_divisor: int | None = None
+
+
+_RD = ("rd_ratio", "rd_channels", "rd_divisor")
+KINDS: dict[BlockName, Kind] = {
+    "se": Kind("sigmoid", (*_RD, "squeeze", "bias"), 1 / 16, 8),
+    "ese": Kind("hard-sigmoid", ("squeeze",)),
+    "eca": Kind("sigmoid", ("squeeze",)),
+    "cbam": Kind("sigmoid", _RD, 1 / 16, 1),
+    "gc": Kind("sigmoid", _RD, 1 / 8, 1),
+    "ge": Kind("sigmoid", (*_RD, "squeeze", "extent"), 1 / 16, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -17,44 +47,98 @@ class BlockConfig:
 
     Attributes:
         block: the kind of block.
-        rd_ratio: width of the squeezed layer as a share of the site's channels: 1/r of the paper, section 3.
+        rd_ratio: width of the squeezed layer as a share of the site's channels: 1/r of the SE paper, section 3;
+            None for timm's own of that block.
         rd_channels: that width itself; None to compute it from the ratio.
-        rd_divisor: the computed width is rounded to a multiple of this, and is at least this.
-        init: "identity" starts as an exact identity (gate ``2 * sigmoid``, last layer zero);
-            "random" is the paper's block (plain sigmoid, timm's initialisation), which changes the outputs.
+        rd_divisor: the computed width is rounded to a multiple of this, and is at least this; None for timm's own.
+        squeeze: what a channel's places are squeezed by: their mean or their maximum (se, ese, eca, ge).
+        gate: from logits to factors; None for the block's own.
+        bias: whether the layers of se have biases.
+        extent: of the neighbourhood that ge gathers: an even number of places, or 0 for all places.
+        init: "identity" starts as an exact identity (a gate that is 1 at zero, last layer zero);
+            "random" is the paper's block (plain gate, timm's initialisation), which changes the outputs.
+        plain: the gate's factor was folded away: the gate is plain, and the weights are those of a fold.
 
     Raises:
-        UsageError: a value out of its range; the message holds all of them.
+        UsageError: a value out of its range, or one that the block has no use for; the message holds all of them.
     """
 
     block: BlockName = "se"
-    rd_ratio: float = 1 / 16
+    rd_ratio: float | None = None
     rd_channels: int | None = None
-    rd_divisor: int = 8
+    rd_divisor: int | None = None
     init: Init = "identity"
+    squeeze: Squeeze = "avg"
+    gate: GateName | None = None
+    bias: bool = True
+    extent: int = 0
+    plain: bool = False
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.block not in get_args(BlockName):
-            problems.append(f"block (='{self.block}') must be one of: {', '.join(get_args(BlockName))}")
-        if not 0 < self.rd_ratio <= 1:
-            problems.append(f"rd_ratio (={self.rd_ratio}) must be above 0 and at most 1")
-        if self.rd_channels is not None and self.rd_channels < 1:
-            problems.append(f"rd_channels (={self.rd_channels}) must be at least 1")
-        if self.rd_divisor < 1:
-            problems.append(f"rd_divisor (={self.rd_divisor}) must be at least 1")
-        if self.init not in get_args(Init):
-            problems.append(f"init (='{self.init}') must be one of: {', '.join(get_args(Init))}")
+        problems = [*self._wrong_values(), *self._useless_settings()]
         if problems:
             raise UsageError("The block's settings are wrong: " + "; ".join(problems) + ".")
 
-    def squeezed(self, channels: int) -> int:
-        """Width of the squeezed layer for a site of ``channels`` channels, rounded as timm's ``make_divisible``."""
+    def _wrong_values(self) -> Iterator[str]:
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in known and not (name == "gate" and value is None):
+                yield f"{name} (='{value}') must be one of: {', '.join(known)}"
+        if self.rd_ratio is not None and not (_is_number(self.rd_ratio) and 0 < self.rd_ratio <= 1):
+            yield f"rd_ratio (={self.rd_ratio}) must be above 0 and at most 1"
+        for name in ("rd_channels", "rd_divisor"):
+            value = getattr(self, name)
+            if value is not None and not (_is_whole(value) and value >= 1):
+                yield f"{name} (={value}) must be at least 1"
+        if not (_is_whole(self.extent) and self.extent >= 0 and self.extent % 2 == 0):
+            yield f"extent (={self.extent}) must be 0 or an even number"
+        for name in ("bias", "plain"):
+            if not isinstance(getattr(self, name), bool):
+                yield f"{name} (={getattr(self, name)}) must be true or false"
+        if self.plain and self.gate == "tanh" and self.init == "identity":
+            yield "plain (=True) cannot be with gate 'tanh': the 1 of 1 + tanh is no factor that could be folded away"
+
+    def _useless_settings(self) -> Iterator[str]:
+        if self.block not in get_args(BlockName):
+            return
+        known = KINDS[self.block].settings
+        for name in (*_RD, "squeeze", "bias", "extent"):
+            value = getattr(self, name)
+            if value != _DEFAULTS[name] and name not in known:
+                yield f"{name} (={value}) is no setting of block '{self.block}', which has {', '.join(known)}"
+
+    def squeezed(self, channels: int) -> int | None:
+        """Width of the squeezed layer for a site of ``channels`` channels, rounded as timm's ``make_divisible``.
+
+        None where the block has no squeezed layer.
+        """
+        kind = KINDS[self.block]
+        if kind.rd_ratio is None or kind.rd_divisor is None:
+            return None
         if self.rd_channels is not None:
             return self.rd_channels
-        divisor = self.rd_divisor
-        return max(divisor, int(channels * self.rd_ratio + divisor / 2) // divisor * divisor)
+        ratio = kind.rd_ratio if self.rd_ratio is None else self.rd_ratio
+        divisor = kind.rd_divisor if self.rd_divisor is None else self.rd_divisor
+        return max(divisor, int(channels * ratio + divisor / 2) // divisor * divisor)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as it is kept in plans."""
-        return asdict(self)
+        """Plain data, as it is kept in plans: the block, and what differs from the defaults."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if name == "block" or value != _DEFAULTS[name]}
+
+
+_DEFAULTS = {field.name: field.default for field in fields(BlockConfig)}
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "block": get_args(BlockName),
+    "squeeze": get_args(Squeeze),
+    "gate": get_args(GateName),
+    "init": get_args(Init),
+}
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return _is_whole(value) or isinstance(value, float)
