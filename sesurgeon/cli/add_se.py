@@ -83,10 +83,10 @@ def add_se(
             check_writable(path, force=force)
         with out.working(f"Operating on {model}"):
             from sesurgeon.blocks import BlockConfig
-            from sesurgeon.placement import Filters, check_policy, model_cost
+            from sesurgeon.placement import Filters, check_policies, model_cost
             from sesurgeon.surgery import operate, save
 
-            check_policy(policy)
+            check_policies(policy)
             config = BlockConfig("se", rd_ratio, rd_channels, rd_divisor, init)  # type: ignore[arg-type]  # it checks
             filters = Filters(tuple(include or ()), tuple(exclude or ()), parse_stages(stages), min_channels)
             loaded = load_model(
@@ -98,7 +98,7 @@ def add_se(
                 trust_pickle=trust_pickle,
             )
             inputs = parse_inputs(input_shape, loaded)
-            surgery = operate(loaded, config, policy=policy, filters=filters, example_inputs=inputs)
+            surgery = operate(loaded, config, policies=[policy], filters=filters, example_inputs=inputs)
             before = model_cost(loaded, surgery.survey.inputs)
             after = model_cost(surgery.model, surgery.survey.inputs)
             if not dry_run:
@@ -139,12 +139,14 @@ def _say_what_it_takes_to_load(out: Output, surgery: Surgery, trust_pickle: bool
 
 
 def _rendered(name: str, surgery: Surgery, before: Cost, after: Cost, written: Path | None) -> Group:
-    from sesurgeon.placement import block_cost
+    from sesurgeon.placement import block_cost, images_in
+
+    images = images_in(surgery.survey.inputs)
 
     table = site_table(f"{type(surgery.model).__name__} from {name}", "block", "+ params", "+ MACs")
     for entry in surgery.plan.entries:
         site = surgery.survey.site(entry.site)
-        cost = block_cost(entry.config, site)
+        cost = block_cost(entry.config, site, images)
         what = f"{entry.attribute}: {entry.config.block} {site.channels}→{entry.config.squeezed(site.channels)}"
         table.add_row(site.id, stage_of(site), times(site.shape), what, count(cost.parameters), count(cost.macs))
     totals = Table("", "before", "after", "", box=None, padding=(0, 2, 0, 0))
@@ -159,12 +161,14 @@ def _rendered(name: str, surgery: Surgery, before: Cost, after: Cost, written: P
 
 
 def _data(name: str, surgery: Surgery, before: Cost, after: Cost, written: Path | None) -> dict[str, Any]:
-    from sesurgeon.placement import block_cost
+    from sesurgeon.placement import block_cost, images_in
+
+    images = images_in(surgery.survey.inputs)
 
     blocks = []
     for entry in surgery.plan.entries:
         site = surgery.survey.site(entry.site)
-        cost = block_cost(entry.config, site)
+        cost = block_cost(entry.config, site, images)
         blocks.append(
             {
                 "site": site.id,
@@ -173,7 +177,7 @@ def _data(name: str, surgery: Surgery, before: Cost, after: Cost, written: Path 
                 "channels": site.channels,
                 "spatial": site.spatial,
                 "rd_channels": entry.config.squeezed(site.channels),
-                **vars(cost),
+                **cost.to_dict(),
             }
         )
     return {
@@ -181,8 +185,8 @@ def _data(name: str, surgery: Surgery, before: Cost, after: Cost, written: Path 
         "output": written,
         "policy": surgery.plan.policy,
         "blocks": blocks,
-        "before": before,
-        "after": after,
+        "before": before.to_dict(),
+        "after": after.to_dict(),
         "proof": surgery.proof,
         "left_alone": surgery.plan.left_alone,
     }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from sesurgeon.errors import NoSiteError
+from sesurgeon.errors import NoSiteError, UsageError
 from sesurgeon.graph import Site
+
+Kernel = int | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,32 @@ class Filters:
         exclude: globs; a site must match none.
         stages: the paper's stages, 2 to 5 for the strides 4 to 32; None means all.
         min_channels: the fewest channels.
+        kernel: sizes of the convolution of a "conv" site, 3 for 3x3, (1, 7) for 1x7; other sites pass; () means all.
+        depthwise: True for "conv" sites of depthwise convolutions alone, False for the others alone; other sites pass.
+        skip_last_stage: leave out the last of the stages in which the policy has sites.
+        every: of what the others leave, keep the first, and each so-manieth after it.
+
+    Raises:
+        UsageError: a number below 1.
     """
 
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    stages: tuple[int, ...] | None = None
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    stages: Sequence[int] | None = None
     min_channels: int = 1
+    kernel: Sequence[Kernel] = ()
+    depthwise: bool | None = None
+    skip_last_stage: bool = False
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} (={value}) must be at least 1"
+            for name, value in (("min_channels", self.min_channels), ("every", self.every))
+            if value < 1
+        ]
+        if problems:
+            raise UsageError(f"The filters are wrong: {'; '.join(problems)}.")
 
     def keep(self, sites: Sequence[Site]) -> list[Site]:
         """The wanted ones of ``sites``, in order.
@@ -34,39 +56,57 @@ class Filters:
             NoSiteError: none is left; the message says which filter took the last one, and lists near ids.
         """
         kept = list(sites)
-        if self.include:
-            kept = self._or_explain(kept, [site for site in kept if _matches(site, self.include)], "--include")
-        if self.exclude:
-            kept = self._or_explain(kept, [site for site in kept if not _matches(site, self.exclude)], "--exclude")
-        if self.stages is not None:
-            kept = self._or_explain(kept, [site for site in kept if site.stage in self.stages], "--stages")
-        return self._or_explain(kept, [site for site in kept if site.channels >= self.min_channels], "--min-channels")
+        last = max((site.stage for site in sites), default=0)
+        for option, wanted in self._tests(last):
+            before, kept = kept, [site for site in kept if wanted(site)]
+            if before and not kept:
+                raise NoSiteError(f"No site is left after {option}.", hint=self._hint(option, before))
+        return kept[:: self.every]
 
     def unused(self, sites: Sequence[Site]) -> list[str]:
         """The include and exclude globs that match none of ``sites``."""
         return [glob for glob in (*self.include, *self.exclude) if not any(_matches(site, (glob,)) for site in sites)]
 
-    def _or_explain(self, before: list[Site], after: list[Site], option: str) -> list[Site]:
-        if after or not before:
-            return after
-        if option == "--include":
-            hint = f"Nearest site ids: {', '.join(_nearest(self.include, before))}."
-        elif option == "--stages":
-            hint = f"Stages that have sites: {', '.join(map(str, sorted({site.stage for site in before})))}."
-        elif option == "--min-channels":
-            hint = f"The widest site has {max(site.channels for site in before)} channels."
-        else:
-            hint = f"Sites before it: {', '.join(site.id for site in before[:5])}."
-        raise NoSiteError(f"No site is left after {option} {self._value(option)}.", hint=hint)
+    def _tests(self, last: int) -> list[tuple[str, Callable[[Site], bool]]]:
+        """Each filter that was given: the option as a user writes it, and what a site must fulfil."""
+        stages, tests = self.stages, list[tuple[str, Callable[[Site], bool]]]()
+        if self.include:
+            tests.append((f"--include {' '.join(self.include)}", lambda site: _matches(site, self.include)))
+        if self.exclude:
+            tests.append((f"--exclude {' '.join(self.exclude)}", lambda site: not _matches(site, self.exclude)))
+        if stages is not None:
+            tests.append((f"--stages {','.join(map(str, stages))}", lambda site: site.stage in stages))
+        if self.skip_last_stage:
+            tests.append(("--skip-last-stage", lambda site: site.stage != last))
+        if self.min_channels > 1:
+            tests.append((f"--min-channels {self.min_channels}", lambda site: site.channels >= self.min_channels))
+        if self.kernel:
+            tests.append((f"--kernel {','.join(map(_written, self.kernel))}", self._has_kernel))
+        if self.depthwise is not None:
+            option = "--depthwise" if self.depthwise else "--no-depthwise"
+            tests.append((option, lambda site: site.kind != "conv" or site.depthwise == self.depthwise))
+        return tests
 
-    def _value(self, option: str) -> str:
-        values = {
-            "--include": self.include,
-            "--exclude": self.exclude,
-            "--stages": self.stages or (),
-            "--min-channels": (self.min_channels,),
-        }
-        return " ".join(map(str, values[option]))
+    def _has_kernel(self, site: Site) -> bool:
+        size = site.kernel_size
+        same = (size == (kernel if isinstance(kernel, tuple) else (kernel,) * len(size)) for kernel in self.kernel)
+        return site.kind != "conv" or any(same)
+
+    def _hint(self, option: str, before: Sequence[Site]) -> str:
+        name = option.split()[0]
+        if name == "--include":
+            return f"Nearest site ids: {', '.join(_nearest(self.include, before))}."
+        if name in ("--stages", "--skip-last-stage"):
+            return f"Stages that have sites: {', '.join(map(str, sorted({site.stage for site in before})))}."
+        if name == "--min-channels":
+            return f"The widest site has {max(site.channels for site in before)} channels."
+        if name == "--kernel":
+            return f"Sizes that there are: {', '.join(sorted({_written(site.kernel_size) for site in before}))}."
+        return f"Sites before it: {', '.join(site.id for site in before[:5])}."
+
+
+def _written(kernel: Kernel) -> str:
+    return "x".join(map(str, kernel)) if isinstance(kernel, tuple) else str(kernel)
 
 
 def _matches(site: Site, globs: Sequence[str]) -> bool:

@@ -3,94 +3,89 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from sesurgeon.blocks import BlockConfig
-from sesurgeon.blocks.config import BlockName, Init
 from sesurgeon.errors import NoSiteError, UsageError
 from sesurgeon.graph import LeftAlone, Site, Survey, survey
 from sesurgeon.placement.arguments import describe_arguments
 from sesurgeon.placement.attributes import before, inserted
+from sesurgeon.placement.choices import Choices, settle
 from sesurgeon.placement.filters import Filters
 from sesurgeon.placement.fingerprint import fingerprint
 from sesurgeon.placement.plan import Entry, Plan
-from sesurgeon.placement.policies import POLICIES
+from sesurgeon.placement.policies import POLICIES, passed_over
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
-def make_plan(
-    model: nn.Module,
-    policy: str = "standard",
-    block: BlockName = "se",
-    rd_ratio: float = 1 / 16,
-    rd_channels: int | None = None,
-    rd_divisor: int = 8,
-    init: Init = "identity",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    stages: Sequence[int] | None = None,
-    min_channels: int = 1,
-    example_inputs: Any = None,
-) -> Plan:
+def make_plan(model: nn.Module, example_inputs: Any = None, **choices: Unpack[Choices]) -> Plan:
     """Choose the sites of ``model`` that get a block, and the blocks. The model stays as it is.
 
     Args:
         model: the network.
-        policy: name of the policy; "standard" puts blocks where the paper does.
-        block: kind of block.
-        rd_ratio, rd_channels, rd_divisor: width of the squeezed layer, as in timm: a share of the site's channels
-            rounded to a multiple of ``rd_divisor``, or ``rd_channels`` itself.
-        init: "identity" leaves the outputs as they are to the last bit; "random" is the paper's plain block.
-        include, exclude: globs on site ids.
-        stages: the paper's stages (2 to 5 are the strides 4 to 32).
-        min_channels: the fewest channels of a site.
         example_inputs: a tensor, or a tuple of the positional arguments of forward; made from the model by default.
+        choices: where blocks go and what they are: see :class:`sesurgeon.placement.Choices`. By default, "se" at the
+            sites of the policy "standard".
 
     Raises:
-        UsageError: an unknown policy or block, or a setting out of its range; or blocks were inserted already.
+        UsageError: an unknown choice, policy or block, or a setting out of its range; or blocks were inserted already.
         NoSiteError: nothing is selected.
         UntraceableError: the model has no convolution, or does not run on the inputs.
     """
-    config = BlockConfig(block, rd_ratio, rd_channels, rd_divisor, init)
-    filters = Filters(tuple(include), tuple(exclude), None if stages is None else tuple(stages), min_channels)
-    check_policy(policy)
-    return plan_from_survey(survey(model, example_inputs), policy, config, filters)
+    policies, config, filters = settle(choices)
+    return plan_from_survey(survey(model, example_inputs), policies, config, filters)
 
 
-def check_policy(policy: str) -> None:
-    """Raise a UsageError that lists the known policies unless ``policy`` is one."""
-    if policy not in POLICIES:
-        raise UsageError(f"There is no policy '{policy}'.", hint=f"Known policies: {', '.join(POLICIES)}.")
+def plan_from_survey(found: Survey, policies: Sequence[str], config: BlockConfig, filters: Filters) -> Plan:
+    """As :func:`make_plan`, for a network that was surveyed already.
 
-
-def plan_from_survey(found: Survey, policy: str, config: BlockConfig, filters: Filters) -> Plan:
-    """As :func:`make_plan`, for a network that was surveyed already."""
+    The entries are in the order of the policies, and for each policy in that in which they run.
+    """
     if any(inserted(module) for module in found.model.modules()):
         raise UsageError("The model has inserted blocks already; take them out first (sesurgeon.remove_se).")
-    candidates = POLICIES[policy](found.sites)
-    gated = [site for site in candidates if site.attention is not None]
-    left_alone = [LeftAlone(site.owner, f"has attention already: {site.attention}") for site in gated]
-    free = [site for site in candidates if site.attention is None]
+    chosen, left_alone = choose(found.sites, policies)
+    gated = [LeftAlone(site.owner, f"has attention already: {site.attention}") for site in chosen if site.attention]
+    free = [site for site in chosen if site.attention is None]
     if not free:
         raise NoSiteError(
-            f"{type(found.model).__name__} has no site for policy '{policy}'" + _why_none(left_alone, found.left_alone),
-            hint="`sesurgeon inspect` lists what was found.",
+            f"{type(found.model).__name__} has no site for policy '{' '.join(policies)}'"
+            + _why_none(gated, found.left_alone, found.sites),
+            hint="`sesurgeon inspect --all` lists what was found.",
         )
-    unused = [f"The pattern '{glob}' matches no site." for glob in filters.unused(free)]
+    unused = [f"The pattern '{glob}' matches no site of the policy." for glob in filters.unused(free)]
     return Plan(
         fingerprint(found.model),
-        policy,
+        tuple(policies),
         [describe_arguments(argument) for argument in found.inputs],
         tuple(_entries(found.model, filters.keep(free), config)),
-        (*left_alone, *found.left_alone),
+        (*gated, *left_alone, *found.left_alone),
         tuple(unused),
     )
 
 
-def _why_none(gated: Sequence[LeftAlone], failed: Sequence[LeftAlone]) -> str:
+def choose(sites: Sequence[Site], policies: Sequence[str]) -> tuple[list[Site], list[LeftAlone]]:
+    """The sites of all policies, in their order, no tensor twice; and the blocks in which they found no place."""
+    chosen: dict[tuple[object, ...], Site] = {}
+    left_alone: list[LeftAlone] = []
+    for policy in policies:
+        selected = POLICIES[policy](sites)
+        left_alone += passed_over(policy, sites, selected)
+        for site in selected:
+            scales_a_part = site.kind in ("fork", "shortcut")  # the tensor's other users go on without
+            chosen.setdefault((site.tensor, site.id) if scales_a_part else (site.tensor,), site)
+    return list(chosen.values()), left_alone
+
+
+def _why_none(gated: Sequence[LeftAlone], failed: Sequence[LeftAlone], sites: Sequence[Site]) -> str:
     if gated:
         return f": all {len(gated)} have attention already, as {gated[0].reason.split(': ')[-1]}."
+    if sites:
+        kinds = ", ".join(sorted({site.kind for site in sites}))
+        return f", which has others only ({kinds})."
     if failed:
         return f": {failed[0].path or 'the model itself'}: {failed[0].reason}."
     return ": it has no residual branch, no multi-branch module and no convolution with norm or activation."

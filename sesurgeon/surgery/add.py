@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from sesurgeon.blocks import BlockConfig
-from sesurgeon.blocks.config import BlockName, Init
 from sesurgeon.graph import Survey, survey
-from sesurgeon.placement import Filters, Plan, check_policy, plan_from_survey
+from sesurgeon.placement import Choices, Filters, Plan, check_policies, plan_from_survey, settle
 from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.proof import Proof, prove_identity
 from sesurgeon.surgery.remove import remove_se
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
@@ -36,21 +38,29 @@ class Surgery:
 
 def operate(
     model: nn.Module,
-    config: BlockConfig,
+    config: BlockConfig | None = None,
     *,
-    policy: str = "standard",
+    policies: Sequence[str] = ("standard",),
     filters: Filters | None = None,
     example_inputs: Any = None,
     verify: bool = True,
     inplace: bool = False,
 ) -> Surgery:
     """Insert blocks into ``model`` and prove that it still computes the same: see :func:`add_se`."""
-    check_policy(policy)
+    check_policies(policies)
     found = survey(model, example_inputs)
-    plan = plan_from_survey(found, policy, config, filters or Filters())
+    plan = plan_from_survey(found, policies, config or BlockConfig(), filters or Filters())
+    return operate_by(plan, found, verify=verify, inplace=inplace)
+
+
+def operate_by(plan: Plan, found: Survey, *, verify: bool = True, inplace: bool = False) -> Surgery:
+    """Insert the blocks of ``plan`` into the network that was surveyed, and prove it, as far as it can be."""
+    model = found.model
     augmented = insert_blocks(model, plan, found, inplace=inplace)
-    if config.init != "identity":
-        return Surgery(augmented, plan, found, Proof(None, None, f"init={config.init} changes them by design"))
+    by_design = [entry.config for entry in plan.entries if entry.config.init != "identity" or entry.config.plain]
+    if by_design:
+        reason = f"init={by_design[0].init}" if by_design[0].init != "identity" else "a plain gate"
+        return Surgery(augmented, plan, found, Proof(None, None, f"{reason} changes them by design"))
     if not verify:
         return Surgery(augmented, plan, found, Proof(None, None, "not asked for"))
     try:
@@ -63,20 +73,11 @@ def operate(
 
 def add_se(
     model: nn.Module,
+    example_inputs: Any = None,
+    *,
     verify: bool = True,
     inplace: bool = False,
-    *,
-    policy: str = "standard",
-    block: BlockName = "se",
-    rd_ratio: float = 1 / 16,
-    rd_channels: int | None = None,
-    rd_divisor: int = 8,
-    init: Init = "identity",
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    stages: Sequence[int] | None = None,
-    min_channels: int = 1,
-    example_inputs: Any = None,
+    **choices: Unpack[Choices],
 ) -> nn.Module:
     """``model`` with channel attention in it and, proved by running it, the same outputs to the last bit.
 
@@ -84,22 +85,21 @@ def add_se(
 
     Args:
         model: a convolutional network, in train or eval mode, on any device.
+        example_inputs: a tensor, or a tuple of the positional arguments of forward; made from the model by default.
         verify: compare outputs before and after, ``torch.equal``, in eval and in train mode on the example inputs.
             With ``init="random"`` there is nothing to prove: the outputs change.
         inplace: change ``model`` itself; by default a deep copy is changed.
-        policy, block, rd_ratio, rd_channels, rd_divisor, init, include, exclude, stages, min_channels,
-        example_inputs: see :func:`sesurgeon.make_plan`.
+        choices: where blocks go and what they are: see :class:`sesurgeon.placement.Choices`.
 
     Raises:
         UsageError, NoSiteError, UntraceableError: as :func:`sesurgeon.make_plan`.
         VerificationError: the outputs changed; ``model`` is as it was.
     """
-    config = BlockConfig(block, rd_ratio, rd_channels, rd_divisor, init)
-    filters = Filters(tuple(include), tuple(exclude), None if stages is None else tuple(stages), min_channels)
+    policies, config, filters = settle(choices)
     return operate(
         model,
         config,
-        policy=policy,
+        policies=policies,
         filters=filters,
         example_inputs=example_inputs,
         verify=verify,
