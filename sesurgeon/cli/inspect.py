@@ -73,16 +73,17 @@ def inspect(
 
 
 def _rendered(name: str, model: nn.Module, found: Survey, cost: Cost, config: BlockConfig, *, all_sites: bool) -> Group:
-    from sesurgeon.placement import POLICIES, block_cost
+    from sesurgeon.placement import POLICIES, block_cost, images_in
     from sesurgeon.surgery import blocks_of
 
     chosen = {site.id for site in POLICIES["standard"](found.sites)}
     inserted = blocks_of(model)
+    images = images_in(found.inputs)
     shown = [site for site in found.sites if all_sites or site.id in chosen]
     table = site_table("", "kind", "follows", "+ params", "+ MACs", "note")
     extra_parameters = extra_macs = 0
     for site in shown:
-        price = block_cost(config, site)
+        price = block_cost(config, site, images)
         if site.attention is not None:
             note = f"{'block inserted' if site.attention in inserted else 'attention already'}: {site.attention}"
         else:
@@ -132,18 +133,18 @@ def _shapes(found: Survey) -> str:
 
 def _data(name: str, model: nn.Module, found: Survey, cost: Cost, config: BlockConfig) -> dict[str, Any]:
     from sesurgeon.models import provenance_of
-    from sesurgeon.placement import POLICIES, block_cost
+    from sesurgeon.placement import POLICIES, block_cost, images_in
     from sesurgeon.surgery import blocks_of
 
     chosen = {site.id for site in POLICIES["standard"](found.sites)}
-    provenance = provenance_of(model)
+    provenance, images = provenance_of(model), images_in(found.inputs)
     return {
         "model": name,
         "class": type(model).__name__,
         "source": str(provenance.source),
         "classes": provenance.classes,
         "input_shapes": [list(getattr(argument, "shape", ())) for argument in found.inputs],
-        **vars(cost),
+        **cost.to_dict(),
         "inserted_blocks": list(blocks_of(model)),
         "sites": [
             {
@@ -152,7 +153,7 @@ def _data(name: str, model: nn.Module, found: Survey, cost: Cost, config: BlockC
                 "spatial": site.spatial,
                 "stage": site.stage,
                 "standard": site.id in chosen,
-                "cost": block_cost(config, site),
+                "cost": block_cost(config, site, images).to_dict(),
             }
             for site in found.sites
         ],

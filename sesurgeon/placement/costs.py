@@ -2,47 +2,99 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from sesurgeon.blocks import BlockConfig, build_block
 from sesurgeon.graph import Site
 from sesurgeon.models import fresh, isolated
+from sesurgeon.placement.attributes import inserted
+from sesurgeon.placement.counting import Counted, count_operations
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Parameters, and multiply-adds of one image's forward pass.
+    """Parameters, and multiply-adds (MACs) of one image's forward pass.
+
+    A network's own pooling and products are not counted, as in the field's tables; those of our blocks are.
 
     Attributes:
         parameters: trainable or not, buffers not included.
-        macs: multiply-adds of convolutions and linear layers; 1 MAC = 2 of ``torch.utils.flop_counter``'s FLOP.
+        layers: multiply-adds of convolutions, linear layers and matrix products.
+        pooling: of the blocks: one for each element that a mean, a maximum or a sum reads.
+        scaling: of the blocks: one for each element that a gate multiplies.
+        uncounted: names of the operations whose multiply-adds are in none of these numbers: libraries' own
+            (``torchvision.deform_conv2d``), and those of PyTorch that its FLOP counter does not know (an LSTM).
     """
 
     parameters: int
-    macs: int
+    layers: int
+    pooling: int
+    scaling: int
+    uncounted: tuple[str, ...] = ()
+
+    @property
+    def macs(self) -> int:
+        """All multiply-adds."""
+        return self.layers + self.pooling + self.scaling
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.parameters + other.parameters, self.macs + other.macs)
+        return Cost(
+            self.parameters + other.parameters,
+            self.layers + other.layers,
+            self.pooling + other.pooling,
+            self.scaling + other.scaling,
+            tuple(sorted({*self.uncounted, *other.uncounted})),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ``macs`` among them."""
+        return {**asdict(self), "macs": self.macs}
 
 
 def model_cost(model: nn.Module, inputs: tuple[Any, ...]) -> Cost:
-    """The cost of ``model`` in eval mode, for one of the images in ``inputs``; the model is left as it was."""
-    with isolated(model, training=False), FlopCounterMode(display=False) as counter:
-        model(*fresh(inputs))
-    images = next((argument.shape[0] for argument in inputs if isinstance(argument, torch.Tensor)), 1)
-    return Cost(sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2 // images)
+    """The cost of ``model`` in eval mode, for one of the images in ``inputs``; the model is left as it was.
+
+    Args:
+        model: with or without inserted blocks, whose pooling and scaling are counted.
+        inputs: positional arguments of its forward.
+    """
+    blocks = [getattr(module, name) for module in model.modules() for name in inserted(module)]
+    with isolated(model, training=False):
+        counted = count_operations(lambda: model(*fresh(inputs)), blocks)
+    return _cost(model, counted, 1, images_in(inputs))
 
 
-def block_cost(config: BlockConfig, site: Site) -> Cost:
-    """The cost of one block at ``site``, for one image, counted on meta tensors."""
+def block_cost(config: BlockConfig, site: Site, images: int | None = None) -> Cost:
+    """The cost of one block at ``site``, for one image, counted on meta tensors.
+
+    Args:
+        config: the block.
+        site: where it goes; a block that runs several times has its parameters once.
+        images: in the batch on which the site was found. By default as many as the site's tensor has; fewer where
+            the network folds frames or windows into the batch.
+    """
     with torch.device("meta"), torch.no_grad():
         block = build_block(config, site.channels, spatial_dims=len(site.spatial), channel_dim=site.channel_dim)
-        with FlopCounterMode(display=False) as counter:
-            block(torch.empty(1, *site.shape[1:]))
-    parameters = sum(parameter.numel() for parameter in block.parameters())
-    return Cost(parameters, counter.get_total_flops() // 2 * site.calls)
+        counted = count_operations(lambda: block.eval()(torch.empty(site.shape)), [block])
+    return _cost(block, counted, site.calls, images or site.shape[0])
+
+
+def images_in(inputs: Sequence[Any]) -> int:
+    """How many images the first tensor, or list of tensors, among ``inputs`` holds; 1 where there is none."""
+    batches = (len(argument) for argument in inputs if isinstance(argument, list) or getattr(argument, "ndim", 0))
+    return next((images for images in batches if images), 1)
+
+
+def _cost(module: nn.Module, counted: Counted, calls: int, images: int) -> Cost:
+    return Cost(
+        sum(parameter.numel() for parameter in module.parameters()),
+        counted.layers * calls // images,
+        counted.pooling * calls // images,
+        counted.scaling * calls // images,
+        counted.uncounted,
+    )
