@@ -33,8 +33,14 @@ def attention_in(branch: frozenset[fx.Node], flow: Flow, path: str, attention: f
 
 
 def attention_on(node: fx.Node, flow: Flow, path: str, attention: frozenset[str]) -> str | None:
-    """What gates the tensor of ``node`` right away: as :func:`attention_in`, among the nodes that use it."""
-    return attention_in(frozenset(node.users), flow, path, attention)
+    """What gates the tensor of ``node`` right after it: a module that does nothing else, or ``path`` itself."""
+    following = ops.only_user(node)
+    while following is not None and ops.is_noise_or_scale(flow.owner, following):
+        following = ops.only_user(following)
+    if following is not None and following.op == "call_module":
+        called = f"{path}.{following.target}".lstrip(".")
+        return called if called in attention else None
+    return path if any(_is_gating(flow, user) for user in node.users) else None
 
 
 def _is_gating(flow: Flow, node: fx.Node) -> bool:

@@ -38,21 +38,25 @@ def conv_units(flow: Flow) -> list[Candidate]:
 
 
 def _chain(flow: Flow, conv: fx.Node) -> list[fx.Node]:
-    """The convolution, its norm if one follows, its activation if one follows, drop-block between them or not."""
+    """The convolution, its norm if one follows, its activation if one follows.
+
+    Between them may be permutations (ConvNeXt's norm works on channels in the last place), or drop-block.
+    """
     chain = [conv]
-    following = ops.only_user(conv)
-    if following is not None and _is_norm(flow, following):
-        chain.append(following)
-        following = ops.only_user(following)
-    passed = []
-    while following is not None and ops.is_noise_or_scale(flow.owner, following):
-        passed.append(following)
-        following = ops.only_user(following)
-    if following is not None and ops.is_activation(flow.owner, following):
-        chain += [*passed, following]
+    for is_next in (_is_norm, ops.is_activation):
+        passed, following = [], ops.only_user(chain[-1])
+        while following is not None and _is_passed(flow.owner, following):
+            passed.append(following)
+            following = ops.only_user(following)
+        if following is not None and is_next(flow.owner, following):
+            chain += [*passed, following]
     return chain
 
 
-def _is_norm(flow: Flow, node: fx.Node) -> bool:
-    module = ops.module_of(flow.owner, node)
+def _is_passed(owner: nn.Module, node: fx.Node) -> bool:
+    return ops.is_noise_or_scale(owner, node) or ops.permutation(owner, node) is not None
+
+
+def _is_norm(owner: nn.Module, node: fx.Node) -> bool:
+    module = ops.module_of(owner, node)
     return ops.is_norm(module) if module is not None else ops.name_of(node) in ("batch_norm", "group_norm")
