@@ -1,8 +1,34 @@
-"""What is inserted: Squeeze-and-Excitation, its gates, its identity initialisation."""
+"""What is inserted: Squeeze-and-Excitation and its relatives, their gates, their identity initialisation."""
 
+from sesurgeon.blocks.block import Block
 from sesurgeon.blocks.build import build_block
-from sesurgeon.blocks.config import BlockConfig
-from sesurgeon.blocks.gates import TwiceSigmoid
+from sesurgeon.blocks.cbam import Cbam
+from sesurgeon.blocks.config import BlockConfig, Init
+from sesurgeon.blocks.eca import EfficientChannelAttention
+from sesurgeon.blocks.ese import EffectiveSqueezeExcite
+from sesurgeon.blocks.gates import GateName, OnePlusTanh, TwiceHardSigmoid, TwiceSigmoid
+from sesurgeon.blocks.gc import GlobalContext
+from sesurgeon.blocks.ge import GatherExcite
+from sesurgeon.blocks.kinds import BlockName
+from sesurgeon.blocks.layout import Layout, Squeeze
 from sesurgeon.blocks.se import SqueezeExcite
 
-__all__ = ["BlockConfig", "SqueezeExcite", "TwiceSigmoid", "build_block"]
+__all__ = [
+    "Block",
+    "BlockConfig",
+    "BlockName",
+    "Cbam",
+    "EffectiveSqueezeExcite",
+    "EfficientChannelAttention",
+    "GateName",
+    "GatherExcite",
+    "GlobalContext",
+    "Init",
+    "Layout",
+    "OnePlusTanh",
+    "Squeeze",
+    "SqueezeExcite",
+    "TwiceHardSigmoid",
+    "TwiceSigmoid",
+    "build_block",
+]

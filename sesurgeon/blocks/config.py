@@ -6,39 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+from sesurgeon.blocks.gates import GateName
+from sesurgeon.blocks.kinds import KINDS, WIDTH
+from sesurgeon.blocks.kinds import BlockName as BlockName
+from sesurgeon.blocks.layout import Squeeze
 from sesurgeon.errors import UsageError
 
-BlockName = Literal["se", "ese", "eca", "cbam", "gc", "ge"]
-GateName = Literal["sigmoid", "hard-sigmoid", "tanh"]
-Squeeze = Literal["avg", "max"]
 Init = Literal["identity", "random"]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What one kind of block is by default, as timm has it, and which settings it knows beside gate and init.
-
-    Attributes:
-        gate: its gate.
-        settings: the settings that it has a use for.
-        rd_ratio, rd_divisor: width of its squeezed layer; None where it has none.
-    """
-
-    gate: GateName
-    settings: tuple[str, ...]
-    rd_ratio: float | None = None
-    rd_divisor: int | None = None
-
-
-_RD = ("rd_ratio", "rd_channels", "rd_divisor")
-KINDS: dict[BlockName, Kind] = {
-    "se": Kind("sigmoid", (*_RD, "squeeze", "bias"), 1 / 16, 8),
-    "ese": Kind("hard-sigmoid", ("squeeze",)),
-    "eca": Kind("sigmoid", ("squeeze",)),
-    "cbam": Kind("sigmoid", _RD, 1 / 16, 1),
-    "gc": Kind("sigmoid", _RD, 1 / 8, 1),
-    "ge": Kind("sigmoid", (*_RD, "squeeze", "extent"), 1 / 16, 1),
-}
 
 
 @dataclass(frozen=True)
@@ -85,16 +59,16 @@ class BlockConfig:
             if value not in known and not (name == "gate" and value is None):
                 yield f"{name} (='{value}') must be one of: {', '.join(known)}"
         if self.rd_ratio is not None and not (_is_number(self.rd_ratio) and 0 < self.rd_ratio <= 1):
-            yield f"rd_ratio (={self.rd_ratio}) must be above 0 and at most 1"
+            yield f"rd_ratio (={self.rd_ratio!r}) must be above 0 and at most 1"
         for name in ("rd_channels", "rd_divisor"):
             value = getattr(self, name)
             if value is not None and not (_is_whole(value) and value >= 1):
-                yield f"{name} (={value}) must be at least 1"
+                yield f"{name} (={value!r}) must be a whole number, at least 1"
         if not (_is_whole(self.extent) and self.extent >= 0 and self.extent % 2 == 0):
-            yield f"extent (={self.extent}) must be 0 or an even number"
+            yield f"extent (={self.extent!r}) must be 0 or an even number"
         for name in ("bias", "plain"):
             if not isinstance(getattr(self, name), bool):
-                yield f"{name} (={getattr(self, name)}) must be true or false"
+                yield f"{name} (={getattr(self, name)!r}) must be true or false"
         if self.plain and self.gate == "tanh" and self.init == "identity":
             yield "plain (=True) cannot be with gate 'tanh': the 1 of 1 + tanh is no factor that could be folded away"
 
@@ -102,7 +76,7 @@ class BlockConfig:
         if self.block not in get_args(BlockName):
             return
         known = KINDS[self.block].settings
-        for name in (*_RD, "squeeze", "bias", "extent"):
+        for name in (*WIDTH, "squeeze", "bias", "extent"):
             value = getattr(self, name)
             if value != _DEFAULTS[name] and name not in known:
                 yield f"{name} (={value}) is no setting of block '{self.block}', which has {', '.join(known)}"

@@ -1,0 +1,90 @@
+"""What all blocks share: they scale a tensor by the factors of a gate, and can make their gates plain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sesurgeon.blocks.gates import without_factor
+
+
+class Block(nn.Module):
+    """What surgery inserts: a module from a tensor to a scaled tensor of the same shape."""
+
+    def scalings(self) -> Sequence[Scaling]:
+        """The parts that scale the tensor, in the order in which they do."""
+        raise NotImplementedError
+
+    @property
+    def gate_scale(self) -> float:
+        """The factor by which the block exceeds the block with plain gates; 1.0 where there is no such factor."""
+        factors = [plain[1] for part in self.scalings() if (plain := without_factor(part.gate)) is not None]
+        return math.prod(factors)
+
+    def fold(self) -> float | None:
+        """Make the gates plain, in place, and leave their factor to what comes before the block.
+
+        The weights that read the tensor are divided by what the tensor gets multiplied by. All factors are powers
+        of two, so nothing is rounded.
+
+        Returns:
+            The s with ``folded_block(s * x) == block(x)`` bit for bit; 1.0 where the gates are plain already; None
+            where it cannot be, and then nothing was changed: 1 + tanh is no multiple of tanh, and a weight that is
+            almost zero may not have a half.
+        """
+        s = 1.0
+        steps = []
+        for part in reversed(self.scalings()):
+            plain = without_factor(part.gate)
+            if plain is None:
+                return None
+            gate, factor = plain
+            s *= factor
+            steps.append((part, gate, s))
+        if not all(_divides(weight, by) for part, _, by in steps for weight in part.readers()):
+            return None
+        for part, gate, by in steps:
+            for weight in part.readers():
+                with torch.no_grad():
+                    weight.div_(by)
+            part.gate = gate
+        return s
+
+
+class Scaling(Block):
+    """``x * excitation(x)``, with the factors from one gate."""
+
+    gate: nn.Module
+
+    def excitation(self, x: Tensor) -> Tensor:
+        """The factors by which ``x`` is scaled: they broadcast to the shape of ``x``."""
+        raise NotImplementedError
+
+    def readers(self) -> Sequence[Tensor]:
+        """The weights that multiply ``x``, or what is proportional to it."""
+        raise NotImplementedError
+
+    def scalings(self) -> Sequence[Scaling]:
+        return (self,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale ``x`` of shape (N, C, *places), or (N, *places, C) for ``channel_dim=-1``; the shape stays.
+
+        N may be missing.
+        """
+        return x * self.excitation(x)
+
+
+def zero_(layer: nn.Module) -> None:
+    """Set all parameters of ``layer`` to zero: the last one before a gate that is 1 at zero."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
+def _divides(weight: Tensor, by: float) -> bool:
+    """Whether ``weight / by`` is exact: false for the smallest numbers of a floating-point format."""
+    divided = weight.detach() / by
+    return torch.equal(divided * by, weight)

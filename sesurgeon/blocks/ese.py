@@ -1,0 +1,54 @@
+"""Effective Squeeze-and-Excitation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from sesurgeon.blocks.block import Scaling, zero_
+from sesurgeon.blocks.gates import GateName, make_gate
+from sesurgeon.blocks.layout import Layout, Squeeze
+
+
+class EffectiveSqueezeExcite(Scaling):
+    """``x * gate(fc(squeeze(x)))``: SE without a narrow layer (CenterMask, https://arxiv.org/abs/1911.06667, 3.3).
+
+    Parameters and their names are those of timm's ``EffectiveSEModule``; so is the hard sigmoid.
+
+    Args:
+        channels: of the tensor that is scaled.
+        spatial_dims, channel_dim: see :class:`Layout`.
+        identity: start as an exact identity with live gradients (``fc`` zero); otherwise plain gate, random ``fc``.
+        squeeze: the mean or the maximum.
+        gate: from logits to factors.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        spatial_dims: int = 2,
+        channel_dim: int = 1,
+        identity: bool = True,
+        squeeze: Squeeze = "avg",
+        gate: GateName = "hard-sigmoid",
+    ) -> None:
+        super().__init__()
+        self.layout = Layout(spatial_dims, channel_dim)
+        self.squeeze: Squeeze = squeeze
+        self.fc = self.layout.convolution(channels, channels)
+        self.gate = make_gate(gate, identity=identity)
+        if identity:
+            zero_(self.fc)
+
+    def excitation(self, x: Tensor) -> Tensor:
+        """The factors by which ``x`` is scaled: as ``x``, but of size 1 in every spatial dimension."""
+        factors: Tensor = self.gate(self.fc(self.layout.squeezed(x, self.squeeze)))
+        return self.layout.restored(factors)
+
+    def readers(self) -> Sequence[Tensor]:
+        return (self.fc.weight,)
+
+    def extra_repr(self) -> str:
+        return f"squeeze={self.squeeze}, channel_dim={self.layout.channel_dim}"
