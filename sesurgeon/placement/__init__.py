@@ -1,26 +1,39 @@
 """Where should blocks go? Policies, filters, costs, and the plan."""
 
+from sesurgeon.placement.architecture import Architecture, architecture_of
+from sesurgeon.placement.checking import check_not_augmented, completed, survey_for
 from sesurgeon.placement.choices import Choices, check_policies, settle
 from sesurgeon.placement.costs import Cost, block_cost, images_in, model_cost
+from sesurgeon.placement.document import plan_from_data, plan_to_data
 from sesurgeon.placement.filters import Filters
 from sesurgeon.placement.make import choose, make_plan, plan_from_survey
-from sesurgeon.placement.plan import Entry, Plan, plan_to_yaml
+from sesurgeon.placement.plan import Entry, Plan
+from sesurgeon.placement.planfile import plan_to_yaml, read_plan, write_plan
 from sesurgeon.placement.policies import POLICIES
 
 __all__ = [
     "POLICIES",
+    "Architecture",
     "Choices",
     "Cost",
     "Entry",
     "Filters",
     "Plan",
+    "architecture_of",
     "block_cost",
+    "check_not_augmented",
     "check_policies",
     "choose",
+    "completed",
     "images_in",
     "make_plan",
     "model_cost",
+    "plan_from_data",
     "plan_from_survey",
+    "plan_to_data",
     "plan_to_yaml",
+    "read_plan",
     "settle",
+    "survey_for",
+    "write_plan",
 ]

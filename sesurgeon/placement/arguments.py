@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -33,6 +34,33 @@ def describe_arguments(arguments: Any) -> Any:
         f"An example input of type {type(arguments).__name__} cannot be kept in a plan.",
         hint="Give tensors, numbers, strings, None, and lists, tuples or dicts (keys: strings, integers) of these.",
     )
+
+
+def wrong_with(description: Any) -> Iterator[str]:
+    """Why :func:`make_arguments` could not read ``description``, in words; nothing where it can."""
+    if isinstance(description, list):
+        for item in description:
+            yield from wrong_with(item)
+    elif isinstance(description, dict):
+        keys = set(description)
+        if keys == {"tuple"} and isinstance(description["tuple"], list):
+            yield from wrong_with(description["tuple"])
+        elif keys == {"items"} and isinstance(description["items"], dict):
+            yield from wrong_with(list(description["items"].values()))
+        elif keys == {"shape", "dtype"}:
+            yield from _wrong_with_tensor(description["shape"], description["dtype"])
+        else:
+            yield f"an argument must be {{shape: …, dtype: …}}, {{tuple: […]}} or {{items: {{…}}}}, not {description!r}"
+    elif not (description is None or isinstance(description, (bool, int, float, str))):
+        yield f"an argument must be plain data, not {description!r}"
+
+
+def _wrong_with_tensor(shape: Any, dtype: Any) -> Iterator[str]:
+    sizes = shape if isinstance(shape, list) else [None]
+    if not all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in sizes):
+        yield f"shape must be a list of sizes, as [2, 3, 224, 224], not {shape!r}"
+    if not (isinstance(dtype, str) and isinstance(getattr(torch, dtype, None), torch.dtype)):
+        yield f"dtype must be one of torch's, as float32, not {dtype!r}"
 
 
 def make_arguments(description: Any, model: nn.Module) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal
 
 from torch import nn
@@ -30,6 +30,22 @@ def before(owner: nn.Module, name: str) -> Before | None:
     if name in owner._modules and owner._modules[name] is None:
         return "module"
     return None
+
+
+def free_attribute(owner: nn.Module, path: str, taken: Collection[tuple[str, str]]) -> str:
+    """``se`` as in timm, whose blocks keep a None under that name for it; ``se2``, ``se3``… where it is in use.
+
+    Args:
+        owner: the module that gets the block.
+        path: of it.
+        taken: (path, name) of the blocks that come beside it.
+    """
+    number = 1
+    while True:
+        attribute = "se" if number == 1 else f"se{number}"
+        if (path, attribute) not in taken and before(owner, attribute) is not None:
+            return attribute
+        number += 1
 
 
 def inserted(owner: nn.Module) -> Mapping[str, Before]:

@@ -10,11 +10,11 @@ from torch import nn
 from sesurgeon.blocks import BlockConfig
 from sesurgeon.errors import NoSiteError, UsageError
 from sesurgeon.graph import LeftAlone, Site, Survey, survey
+from sesurgeon.placement.architecture import architecture_of
 from sesurgeon.placement.arguments import describe_arguments
-from sesurgeon.placement.attributes import before, inserted
+from sesurgeon.placement.attributes import free_attribute, inserted
 from sesurgeon.placement.choices import Choices, settle
 from sesurgeon.placement.filters import Filters
-from sesurgeon.placement.fingerprint import fingerprint
 from sesurgeon.placement.plan import Entry, Plan
 from sesurgeon.placement.policies import POLICIES, passed_over
 
@@ -58,7 +58,7 @@ def plan_from_survey(found: Survey, policies: Sequence[str], config: BlockConfig
         )
     unused = [f"The pattern '{glob}' matches no site of the policy." for glob in filters.unused(free)]
     return Plan(
-        fingerprint(found.model),
+        architecture_of(found.model),
         tuple(policies),
         [describe_arguments(argument) for argument in found.inputs],
         tuple(_entries(found.model, filters.keep(free), config)),
@@ -95,17 +95,7 @@ def _entries(model: nn.Module, sites: Sequence[Site], config: BlockConfig) -> li
     taken: set[tuple[str, str]] = set()
     entries = []
     for site in sites:
-        attribute = _free_attribute(model.get_submodule(site.owner), site.owner, taken)
+        attribute = free_attribute(model.get_submodule(site.owner), site.owner, taken)
         taken.add((site.owner, attribute))
         entries.append(Entry(site.id, attribute, site.channels, config))
     return entries
-
-
-def _free_attribute(owner: nn.Module, path: str, taken: set[tuple[str, str]]) -> str:
-    """``se`` as in timm, whose blocks keep a None under that name for it; ``se2``, ``se3``… where it is in use."""
-    number = 1
-    while True:
-        attribute = "se" if number == 1 else f"se{number}"
-        if (path, attribute) not in taken and before(owner, attribute) is not None:
-            return attribute
-        number += 1

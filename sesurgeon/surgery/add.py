@@ -10,7 +10,7 @@ from torch import nn
 
 from sesurgeon.blocks import BlockConfig
 from sesurgeon.graph import Survey, survey
-from sesurgeon.placement import Choices, Filters, Plan, check_policies, plan_from_survey, settle
+from sesurgeon.placement import Choices, Filters, Plan, check_policies, completed, plan_from_survey, settle
 from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.proof import Proof, prove_identity
 from sesurgeon.surgery.remove import remove_se
@@ -55,7 +55,7 @@ def operate(
 
 def operate_by(plan: Plan, found: Survey, *, verify: bool = True, inplace: bool = False) -> Surgery:
     """Insert the blocks of ``plan`` into the network that was surveyed, and prove it, as far as it can be."""
-    model = found.model
+    model, plan = found.model, completed(plan, found)
     augmented = insert_blocks(model, plan, found, inplace=inplace)
     by_design = [entry.config for entry in plan.entries if entry.config.init != "identity" or entry.config.plain]
     if by_design:

@@ -9,18 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.blocks import build_block
-from sesurgeon.errors import UsageError
-from sesurgeon.graph import Survey, survey
-from sesurgeon.placement import Entry, Plan
-from sesurgeon.placement.arguments import make_arguments
-from sesurgeon.placement.attributes import before
-from sesurgeon.placement.fingerprint import fingerprint
+from sesurgeon.graph import Survey
+from sesurgeon.placement import Entry, Plan, check_not_augmented, completed, survey_for
 from sesurgeon.surgery.rewrite import (
     Forward,
     forward_by_mode,
     forward_then_blocks,
     forward_with_blocks,
-    is_rewritten,
     rewrite,
 )
 
@@ -39,19 +34,13 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
         UsageError: the plan does not fit the model; all problems are named, and nothing was changed.
         UntraceableError: the model does not run on the plan's inputs.
     """
-    if plan.fingerprint != fingerprint(model):
-        raise UsageError(
-            f"The plan was made for another architecture (fingerprint {plan.fingerprint}) than this "
-            f"{type(model).__name__} (fingerprint {fingerprint(model)}).",
-            hint="Make a plan for this model.",
-        )
-    inputs = tuple(make_arguments(plan.inputs, model))
-    return insert_blocks(model, plan, survey(model, inputs), inplace=inplace)
+    return insert_blocks(model, plan, survey_for(plan, model), inplace=inplace)
 
 
 def insert_blocks(model: nn.Module, plan: Plan, found: Survey, *, inplace: bool) -> nn.Module:
     """As :func:`apply_plan`, for a network that was surveyed already."""
-    _check(plan, found)
+    check_not_augmented(model)
+    plan = completed(plan, found)
     target = model if inplace else copy.deepcopy(model)
     by_owner: dict[str, list[Entry]] = {}
     for entry in plan.entries:
@@ -73,23 +62,6 @@ def plan_of(model: nn.Module) -> Plan | None:
 def forget_plan(model: nn.Module) -> None:
     """The counterpart for a model whose blocks were taken out."""
     model.__dict__.pop(_PLAN, None)
-
-
-def _check(plan: Plan, found: Survey) -> None:
-    sites = {site.id: site for site in found.sites}
-    problems = []
-    if any(is_rewritten(module) for module in found.model.modules()):
-        problems.append("the model has inserted blocks already; take them out first (sesurgeon.remove_se)")
-    for entry in plan.entries:
-        site = sites.get(entry.site)
-        if site is None:
-            problems.append(f"there is no site {entry.site}")
-        elif site.channels != entry.channels:
-            problems.append(f"{entry.site} has {site.channels} channels, not {entry.channels}")
-        elif before(found.model.get_submodule(site.owner), entry.attribute) is None:
-            problems.append(f"{site.owner or 'the model'} has an attribute '{entry.attribute}' already")
-    if problems:
-        raise UsageError("The plan does not fit the model: " + "; ".join(problems) + ".")
 
 
 def _block(owner: nn.Module, entry: Entry, found: Survey) -> nn.Module:

@@ -34,7 +34,7 @@ from sesurgeon.models import (
     read,
     rebuild,
 )
-from sesurgeon.placement import Plan
+from sesurgeon.placement import plan_from_data, plan_to_data
 from sesurgeon.surgery.apply import apply_plan, plan_of
 from sesurgeon.surgery.remove import remove_se
 from sesurgeon.surgery.rewrite import blocks_of
@@ -68,7 +68,7 @@ def save(model: nn.Module, path: str | Path, *, force: bool = True) -> None:
         CHECKPOINT_KEY: {
             "format": FORMAT,
             "provenance": provenance.to_dict(),
-            "plan": None if plan is None else plan.to_dict(),
+            "plan": None if plan is None else plan_to_data(plan),
         },
         "state_dict": model.state_dict(),
     }
@@ -122,7 +122,7 @@ def _from_checkpoint(content: Mapping[str, Any], origin: str, *, arch: Source | 
     vouched = arch is not None and str(arch) == str(provenance.source)
     model = rebuild(provenance, content.get("module"), trust_code=trust_pickle or vouched)
     if header["plan"] is not None:
-        model = apply_plan(model, Plan.from_dict(header["plan"]), inplace=True)
+        model = apply_plan(model, plan_from_data(header["plan"], origin=f"The plan in {origin}"), inplace=True)
     try:
         model.load_state_dict(content["state_dict"], strict=True, assign=True)
     except RuntimeError as error:

@@ -11,7 +11,7 @@ import yaml
 from torch import Tensor, nn
 
 from sesurgeon import UsageError, apply_plan, make_plan
-from sesurgeon.placement import Plan, plan_to_yaml
+from sesurgeon.placement import plan_from_data, plan_to_yaml
 from sesurgeon.placement.arguments import describe_arguments, make_arguments
 from sesurgeon.surgery import blocks_of
 
@@ -67,6 +67,6 @@ class Pyramid(nn.Module):
 
 def test_a_plan_from_a_file_runs_on_the_kinds_of_arguments_that_it_was_made_with() -> None:
     plan = make_plan(Pyramid(), example_inputs=((8, 8), {3: IMAGES}))
-    again = Plan.from_dict(yaml.safe_load(plan_to_yaml(plan)))
+    again = plan_from_data(yaml.safe_load(plan_to_yaml(plan)))
     assert again == plan
     assert len(blocks_of(apply_plan(Pyramid(), again))) == 1

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from sesurgeon.placement.fingerprint import fingerprint
+from sesurgeon.placement.architecture import architecture_of
 
 
 class Counting(nn.Conv2d):
@@ -21,5 +21,5 @@ def net(width: int) -> nn.Module:
 
 def test_extra_state_does_not_enter() -> None:
     assert "0._extra_state" in net(4).state_dict()
-    assert fingerprint(net(4)) == fingerprint(net(4))
-    assert fingerprint(net(4)) != fingerprint(net(5))
+    assert architecture_of(net(4)) == architecture_of(net(4))
+    assert architecture_of(net(4)) != architecture_of(net(5))

@@ -8,8 +8,8 @@ from torch import nn
 
 from sesurgeon import NoSiteError, UsageError, make_plan
 from sesurgeon.graph import find_sites
-from sesurgeon.placement import Plan, block_cost, plan_to_yaml
-from sesurgeon.placement.fingerprint import fingerprint
+from sesurgeon.placement import Plan, block_cost, plan_from_data, plan_to_yaml
+from sesurgeon.placement.architecture import architecture_of
 from tests.networks import OddNet, PlainNet
 
 IMAGES = torch.randn(2, 3, 64, 64)
@@ -85,7 +85,7 @@ def test_an_empty_selection_says_which_filter_did_it(
 
 def test_an_unused_pattern_is_a_warning(resnet: nn.Module) -> None:
     plan = make_plan(resnet, example_inputs=IMAGES, exclude=["layer9.*"])
-    assert plan.warnings == ("The pattern 'layer9.*' matches no site.",)
+    assert plan.warnings == ("The pattern 'layer9.*' matches no site of the policy.",)
 
 
 def test_attention_that_is_there_is_not_doubled() -> None:
@@ -106,7 +106,7 @@ def test_unknown_names_are_usage_errors(resnet: nn.Module) -> None:
 
 def test_a_plan_survives_yaml(resnet: nn.Module) -> None:
     plan = make_plan(resnet, example_inputs=IMAGES, rd_channels=4, init="random")
-    assert Plan.from_dict(yaml.safe_load(plan_to_yaml(plan))) == plan
+    assert plan_from_data(yaml.safe_load(plan_to_yaml(plan))) == plan
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_plan_survives_yaml(resnet: nn.Module) -> None:
 )
 def test_a_plan_that_cannot_be_read_is_a_usage_error(data: dict[str, object]) -> None:
     with pytest.raises(UsageError):
-        Plan.from_dict(data)
+        plan_from_data(data)
 
 
 def test_se_resnet50_adds_the_papers_parameters() -> None:
@@ -128,5 +128,5 @@ def test_se_resnet50_adds_the_papers_parameters() -> None:
 def test_a_plan_does_not_hang_on_the_number_of_classes(name: str) -> None:
     options = {"init_weights": False} if name == "googlenet" else {}
     wide, narrow = (torchvision.models.get_model(name, num_classes=classes, **options) for classes in (1000, 7))
-    assert fingerprint(wide) == fingerprint(narrow)
-    assert fingerprint(wide) != fingerprint(torchvision.models.resnet34())
+    assert architecture_of(wide) == architecture_of(narrow)
+    assert architecture_of(wide) != architecture_of(torchvision.models.resnet34())

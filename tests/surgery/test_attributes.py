@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sesurgeon import UsageError, add_se, apply_plan, make_plan, remove_se
 from sesurgeon.blocks import SqueezeExcite
-from sesurgeon.placement import Plan
+from sesurgeon.placement import plan_from_data, plan_to_data
 from tests.networks import FunctionalResNet
 
 SMALL = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -57,10 +57,10 @@ def test_a_name_of_the_class_or_of_a_buffer_is_not_taken(make: type[nn.Module]) 
 
 @pytest.mark.parametrize("make", [WithClassAttribute, WithProperty, WithBufferNone])
 def test_a_plan_that_wants_such_a_name_is_refused(make: type[nn.Module]) -> None:
-    data = make_plan(make(), example_inputs=SMALL).to_dict()
+    data = plan_to_data(make_plan(make(), example_inputs=SMALL))
     data["blocks"][0]["attribute"] = "se"
     with pytest.raises(UsageError, match="has an attribute 'se' already"):
-        apply_plan(make(), Plan.from_dict(data))
+        apply_plan(make(), plan_from_data(data))
 
 
 @pytest.mark.parametrize(("make", "where"), [(WithRegisteredNone, "_modules"), (WithAttributeNone, "__dict__")])

@@ -1,0 +1,133 @@
+"""What a plan says, held against a network."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from sesurgeon.blocks import build_block
+from sesurgeon.errors import SesurgeonError, UsageError
+from sesurgeon.graph import Site, Survey, survey
+from sesurgeon.placement.architecture import architecture_of
+from sesurgeon.placement.arguments import describe_arguments, make_arguments
+from sesurgeon.placement.attributes import before, free_attribute, inserted
+from sesurgeon.placement.plan import Entry, Plan
+from sesurgeon.placement.problems import Problem, refuse
+
+_MOST_SITES = 8
+
+
+def survey_for(plan: Plan, model: nn.Module) -> Survey:
+    """The survey of ``model`` on the plan's inputs.
+
+    Raises:
+        UsageError: the plan is for another architecture; the message says what differs.
+        UntraceableError: the model does not run on the plan's inputs.
+    """
+    check_not_augmented(model)
+    _check_architecture(plan, model)
+    return _survey(plan, model)
+
+
+def check_not_augmented(model: nn.Module) -> None:
+    """Raise a UsageError if there are inserted blocks in ``model``."""
+    if any(inserted(module) for module in model.modules()):
+        raise UsageError("The model has inserted blocks already; take them out first (sesurgeon.remove_se).")
+
+
+def completed(plan: Plan, found: Survey) -> Plan:
+    """``plan`` with nothing left open, for the network that was surveyed.
+
+    Its entries are in the order in which their sites run, wherever they stand in a file, so that the same plan gives
+    the same state-dict keys in the same order. An attribute that is open becomes ``se``, or where that name is taken
+    the first free one of ``se2``, ``se3``…
+
+    Raises:
+        UsageError: sites that are not there, other channels, attributes that are taken, blocks that cannot be built;
+            all of them, with the lines of the file.
+    """
+    kind = type(found.model).__name__
+    refuse(f"The plan does not fit this {kind}", _problems(plan, found), "`sesurgeon inspect MODEL --all` lists sites.")
+    order = {site.id: number for number, site in enumerate(found.sites)}
+    entries = sorted(plan.entries, key=lambda entry: order[entry.site])
+    taken = {(found.site(entry.site).owner, entry.attribute) for entry in entries if entry.attribute}
+    filled = []
+    for entry in entries:
+        site = found.site(entry.site)
+        attribute = entry.attribute or free_attribute(found.model.get_submodule(site.owner), site.owner, taken)
+        taken.add((site.owner, attribute))
+        filled.append(replace(entry, attribute=attribute, channels=site.channels))
+    return replace(
+        plan,
+        architecture=plan.architecture or architecture_of(found.model),
+        inputs=[describe_arguments(argument) for argument in found.inputs] if plan.inputs is None else plan.inputs,
+        entries=tuple(filled),
+        left_alone=plan.left_alone or found.left_alone,
+    )
+
+
+def _survey(plan: Plan, model: nn.Module) -> Survey:
+    return survey(model, None if plan.inputs is None else tuple(make_arguments(plan.inputs, model)))
+
+
+def _check_architecture(plan: Plan, model: nn.Module) -> None:
+    if plan.architecture is None:
+        return
+    differences = plan.architecture.differences(architecture_of(model))
+    if not differences:
+        return
+    try:
+        wrong = list(_problems(plan, _survey(plan, model)))
+    except SesurgeonError:  # it need not run on the inputs of another network
+        wrong = []
+    shown = [*(Problem("", text) for text in differences), *wrong[:_MOST_SITES]]
+    if len(wrong) > _MOST_SITES:
+        shown.append(Problem("", f"and {len(wrong) - _MOST_SITES} more entries that do not fit"))
+    refuse(
+        f"The plan was made for another architecture than this {type(model).__name__}",
+        shown,
+        "Make a plan for this model with `sesurgeon plan MODEL -o plan.yaml`; or, if the difference is meant, "
+        "take `architecture:` out of the file.",
+    )
+
+
+def _problems(plan: Plan, found: Survey) -> Iterator[Problem]:
+    sites = {site.id: site for site in found.sites}
+    named: dict[tuple[str, str], Entry] = {}
+    for entry in plan.entries:
+        where = "" if entry.line is None else f"line {entry.line}"
+        site = sites.get(entry.site)
+        if site is None:
+            yield Problem(where, f"there is no site {entry.site}{_near(entry.site, sites)}")
+            continue
+        if entry.channels not in (0, site.channels):
+            yield Problem(where, f"{entry.site} has {site.channels} channels, not {entry.channels}")
+        name = (site.owner, entry.attribute)
+        if entry.attribute and before(found.model.get_submodule(site.owner), entry.attribute) is None:
+            yield Problem(where, f"{site.owner or 'the model'} has an attribute '{entry.attribute}' already")
+        elif entry.attribute and name in named:
+            path = ".".join(filter(None, name))
+            yield Problem(where, f"{entry.site} would have its block at {path}, as {named[name].site}")
+        named.setdefault(name, entry)
+        wrong = _unbuildable(entry, site)
+        if wrong is not None:
+            yield Problem(where, f"{entry.site}: {wrong}")
+
+
+def _unbuildable(entry: Entry, site: Site) -> str | None:
+    """Why there can be no such block there; None where there can."""
+    try:
+        with torch.device("meta"):
+            build_block(entry.config, site.channels, spatial_dims=len(site.spatial), channel_dim=site.channel_dim)
+    except UsageError as error:
+        return error.message
+    return None
+
+
+def _near(given: str, known: dict[str, Site]) -> str:
+    close = difflib.get_close_matches(given, known, n=3)
+    return f"; nearest: {', '.join(close)}" if close else ""

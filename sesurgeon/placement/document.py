@@ -1,0 +1,209 @@
+"""The plan as plain data, as files and checkpoints keep it, and back.
+
+    version: 2
+    architecture: {class: ResNet, fingerprint: c477…, parts: {conv1: df25…, …}}   # may be left out
+    policy: [standard]                                                            # may be left out
+    inputs: [{shape: [2, 3, 224, 224], dtype: float32}]                           # may be left out
+    defaults: {rd_ratio: 0.25}               # settings of the entries that name no other block; may be left out
+    blocks:
+    - {site: 'layer1.0:residual', attribute: se, channels: 64, block: se, cost: {…}}
+    - {site: 'layer1.1:residual'}            # only the site has to be there
+
+A cost is for people; it is not read.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from sesurgeon.blocks import BlockConfig
+from sesurgeon.errors import UsageError
+from sesurgeon.placement.architecture import Architecture
+from sesurgeon.placement.arguments import wrong_with
+from sesurgeon.placement.plan import Entry, Plan
+from sesurgeon.placement.problems import Path, Problem, problem_at, refuse
+
+VERSION = 2
+
+_TOP = ("version", "architecture", "policy", "inputs", "defaults", "blocks")
+_OF_ENTRIES = ("site", "attribute", "channels", "cost")
+_SETTINGS = tuple(setting.name for setting in fields(BlockConfig))
+
+
+def plan_to_data(plan: Plan) -> dict[str, Any]:
+    """``plan`` as plain data; an entry tells its block, and of the settings those that are not the default."""
+    data: dict[str, Any] = {"version": VERSION}
+    if plan.architecture is not None:
+        data["architecture"] = {
+            "class": plan.architecture.class_name,
+            "fingerprint": plan.architecture.fingerprint,
+            "parts": dict(plan.architecture.parts),
+        }
+    if plan.policy:
+        data["policy"] = list(plan.policy)
+    if plan.inputs is not None:
+        data["inputs"] = plan.inputs
+    return data | {"blocks": [entry_to_data(entry) for entry in plan.entries]}
+
+
+def entry_to_data(entry: Entry) -> dict[str, Any]:
+    """One entry as plain data, without what it leaves open."""
+    known = {"attribute": entry.attribute, "channels": entry.channels}
+    return {"site": entry.site} | {key: value for key, value in known.items() if value} | entry.config.to_dict()
+
+
+def plan_from_data(data: Any, lines: Mapping[Path, int] | None = None, origin: str = "The plan") -> Plan:
+    """The inverse of :func:`plan_to_data`, of what a person wrote or changed too.
+
+    Args:
+        data: the document.
+        lines: on which line of its file each part stands; each entry keeps its own.
+        origin: what the document is called in messages.
+
+    Raises:
+        UsageError: a version that this sesurgeon does not know; or all problems, with their lines.
+    """
+    reader = _Reader(lines or {})
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{origin} is no plan: it has no keys, such as version and blocks.")
+    if data.get("version") == 1:
+        data = _from_version_1(data)
+    if data.get("version") != VERSION:
+        version = f"has version {data['version']!r}" if "version" in data else "has no version"
+        raise UsageError(f"{origin} {version}; this sesurgeon reads version {VERSION}.")
+    plan = reader.plan(data)
+    refuse(f"{origin} cannot be read", reader.problems)
+    return plan
+
+
+def _from_version_1(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 1 knew of the architecture only the fingerprint, and one policy."""
+    kept = {key: value for key, value in data.items() if key not in ("fingerprint", "policy")}
+    architecture: dict[str, Any] = {"class": "", "fingerprint": data.get("fingerprint"), "parts": {}}
+    return kept | {"version": VERSION, "architecture": architecture, "policy": [data.get("policy")]}
+
+
+@dataclass
+class _Reader:
+    """Reads parts of a document, and collects what is wrong with them on the way."""
+
+    lines: Mapping[Path, int]
+    problems: list[Problem] = field(default_factory=list)
+
+    def plan(self, data: Mapping[str, Any]) -> Plan:
+        self._check_keys(data, (), _TOP)
+        architecture = self._architecture(data["architecture"]) if "architecture" in data else None
+        policy = data.get("policy", [])
+        names = [policy] if isinstance(policy, str) else policy
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            self._add(("policy",), f"policy must be a list of names, not {policy!r}")
+            names = []
+        inputs = data.get("inputs")
+        if "inputs" in data:
+            self._check_inputs(inputs)
+        defaults = self._defaults(data.get("defaults", {}))
+        return Plan(architecture, tuple(names), inputs, self._entries(data.get("blocks"), defaults))
+
+    def _defaults(self, data: Any) -> dict[str, Any]:
+        """With the block's name; none where they are wrong, which is said once then."""
+        settings = {"block": "se"} | self._settings(data, ("defaults",))
+        before = len(self.problems)
+        self._config(settings, ("defaults",))
+        return settings if len(self.problems) == before else {"block": "se"}
+
+    def _architecture(self, data: Any) -> Architecture | None:
+        if not self._is_mapping(data, ("architecture",)):
+            return None
+        self._check_keys(data, ("architecture",), ("class", "fingerprint", "parts"))
+        parts = data.get("parts", {})
+        if not isinstance(parts, Mapping):
+            self._add(("architecture", "parts"), "parts must map names to hashes")
+            parts = {}
+        texts = {"class": data.get("class", ""), "fingerprint": data.get("fingerprint")}
+        for key, value in texts.items():
+            if not isinstance(value, str):
+                self._add(("architecture", key), f"{key} must be a text, not {value!r}")
+        return Architecture(str(texts["class"]), str(texts["fingerprint"]), {str(k): str(v) for k, v in parts.items()})
+
+    def _check_inputs(self, inputs: Any) -> None:
+        if not isinstance(inputs, list):
+            self._add(("inputs",), f"inputs must be a list of arguments, not {inputs!r}")
+            return
+        for number, argument in enumerate(inputs):
+            for text in wrong_with(argument):
+                self._add(("inputs", number), text)
+
+    def _entries(self, blocks: Any, defaults: Mapping[str, Any]) -> tuple[Entry, ...]:
+        if not (isinstance(blocks, list) and blocks):
+            self._add(("blocks",), "blocks must be a list with an entry for each site, as {site: 'layer1.0:residual'}")
+            return ()
+        entries: dict[str, Entry] = {}
+        for number, block in enumerate(blocks):
+            path = ("blocks", number)
+            entry = self._entry(block, path, defaults)
+            if entry is None:
+                continue
+            if entry.site in entries:
+                earlier = entries[entry.site].line
+                where = "" if earlier is None else f", first on line {earlier}"
+                self._add(path, f"{entry.site} is there twice{where}")
+            entries.setdefault(entry.site, entry)
+        return tuple(entries.values())
+
+    def _entry(self, block: Any, path: Path, defaults: Mapping[str, Any]) -> Entry | None:
+        if not self._is_mapping(block, path):
+            return None
+        self._check_keys(block, path, (*_OF_ENTRIES, *_SETTINGS))
+        site, attribute, channels = block.get("site"), block.get("attribute", ""), block.get("channels", 0)
+        if not isinstance(site, str):
+            self._add((*path, "site"), "site must be the id of a site" + ("" if site is None else f", not {site!r}"))
+            return None
+        if not (isinstance(attribute, str) and (attribute.isidentifier() or "attribute" not in block)):
+            self._add((*path, "attribute"), f"attribute must be a name, not {attribute!r}")
+        if not _is_whole(channels) or (channels < 1 and "channels" in block):
+            self._add((*path, "channels"), f"channels must be a number from 1 on, not {channels!r}")
+        given = self._settings({key: value for key, value in block.items() if key in _SETTINGS}, path)
+        inherits = given.get("block", defaults.get("block")) == defaults.get("block")
+        config = self._config({**defaults, **given} if inherits else given, path)
+        return Entry(site, str(attribute), channels, config, self.lines.get(path))
+
+    def _settings(self, data: Any, path: Path) -> dict[str, Any]:
+        """Those that a block knows, with single values; BlockConfig judges these."""
+        if not self._is_mapping(data, path):
+            return {}
+        self._check_keys(data, path, _SETTINGS)
+        known = {key: value for key, value in data.items() if key in _SETTINGS}
+        several = [key for key, value in known.items() if isinstance(value, (list, Mapping))]
+        for key in several:
+            self._add((*path, key), f"{key} must be a single value, not {known[key]!r}")
+        return {key: value for key, value in known.items() if key not in several}
+
+    def _config(self, settings: Mapping[str, Any], path: Path) -> BlockConfig:
+        try:
+            return BlockConfig(**settings)
+        except UsageError as error:
+            self._add(path, error.message)
+            return BlockConfig()
+
+    def _is_mapping(self, data: Any, path: Path) -> bool:
+        if isinstance(data, Mapping):
+            return True
+        self._add(path, f"this must be of the form {{key: value}}, not {data!r}")
+        return False
+
+    def _check_keys(self, data: Mapping[Any, Any], path: Path, known: Iterable[str]) -> None:
+        for key in data:
+            if key not in known:
+                close = difflib.get_close_matches(str(key), list(known), n=1)
+                meant = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+                self._add((*path, key), f"unknown key {key!r}: {meant}")
+
+    def _add(self, path: Path, text: str) -> None:
+        self.problems.append(problem_at(path, self.lines, text))
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,88 @@
+"""YAML as plain data that still knows on which line each part stood."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from yaml.constructor import SafeConstructor
+
+from sesurgeon.placement.problems import Path, Problem, refuse
+
+
+def parse_yaml(text: str, origin: str) -> tuple[Any, dict[Path, int]]:
+    """The document ``text`` as plain data, and the line (from 1 on) of each part of it.
+
+    Aliases are refused (a few lines of them can stand for gigabytes), as are keys that are there twice, of which
+    ``yaml.safe_load`` would drop one silently.
+
+    Raises:
+        UsageError: it is not YAML, or one of these; with the line.
+    """
+    try:
+        refuse(f"{origin} cannot be read", _aliases(text))
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        reader = _Reader()
+        data = None if root is None else reader.value(root, ())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = "" if mark is None else f"line {mark.line + 1}"
+        refuse(f"{origin} is not YAML", [Problem(where, str(error.problem or error.context))])
+        raise
+    except (yaml.YAMLError, RecursionError) as error:  # control characters; thousands of brackets
+        refuse(f"{origin} is not YAML", [Problem("", f"{type(error).__name__}: {error}")])
+        raise
+    refuse(f"{origin} cannot be read", reader.problems)
+    return data, reader.lines
+
+
+def _aliases(text: str) -> Iterator[Problem]:
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            yield Problem(_line(event), f"the alias *{event.anchor} is not read: write it out")
+
+
+def _line(part: yaml.Event | yaml.Node) -> str:
+    return "" if part.start_mark is None else f"line {part.start_mark.line + 1}"
+
+
+class _Reader:
+    """From YAML's nodes to plain data."""
+
+    def __init__(self) -> None:
+        self.lines: dict[Path, int] = {}
+        self.problems: list[Problem] = []
+        self._scalars = SafeConstructor()
+
+    def value(self, node: yaml.Node, path: Path) -> Any:
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*path, number)) for number, item in enumerate(node.value)]
+        return self._scalar(node)
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[Any, Any]:
+        data: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            key = self._scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
+            if not isinstance(key, (str, int)):
+                self._add(key_node, "a key must be a word or a whole number")
+                continue
+            if key in data:
+                self._add(key_node, f"the key {key!r} is there twice")
+            below = (*path, key)
+            self.lines[below] = key_node.start_mark.line + 1
+            data[key] = self.value(value_node, below)
+        return data
+
+    def _scalar(self, node: yaml.Node) -> Any:
+        try:
+            return self._scalars.construct_object(node)
+        except ValueError as error:  # 2026-02-30 looks like a date
+            self._add(node, f"{node.value!r}: {error}")
+            return None
+
+    def _add(self, node: yaml.Node, text: str) -> None:
+        self.problems.append(Problem(_line(node), text))
