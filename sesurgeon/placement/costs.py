@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sesurgeon.blocks import BlockConfig, build_block
 from sesurgeon.graph import Site
@@ -86,8 +86,12 @@ def block_cost(config: BlockConfig, site: Site, images: int | None = None) -> Co
 
 def images_in(inputs: Sequence[Any]) -> int:
     """How many images the first tensor, or list of tensors, among ``inputs`` holds; 1 where there is none."""
-    batches = (len(argument) for argument in inputs if isinstance(argument, list) or getattr(argument, "ndim", 0))
-    return next((images for images in batches if images), 1)
+    batches = (argument for argument in inputs if isinstance(argument, list) or _is_batch(argument))
+    return next((len(batch) for batch in batches if len(batch)), 1)
+
+
+def _is_batch(argument: Any) -> bool:
+    return isinstance(argument, Tensor) and argument.ndim > 0
 
 
 def _cost(module: nn.Module, counted: Counted, calls: int, images: int) -> Cost:

@@ -47,13 +47,13 @@ def count_operations(run: Callable[[], object], blocks: Iterable[nn.Module] = ()
     return Counted(layers, counter.pooling, counter.scaling, tuple(sorted(counter.uncounted)))
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees every operation before the FLOP counter beneath it does."""
 
     supports_higher_order_operators = True  # they pass: the FLOP counter looks into them
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.pooling = self.scaling = 0
         self.uncounted: set[str] = set()
         self.sizes: list[int] = []  # elements of the inputs of the blocks that are running, the innermost last
@@ -72,16 +72,15 @@ class _Counter(TorchDispatchMode):
         return output
 
 
-def _elements_read(args: tuple[Any, ...], output: Tensor) -> int:
-    elements: int = args[0].numel()
-    return elements
+def _elements_read(args: tuple[Any, ...], output: Any) -> int:
+    return int(args[0].numel())
 
 
-def _windows_read(args: tuple[Any, ...], output: Tensor) -> int:
-    """As convolutions are counted: padding is read too."""
-    size = args[1]
-    dims = output.ndim - 2
-    return output.numel() * prod(size if len(size) == dims else [size[0]] * dims)
+def _windows_read(args: tuple[Any, ...], output: Any) -> int:
+    """Windows that overlap read twice, and padding is read as well, as convolutions are counted."""
+    pooled = output[0] if isinstance(output, tuple) else output  # a maximum comes with its index
+    window: int = prod(args[1])
+    return int(pooled.numel()) * window
 
 
 def _scales(args: tuple[Any, ...], size: int) -> bool:
@@ -90,7 +89,7 @@ def _scales(args: tuple[Any, ...], size: int) -> bool:
     return len(factors) == 2 and max(factor.numel() for factor in factors) >= size
 
 
-_POOLING: Mapping[Any, Callable[[tuple[Any, ...], Tensor], int]] = MappingProxyType(
+_POOLING: Mapping[Any, Callable[[tuple[Any, ...], Any], int]] = MappingProxyType(
     {
         _aten.mean: _elements_read,
         _aten.sum: _elements_read,
@@ -99,6 +98,8 @@ _POOLING: Mapping[Any, Callable[[tuple[Any, ...], Tensor], int]] = MappingProxyT
         _aten._adaptive_avg_pool3d: _elements_read,
         _aten.avg_pool2d: _windows_read,
         _aten.avg_pool3d: _windows_read,
+        _aten.max_pool2d_with_indices: _windows_read,
+        _aten.max_pool3d_with_indices: _windows_read,
     }
 )
 _PRODUCTS = frozenset({_aten.mul, _aten.mul_})

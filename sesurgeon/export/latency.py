@@ -1,0 +1,227 @@
+"""How much longer does the augmented network take on this machine? Both run in turn, in each runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median, quantiles
+from types import MappingProxyType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sesurgeon.errors import UntraceableError, UsageError
+from sesurgeon.export.capture import first_line
+from sesurgeon.export.onnx import export_onnx
+from sesurgeon.models import fresh, isolated, random_states, restore_random_states
+from sesurgeon.placement import images_in
+
+Runtime = Literal["torch", "onnxruntime"]
+Progress = Callable[[str, int, int], None]
+Runner = Callable[[tuple[Any, ...]], object]
+
+_WARM_UP = 3  # pairs: in the first runs kernels are chosen and memory is reserved
+_WITHOUT, _WITH = "Without blocks", "With blocks"
+
+
+@dataclass(frozen=True)
+class LatencyRatio:
+    """Two networks, timed in one runtime at one batch size.
+
+    Attributes:
+        runtime: "torch" or "onnxruntime".
+        batch: images in a batch.
+        base_ms, augmented_ms: medians of the milliseconds that a batch takes.
+        ratio: of these medians, the augmented network's over the base's.
+        quartiles: of the ratios within the pairs that ran one after the other: half of them lie between the two.
+        failure: why there are no times (they are None then).
+    """
+
+    runtime: Runtime
+    batch: int
+    base_ms: float | None = None
+    augmented_ms: float | None = None
+    ratio: float | None = None
+    quartiles: tuple[float, float] | None = None
+    failure: str | None = None
+
+
+def measure_latency(
+    base: nn.Module,
+    augmented: nn.Module,
+    images: Tensor | tuple[Any, ...],
+    *,
+    repeats: int = 20,
+    runtimes: Sequence[Runtime] = ("torch", "onnxruntime"),
+    progress: Progress | None = None,
+) -> list[LatencyRatio]:
+    """Time both networks in eval mode, at batch 1 and at the batch of ``images``.
+
+    They run in turn, and which goes first changes from pair to pair, so that whatever else the machine does falls
+    on both. In torch they run where they are; in onnxruntime on the CPU, in float32, with as many threads as torch
+    has. Both are left as they were.
+
+    Args:
+        base: the network without blocks.
+        augmented: the same with blocks.
+        images: a batch, or the tuple of the positional arguments of forward.
+        repeats: pairs that are timed, at least 2.
+        runtimes: which, in this order.
+        progress: called after each pair with a title, the number of pairs done, and that of all pairs.
+
+    Returns:
+        An entry for each runtime and batch size; where a runtime cannot take the networks it holds the reason.
+
+    Raises:
+        UsageError: fewer than 2 repeats, or an unknown runtime.
+    """
+    _check(repeats, runtimes)
+    arguments = images if isinstance(images, tuple) else (images,)
+    states = random_states()
+    try:
+        return [
+            measured
+            for runtime in runtimes
+            for measured in _in_runtime(runtime, base, augmented, arguments, repeats, progress or _tell_nobody)
+        ]
+    finally:
+        restore_random_states(states)
+
+
+def time_pairs(
+    base: Runner,
+    augmented: Runner,
+    arguments: tuple[Any, ...],
+    repeats: int,
+    *,
+    after_each: Callable[[int, int], None],
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[tuple[float, float]]:
+    """Seconds of ``base`` and of ``augmented``, pair by pair, after a few pairs that do not count.
+
+    Raises:
+        UntraceableError: one of them raises.
+    """
+    runs = {_WITHOUT: base, _WITH: augmented}
+    pairs = []
+    for turn in range(-_WARM_UP, repeats):
+        order = list(runs) if turn % 2 == 0 else list(reversed(runs))
+        seconds = {name: _seconds(name, runs[name], arguments, clock) for name in order}
+        if turn >= 0:
+            pairs.append((seconds[_WITHOUT], seconds[_WITH]))
+            after_each(len(pairs), repeats)
+    return pairs
+
+
+def _seconds(name: str, run: Runner, arguments: tuple[Any, ...], clock: Callable[[], float]) -> float:
+    given = fresh(arguments)  # a forward may change them in place
+    with _blaming(name):
+        start = clock()
+        run(given)
+        return clock() - start
+
+
+def _check(repeats: int, runtimes: Sequence[str]) -> None:
+    if repeats < 2:
+        raise UsageError(f"repeats (={repeats}) must be at least 2: one pair has no spread.")
+    for runtime in runtimes:
+        if runtime not in _OPENERS:
+            raise UsageError(f"There is no runtime '{runtime}'.", hint=f"Known runtimes: {', '.join(_OPENERS)}.")
+
+
+def _in_runtime(
+    runtime: Runtime,
+    base: nn.Module,
+    augmented: nn.Module,
+    arguments: tuple[Any, ...],
+    repeats: int,
+    progress: Progress,
+) -> list[LatencyRatio]:
+    sizes = sorted({1, images_in(arguments)})
+    opener = _OPENERS[runtime]
+    with contextlib.ExitStack() as stack:
+        try:
+            with _blaming(_WITHOUT):
+                run_base = stack.enter_context(opener(base, arguments))
+            with _blaming(_WITH):
+                run_augmented = stack.enter_context(opener(augmented, arguments))
+        except UntraceableError as error:
+            return [LatencyRatio(runtime, size, failure=error.message) for size in sizes]
+        measured = []
+        for size in sizes:
+            after_each = partial(progress, f"{runtime}, batch {size}")
+            try:
+                pairs = time_pairs(run_base, run_augmented, _first(arguments, size), repeats, after_each=after_each)
+            except UntraceableError as error:
+                measured.append(LatencyRatio(runtime, size, failure=error.message))
+            else:
+                measured.append(_summary(runtime, size, pairs))
+    return measured
+
+
+def _summary(runtime: Runtime, size: int, pairs: Sequence[tuple[float, float]]) -> LatencyRatio:
+    base, augmented = (median(seconds) for seconds in zip(*pairs, strict=True))
+    low, _, high = quantiles([second / first for first, second in pairs], n=4, method="inclusive")
+    return LatencyRatio(runtime, size, 1000 * base, 1000 * augmented, augmented / base, (low, high))
+
+
+def _first(arguments: tuple[Any, ...], images: int) -> tuple[Any, ...]:
+    """The arguments for the first ``images`` images."""
+    return tuple(
+        argument[:images]
+        if isinstance(argument, list) or (isinstance(argument, Tensor) and argument.ndim)
+        else argument
+        for argument in arguments
+    )
+
+
+@contextlib.contextmanager
+def _blaming(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # models and runtimes raise anything
+        raise UntraceableError(f"{name}: {first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _in_torch(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Runner]:
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+    def run(given: tuple[Any, ...]) -> None:
+        model(*given)
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+
+    with isolated(model, training=False):
+        yield run
+
+
+@contextlib.contextmanager
+def _in_onnxruntime(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Runner]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised as well
+    options.intra_op_num_threads = torch.get_num_threads()
+    # Threads that wait for more work would take the cores from the other network.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        export_onnx(model, path, example_inputs=arguments, verify=False)
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    yield lambda given: session.run(None, {"input": given[0].detach().to("cpu", torch.float32).numpy()})
+
+
+_OPENERS: Mapping[Runtime, Callable[[nn.Module, tuple[Any, ...]], contextlib.AbstractContextManager[Runner]]] = (
+    MappingProxyType({"torch": _in_torch, "onnxruntime": _in_onnxruntime})
+)
+
+
+def _tell_nobody(title: str, done: int, of: int) -> None:
+    pass
