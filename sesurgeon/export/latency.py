@@ -161,11 +161,12 @@ def _in_runtime(
             except UntraceableError as error:
                 measured.append(LatencyRatio(runtime, size, failure=error.message))
             else:
-                measured.append(_summary(runtime, size, pairs))
+                measured.append(summary(runtime, size, pairs))
     return measured
 
 
-def _summary(runtime: Runtime, size: int, pairs: Sequence[tuple[float, float]]) -> LatencyRatio:
+def summary(runtime: Runtime, size: int, pairs: Sequence[tuple[float, float]]) -> LatencyRatio:
+    """What pairs of seconds, without and with blocks, say."""
     base, augmented = (median(seconds) for seconds in zip(*pairs, strict=True))
     low, _, high = quantiles([second / first for first, second in pairs], n=4, method="inclusive")
     return LatencyRatio(runtime, size, 1000 * base, 1000 * augmented, augmented / base, (low, high))
