@@ -9,14 +9,11 @@ from torch import fx, nn
 
 from sesurgeon.graph import ops
 from sesurgeon.graph.candidates import Candidate
+from sesurgeon.graph.describe import describe, network_of
 from sesurgeon.graph.flow import Flow
-from sesurgeon.graph.layout import channel_dim
 from sesurgeon.graph.local import LocalGraphs
 from sesurgeon.graph.patterns import (
     around,
-    attention_in,
-    attention_modules,
-    attention_on,
     concatenations,
     conv_units,
     residual_branches,
@@ -55,7 +52,7 @@ def find_places(graphs: Mapping[bool, LocalGraphs], width: int) -> tuple[list[Pl
     candidates = {mode: _candidates(flows[mode]) for mode in graphs}
     places: list[Place] = []
     left_alone = _unfollowed(graphs)
-    attention = attention_modules(graphs[False].model, flows[False])
+    network = network_of(graphs[False], flows[False], width)
     for path, in_eval in candidates[False].items():
         in_train = candidates[True].get(path, [])
         if [_looks(candidate) for candidate in in_eval] != [_looks(candidate) for candidate in in_train]:
@@ -65,7 +62,7 @@ def find_places(graphs: Mapping[bool, LocalGraphs], width: int) -> tuple[list[Pl
         named: dict[Candidate, str] = {}
         for candidate, trained in zip(in_eval, in_train, strict=True):
             host = _host(graphs[False], path, candidate)
-            site = _site(graphs[False], flows[False][path], path, candidate, host, attention, width)
+            site = describe(network, path, candidate, host)
             if site is None:
                 continue
             if candidate.of is None:
@@ -145,64 +142,6 @@ def _host(local: LocalGraphs, path: str, candidate: Candidate) -> str | None:
     host = f"{path}.{candidate.host}".lstrip(".")
     unique = local.times_called.get(host) == 1
     return host if unique and not ops.is_norm(local.model.get_submodule(host)) else None
-
-
-def _site(
-    local: LocalGraphs,
-    flow: Flow,
-    path: str,
-    candidate: Candidate,
-    host: str | None,
-    attention: frozenset[str],
-    width: int,
-) -> Site | None:
-    """The site of ``candidate``; None where its tensor has no places to squeeze (tokens, vectors)."""
-    model, tensor = local.model, ops.tensor_of(candidate.node)
-    if tensor is None or tensor.ndim not in (3, 4, 5) or not tensor.is_floating_point():
-        return None
-    owner = path if host is None else host
-    # all around a branch is laid out as its end; an argument alone does not tell
-    dim = channel_dim(model, local.graphs, path, (candidate.of or candidate).node)
-    if tensor.ndim == 3 and (dim != 1 or not any(isinstance(part, nn.Conv1d) for part in model.modules())):
-        return None
-    places = tensor.shape[2:] if dim == 1 else tensor.shape[1:-1]
-    if candidate.kind == "conv" and places.numel() == 1:  # the little layers inside a gate
-        return None
-    branch = [
-        f"{path}.{node.target}".lstrip(".")
-        for node in flow.nodes
-        if node in candidate.branch and node.op == "call_module"
-    ]
-    return Site(
-        id=f"{owner or '.'}:{candidate.kind}",
-        owner=owner,
-        kind=candidate.kind,
-        follows=ops.name_of(candidate.node) or str(candidate.node.target),
-        tensor=_tensor(local, path, candidate.node),
-        shape=tuple(tensor.shape),
-        channel_dim=dim,
-        stride=width / places[-1] if width else 1.0,
-        has_skip=candidate.has_skip,
-        summed=candidate.summed,
-        residual=None,
-        convolution=None if candidate.convolution is None else f"{path}.{candidate.convolution}".lstrip("."),
-        kernel_size=candidate.kernel_size,
-        depthwise=candidate.depthwise,
-        branch=tuple(branch),
-        attention=attention_in(candidate.branch, flow, path, attention)
-        or attention_on(candidate.node, flow, path, attention),
-        calls=local.times_called[owner],
-    )
-
-
-def _tensor(local: LocalGraphs, path: str, node: fx.Node) -> str:
-    """Module and node that make the tensor: where a child returns it, the child's own node does."""
-    child = f"{path}.{node.target}".lstrip(".")
-    graph = local.graphs.get(child) if node.op == "call_module" else None
-    returned = None if graph is None else next(reversed(graph.nodes)).args[0]
-    if isinstance(returned, fx.Node) and returned.op != "placeholder":
-        return _tensor(local, child, returned)
-    return f"{path}/{node.name}"
 
 
 def _unfollowed(graphs: Mapping[bool, LocalGraphs]) -> list[LeftAlone]:

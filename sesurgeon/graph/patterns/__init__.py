@@ -1,16 +1,16 @@
 """The shapes of network that have places for a block."""
 
 from sesurgeon.graph.patterns.around import around
-from sesurgeon.graph.patterns.attention import attention_in, attention_modules, attention_on
+from sesurgeon.graph.patterns.attention import attended, attention_in, attention_modules
 from sesurgeon.graph.patterns.concat import concatenations
 from sesurgeon.graph.patterns.residual import residual_branches
 from sesurgeon.graph.patterns.units import conv_units
 
 __all__ = [
     "around",
+    "attended",
     "attention_in",
     "attention_modules",
-    "attention_on",
     "concatenations",
     "conv_units",
     "residual_branches",

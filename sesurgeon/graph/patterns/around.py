@@ -45,10 +45,11 @@ def _fork(flow: Flow, branch: frozenset[fx.Node]) -> fx.Node | None:
 
 
 def _enters(flow: Flow, node: fx.Node, branch: frozenset[fx.Node]) -> bool:
-    """Comes from outside; or is the branch's own, but of no other tensor: an argument, a part of a split."""
+    """Comes from outside; or is the branch's own, but of none of its tensors: an argument, a part of a split."""
     if ops.tensor_of(node) is None or not flow.depends_on_data(node):
         return False
-    return node not in branch or all(ops.tensor_of(parent) is None for parent in node.all_input_nodes)
+    before = {*node.all_input_nodes, *((flow.upto(node) - {node}) & branch)}
+    return node not in branch or all(ops.tensor_of(other) is None for other in before)
 
 
 def _as_changed(flow: Flow, fork: fx.Node, branch: frozenset[fx.Node]) -> fx.Node | None:

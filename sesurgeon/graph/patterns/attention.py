@@ -32,15 +32,27 @@ def attention_in(branch: frozenset[fx.Node], flow: Flow, path: str, attention: f
     return None
 
 
-def attention_on(node: fx.Node, flow: Flow, path: str, attention: frozenset[str]) -> str | None:
-    """What gates the tensor of ``node`` right after it: a module that does nothing else, or ``path`` itself."""
-    following = ops.only_user(node)
-    while following is not None and ops.is_noise_or_scale(flow.owner, following):
-        following = ops.only_user(following)
-    if following is not None and following.op == "call_module":
-        called = f"{path}.{following.target}".lstrip(".")
-        return called if called in attention else None
-    return path if any(_is_gating(flow, user) for user in node.users) else None
+def attended(flow: Flow, path: str, attention: frozenset[str]) -> dict[fx.Node, str]:
+    """The tensors in one graph that attention scales right away, and what does it: a module, or ``path`` itself."""
+    found: dict[fx.Node, str] = {}
+    for node in flow.nodes:
+        called = f"{path}.{node.target}".lstrip(".") if node.op == "call_module" else None
+        if called in attention and called is not None:
+            scaled: object = node.args[0] if node.args else None
+        elif _is_gating(flow, node):
+            called, scaled = path, _scaled(node)
+        else:
+            continue
+        while isinstance(scaled, fx.Node):
+            found.setdefault(scaled, called)
+            scaled = scaled.args[0] if ops.is_noise_or_scale(flow.owner, scaled) and scaled.args else None
+    return found
+
+
+def _scaled(node: fx.Node) -> fx.Node:
+    """The larger operand of a product of two tensors."""
+    first, second = (operand for operand in node.args[:2] if isinstance(operand, fx.Node))
+    return max(first, second, key=lambda operand: operand.meta["value"].numel())
 
 
 def _is_gating(flow: Flow, node: fx.Node) -> bool:

@@ -1,0 +1,91 @@
+"""From a candidate, a place in one local graph, to the site that users see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from sesurgeon.graph import ops
+from sesurgeon.graph.candidates import Candidate
+from sesurgeon.graph.flow import Flow
+from sesurgeon.graph.layout import channel_dim
+from sesurgeon.graph.local import LocalGraphs
+from sesurgeon.graph.patterns import attended, attention_in, attention_modules
+from sesurgeon.graph.site import Site
+from sesurgeon.graph.tensors import tensor_name
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is known of a network as a whole, in eval mode.
+
+    Attributes:
+        local: its local graphs.
+        flows: module path -> the flow in that module's graph.
+        attention: paths of the modules that gate a tensor.
+        attended: name of a tensor -> what gates it right away.
+        width: of the input, in pixels; 0 where not known.
+    """
+
+    local: LocalGraphs
+    flows: Mapping[str, Flow]
+    attention: frozenset[str]
+    attended: Mapping[str, str]
+    width: int
+
+
+def network_of(local: LocalGraphs, flows: Mapping[str, Flow], width: int) -> Network:
+    """Find the attention that is in a network already."""
+    attention = attention_modules(local.model, flows)
+    gated = {
+        tensor_name(local, path, node): by
+        for path, flow in flows.items()
+        for node, by in attended(flow, path, attention).items()
+    }
+    return Network(local, flows, attention, gated, width)
+
+
+def describe(network: Network, path: str, candidate: Candidate, host: str | None) -> Site | None:
+    """The site of ``candidate``, not numbered yet; None where its tensor has no places to squeeze (tokens, vectors).
+
+    Args:
+        network: around it.
+        path: of the module whose graph the candidate is in.
+        candidate: the place.
+        host: path of the module that takes the block at its own output; None: the one at ``path`` does.
+    """
+    local, flow = network.local, network.flows[path]
+    tensor = ops.tensor_of(candidate.node)
+    if tensor is None or tensor.ndim not in (3, 4, 5) or not tensor.is_floating_point():
+        return None
+    owner = path if host is None else host
+    # all around a branch is laid out as its end; an argument alone does not tell
+    dim = channel_dim(local.model, local.graphs, path, (candidate.of or candidate).node)
+    if tensor.ndim == 3 and (dim != 1 or not any(isinstance(part, nn.Conv1d) for part in local.model.modules())):
+        return None
+    places = tensor.shape[2:] if dim == 1 else tensor.shape[1:-1]
+    if candidate.kind == "conv" and places.numel() == 1:  # the little layers inside a gate
+        return None
+    called = [node for node in flow.nodes if node in candidate.branch and node.op == "call_module"]
+    name = tensor_name(local, path, candidate.node)
+    return Site(
+        id=f"{owner or '.'}:{candidate.kind}",
+        owner=owner,
+        kind=candidate.kind,
+        follows=ops.name_of(candidate.node) or str(candidate.node.target),
+        tensor=name,
+        shape=tuple(tensor.shape),
+        channel_dim=dim,
+        stride=network.width / places[-1] if network.width else 1.0,
+        has_skip=candidate.has_skip,
+        summed=candidate.summed,
+        residual=None,
+        convolution=None if candidate.convolution is None else f"{path}.{candidate.convolution}".lstrip("."),
+        kernel_size=candidate.kernel_size,
+        depthwise=candidate.depthwise,
+        branch=tuple(f"{path}.{node.target}".lstrip(".") for node in called),
+        attention=attention_in(candidate.branch, flow, path, network.attention) or network.attended.get(name),
+        calls=local.times_called[owner],
+    )

@@ -1,0 +1,23 @@
+"""Which tensor a node of a local graph gives, under one name for all graphs through which it is handed on."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from sesurgeon.graph.local import LocalGraphs
+
+
+def tensor_name(local: LocalGraphs, path: str, node: fx.Node) -> str:
+    """``MODULE/NODE``: where a child returns the tensor, the child's own node that makes it is named.
+
+    Args:
+        local: graphs of all modules.
+        path: of the module whose graph holds ``node``.
+        node: a node with a tensor value.
+    """
+    child = f"{path}.{node.target}".lstrip(".")
+    graph = local.graphs.get(child) if node.op == "call_module" else None
+    returned = None if graph is None else next(reversed(graph.nodes)).args[0]
+    if isinstance(returned, fx.Node) and returned.op != "placeholder":
+        return tensor_name(local, child, returned)
+    return f"{path}/{node.name}"
