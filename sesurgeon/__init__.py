@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sesurgeon.finetune import evaluate, finetune
     from sesurgeon.graph import find_sites
     from sesurgeon.placement import make_plan
-    from sesurgeon.surgery import add_se, apply_plan, load, remove_se, save
+    from sesurgeon.surgery import add_se, apply_plan, fold_gate_scale, load, remove_se, save
 
     __version__: str
 
@@ -41,6 +41,7 @@ _HOMES = {
     "apply_plan": "sesurgeon.surgery",
     "add_se": "sesurgeon.surgery",
     "remove_se": "sesurgeon.surgery",
+    "fold_gate_scale": "sesurgeon.surgery",
     "save": "sesurgeon.surgery",
     "finetune": "sesurgeon.finetune",
     "evaluate": "sesurgeon.finetune",
@@ -66,6 +67,7 @@ __all__ = [
     "export_onnx",
     "find_sites",
     "finetune",
+    "fold_gate_scale",
     "load",
     "make_plan",
     "remove_se",

@@ -29,7 +29,7 @@ from sesurgeon.placement.problems import Path, Problem, problem_at, refuse
 VERSION = 2
 
 _TOP = ("version", "architecture", "policy", "inputs", "defaults", "blocks")
-_OF_ENTRIES = ("site", "attribute", "channels", "cost")
+_OF_ENTRIES = ("site", "attribute", "channels", "folded", "cost")
 _SETTINGS = tuple(setting.name for setting in fields(BlockConfig))
 
 
@@ -51,7 +51,7 @@ def plan_to_data(plan: Plan) -> dict[str, Any]:
 
 def entry_to_data(entry: Entry) -> dict[str, Any]:
     """One entry as plain data, without what it leaves open."""
-    known = {"attribute": entry.attribute, "channels": entry.channels}
+    known = {"attribute": entry.attribute, "channels": entry.channels, "folded": list(entry.folded)}
     return {"site": entry.site} | {key: value for key, value in known.items() if value} | entry.config.to_dict()
 
 
@@ -168,7 +168,14 @@ class _Reader:
         given = self._settings({key: value for key, value in block.items() if key in _SETTINGS}, path)
         inherits = given.get("block", defaults.get("block")) == defaults.get("block")
         config = self._config({**defaults, **given} if inherits else given, path)
-        return Entry(site, str(attribute), channels, config, self.lines.get(path))
+        return Entry(site, str(attribute), channels, config, self._folded(block, path), self.lines.get(path))
+
+    def _folded(self, block: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+        names = block.get("folded", [])
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            self._add((*path, "folded"), f"folded must be a list of names of weights, not {names!r}")
+            return ()
+        return tuple(names)
 
     def _settings(self, data: Any, path: Path) -> dict[str, Any]:
         """Those that a block knows, with single values; BlockConfig judges these."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sesurgeon.blocks import BlockConfig
@@ -20,6 +20,8 @@ class Entry:
             "" where a plan written by hand leaves it open, until it meets a model.
         channels: of the site's tensor; 0 where they are left open.
         config: the block's kind and settings.
+        folded: names of the weights and biases into which the gate's factor was folded: the network's weights are
+            those after folding, and the gate is plain.
         line: of the file that the entry was read from, from 1 on.
     """
 
@@ -27,6 +29,7 @@ class Entry:
     attribute: str = ""
     channels: int = 0
     config: BlockConfig = field(default_factory=BlockConfig)
+    folded: tuple[str, ...] = ()
     line: int | None = field(default=None, compare=False)
 
 
@@ -50,3 +53,11 @@ class Plan:
     entries: tuple[Entry, ...]
     left_alone: tuple[LeftAlone, ...] = field(default=(), compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
+
+    def unfolded(self) -> Plan:
+        """The same blocks with the gates that they had before folding, for weights into which nothing was folded."""
+        entries = (
+            replace(entry, config=replace(entry.config, plain=False), folded=()) if entry.folded else entry
+            for entry in self.entries
+        )
+        return replace(self, entries=tuple(entries))

@@ -1,20 +1,25 @@
-"""Put blocks in, take them out, prove that nothing changed, keep the result."""
+"""Put blocks in, fold them, take them out, prove that nothing changed, keep the result."""
 
-from sesurgeon.surgery.add import Surgery, add_se, operate
+from sesurgeon.surgery.add import Surgery, add_se, operate, operate_by
 from sesurgeon.surgery.apply import apply_plan, plan_of
 from sesurgeon.surgery.checkpoint import load, save
+from sesurgeon.surgery.fold import Folding, fold, fold_gate_scale
 from sesurgeon.surgery.proof import Proof, prove_identity
 from sesurgeon.surgery.remove import remove_se
 from sesurgeon.surgery.rewrite import blocks_of
 
 __all__ = [
+    "Folding",
     "Proof",
     "Surgery",
     "add_se",
     "apply_plan",
     "blocks_of",
+    "fold",
+    "fold_gate_scale",
     "load",
     "operate",
+    "operate_by",
     "plan_of",
     "prove_identity",
     "remove_se",

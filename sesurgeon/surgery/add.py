@@ -55,7 +55,7 @@ def operate(
 
 def operate_by(plan: Plan, found: Survey, *, verify: bool = True, inplace: bool = False) -> Surgery:
     """Insert the blocks of ``plan`` into the network that was surveyed, and prove it, as far as it can be."""
-    model, plan = found.model, completed(plan, found)
+    model, plan = found.model, completed(plan.unfolded(), found)
     augmented = insert_blocks(model, plan, found, inplace=inplace)
     by_design = [entry.config for entry in plan.entries if entry.config.init != "identity" or entry.config.plain]
     if by_design:

@@ -25,6 +25,8 @@ _PLAN = "_sesurgeon_plan"
 def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module:
     """``model`` with the plan's blocks in it, as an instance of its own class.
 
+    Of a plan for a folded network the blocks go in as they were before folding: nothing was folded into these weights.
+
     Args:
         model: the network that the plan was made for, with any weights.
         plan: from :func:`sesurgeon.make_plan`, or from a file.
@@ -34,7 +36,7 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
         UsageError: the plan does not fit the model; all problems are named, and nothing was changed.
         UntraceableError: the model does not run on the plan's inputs.
     """
-    return insert_blocks(model, plan, survey_for(plan, model), inplace=inplace)
+    return insert_blocks(model, plan.unfolded(), survey_for(plan, model), inplace=inplace)
 
 
 def insert_blocks(model: nn.Module, plan: Plan, found: Survey, *, inplace: bool) -> nn.Module:
@@ -49,7 +51,7 @@ def insert_blocks(model: nn.Module, plan: Plan, found: Survey, *, inplace: bool)
         owner = target.get_submodule(path)
         blocks = {entry.attribute: _block(owner, entry, found) for entry in entries}
         rewrite(owner, _forward(owner, path, entries, found), blocks)
-    target.__dict__[_PLAN] = plan
+    remember_plan(target, plan)
     return target
 
 
@@ -57,6 +59,11 @@ def plan_of(model: nn.Module) -> Plan | None:
     """The plan by which ``model`` was augmented; None for a plain model."""
     plan = model.__dict__.get(_PLAN)
     return plan if isinstance(plan, Plan) else None
+
+
+def remember_plan(model: nn.Module, plan: Plan) -> None:
+    """Note by which plan ``model`` was augmented, where deep copies keep it and no state dict shows it."""
+    model.__dict__[_PLAN] = plan
 
 
 def forget_plan(model: nn.Module) -> None:

@@ -11,7 +11,6 @@ Loading rebuilds the source, applies the plan again, and then takes the weights.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,9 +33,9 @@ from sesurgeon.models import (
     read,
     rebuild,
 )
-from sesurgeon.placement import plan_from_data, plan_to_data
-from sesurgeon.surgery.apply import apply_plan, plan_of
-from sesurgeon.surgery.remove import remove_se
+from sesurgeon.placement import plan_from_data, plan_to_data, survey_for
+from sesurgeon.surgery.apply import insert_blocks, plan_of
+from sesurgeon.surgery.bare import bare_view
 from sesurgeon.surgery.rewrite import blocks_of
 
 FORMAT = 1
@@ -122,7 +121,8 @@ def _from_checkpoint(content: Mapping[str, Any], origin: str, *, arch: Source | 
     vouched = arch is not None and str(arch) == str(provenance.source)
     model = rebuild(provenance, content.get("module"), trust_code=trust_pickle or vouched)
     if header["plan"] is not None:
-        model = apply_plan(model, plan_from_data(header["plan"], origin=f"The plan in {origin}"), inplace=True)
+        plan = plan_from_data(header["plan"], origin=f"The plan in {origin}")
+        model = insert_blocks(model, plan, survey_for(plan, model), inplace=True)
     try:
         model.load_state_dict(content["state_dict"], strict=True, assign=True)
     except RuntimeError as error:
@@ -136,7 +136,6 @@ def _from_checkpoint(content: Mapping[str, Any], origin: str, *, arch: Source | 
 
 def _without_blocks(model: nn.Module) -> nn.Module:
     """The network before surgery, sharing all its tensors with ``model``: they are written once."""
-    tensors = (*model.parameters(), *model.buffers())
-    bare = remove_se(copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}), inplace=True)
+    bare = bare_view(model)
     detach_provenance(bare)  # the header has it
     return bare

@@ -6,35 +6,27 @@ import copy
 
 from torch import nn
 
-from sesurgeon.errors import UsageError
-from sesurgeon.surgery.apply import forget_plan
-from sesurgeon.surgery.rewrite import is_covered, is_rewritten, restore
+from sesurgeon.surgery.bare import check_uncovered, take_out
+from sesurgeon.surgery.fold import multiply, takers
 
 
 def remove_se(model: nn.Module, inplace: bool = False) -> nn.Module:
     """``model`` without the blocks that were inserted: its forward, classes and state dict as before surgery.
 
-    Weights that were trained meanwhile stay as they are now. A model without inserted blocks comes back unchanged.
+    Weights that were trained meanwhile stay as they are now. A gate's factor that was folded into a layer is taken
+    out again, which is exact: weights that were not trained are the original's, bit for bit. A model without inserted
+    blocks comes back unchanged.
 
     Args:
         model: from :func:`sesurgeon.apply_plan`, :func:`sesurgeon.add_se` or :func:`sesurgeon.load`.
         inplace: change ``model`` itself; by default a deep copy is changed.
 
     Raises:
-        UsageError: a module with blocks got another class since (``torch.nn.utils.parametrize`` does that); nothing
-            was changed.
+        UsageError: a module with blocks got another class since (``torch.nn.utils.parametrize`` does that), or a layer
+            that took a gate's factor is gone; nothing was changed.
     """
-    covered = [path or "the model itself" for path, module in model.named_modules() if is_covered(module)]
-    if covered:
-        raise UsageError(
-            f"The blocks cannot be taken out: something gave {', '.join(covered)} another class after they were "
-            "inserted.",
-            hint="Undo that first. After torch.nn.utils.parametrize (weight_norm, spectral_norm and the like): "
-            "torch.nn.utils.parametrize.remove_parametrizations.",
-        )
+    check_uncovered(model)
+    factors = takers(model)
     target = model if inplace else copy.deepcopy(model)
-    for module in list(target.modules()):
-        if is_rewritten(module):
-            restore(module)
-    forget_plan(target)
-    return target
+    multiply(target, {name: 1 / factor for name, factor in factors.items()})
+    return take_out(target)

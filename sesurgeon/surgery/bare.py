@@ -1,0 +1,45 @@
+"""Taking blocks out of a network's forward, and nothing else."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+
+from sesurgeon.errors import UsageError
+from sesurgeon.surgery.apply import forget_plan
+from sesurgeon.surgery.rewrite import is_covered, is_rewritten, restore
+
+
+def take_out(model: nn.Module) -> nn.Module:
+    """Take the blocks out of ``model`` in place: its forward, classes and state-dict keys are as before surgery.
+
+    Weights stay as they are, a folded factor in them too (:func:`sesurgeon.remove_se` takes that out as well).
+
+    Raises:
+        UsageError: a module with blocks got another class since; nothing was changed.
+    """
+    check_uncovered(model)
+    for module in list(model.modules()):
+        if is_rewritten(module):
+            restore(module)
+    forget_plan(model)
+    return model
+
+
+def check_uncovered(model: nn.Module) -> None:
+    """Raise a UsageError where :func:`take_out` would lose a class that was put above ours."""
+    covered = [path or "the model itself" for path, module in model.named_modules() if is_covered(module)]
+    if covered:
+        raise UsageError(
+            f"The blocks cannot be taken out: something gave {', '.join(covered)} another class after they were "
+            "inserted.",
+            hint="Undo that first. After torch.nn.utils.parametrize (weight_norm, spectral_norm and the like): "
+            "torch.nn.utils.parametrize.remove_parametrizations.",
+        )
+
+
+def bare_view(model: nn.Module) -> nn.Module:
+    """The network without blocks, as another module on the very same parameters and buffers."""
+    tensors = (*model.parameters(), *model.buffers())
+    return take_out(copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}))
