@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from sesurgeon.cli.console import Output, reporting
@@ -26,42 +26,39 @@ from sesurgeon.cli.options import (
     Quiet,
     TrustPickle,
 )
-from sesurgeon.cli.rendering import count, left_alone_lines, site_table, stage_of, times
-from sesurgeon.cli.selecting import (
-    Exclude,
-    Include,
-    Init,
-    InputShape,
-    MinChannels,
-    Policy,
-    RdChannels,
-    RdDivisor,
-    RdRatio,
-    Stages,
-    parse_inputs,
-    parse_stages,
-)
+from sesurgeon.cli.planning import blocks_data, plan_table
+from sesurgeon.cli.rendering import left_alone_lines, totals_table, uncounted_lines
+from sesurgeon.cli.selecting import InputShape, Selection, parse_inputs
+from sesurgeon.cli.spread import spread
+from sesurgeon.cli.timing import Latency, latency_table, timed
+from sesurgeon.errors import UsageError
 from sesurgeon.files import check_writable
 
 if TYPE_CHECKING:
+    from sesurgeon.export import LatencyRatio
     from sesurgeon.placement import Cost
     from sesurgeon.surgery import Surgery
 
 
+@spread
 def add_se(
     model: Model,
+    selection: Selection,
     output: OutputPath = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PLAN",
+            help="A plan file says where blocks go and what they are: see `sesurgeon plan`.",
+            show_default=False,
+        ),
+    ] = None,
+    plan_out: Annotated[
+        Path | None, typer.Option(metavar="PLAN", help="Write the plan to this file too.", show_default=False)
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Do it all, but write nothing.")] = False,
     force: Force = False,
-    policy: Policy = "standard",
-    include: Include = None,
-    exclude: Exclude = None,
-    stages: Stages = None,
-    min_channels: MinChannels = 1,
-    rd_ratio: RdRatio = 1 / 16,
-    rd_channels: RdChannels = None,
-    rd_divisor: RdDivisor = 8,
-    init: Init = "identity",
+    latency: Latency = False,
     input_shape: InputShape = None,
     arch: Arch = None,
     model_kwargs: ModelKwargs = None,
@@ -79,16 +76,15 @@ def add_se(
     """
     with reporting(json=json, quiet=quiet, debug=debug) as out:
         path = output or beside(model, ".se.pt")
+        _check_plan_is_alone(plan, selection)
         if not dry_run:
-            check_writable(path, force=force)
+            _check_outputs(path, plan_out, force=force)
         with out.working(f"Operating on {model}"):
-            from sesurgeon.blocks import BlockConfig
-            from sesurgeon.placement import Filters, check_policies, model_cost
-            from sesurgeon.surgery import operate, save
+            from sesurgeon.placement import model_cost, plan_costs, read_plan, settle, survey_for, write_plan
+            from sesurgeon.surgery import operate, operate_by, save
 
-            check_policies(policy)
-            config = BlockConfig("se", rd_ratio, rd_channels, rd_divisor, init)  # type: ignore[arg-type]  # it checks
-            filters = Filters(tuple(include or ()), tuple(exclude or ()), parse_stages(stages), min_channels)
+            read = None if plan is None else read_plan(plan)
+            policies, config, filters = settle(selection.choices())
             loaded = load_model(
                 model,
                 arch=arch,
@@ -98,18 +94,55 @@ def add_se(
                 trust_pickle=trust_pickle,
             )
             inputs = parse_inputs(input_shape, loaded)
-            surgery = operate(loaded, config, policies=[policy], filters=filters, example_inputs=inputs)
+            if read is None:
+                surgery = operate(loaded, config, policies=policies, filters=filters, example_inputs=inputs)
+            else:
+                surgery = operate_by(read, survey_for(read, loaded, inputs))
+            costs = plan_costs(surgery.plan, surgery.survey)
             before = model_cost(loaded, surgery.survey.inputs)
             after = model_cost(surgery.model, surgery.survey.inputs)
-            if not dry_run:
-                _remember(surgery)
-                save(surgery.model, path, force=force)
+        ratios = timed(out, loaded, surgery.model, surgery.survey.inputs) if latency else []
+        if not dry_run:
+            _remember(surgery)
+            if plan_out is not None:
+                write_plan(surgery.plan, plan_out, costs=costs, name=model, force=force)
+            save(surgery.model, path, force=force)
         for warning in surgery.plan.warnings:
             out.note(f"Warning: {warning}")
-        written = None if dry_run else path
-        out.result(_rendered(model, surgery, before, after, written), _data(model, surgery, before, after, written))
-        if written is not None:
+        written = [] if dry_run else [file for file in (path, plan_out) if file is not None]
+        data = {
+            "model": model,
+            "output": None if dry_run else path,
+            "plan_output": None if dry_run else plan_out,
+            "policy": surgery.plan.policy,
+            "blocks": blocks_data(surgery.plan, surgery.survey, costs),
+            "before": before.to_dict(),
+            "after": after.to_dict(),
+            "latency": ratios,
+            "proof": surgery.proof,
+            "left_alone": surgery.plan.left_alone,
+        }
+        out.result(_rendered(model, surgery, costs, before, after, ratios, written), data)
+        if not dry_run:
             _say_what_it_takes_to_load(out, surgery, trust_pickle)
+
+
+def _check_plan_is_alone(plan: Path | None, selection: Selection) -> None:
+    """Raise a UsageError for options that a plan would overrule."""
+    if plan is not None and selection.flags():
+        raise UsageError(
+            f"--plan {plan} says where blocks go and what they are; it cannot be given with "
+            f"{', '.join(selection.flags())}.",
+            hint="Leave these out, or say it in the plan.",
+        )
+
+
+def _check_outputs(path: Path, plan_out: Path | None, *, force: bool) -> None:
+    check_writable(path, force=force)
+    if plan_out is not None:
+        if plan_out.resolve() == path.resolve():
+            raise UsageError(f"--plan-out {plan_out} is where the network is written.", hint="Give it another name.")
+        check_writable(plan_out, force=force)
 
 
 def _remember(surgery: Surgery) -> None:
@@ -121,7 +154,7 @@ def _remember(surgery: Surgery) -> None:
     provenance = provenance_of(surgery.model)
     record = {
         "command": "add-se",
-        "policy": surgery.plan.policy,
+        "policy": list(surgery.plan.policy),
         "blocks": len(surgery.plan.entries),
         "proof": str(surgery.proof),
     }
@@ -138,55 +171,24 @@ def _say_what_it_takes_to_load(out: Output, surgery: Surgery, trust_pickle: bool
         out.note("Commands on this file need --trust-pickle too: it holds the same classes.")
 
 
-def _rendered(name: str, surgery: Surgery, before: Cost, after: Cost, written: Path | None) -> Group:
-    from sesurgeon.placement import block_cost, images_in
-
-    images = images_in(surgery.survey.inputs)
-
-    table = site_table(f"{type(surgery.model).__name__} from {name}", "block", "+ params", "+ MACs")
-    for entry in surgery.plan.entries:
-        site = surgery.survey.site(entry.site)
-        cost = block_cost(entry.config, site, images)
-        what = f"{entry.attribute}: {entry.config.block} {site.channels}→{entry.config.squeezed(site.channels)}"
-        table.add_row(site.id, stage_of(site), times(site.shape), what, count(cost.parameters), count(cost.macs))
-    totals = Table("", "before", "after", "", box=None, padding=(0, 2, 0, 0))
-    for label, old, new in (
-        ("parameters", before.parameters, after.parameters),
-        ("MACs an image", before.macs, after.macs),
-    ):
-        totals.add_row(label, count(old), count(new), f"+{(new - old) / max(old, 1):.2%}")
-    proof = Text(f"Proof: {surgery.proof}.", style="green" if surgery.proof.in_eval else "yellow")
-    where = Text("Nothing was written (--dry-run)." if written is None else f"Written: {written}")
-    return Group(table, totals, *left_alone_lines(surgery.plan.left_alone), proof, where)
-
-
-def _data(name: str, surgery: Surgery, before: Cost, after: Cost, written: Path | None) -> dict[str, Any]:
-    from sesurgeon.placement import block_cost, images_in
-
-    images = images_in(surgery.survey.inputs)
-
-    blocks = []
-    for entry in surgery.plan.entries:
-        site = surgery.survey.site(entry.site)
-        cost = block_cost(entry.config, site, images)
-        blocks.append(
-            {
-                "site": site.id,
-                "path": f"{site.owner}.{entry.attribute}".lstrip("."),
-                "stage": site.stage,
-                "channels": site.channels,
-                "spatial": site.spatial,
-                "rd_channels": entry.config.squeezed(site.channels),
-                **cost.to_dict(),
-            }
-        )
-    return {
-        "model": name,
-        "output": written,
-        "policy": surgery.plan.policy,
-        "blocks": blocks,
-        "before": before.to_dict(),
-        "after": after.to_dict(),
-        "proof": surgery.proof,
-        "left_alone": surgery.plan.left_alone,
-    }
+def _rendered(
+    name: str,
+    surgery: Surgery,
+    costs: Mapping[str, Cost],
+    before: Cost,
+    after: Cost,
+    ratios: Sequence[LatencyRatio],
+    written: Sequence[Path],
+) -> Group:
+    body: list[RenderableType] = [
+        Text(f"{type(surgery.model).__name__} from {name}: {len(costs)} blocks", style="bold"),
+        plan_table(surgery.plan, surgery.survey, costs),
+        totals_table(before, after),
+        *uncounted_lines(after),
+    ]
+    if ratios:
+        body.append(latency_table(ratios))
+    body += left_alone_lines(surgery.plan.left_alone)
+    body.append(Text(f"Proof: {surgery.proof}.", style="green" if surgery.proof.in_eval else "yellow"))
+    body += [Text(f"Written: {file}") for file in written] or [Text("Nothing was written (--dry-run).")]
+    return Group(*body)

@@ -12,6 +12,7 @@ from sesurgeon.cli.evaluate import evaluate
 from sesurgeon.cli.export import export
 from sesurgeon.cli.finetune import finetune
 from sesurgeon.cli.inspect import inspect
+from sesurgeon.cli.plan import plan
 from sesurgeon.cli.version import print_version, version
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(inspect)
+app.command()(plan)
 app.command()(add_se)
 app.command()(finetune)
 app.command()(evaluate)

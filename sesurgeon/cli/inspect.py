@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from sesurgeon.cli.console import reporting
@@ -21,25 +23,64 @@ from sesurgeon.cli.options import (
     Quiet,
     TrustPickle,
 )
-from sesurgeon.cli.rendering import count, kinds, left_alone_lines, site_table, stage_of, times
-from sesurgeon.cli.selecting import InputShape, RdChannels, RdDivisor, RdRatio, parse_inputs
+from sesurgeon.cli.rendering import (
+    cost_cells,
+    count,
+    kinds,
+    left_alone_lines,
+    site_cells,
+    site_table,
+    times,
+    totals_table,
+    uncounted_lines,
+)
+from sesurgeon.cli.selecting import InputShape, Selection, parse_inputs
+from sesurgeon.cli.spread import spread
+from sesurgeon.cli.timing import Latency, latency_table, timed
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from sesurgeon.blocks import BlockConfig
-    from sesurgeon.graph import Survey
+    from sesurgeon.export import LatencyRatio
+    from sesurgeon.graph import LeftAlone, Site, Survey
     from sesurgeon.placement import Cost
 
 
+@dataclass(frozen=True)
+class _Findings:
+    """What was found in a network.
+
+    Attributes:
+        name: as it was given.
+        model, survey, cost: the network, its sites, and what it costs.
+        policy: names of the policies.
+        sites: all that were found, as the policies see them: "inner" knows of attention elsewhere in the branch.
+        reached: ids of the sites that the policies want; those among them that have attention already get no block.
+        chosen: ids of those that would get one.
+        costs: what a block would cost, by site id.
+        left_alone: modules without a block, and why.
+        latency: with the chosen blocks and without; empty where it was not asked for.
+    """
+
+    name: str
+    model: nn.Module
+    survey: Survey
+    cost: Cost
+    policy: tuple[str, ...]
+    sites: Sequence[Site]
+    reached: frozenset[str]
+    chosen: frozenset[str]
+    costs: Mapping[str, Cost]
+    left_alone: tuple[LeftAlone, ...]
+    latency: Sequence[LatencyRatio]
+
+
+@spread
 def inspect(
     model: Model,
-    all_sites: Annotated[
-        bool, typer.Option("--all", help="List every site, not only those of the standard policy.")
-    ] = False,
-    rd_ratio: RdRatio = 1 / 16,
-    rd_channels: RdChannels = None,
-    rd_divisor: RdDivisor = 8,
+    selection: Selection,
+    all_sites: Annotated[bool, typer.Option("--all", help="List every site, not only those of the policy.")] = False,
+    latency: Latency = False,
     input_shape: InputShape = None,
     arch: Arch = None,
     model_kwargs: ModelKwargs = None,
@@ -53,10 +94,11 @@ def inspect(
     """Show what MODEL is, where blocks could go, what each would cost, and what is not possible and why."""
     with reporting(json=json, quiet=quiet, debug=debug) as out:
         with out.working(f"Looking at {model}"):
-            from sesurgeon.blocks import BlockConfig
             from sesurgeon.graph import survey
-            from sesurgeon.placement import model_cost
+            from sesurgeon.placement import block_cost, choose, images_in, model_cost, plan_from_survey, settle
+            from sesurgeon.surgery import apply_plan
 
+            policies, config, filters = settle(selection.choices())
             loaded = load_model(
                 model,
                 arch=arch,
@@ -65,98 +107,103 @@ def inspect(
                 pretrained=pretrained,
                 trust_pickle=trust_pickle,
             )
-            config = BlockConfig("se", rd_ratio, rd_channels, rd_divisor)
             found = survey(loaded, parse_inputs(input_shape, loaded))
+            reached, passed_over = choose(found.sites, policies)
+            seen = {site.id: site for site in reached}
+            chosen = filters.keep([site for site in reached if site.attention is None])
+            images = images_in(found.inputs)
+            costs = {site.id: block_cost(config, site, images) for site in found.sites}
             cost = model_cost(loaded, found.inputs)
-        data = _data(model, loaded, found, cost, config)
-        out.result(_rendered(model, loaded, found, cost, config, all_sites=all_sites), data)
+        ratios: Sequence[LatencyRatio] = []
+        if latency and chosen:
+            planned = plan_from_survey(found, policies, config, filters)
+            ratios = timed(out, loaded, apply_plan(loaded, planned), found.inputs)
+        findings = _Findings(
+            model,
+            loaded,
+            found,
+            cost,
+            policies,
+            [seen.get(site.id, site) for site in found.sites],
+            frozenset(seen),
+            frozenset(site.id for site in chosen),
+            costs,
+            (*passed_over, *found.left_alone),
+            ratios,
+        )
+        out.result(_rendered(findings, all_sites=all_sites), _data(findings))
 
 
-def _rendered(name: str, model: nn.Module, found: Survey, cost: Cost, config: BlockConfig, *, all_sites: bool) -> Group:
-    from sesurgeon.placement import POLICIES, block_cost, images_in
+def _rendered(findings: _Findings, *, all_sites: bool) -> Group:
     from sesurgeon.surgery import blocks_of
 
-    chosen = {site.id for site in POLICIES["standard"](found.sites)}
-    inserted = blocks_of(model)
-    images = images_in(found.inputs)
-    shown = [site for site in found.sites if all_sites or site.id in chosen]
-    table = site_table("", "kind", "follows", "+ params", "+ MACs", "note")
-    extra_parameters = extra_macs = 0
-    for site in shown:
-        price = block_cost(config, site, images)
-        if site.attention is not None:
-            note = f"{'block inserted' if site.attention in inserted else 'attention already'}: {site.attention}"
-        else:
-            note = "standard" if site.id in chosen and all_sites else ""
-            note += "" if site.has_skip or site.kind != "residual" else " no skip here"
-            note += f" runs {site.calls} times" if site.calls > 1 else ""
-            if site.id in chosen:
-                extra_parameters, extra_macs = extra_parameters + price.parameters, extra_macs + price.macs
-        table.add_row(
-            site.id,
-            stage_of(site),
-            times(site.shape),
-            site.kind,
-            site.follows,
-            count(price.parameters),
-            count(price.macs),
-            note.strip(),
-        )
-    head = [
-        Text(f"{type(model).__name__} from {name}", style="bold"),
+    found, cost, inserted = findings.survey, findings.cost, blocks_of(findings.model)
+    body: list[RenderableType] = [
+        Text(f"{type(findings.model).__name__} from {findings.name}", style="bold"),
         Text(f"{count(cost.parameters)} parameters, {count(cost.macs)} MACs an image of {_shapes(found)}"),
-        Text(f"Sites: {kinds(found.sites)}. Inserted blocks: {len(inserted)}."),
+        Text(f"Sites: {kinds(findings.sites)}. Inserted blocks: {len(inserted)}."),
     ]
-    tail = []
-    if extra_parameters:
-        more_parameters, more_macs = _share(extra_parameters, cost.parameters), _share(extra_macs, cost.macs)
-        tail.append(
-            Text(
-                f"add-se (policy standard) would add {count(extra_parameters)} parameters (+{more_parameters}) "
-                f"and {count(extra_macs)} MACs (+{more_macs})."
-            )
-        )
-    if not all_sites and len(shown) < len(found.sites):
-        tail.append(Text(f"{len(found.sites) - len(shown)} more sites: --all lists them."))
+    shown = [site for site in findings.sites if all_sites or site.id in findings.reached]
+    table = site_table("follows", "note")
+    for site in shown:
+        note = _note(site, findings, inserted, all_sites=all_sites)
+        table.add_row(*site_cells(site), site.follows, note, *cost_cells(findings.costs[site.id]))
+    if shown:
+        body.append(table)
+    if findings.chosen:
+        after = sum((findings.costs[site_id] for site_id in findings.chosen), cost)
+        policy = " and ".join(findings.policy)
+        body += [Text(f"What add-se would do (policy {policy}, {len(findings.chosen)} blocks):")]
+        body += [totals_table(cost, after), *uncounted_lines(after)]
+    if findings.latency:
+        body.append(latency_table(findings.latency))
+    if len(shown) < len(findings.sites):
+        body.append(Text(f"{len(findings.sites) - len(shown)} more sites: --all lists them."))
     if found.train_failure is not None:
-        tail.append(Text(f"Train mode: {found.train_failure}", style="yellow"))
-    return Group(*head, table, *tail, *left_alone_lines(found.left_alone))
+        body.append(Text(f"Train mode: {found.train_failure}", style="yellow"))
+    return Group(*body, *left_alone_lines(findings.left_alone))
 
 
-def _share(part: int, whole: int) -> str:
-    return f"{part / max(whole, 1):.2%}"
+def _note(site: Site, findings: _Findings, inserted: Mapping[str, nn.Module], *, all_sites: bool) -> str:
+    if site.attention is not None:
+        return f"{'block inserted' if site.attention in inserted else 'attention already'}: {site.attention}"
+    notes = ["chosen"] if all_sites and site.id in findings.chosen else []
+    notes += ["filtered out"] if site.id in findings.reached - findings.chosen else []
+    notes += ["no skip here"] if site.kind == "residual" and not site.has_skip else []
+    notes += [f"runs {site.calls} times"] if site.calls > 1 else []
+    return ", ".join(notes)
 
 
 def _shapes(found: Survey) -> str:
     return " and ".join(times(argument.shape) for argument in found.inputs if hasattr(argument, "shape"))
 
 
-def _data(name: str, model: nn.Module, found: Survey, cost: Cost, config: BlockConfig) -> dict[str, Any]:
+def _data(findings: _Findings) -> dict[str, Any]:
     from sesurgeon.models import provenance_of
-    from sesurgeon.placement import POLICIES, block_cost, images_in
     from sesurgeon.surgery import blocks_of
 
-    chosen = {site.id for site in POLICIES["standard"](found.sites)}
-    provenance, images = provenance_of(model), images_in(found.inputs)
+    found, provenance = findings.survey, provenance_of(findings.model)
     return {
-        "model": name,
-        "class": type(model).__name__,
+        "model": findings.name,
+        "class": type(findings.model).__name__,
         "source": str(provenance.source),
         "classes": provenance.classes,
         "input_shapes": [list(getattr(argument, "shape", ())) for argument in found.inputs],
-        **cost.to_dict(),
-        "inserted_blocks": list(blocks_of(model)),
+        **findings.cost.to_dict(),
+        "inserted_blocks": list(blocks_of(findings.model)),
+        "policy": findings.policy,
         "sites": [
             {
                 **vars(site),
                 "channels": site.channels,
                 "spatial": site.spatial,
                 "stage": site.stage,
-                "standard": site.id in chosen,
-                "cost": block_cost(config, site, images).to_dict(),
+                "chosen": site.id in findings.chosen,
+                "cost": findings.costs[site.id].to_dict(),
             }
-            for site in found.sites
+            for site in findings.sites
         ],
-        "left_alone": found.left_alone,
+        "latency": findings.latency,
+        "left_alone": findings.left_alone,
         "train_failure": found.train_failure,
     }

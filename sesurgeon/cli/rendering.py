@@ -1,4 +1,4 @@
-"""How sites, numbers and refusals look on a terminal."""
+"""How sites, costs and refusals look on a terminal."""
 
 from __future__ import annotations
 
@@ -6,29 +6,74 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from sesurgeon.blocks import BlockConfig
     from sesurgeon.graph import LeftAlone, Site
+    from sesurgeon.placement import Cost
 
 _MOST_LINES = 12
+_MOST_OPERATIONS = 4
 
 
-def site_table(title: str, *columns: str) -> Table:
-    """An empty table with a site's columns (site, stage, tensor) and these after them."""
-    table = Table(title=title, title_justify="left")
+def site_table(*columns: str) -> Table:
+    """An empty table with a site's columns (site, stage, tensor), these after them, and a cost's."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_column("site", overflow="fold")
     table.add_column("stage", justify="right")
     table.add_column("tensor", justify="right")
     for column in columns:
-        table.add_column(column, justify="right" if column.startswith("+") else "left")
+        table.add_column(column, overflow="fold")
+    for column in ("+ params", "+ MACs", "of which\npooling", "of which\nscaling"):
+        table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
-def stage_of(site: Site) -> str:
-    """The paper's stage of ``site``."""
-    return str(site.stage)
+def site_cells(site: Site) -> tuple[str, str, str]:
+    """The first cells of a row of :func:`site_table`."""
+    return site.id, str(site.stage), times(site.shape)
+
+
+def cost_cells(cost: Cost) -> tuple[str, ...]:
+    """The last cells of a row of :func:`site_table`."""
+    return tuple(count(number) for number in (cost.parameters, cost.macs, cost.pooling, cost.scaling))
+
+
+def block_cell(config: BlockConfig, channels: int) -> str:
+    """``se 64→8``, and the settings that are not the default and not told by the width."""
+    width = config.squeezed(channels)
+    told = ("block", "rd_ratio", "rd_channels", "rd_divisor")
+    others = [f"{name}={value}" for name, value in config.to_dict().items() if name not in told]
+    return " ".join([config.block, *([] if width is None else [f"{channels}→{width}"]), *others])
+
+
+def totals_table(before: Cost, after: Cost) -> Table:
+    """Parameters and multiply-adds without and with blocks, and how much more that is."""
+    table = Table("", "before", "after", "", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for label, old, new in (
+        ("parameters", before.parameters, after.parameters),
+        ("MACs an image", before.macs, after.macs),
+    ):
+        table.add_row(label, count(old), count(new), f"+{share(new - old, old)}")
+    for label, old, new in (("pooling", before.pooling, after.pooling), ("scaling", before.scaling, after.scaling)):
+        table.add_row(f"  of which the blocks' {label}", count(old), count(new), "")
+    return table
+
+
+def uncounted_lines(cost: Cost) -> list[Text]:
+    """A line that names the operations that are in no number; none where all are counted."""
+    names = [*cost.uncounted[:_MOST_OPERATIONS], *(["…"] if len(cost.uncounted) > _MOST_OPERATIONS else [])]
+    return [Text(f"Not counted among the MACs: {', '.join(names)}.", style="yellow")] if names else []
+
+
+def share(part: int, whole: int) -> str:
+    """``1.25%``."""
+    return f"{part / max(whole, 1):.2%}"
 
 
 def times(shape: Sequence[int]) -> str:

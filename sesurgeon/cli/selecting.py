@@ -1,9 +1,11 @@
-"""Options that say where blocks go and on which inputs the network is looked at, and their reading."""
+"""Options that say where blocks go, what they are, and on which inputs the network is looked at; and their reading."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -12,38 +14,99 @@ from sesurgeon.errors import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
+    from sesurgeon.placement import Choices
+
 _WHERE = "Where blocks go"
 _WHAT = "What the blocks are"
 
-Policy = Annotated[str, typer.Option(help="What chooses the sites.", rich_help_panel=_WHERE)]
-Include = Annotated[
-    list[str] | None,
-    typer.Option(help="Only sites whose id matches this glob; may be repeated.", rich_help_panel=_WHERE),
-]
-Exclude = Annotated[
-    list[str] | None,
-    typer.Option(help="No site whose id matches this glob; may be repeated.", rich_help_panel=_WHERE),
-]
-Stages = Annotated[
-    str | None,
-    typer.Option(
-        metavar="2,3,…",
-        help="Only these stages of the paper: 2 to 5 are the strides 4 to 32.",
-        rich_help_panel=_WHERE,
-    ),
-]
-MinChannels = Annotated[int, typer.Option(min=1, help="Only sites with so many channels.", rich_help_panel=_WHERE)]
-RdRatio = Annotated[float, typer.Option(help="Width of the squeezed layer over the channels.", rich_help_panel=_WHAT)]
-RdChannels = Annotated[int | None, typer.Option(help="That width itself.", show_default=False, rich_help_panel=_WHAT)]
-RdDivisor = Annotated[int, typer.Option(help="The width is a multiple of this.", rich_help_panel=_WHAT)]
-Init = Annotated[
-    str,
-    typer.Option(
-        metavar="identity|random",
-        help="identity: the same outputs, to the last bit. random: the paper's plain block; outputs change.",
-        rich_help_panel=_WHAT,
-    ),
-]
+
+def _where(*names: str, default: str | bool = False, **options: Any) -> Any:
+    return typer.Option(*names, show_default=default, rich_help_panel=_WHERE, **options)
+
+
+def _what(*names: str, default: str | bool = False, **options: Any) -> Any:
+    return typer.Option(*names, show_default=default, rich_help_panel=_WHAT, **options)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The options as they were typed; None where one was not."""
+
+    policy: Annotated[
+        list[str] | None,
+        _where(
+            metavar="NAME",
+            help="standard, pre, post, identity, inner or conv; may be repeated: a tensor that two of them want is "
+            "given to the first.",
+            default="standard",
+        ),
+    ] = None
+    include: Annotated[
+        list[str] | None, _where(metavar="GLOB", help="Only sites whose id matches; may be repeated.")
+    ] = None
+    exclude: Annotated[list[str] | None, _where(metavar="GLOB", help="No site whose id matches; may be repeated.")] = (
+        None
+    )
+    stages: Annotated[
+        str | None, _where(metavar="2,3,…", help="Only these stages of the paper: 2 to 5 are the strides 4 to 32.")
+    ] = None
+    skip_last_stage: Annotated[
+        bool | None,
+        _where("--skip-last-stage", help="Not in the last stage, whose gates hardly do anything (section 7.2)."),
+    ] = None
+    min_channels: Annotated[int | None, _where(metavar="C", help="Only sites with so many channels.")] = None
+    kernel: Annotated[
+        str | None, _where(metavar="3,1x7,…", help="Of conv sites, only convolutions of these sizes.")
+    ] = None
+    depthwise: Annotated[
+        bool | None, _where("--depthwise/--no-depthwise", help="Of conv sites, only depthwise ones, or none of them.")
+    ] = None
+    every: Annotated[int | None, _where(metavar="K", help="Of what is left, the first of each K sites.")] = None
+    block: Annotated[str | None, _what(metavar="NAME", help="se, ese, eca, cbam, gc or ge.", default="se")] = None
+    squeeze: Annotated[
+        str | None, _what(metavar="NAME", help="What a channel's places become: avg or max.", default="avg")
+    ] = None
+    gate: Annotated[
+        str | None, _what(metavar="NAME", help="sigmoid, hard-sigmoid or tanh.", default="the block's own")
+    ] = None
+    extent: Annotated[
+        int | None, _what(metavar="N", help="Places that ge gathers, an even number; 0 is all.", default="0")
+    ] = None
+    bias: Annotated[
+        bool | None, _what("--bias/--no-bias", help="Whether the layers of se have biases; timm's have.")
+    ] = None
+    rd_ratio: Annotated[
+        float | None,
+        _what(metavar="R", help="Width of the squeezed layer over the channels.", default="timm's; for se 1/16"),
+    ] = None
+    rd_channels: Annotated[int | None, _what(metavar="C", help="That width itself.")] = None
+    rd_divisor: Annotated[
+        int | None, _what(metavar="N", help="The width is a multiple of this.", default="timm's; for se 8")
+    ] = None
+    init: Annotated[
+        str | None,
+        _what(
+            metavar="NAME",
+            help="identity: the same outputs, to the last bit. random: the paper's plain block; outputs change.",
+            default="identity",
+        ),
+    ] = None
+
+    def choices(self) -> Choices:
+        """What was typed, as the library wants it.
+
+        Raises:
+            UsageError: an option is ill-formed.
+        """
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        read = {name: _READERS[name](value) if name in _READERS else value for name, value in given.items()}
+        return cast("Choices", read)
+
+    def flags(self) -> list[str]:
+        """The options that were typed."""
+        return [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value is not None]
+
+
 InputShape = Annotated[
     list[str] | None,
     typer.Option(
@@ -52,15 +115,6 @@ InputShape = Annotated[
         show_default=False,
     ),
 ]
-
-
-def parse_stages(text: str | None) -> tuple[int, ...] | None:
-    """Read ``2,3``.
-
-    Raises:
-        UsageError: it is no list of numbers.
-    """
-    return None if text is None else _numbers(text, "--stages", "2,3,4,5")
 
 
 def parse_inputs(shapes: Sequence[str] | None, model: nn.Module) -> Any:
@@ -75,18 +129,40 @@ def parse_inputs(shapes: Sequence[str] | None, model: nn.Module) -> Any:
         return None
     inputs = []
     for text in shapes:
-        sizes = _numbers(text, "--input-shape", "2,3,224,224")
+        sizes = _numbers(text.replace("x", ","), "--input-shape", text, "2,3,224,224")
         if len(sizes) == 3 and sizes[0] == input_channels(model):
             sizes = (2, *sizes)
         inputs.append(random_input(sizes, model))
     return tuple(inputs)
 
 
-def _numbers(text: str, option: str, example: str) -> tuple[int, ...]:
+def parse_stages(text: str) -> tuple[int, ...]:
+    """Read ``2,3``.
+
+    Raises:
+        UsageError: it is no list of numbers.
+    """
+    return _numbers(text, "--stages", text, "2,3,4,5")
+
+
+def parse_kernel(text: str) -> tuple[int | tuple[int, ...], ...]:
+    """Read ``3,1x7``: 3 in all directions, or 1 by 7.
+
+    Raises:
+        UsageError: it is no list of sizes.
+    """
+    sizes = [_numbers(part.replace("x", ","), "--kernel", text, "3,1x7") for part in text.split(",")]
+    return tuple(size[0] if len(size) == 1 else size for size in sizes)
+
+
+def _numbers(part: str, option: str, text: str, example: str) -> tuple[int, ...]:
     try:
-        numbers = tuple(int(part) for part in text.replace("x", ",").split(","))
+        numbers = tuple(int(number) for number in part.split(","))
     except ValueError:
         numbers = ()
     if not numbers or min(numbers) < 1:
         raise UsageError(f"{option} {text} is no list of numbers from 1 on.", hint=f"Write {option} {example}")
     return numbers
+
+
+_READERS: Mapping[str, Callable[[str], Any]] = MappingProxyType({"stages": parse_stages, "kernel": parse_kernel})

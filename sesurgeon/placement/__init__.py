@@ -8,7 +8,7 @@ from sesurgeon.placement.document import plan_from_data, plan_to_data
 from sesurgeon.placement.filters import Filters
 from sesurgeon.placement.make import choose, make_plan, plan_from_survey
 from sesurgeon.placement.plan import Entry, Plan
-from sesurgeon.placement.planfile import plan_to_yaml, read_plan, write_plan
+from sesurgeon.placement.planfile import plan_costs, plan_to_yaml, read_plan, write_plan
 from sesurgeon.placement.policies import POLICIES
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "images_in",
     "make_plan",
     "model_cost",
+    "plan_costs",
     "plan_from_data",
     "plan_from_survey",
     "plan_to_data",

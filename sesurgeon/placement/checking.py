@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,16 +22,18 @@ from sesurgeon.placement.problems import Problem, refuse
 _MOST_SITES = 8
 
 
-def survey_for(plan: Plan, model: nn.Module) -> Survey:
-    """The survey of ``model`` on the plan's inputs.
+def survey_for(plan: Plan, model: nn.Module, example_inputs: Any = None) -> Survey:
+    """The survey of ``model`` on ``example_inputs``, or else on the plan's.
 
     Raises:
         UsageError: the plan is for another architecture; the message says what differs.
         UntraceableError: the model does not run on the plan's inputs.
     """
     check_not_augmented(model)
-    _check_architecture(plan, model)
-    return _survey(plan, model)
+    if example_inputs is None and plan.inputs is not None:
+        example_inputs = tuple(make_arguments(plan.inputs, model))
+    _check_architecture(plan, model, example_inputs)
+    return survey(model, example_inputs)
 
 
 def check_not_augmented(model: nn.Module) -> None:
@@ -64,24 +67,21 @@ def completed(plan: Plan, found: Survey) -> Plan:
     return replace(
         plan,
         architecture=plan.architecture or architecture_of(found.model),
-        inputs=[describe_arguments(argument) for argument in found.inputs] if plan.inputs is None else plan.inputs,
+        inputs=[describe_arguments(argument) for argument in found.inputs],
         entries=tuple(filled),
         left_alone=plan.left_alone or found.left_alone,
+        warnings=tuple(dict.fromkeys((*plan.warnings, *_warnings(filled, found)))),
     )
 
 
-def _survey(plan: Plan, model: nn.Module) -> Survey:
-    return survey(model, None if plan.inputs is None else tuple(make_arguments(plan.inputs, model)))
-
-
-def _check_architecture(plan: Plan, model: nn.Module) -> None:
+def _check_architecture(plan: Plan, model: nn.Module, example_inputs: Any) -> None:
     if plan.architecture is None:
         return
     differences = plan.architecture.differences(architecture_of(model))
     if not differences:
         return
     try:
-        wrong = list(_problems(plan, _survey(plan, model)))
+        wrong = list(_problems(plan, survey(model, example_inputs)))
     except SesurgeonError:  # it need not run on the inputs of another network
         wrong = []
     shown = [*(Problem("", text) for text in differences), *wrong[:_MOST_SITES]]
@@ -116,6 +116,13 @@ def _problems(plan: Plan, found: Survey) -> Iterator[Problem]:
         wrong = _unbuildable(entry, site)
         if wrong is not None:
             yield Problem(where, f"{entry.site}: {wrong}")
+
+
+def _warnings(entries: Sequence[Entry], found: Survey) -> Iterator[str]:
+    for entry in entries:
+        attention = found.site(entry.site).attention
+        if attention is not None:
+            yield f"{entry.site} has attention already: {attention}. It gets a block beside it, as the plan says."
 
 
 def _unbuildable(entry: Entry, site: Site) -> str | None:

@@ -10,7 +10,8 @@ import yaml
 
 from sesurgeon.errors import UnreadableFileError
 from sesurgeon.files import atomic_write
-from sesurgeon.placement.costs import Cost
+from sesurgeon.graph import Survey
+from sesurgeon.placement.costs import Cost, block_cost, images_in
 from sesurgeon.placement.document import entry_to_data, plan_from_data, plan_to_data
 from sesurgeon.placement.plan import Entry, Plan
 from sesurgeon.placement.yaml_lines import parse_yaml
@@ -42,6 +43,12 @@ def read_plan(path: str | Path) -> Plan:
     return plan_from_data(data, lines, str(path))
 
 
+def plan_costs(plan: Plan, found: Survey) -> dict[str, Cost]:
+    """What each block of ``plan`` costs in the network that was surveyed, by the id of its site."""
+    images = images_in(found.inputs)
+    return {entry.site: block_cost(entry.config, found.site(entry.site), images) for entry in plan.entries}
+
+
 def write_plan(
     plan: Plan, path: str | Path, *, costs: Mapping[str, Cost] | None = None, name: str = "MODEL", force: bool = True
 ) -> None:
@@ -51,23 +58,26 @@ def write_plan(
         OutputError: it cannot be written, or it is there and ``force`` is false; nothing was changed.
     """
     with atomic_write(Path(path), force=force) as temporary:
-        temporary.write_text(plan_to_yaml(plan, costs=costs, name=name), encoding="utf-8")
+        text = plan_to_yaml(plan, costs=costs, name=name, file=Path(path).name)
+        temporary.write_text(text, encoding="utf-8")
 
 
-def plan_to_yaml(plan: Plan, *, costs: Mapping[str, Cost] | None = None, name: str = "MODEL") -> str:
+def plan_to_yaml(
+    plan: Plan, *, costs: Mapping[str, Cost] | None = None, name: str = "MODEL", file: str = "plan.yaml"
+) -> str:
     """The plan as a document for people.
 
     Args:
         plan: what is written.
-        costs: of each site's block, shown beside it.
-        name: what the model is called in the words at the top.
+        costs: of each site's block, shown beside it: see :func:`plan_costs`.
+        name, file: what the model and the file are called in the words at the top.
     """
     data = plan_to_data(plan)
     del data["blocks"]
     made_for = "" if plan.architecture is None else f" for {plan.architecture.class_name}"
     lines = [
         f"# A plan of sesurgeon{made_for}: which block goes where. Apply it with",
-        f"#     sesurgeon add-se {name} --plan THIS_FILE",
+        f"#     sesurgeon add-se {' '.join(name.split())} --plan {file}",
         "# Take entries out, give them settings of their own (rd_ratio: 0.25), or add some: {site: ID} is enough,",
         "# and `sesurgeon inspect MODEL --all` lists the ids. Costs are only shown, not read.",
     ]

@@ -256,10 +256,10 @@ def test_inspect_names_sites_costs_and_reasons(here: Path) -> None:
         "2,542,856 parameters",
         "features.2:residual",
         "attention already",
-        "add-se (policy standard) would",
+        "What add-se would do (policy standard, 2 blocks)",
     ):
         assert words in result.stdout
     data = json.loads(CliRunner().invoke(app, ["inspect", "torchvision:resnet50", *SHAPE, "--json"]).stdout)
-    standard = [site for site in data["sites"] if site["standard"]]
-    assert len(standard) == 16
-    assert sum(site["cost"]["parameters"] for site in standard) == 2_530_992
+    chosen = [site for site in data["sites"] if site["chosen"]]
+    assert len(chosen) == 16
+    assert sum(site["cost"]["parameters"] for site in chosen) == 2_530_992

@@ -1,0 +1,107 @@
+"""``sesurgeon plan``: which block goes where, as a table, or as a file to read, edit and apply."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from sesurgeon.cli.console import reporting
+from sesurgeon.cli.loading import load_model
+from sesurgeon.cli.options import (
+    Arch,
+    Debug,
+    Force,
+    Json,
+    Model,
+    ModelKwargs,
+    NumClasses,
+    OutputPath,
+    Pretrained,
+    Quiet,
+    TrustPickle,
+)
+from sesurgeon.cli.planning import blocks_data, plan_table
+from sesurgeon.cli.rendering import left_alone_lines, totals_table, uncounted_lines
+from sesurgeon.cli.selecting import InputShape, Selection, parse_inputs
+from sesurgeon.cli.spread import spread
+from sesurgeon.cli.timing import Latency, latency_table, timed
+from sesurgeon.files import check_writable
+
+
+@spread
+def plan(
+    model: Model,
+    selection: Selection,
+    output: OutputPath = None,
+    force: Force = False,
+    latency: Latency = False,
+    input_shape: InputShape = None,
+    arch: Arch = None,
+    model_kwargs: ModelKwargs = None,
+    num_classes: NumClasses = None,
+    pretrained: Pretrained = False,
+    trust_pickle: TrustPickle = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Choose the blocks for MODEL and show them; with -o, write them to a YAML file.
+
+    That file can be edited (take blocks out, give one settings of its own), kept beside the code, and applied by
+    `sesurgeon add-se MODEL --plan plan.yaml`. MODEL stays as it is.
+    """
+    with reporting(json=json, quiet=quiet, debug=debug) as out:
+        if output is not None:
+            check_writable(output, force=force)
+        with out.working(f"Planning for {model}"):
+            from sesurgeon.graph import survey
+            from sesurgeon.placement import (
+                model_cost,
+                plan_costs,
+                plan_from_survey,
+                plan_to_data,
+                settle,
+                write_plan,
+            )
+            from sesurgeon.surgery import apply_plan
+
+            policies, config, filters = settle(selection.choices())
+            loaded = load_model(
+                model,
+                arch=arch,
+                model_kwargs=model_kwargs,
+                num_classes=num_classes,
+                pretrained=pretrained,
+                trust_pickle=trust_pickle,
+            )
+            found = survey(loaded, parse_inputs(input_shape, loaded))
+            made = plan_from_survey(found, policies, config, filters)
+            costs = plan_costs(made, found)
+            before = model_cost(loaded, found.inputs)
+            after = sum(costs.values(), before)
+        ratios = timed(out, loaded, apply_plan(loaded, made), found.inputs) if latency else []
+        if output is not None:
+            write_plan(made, output, costs=costs, name=model, force=force)
+        for warning in made.warnings:
+            out.note(f"Warning: {warning}")
+        title = Text(f"{type(loaded).__name__} from {model}: {len(made.entries)} blocks", style="bold")
+        body: list[RenderableType] = [title]
+        if output is None:
+            body.append(plan_table(made, found, costs))
+        body += [totals_table(before, after), *uncounted_lines(after)]
+        if ratios:
+            body.append(latency_table(ratios))
+        body += left_alone_lines(made.left_alone)
+        if output is not None:
+            body.append(Text(f"Written: {output}. Apply it with: sesurgeon add-se {model} --plan {output}"))
+        data = {
+            "model": model,
+            "output": output,
+            "plan": plan_to_data(made),
+            "blocks": blocks_data(made, found, costs),
+            "before": before.to_dict(),
+            "after": after.to_dict(),
+            "latency": ratios,
+            "left_alone": made.left_alone,
+        }
+        out.result(Group(*body), data)

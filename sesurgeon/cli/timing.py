@@ -1,0 +1,65 @@
+"""The option ``--latency``: both networks run in turn on this machine, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import Progress, TaskID
+from rich.table import Table
+
+from sesurgeon.cli.console import Output
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sesurgeon.export import LatencyRatio
+
+Latency = Annotated[
+    bool,
+    typer.Option("--latency", help="Measure on this machine how much longer it takes with the blocks (a minute)."),
+]
+
+
+def timed(out: Output, base: nn.Module, augmented: nn.Module, inputs: tuple[Any, ...]) -> list[LatencyRatio]:
+    """:func:`sesurgeon.export.measure_latency`, with a bar for each runtime and batch size."""
+    from sesurgeon.export import measure_latency
+
+    with out.progress() as progress:
+        return measure_latency(base, augmented, inputs, progress=_Bars(progress))
+
+
+def latency_table(ratios: Sequence[LatencyRatio]) -> Table:
+    """A row for each runtime and batch size; half of the ratios of single pairs lie in the spread."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("time on this machine")
+    for column in ("batch", "before", "after", "ratio", "spread"):
+        table.add_column(column, justify="right")
+    for measured in ratios:
+        if measured.failure is not None:
+            table.add_row(f"{measured.runtime}: {measured.failure}", str(measured.batch))
+            continue
+        low, high = measured.quartiles or (0, 0)
+        table.add_row(
+            measured.runtime,
+            str(measured.batch),
+            f"{measured.base_ms:.2f} ms",
+            f"{measured.augmented_ms:.2f} ms",
+            f"{measured.ratio:.3f}",
+            f"{low:.3f} to {high:.3f}",
+        )
+    return table
+
+
+class _Bars:
+    """A bar for each title, made when it is first heard of."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bars: dict[str, TaskID] = {}
+
+    def __call__(self, title: str, done: int, of: int) -> None:
+        if title not in self._bars:
+            self._bars[title] = self._progress.add_task(title, total=of)
+        self._progress.update(self._bars[title], completed=done)
