@@ -13,6 +13,7 @@ from sesurgeon.cli.export import export
 from sesurgeon.cli.finetune import finetune
 from sesurgeon.cli.inspect import inspect
 from sesurgeon.cli.plan import plan
+from sesurgeon.cli.remove_se import remove_se
 from sesurgeon.cli.version import print_version, version
 
 app = typer.Typer(
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command()(inspect)
 app.command()(plan)
 app.command()(add_se)
+app.command()(remove_se)
 app.command()(finetune)
 app.command()(evaluate)
 app.command()(export)

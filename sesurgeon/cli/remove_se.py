@@ -1,0 +1,108 @@
+"""``sesurgeon remove-se``: the original network again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from sesurgeon.cli.console import reporting
+from sesurgeon.cli.loading import flags_to_load, load_model
+from sesurgeon.cli.naming import beside
+from sesurgeon.cli.options import Arch, Debug, Force, Json, Model, ModelKwargs, OutputPath, Quiet, TrustPickle
+from sesurgeon.cli.rendering import count
+from sesurgeon.errors import UsageError
+from sesurgeon.files import check_writable
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def remove_se(
+    model: Model,
+    output: OutputPath = None,
+    force: Force = False,
+    arch: Arch = None,
+    model_kwargs: ModelKwargs = None,
+    trust_pickle: TrustPickle = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Take the blocks out of MODEL and write the network without them to MODEL.base.pt.
+
+    Its layers keep the weights that they have now. If nothing was trained since `sesurgeon add-se`, these are the
+    original's, bit for bit; gates' factors that were folded into them are taken out again.
+    """
+    with reporting(json=json, quiet=quiet, debug=debug) as out:
+        path = output or beside(model, ".base.pt")
+        check_writable(path, force=force)
+        with out.working(f"Operating on {model}"):
+            from sesurgeon import surgery
+
+            loaded = load_model(
+                model,
+                arch=arch,
+                model_kwargs=model_kwargs,
+                num_classes=None,
+                pretrained=False,
+                trust_pickle=trust_pickle,
+            )
+            blocks = surgery.blocks_of(loaded)
+            if not blocks:
+                raise UsageError(
+                    f"There are no inserted blocks in {model}.",
+                    hint="remove-se takes what add-se or finetune wrote; blocks that an architecture has itself stay.",
+                )
+            base = surgery.remove_se(loaded)
+            trained = _was_trained(loaded)
+            _remember(base, len(blocks))
+            surgery.save(base, path, force=force)
+        data: dict[str, Any] = {
+            "model": model,
+            "output": path,
+            "removed": list(blocks),
+            "trained": trained,
+            "parameters": {"before": _parameters(loaded), "after": _parameters(base)},
+        }
+        out.result(_rendered(loaded, base, len(blocks), trained, path), data)
+        flags = flags_to_load(base, trust_pickle)
+        if flags:
+            out.note(f"Commands on this file need{flags} too.")
+
+
+def _was_trained(model: nn.Module) -> bool:
+    """Whether it was fine-tuned after its blocks went in, as far as its history tells."""
+    from sesurgeon.models import provenance_of
+
+    commands = [record.get("command") for record in provenance_of(model).history]
+    since = len(commands) - commands[::-1].index("add-se") if "add-se" in commands else 0
+    return "finetune" in commands[since:]
+
+
+def _remember(base: nn.Module, blocks: int) -> None:
+    from dataclasses import replace
+
+    from sesurgeon.models import attach_provenance, provenance_of
+
+    provenance = provenance_of(base)
+    record = {"command": "remove-se", "blocks": blocks}
+    attach_provenance(base, replace(provenance, history=(*provenance.history, record)))
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _rendered(augmented: nn.Module, base: nn.Module, blocks: int, trained: bool, path: Path) -> Group:
+    table = Table("", "before", "after", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_row("blocks", count(blocks), "0")
+    table.add_row("parameters", count(_parameters(augmented)), count(_parameters(base)))
+    if trained:
+        said = "It was fine-tuned with its blocks: the other layers keep those weights, and do without the blocks."
+    else:
+        said = "Its history names no training since add-se: then the weights are the original's, bit for bit."
+    return Group(table, Text(said, style="yellow" if trained else "green"), Text(f"Written: {path}"))
