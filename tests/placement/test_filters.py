@@ -1,0 +1,82 @@
+"""Which of a policy's sites are kept."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+
+from sesurgeon import NoSiteError, UsageError, make_plan
+from sesurgeon.graph import Site, find_sites
+from sesurgeon.placement import POLICIES, Filters
+from tests.networks import PlainNet
+
+IMAGES = torch.randn(2, 3, 64, 64)
+
+
+@pytest.fixture(scope="module")
+def residuals() -> list[Site]:
+    return POLICIES["standard"](find_sites(torchvision.models.resnet18(), IMAGES))
+
+
+@pytest.fixture(scope="module")
+def units() -> list[Site]:
+    return POLICIES["conv"](find_sites(torchvision.models.mobilenet_v2(), IMAGES))
+
+
+def owners(sites: list[Site]) -> list[str]:
+    return [site.owner for site in sites]
+
+
+def test_kernel_sizes_are_numbers_or_shapes(units: list[Site]) -> None:
+    spatial = Filters(kernel=[3]).keep(units)
+    assert len(spatial) == 18  # the stem and 17 depthwise ones
+    assert Filters(kernel=[(3, 3)]).keep(units) == spatial
+    assert len(Filters(kernel=[1, 3]).keep(units)) == len(units) == 52
+    with pytest.raises(NoSiteError, match=r"--kernel 5") as caught:
+        Filters(kernel=[5]).keep(units)
+    assert caught.value.hint == "Sizes that there are: 1x1, 3x3."
+
+
+def test_depthwise_convolutions_alone_or_none_of_them(units: list[Site]) -> None:
+    assert len(Filters(depthwise=True).keep(units)) == 17
+    assert len(Filters(depthwise=False).keep(units)) == 35
+
+
+def test_filters_of_convolutions_let_other_sites_pass(residuals: list[Site]) -> None:
+    assert Filters(kernel=[7], depthwise=True).keep(residuals) == residuals
+
+
+def test_the_last_stage_is_skipped(residuals: list[Site]) -> None:
+    assert owners(Filters(skip_last_stage=True).keep(residuals)) == [f"layer{s}.{b}" for s in (1, 2, 3) for b in (0, 1)]
+    # it is the policy's last stage, whatever else is asked for
+    assert owners(Filters(stages=[3, 4], skip_last_stage=True).keep(residuals)) == [
+        f"layer{s}.{b}" for s in (2, 3) for b in (0, 1)
+    ]
+
+
+def test_every_second_is_counted_after_the_other_filters(residuals: list[Site]) -> None:
+    assert owners(Filters(every=2).keep(residuals)) == [f"layer{s}.0" for s in (1, 2, 3, 4)]
+    assert owners(Filters(every=3, exclude=["layer1.*"]).keep(residuals)) == ["layer2.0", "layer3.1"]
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"every": 0}, r"every \(=0\) must be at least 1"),
+    ({"min_channels": 0}, r"min_channels \(=0\) must be at least 1"),
+])  # fmt: skip
+def test_numbers_below_one_are_refused(settings: dict[str, int], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Filters(**settings)  # type: ignore[arg-type]
+
+
+def test_an_empty_selection_lists_the_nearest_ids() -> None:
+    with pytest.raises(NoSiteError, match=r"No site is left after --include 3:conv") as caught:
+        make_plan(PlainNet(), torch.randn(2, 3, 16, 16), include=["3:conv"])
+    assert caught.value.hint is not None
+    assert "2:conv" in caught.value.hint
+
+
+def test_a_pattern_that_matches_nothing_is_a_warning() -> None:
+    plan = make_plan(PlainNet(), torch.randn(2, 3, 16, 16), include=["2:*"], exclude=["9:*"])
+    assert plan.warnings == ("The pattern '9:*' matches no site of the policy.",)
+    assert [entry.site for entry in plan.entries] == ["2:conv"]
