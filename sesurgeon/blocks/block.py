@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.blocks.gates import without_factor
+from sesurgeon.blocks.layout import Convolution
 
 
 class Block(nn.Module):
@@ -82,6 +83,18 @@ def zero_(layer: nn.Module) -> None:
     """Set all parameters of ``layer`` to zero: the last one before a gate that is 1 at zero."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
+
+
+def oppose_(layer: Convolution) -> None:
+    """Make every second unit of a random layer the opposite of the one before it, and a lone one lean to positive.
+
+    Then the ReLU behind it lets one of each two through, whatever comes in. Left to chance, all of the few units of
+    a narrow layer are off for all images in one block of 2 ** units, and such a block would never learn.
+    """
+    with torch.no_grad():
+        layer.weight[0] *= layer.weight[0].sum().sign()
+        for parameter in layer.parameters():
+            parameter[1::2] = -parameter[:-1:2]
 
 
 def _divides(weight: Tensor, by: float) -> bool:

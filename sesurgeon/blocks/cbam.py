@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.blocks.block import Block, Scaling, zero_
+from sesurgeon.blocks.block import Block, Scaling, oppose_, zero_
 from sesurgeon.blocks.gates import GateName, make_gate
 from sesurgeon.blocks.layout import Layout
 
@@ -22,7 +22,7 @@ class Cbam(Block):
         rd_channels: width of the squeezed layer of the channel attention.
         spatial_dims, channel_dim: see :class:`Layout`.
         identity: start as an exact identity with live gradients (``channel.fc2`` and the weight and bias of
-            ``spatial.conv.bn`` zero); otherwise plain gates, random layers.
+            ``spatial.conv.bn`` zero, units of ``channel.fc1`` in opposite pairs); otherwise plain gates, random layers.
         gate: from logits to factors, of both.
     """
 
@@ -41,6 +41,7 @@ class Cbam(Block):
         self.channel = ChannelAttention(channels, rd_channels, layout, make_gate(gate, identity=identity))
         self.spatial = SpatialAttention(layout, make_gate(gate, identity=identity))
         if identity:
+            oppose_(self.channel.fc1)
             zero_(self.channel.fc2)
             zero_(self.spatial.conv.bn)
 
@@ -57,7 +58,7 @@ class Cbam(Block):
 
 
 class ChannelAttention(Scaling):
-    """``x * gate(mlp(mean(x)) + mlp(max(x)))``, mean and maximum over the places (equation 2)."""
+    """``x * gate(mlp(mean(x)) + mlp(max(x)))``, mean and maximum over the places."""
 
     def __init__(self, channels: int, rd_channels: int, layout: Layout, gate: nn.Module) -> None:
         super().__init__()
@@ -81,7 +82,7 @@ class ChannelAttention(Scaling):
 
 
 class SpatialAttention(Scaling):
-    """``x * gate(bn(conv([mean(x); max(x)])))``, mean and maximum over the channels, kernel 7 (equation 3).
+    """``x * gate(bn(conv([mean(x); max(x)])))``, mean and maximum over the channels, kernel 7.
 
     The batch normalisation is not in the paper; its authors' code and timm have it.
     """

@@ -15,8 +15,8 @@ from sesurgeon.blocks.layout import Layout, Squeeze
 class EfficientChannelAttention(Scaling):
     """``x * gate(conv(squeeze(x)))``, the convolution running over the channels (https://arxiv.org/abs/1910.03151).
 
-    Its only parameters are the k weights of that convolution, k the odd number next to (log2(C) + 1) / 2 (equation
-    12). They are named and shaped as in timm's ``EcaModule``, whose k is at least 3.
+    Its only parameters are the k weights of that convolution, k an odd number near (log2(C) + 1) / 2. They are
+    named and shaped as in timm's ``EcaModule``, whose k is at least 3.
 
     Args:
         channels: of the tensor that is scaled.

@@ -12,7 +12,7 @@ from sesurgeon.blocks.layout import Layout, Squeeze
 
 
 class EffectiveSqueezeExcite(Scaling):
-    """``x * gate(fc(squeeze(x)))``: SE without a narrow layer (CenterMask, https://arxiv.org/abs/1911.06667, 3.3).
+    """``x * gate(fc(squeeze(x)))``: SE without a narrow layer (CenterMask, https://arxiv.org/abs/1911.06667).
 
     Parameters and their names are those of timm's ``EffectiveSEModule``; so is the hard sigmoid.
 

@@ -28,7 +28,7 @@ class TwiceSigmoid(nn.Module):
 class TwiceHardSigmoid(nn.Module):
     """``2 * relu6(z + 3) / 6``: exactly 1.0 at z = 0 in fp32, fp16 and bf16, with slope 1/3 there.
 
-    The hard sigmoid is that of MobileNetV3, https://arxiv.org/abs/1905.02244, section 5.2.
+    The hard sigmoid is that of MobileNetV3, https://arxiv.org/abs/1905.02244.
     """
 
     def forward(self, logits: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from sesurgeon.blocks.mlp import ConvMlp
 
 
 class GlobalContext(Scaling):
-    """``x * gate(fc2(relu(norm(fc1(sum_p softmax(conv_attn(x))_p x_p)))))`` (https://arxiv.org/abs/1904.11492, 3.3).
+    """``x * gate(fc2(relu(norm(fc1(sum_p softmax(conv_attn(x))_p x_p)))))`` (https://arxiv.org/abs/1904.11492).
 
     The squeeze is a mean over the places p with weights that attention gives them. As in timm's ``GlobalContext``,
     whose parameters these are, the context scales ``x``; in the paper it is added.

@@ -7,27 +7,41 @@ from collections.abc import Callable, Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from sesurgeon.blocks.block import Scaling, zero_
+from sesurgeon.blocks.block import Scaling, oppose_, zero_
 from sesurgeon.blocks.gates import GateName, make_gate
 from sesurgeon.blocks.layout import Layout, Squeeze
 from sesurgeon.blocks.mlp import ConvMlp
 
-_MEANS: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+
+def _avg_pool3d(x: Tensor, kernel_size: int, stride: int, padding: int, count_include_pad: bool) -> Tensor:
+    """As ``F.avg_pool3d``, which refuses volumes smaller than the kernel, and half precision on CPUs.
+
+    The mean of a box is the mean over its frames of their means, the count of padded places too.
+    """
+    height, width = x.shape[-2:]
+    frames = F.avg_pool2d(x.flatten(-2), (kernel_size, 1), (stride, 1), (padding, 0), False, count_include_pad)
+    planes = frames.reshape(*frames.shape[:-3], -1, height, width)
+    means = F.avg_pool2d(planes, kernel_size, stride, padding, False, count_include_pad)
+    return means.reshape(*frames.shape[:-1], *means.shape[-2:])
+
+
+_MEANS: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: _avg_pool3d}
 _MAXIMA: dict[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 
 
 class GatherExcite(Scaling):
-    """``x * gate(interpolate(fc2(relu(fc1(gather(x))))))`` (GE-theta-minus with an MLP, https://arxiv.org/abs/1810.12348).
+    """``x * gate(interpolate(fc2(relu(fc1(gather(x))))))`` (https://arxiv.org/abs/1810.12348).
 
-    The gather is the mean or maximum over neighbourhoods of 2e - 1 places in steps of the extent e (section 2.1), or
-    over all places where e is 0; its result is spread to the places of ``x`` by nearest neighbours. The MLP is that
-    of section 3.3. Parameters and their names are those of timm's ``GatherExcite`` with its defaults.
+    The gather has no parameters: it is the mean or maximum over neighbourhoods of 2e - 1 places in steps of the
+    extent e, or over all places where e is 0, which makes it SE. What comes of it is spread to the places of ``x`` by
+    nearest neighbours. Parameters and their names are those of timm's ``GatherExcite`` with its defaults.
 
     Args:
         channels: of the tensor that is scaled.
         rd_channels: width of the squeezed layer between ``fc1`` and ``fc2``.
         spatial_dims, channel_dim: see :class:`Layout`.
-        identity: start as an exact identity with live gradients (``fc2`` zero); otherwise plain gate, random ``fc2``.
+        identity: start as an exact identity with live gradients (``fc2`` zero, units of ``fc1`` in opposite
+            pairs); otherwise plain gate, random layers.
         squeeze: the mean or the maximum.
         gate: from logits to factors.
         extent: 0 for all places, or the step between neighbourhoods.
@@ -52,6 +66,7 @@ class GatherExcite(Scaling):
         self.mlp = ConvMlp(channels, rd_channels, self.layout)
         self.gate = make_gate(gate, identity=identity)
         if identity:
+            oppose_(self.mlp.fc1)
             zero_(self.mlp.fc2)
 
     def excitation(self, x: Tensor) -> Tensor:
