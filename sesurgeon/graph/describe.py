@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, fx, nn
+from torch.nn.modules.conv import _ConvNd
 
 from sesurgeon.graph import ops
 from sesurgeon.graph.candidates import Candidate
@@ -63,12 +64,12 @@ def describe(network: Network, path: str, candidate: Candidate, host: str | None
     owner = path if host is None else host
     # all around a branch is laid out as its end; an argument alone does not tell
     dim = channel_dim(local.model, local.graphs, path, (candidate.of or candidate).node)
-    if tensor.ndim == 3 and (dim != 1 or not any(isinstance(part, nn.Conv1d) for part in local.model.modules())):
+    called = [node for node in flow.nodes if node in candidate.branch and node.op == "call_module"]
+    if tensor.ndim == 3 and not _is_convolutional(local.model, flow.owner, called, dim):
         return None
     places = tensor.shape[2:] if dim == 1 else tensor.shape[1:-1]
     if candidate.kind == "conv" and places.numel() == 1:  # the little layers inside a gate
         return None
-    called = [node for node in flow.nodes if node in candidate.branch and node.op == "call_module"]
     name = tensor_name(local, path, candidate.node)
     return Site(
         id=f"{owner or '.'}:{candidate.kind}",
@@ -78,7 +79,7 @@ def describe(network: Network, path: str, candidate: Candidate, host: str | None
         tensor=name,
         shape=tuple(tensor.shape),
         channel_dim=dim,
-        stride=network.width / places[-1] if network.width else 1.0,
+        stride=network.width / _side(tensor, dim) if network.width else 1.0,
         has_skip=candidate.has_skip,
         summed=candidate.summed,
         residual=None,
@@ -89,3 +90,21 @@ def describe(network: Network, path: str, candidate: Candidate, host: str | None
         attention=attention_in(candidate.branch, flow, path, network.attention) or network.attended.get(name),
         calls=local.times_called[owner],
     )
+
+
+def _is_convolutional(model: nn.Module, owner: nn.Module, branch: list[fx.Node], dim: int) -> bool:
+    """Whether three dimensions are a signal (N, C, L), or tokens (N, L, C) that a branch with convolutions made.
+
+    Such are the feed-forward layers of PVTv2; those of ViT have none, and are no place for channel attention.
+    """
+    if dim == 1:
+        return any(isinstance(part, nn.Conv1d) for part in model.modules())
+    inside = [part for node in branch for part in owner.get_submodule(str(node.target)).modules()]
+    return any(isinstance(part, _ConvNd) for part in inside)
+
+
+def _side(tensor: Tensor, dim: int) -> float:
+    """Of the map that ``tensor`` is, in places; tokens are taken for a square one."""
+    if dim == 1:
+        return tensor.shape[-1]
+    return tensor.shape[-2] if tensor.ndim > 3 else float(tensor.shape[1]) ** 0.5
