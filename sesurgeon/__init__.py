@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sesurgeon.export import export_onnx
     from sesurgeon.finetune import evaluate, finetune
     from sesurgeon.graph import find_sites
-    from sesurgeon.placement import make_plan
+    from sesurgeon.placement import make_plan, read_plan, write_plan
     from sesurgeon.surgery import add_se, apply_plan, fold_gate_scale, load, remove_se, save
 
     __version__: str
@@ -38,6 +38,8 @@ _HOMES = {
     "load": "sesurgeon.surgery",
     "find_sites": "sesurgeon.graph",
     "make_plan": "sesurgeon.placement",
+    "write_plan": "sesurgeon.placement",
+    "read_plan": "sesurgeon.placement",
     "apply_plan": "sesurgeon.surgery",
     "add_se": "sesurgeon.surgery",
     "remove_se": "sesurgeon.surgery",
@@ -70,8 +72,10 @@ __all__ = [
     "fold_gate_scale",
     "load",
     "make_plan",
+    "read_plan",
     "remove_se",
     "save",
+    "write_plan",
 ]
 
 

@@ -135,6 +135,7 @@ def inspect(
 
 
 def _rendered(findings: _Findings, *, all_sites: bool) -> Group:
+    from sesurgeon.graph import LeftAlone
     from sesurgeon.surgery import blocks_of
 
     found, cost, inserted = findings.survey, findings.cost, blocks_of(findings.model)
@@ -143,11 +144,14 @@ def _rendered(findings: _Findings, *, all_sites: bool) -> Group:
         Text(f"{count(cost.parameters)} parameters, {count(cost.macs)} MACs an image of {_shapes(found)}"),
         Text(f"Sites: {kinds(findings.sites)}. Inserted blocks: {len(inserted)}."),
     ]
-    shown = [site for site in findings.sites if all_sites or site.id in findings.reached]
-    table = site_table("follows", "note")
+    gated = [site for site in findings.sites if site.attention is not None and site.attention not in inserted]
+    reached = [site for site in findings.sites if site.id in findings.reached and site not in gated]
+    shown = findings.sites if all_sites else reached
+    table = site_table("note")
     for site in shown:
         note = _note(site, findings, inserted, all_sites=all_sites)
-        table.add_row(*site_cells(site), site.follows, note, *cost_cells(findings.costs[site.id]))
+        price = cost_cells(findings.costs[site.id]) if site.attention is None else ()
+        table.add_row(*site_cells(site), note, *price)
     if shown:
         body.append(table)
     if findings.chosen:
@@ -161,16 +165,17 @@ def _rendered(findings: _Findings, *, all_sites: bool) -> Group:
         body.append(Text(f"{len(findings.sites) - len(shown)} more sites: --all lists them."))
     if found.train_failure is not None:
         body.append(Text(f"Train mode: {found.train_failure}", style="yellow"))
-    return Group(*body, *left_alone_lines(findings.left_alone))
+    attended = (LeftAlone(site.owner, f"has attention already: {site.attention}") for site in gated)
+    return Group(*body, *left_alone_lines(dict.fromkeys((*attended, *findings.left_alone))))
 
 
 def _note(site: Site, findings: _Findings, inserted: Mapping[str, nn.Module], *, all_sites: bool) -> str:
     if site.attention is not None:
-        return f"{'block inserted' if site.attention in inserted else 'attention already'}: {site.attention}"
+        return "inserted" if site.attention in inserted else "gated"
     notes = ["chosen"] if all_sites and site.id in findings.chosen else []
-    notes += ["filtered out"] if site.id in findings.reached - findings.chosen else []
-    notes += ["no skip here"] if site.kind == "residual" and not site.has_skip else []
-    notes += [f"runs {site.calls} times"] if site.calls > 1 else []
+    notes += ["filtered"] if site.id in findings.reached - findings.chosen else []
+    notes += ["no skip"] if site.kind == "residual" and not site.has_skip else []
+    notes += [f"{site.calls} times"] if site.calls > 1 else []
     return ", ".join(notes)
 
 

@@ -21,12 +21,12 @@ _MOST_OPERATIONS = 4
 
 def site_table(*columns: str) -> Table:
     """An empty table with a site's columns (site, stage, tensor), these after them, and a cost's."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("site", overflow="fold")
     table.add_column("stage", justify="right")
     table.add_column("tensor", justify="right")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column)
     for column in ("+ params", "+ MACs", "of which\npooling", "of which\nscaling"):
         table.add_column(column, justify="right", no_wrap=True)
     return table

@@ -9,7 +9,8 @@
     - {site: 'layer1.0:residual', attribute: se, channels: 64, block: se, cost: {…}}
     - {site: 'layer1.1:residual'}            # only the site has to be there
 
-A cost is for people; it is not read.
+A cost is for people; it is not read. An entry of a folded network also names the weights that its gate's factor went
+into, as ``folded``.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from sesurgeon.placement.document import entry_to_data, plan_from_data, plan_to_
 from sesurgeon.placement.plan import Entry, Plan
 from sesurgeon.placement.yaml_lines import parse_yaml
 
-_WIDTH = 100
+_WIDTH = 84  # a line is ended behind the first word beyond it
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -78,11 +78,10 @@ def plan_to_yaml(
     lines = [
         f"# A plan of sesurgeon{made_for}: which block goes where. Apply it with",
         f"#     sesurgeon add-se {' '.join(name.split())} --plan {file}",
-        "# Take entries out, give them settings of their own (rd_ratio: 0.25), or add some: {site: ID} is enough,",
-        "# and `sesurgeon inspect MODEL --all` lists the ids. Costs are only shown, not read.",
+        "# Take entries out, give them settings of their own (as rd_ratio: 0.25), or add some: {site: ID} is",
+        "# enough, and `sesurgeon inspect MODEL --all` lists the ids. Costs are shown, but not read.",
     ]
-    lines += [_dump({key: value}, indent=2) for key, value in data.items() if key != "architecture"]
-    lines += [_dump({key: data[key]}, indent=2) for key in ("architecture",) if key in data]
+    lines += [_top(key, value) for key, value in data.items()]
     lines.append("blocks:")
     for entry in plan.entries:
         lines += _entry(entry, (costs or {}).get(entry.site))
@@ -108,5 +107,9 @@ def _flow(data: Mapping[str, Any]) -> str:
     return yaml.safe_dump(dict(data), default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True).strip()
 
 
-def _dump(data: Mapping[str, Any], indent: int) -> str:
-    return yaml.safe_dump(dict(data), sort_keys=False, width=_WIDTH, indent=indent, allow_unicode=True).rstrip()
+def _top(key: str, value: Any) -> str:
+    """A key at the top: a list in one line, a mapping with a line for each of its keys."""
+    if isinstance(value, dict):
+        text = yaml.safe_dump({key: value}, default_flow_style=None, sort_keys=False, width=_WIDTH, allow_unicode=True)
+        return text.rstrip()
+    return _flow({key: value})[1:-1]

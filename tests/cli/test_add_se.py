@@ -255,7 +255,7 @@ def test_inspect_names_sites_costs_and_reasons(here: Path) -> None:
     for words in (
         "2,542,856 parameters",
         "features.2:residual",
-        "attention already",
+        "has attention already",
         "What add-se would do (policy standard, 2 blocks)",
     ):
         assert words in result.stdout
