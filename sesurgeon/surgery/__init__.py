@@ -3,7 +3,7 @@
 from sesurgeon.surgery.add import Surgery, add_se, operate, operate_by
 from sesurgeon.surgery.apply import apply_plan, plan_of
 from sesurgeon.surgery.checkpoint import load, save
-from sesurgeon.surgery.fold import Folding, fold, fold_gate_scale
+from sesurgeon.surgery.folding import Folding, fold, fold_gate_scale
 from sesurgeon.surgery.proof import Proof, prove_identity
 from sesurgeon.surgery.remove import remove_se
 from sesurgeon.surgery.rewrite import blocks_of

@@ -84,13 +84,15 @@ class _Walk:
 
     def _by_module(self, path: str, node: fx.Node) -> frozenset[str]:
         called = join(path, str(node.target))
-        self._check_module(called)
-        if called in self.local.graphs:
-            return self._before(called, self._returned(called))
         module = self.local.model.get_submodule(called)
+        self._check_followed(called)
+        if called in self.local.graphs:
+            self._check_calls(called)
+            return self._before(called, self._returned(called))
         weights = module_weights(module)
         if weights is None:
             return self._behind(path, node)
+        self._check_calls(called)
         if "weight" not in weights:
             raise NoOriginError(f"{called} ({type(module).__name__}) before it has no weight")
         names = frozenset(join(called, name) for name in weights)
@@ -105,8 +107,7 @@ class _Walk:
         names = frozenset(join(path, str(weight.target)) for weight in read)
         if weights[0] is None or len(names) < len(given):
             raise NoOriginError(f"the weight of {ops.name_of(node)} before it is no parameter")
-        if self.local.times_called[path] != self.site.calls:
-            raise NoOriginError(f"{path} before it runs for other tensors too")
+        self._check_calls(path)
         self._check_weights(names, reads=1)
         return names
 
@@ -139,10 +140,12 @@ class _Walk:
             if self.uses.tied(name) or self.uses.reads(name) != reads:
                 raise NoOriginError(f"{name} before it is used by another layer too")
 
-    def _check_module(self, called: str) -> None:
-        module = self.local.model.get_submodule(called)
+    def _check_calls(self, called: str) -> None:
         if self.local.times_called[called] != self.site.calls:
-            raise NoOriginError(f"{called} before it runs for other tensors too")
+            raise NoOriginError(f"{called or 'the model itself'} before it runs for other tensors too")
+
+    def _check_followed(self, called: str) -> None:
+        module = self.local.model.get_submodule(called)
         if module._forward_hooks or module._forward_pre_hooks:
             raise NoOriginError(f"a hook on {called} before it would see other values")
         if called in self.local.unfollowed:
@@ -159,7 +162,8 @@ class _Walk:
     def _argument(self, path: str, placeholder: fx.Node) -> tuple[str, fx.Node]:
         """What the caller of ``path`` gave for one of its arguments."""
         parent, call = self._call_of(path)
-        self._check_module(path)
+        self._check_followed(path)
+        self._check_calls(path)
         signature = inspect.signature(type(self.local.model.get_submodule(path)).forward)
         given = signature.bind(None, *call.args, **call.kwargs).arguments.get(str(placeholder.target))
         if not isinstance(given, fx.Node):

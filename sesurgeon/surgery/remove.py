@@ -7,7 +7,7 @@ import copy
 from torch import nn
 
 from sesurgeon.surgery.bare import check_uncovered, take_out
-from sesurgeon.surgery.fold import multiply, takers
+from sesurgeon.surgery.folding import multiply, takers
 
 
 def remove_se(model: nn.Module, inplace: bool = False) -> nn.Module:

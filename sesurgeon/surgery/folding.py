@@ -75,13 +75,14 @@ def fold(model: nn.Module, inplace: bool = False) -> Folding:
         inplace: change ``model`` itself; by default a deep copy is changed.
 
     Raises:
-        UsageError: there are blocks in it but no plan, because only a network inside it was augmented.
+        UsageError: there are blocks in it but no plan, because only a network inside it was augmented; or its layers
+            were changed since.
         VerificationError: the outputs are not the same on the plan's inputs; ``model`` is as it was.
     """
     plan = _plan(model)
-    found = None if plan is None else survey_for(plan, bare_view(model))
-    if plan is None or found is None:
+    if plan is None:
         return Folding(model if inplace else copy.deepcopy(model), (), (), None)
+    found = _survey(model, plan)
     steps, left = _steps(model, plan, found)
     target, proof = copy.deepcopy(model), None
     if steps:
@@ -121,6 +122,20 @@ def _plan(model: nn.Module) -> Plan | None:
             hint="Fold the augmented network inside it.",
         )
     return plan
+
+
+def _survey(model: nn.Module, plan: Plan) -> Survey:
+    """The survey of the network below the blocks, whose layers may be others than when they went in."""
+    found = survey_for(replace(plan, architecture=None), bare_view(model))
+    known = {site.id for site in found.sites}
+    missing = [entry.site for entry in plan.entries if entry.site not in known]
+    if missing:
+        raise UsageError(
+            f"This {type(model).__name__} was changed since its blocks were inserted: there is no place "
+            f"{', '.join(missing)} any more.",
+            hint="Undo what was changed.",
+        )
+    return found
 
 
 def _steps(model: nn.Module, plan: Plan, found: Survey) -> tuple[list[_Step], list[LeftAlone]]:
@@ -184,7 +199,7 @@ def _prove(folded: nn.Module, model: nn.Module, found: Survey) -> Proof:
 
 def _outputs(model: nn.Module, found: Survey, training: bool) -> Any:
     with isolated(model, training=training):
-        return model(*fresh(found.inputs))
+        return model(*fresh(found.inputs_in(training)))
 
 
 def _takes(tensor: Tensor, factor: float) -> bool:

@@ -1,0 +1,113 @@
+"""A gate's factor moves into the layer before the block, and no output changes by a bit."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from sesurgeon import UsageError, VerificationError, add_se, apply_plan, fold_gate_scale, make_plan, remove_se
+from sesurgeon.surgery import blocks_of, fold, plan_of
+from tests.networks import FunctionalResNet, OddNet, PlainNet, trained_like
+from tests.surgery.trained import IMAGES, assert_same, augmented
+
+
+def test_the_factor_moves_by_hand() -> None:
+    model = augmented(PlainNet())
+    folded = fold_gate_scale(model)
+    ours, theirs = folded.state_dict(), model.state_dict()
+    assert list(ours) == list(theirs)
+    doubled = ["1.weight", "1.bias", "4.weight", "4.bias"]
+    halved = ["2.se.fc1.weight", "5.se.fc1.weight"]
+    for name, value in theirs.items():
+        assert torch.equal(ours[name], value * (2 if name in doubled else 0.5 if name in halved else 1))
+    assert isinstance(folded.get_submodule("2.se.gate"), nn.Sigmoid)
+    assert_same(folded, model)
+
+
+@pytest.mark.parametrize(("make", "folded", "left"), [
+    (PlainNet, 2, []),
+    (FunctionalResNet, 2, []),
+    (OddNet, 4, ["mixed.se"]),
+])  # fmt: skip
+def test_folding_changes_no_output(make: type[nn.Module], folded: int, left: list[str]) -> None:
+    model = augmented(make())
+    before = copy.deepcopy(model.state_dict())
+    folding = fold(model)
+    assert len(folding.folded) == folded
+    assert [item.path for item in folding.left] == left
+    assert folding.proof is not None
+    assert (folding.proof.in_eval, folding.proof.in_train) == (True, True)
+    assert_same(folding.model, model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("block", ["se", "ese", "eca", "cbam", "gc", "ge"])
+@pytest.mark.parametrize("inplace", [False, True])
+def test_every_block_can_be_folded(block: str, inplace: bool) -> None:
+    model = augmented(PlainNet(), block=block)
+    before = copy.deepcopy(model)
+    folding = fold(model, inplace=inplace)
+    assert (folding.model is model) == inplace
+    assert folding.folded == ("2.se", "5.se")
+    assert all(part.gate_scale == 1 for part in blocks_of(folding.model).values())
+    assert_same(folding.model, before)
+
+
+def test_what_is_plain_already_is_neither_folded_nor_left() -> None:
+    once = fold(augmented(PlainNet())).model
+    for model in (once, add_se(PlainNet(), IMAGES, init="random"), PlainNet()):
+        again = fold(model)
+        assert (again.folded, again.left, again.proof) == ((), (), None)
+        assert_same(again.model, model)
+
+
+def test_a_failed_proof_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = augmented(PlainNet())
+    before = copy.deepcopy(model.state_dict())
+    monkeypatch.setattr("sesurgeon.surgery.folding.same", lambda *_: False)
+    with pytest.raises(VerificationError, match="of this PlainNet are not the ones before"):
+        fold(model, inplace=True)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(block.gate_scale == 2 for block in blocks_of(model).values())
+
+
+def test_a_network_around_an_augmented_one_says_where_to_fold() -> None:
+    with pytest.raises(UsageError, match=r"no plan of its own.*\n.*inside it"):
+        fold(nn.Sequential(augmented(PlainNet())))
+
+
+# -- and back --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("block", ["se", "cbam"])
+def test_removal_takes_the_factor_out_again(inplace: bool, block: str) -> None:
+    net = trained_like(OddNet())
+    original = copy.deepcopy(net.state_dict())
+    back = remove_se(fold_gate_scale(augmented(net, block=block)), inplace=inplace)
+    assert list(back.state_dict()) == list(original)
+    assert all(torch.equal(value, original[name]) for name, value in back.state_dict().items())
+    assert_same(back, net)
+
+
+def test_removal_without_the_layer_that_took_the_factor_changes_nothing() -> None:
+    model = fold_gate_scale(augmented(PlainNet()))
+    model[4] = nn.Identity()  # type: ignore[operator]
+    with pytest.raises(UsageError, match=r"folded into 4\.bias, 4\.weight, which is not there any more"):
+        remove_se(model, inplace=True)
+    assert len(blocks_of(model)) == 2
+
+
+def test_the_plan_of_a_folded_network_puts_unfolded_blocks_into_the_original() -> None:
+    net = trained_like(OddNet())
+    plan = plan_of(fold_gate_scale(add_se(net, IMAGES)))
+    assert plan is not None
+    assert plan.entries[0].folded == ("shared.bn2.bias", "shared.bn2.weight")
+    assert plan.entries[0].config.plain
+    again = apply_plan(net, plan)
+    assert_same(again, net)
+    assert plan_of(again) == make_plan(net, IMAGES)
+    assert_same(remove_se(again), net)
