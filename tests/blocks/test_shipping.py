@@ -44,15 +44,6 @@ def test_a_deep_copy_is_its_own(config: BlockConfig) -> None:
     assert torch.equal(block(x), expected)
 
 
-@pytest.mark.parametrize("config", SHIPPED, ids=label)
-def test_blocks_are_exported_with_a_free_batch(config: BlockConfig) -> None:
-    torch.manual_seed(0)
-    block, x = trained(config).eval(), tensor()
-    program = torch.export.export(block, (x,), dynamic_shapes=({0: Dim("batch")},))
-    assert torch.equal(program.module()(x), block(x))
-    assert torch.equal(program.module()(x[:2]), block(x[:2]))
-
-
 @pytest.mark.parametrize(
     "layout", [PLANAR, *(pytest.param(at, marks=pytest.mark.slow) for at in LAYOUTS if at != PLANAR)]
 )
@@ -66,7 +57,7 @@ def test_blocks_compile_without_a_break(layout: tuple[int, int]) -> None:
 @pytest.mark.parametrize(
     "layout", [PLANAR, *(pytest.param(at, marks=pytest.mark.slow) for at in LAYOUTS if at != PLANAR)]
 )
-def test_blocks_become_onnx(layout: tuple[int, int]) -> None:
+def test_blocks_are_exported_with_a_free_batch_and_become_onnx(layout: tuple[int, int]) -> None:
     blocks, x = chain(layout), tensor(*layout)
     with quiet_exporter():
         exported = torch.export.export(blocks, (x,), dynamic_shapes=({0: Dim("batch")},))
@@ -74,6 +65,7 @@ def test_blocks_become_onnx(layout: tuple[int, int]) -> None:
     assert program is not None
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     (name,) = [value.name for value in session.get_inputs()]
-    for images in (x, x[:1]):
+    assert torch.equal(exported.module()(x), blocks(x))
+    for images in (x, x[:2]):
         (got,) = session.run(None, {name: images.numpy()})
         torch.testing.assert_close(torch.from_numpy(got), blocks(images).detach(), rtol=1e-4, atol=1e-6)
