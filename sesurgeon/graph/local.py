@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_flatten
 
 from sesurgeon.errors import UntraceableError
 from sesurgeon.graph.record import ModuleCall, record_calls
-from sesurgeon.graph.tracer import trace_call
+from sesurgeon.graph.session import TracingSession
 from sesurgeon.models.isolation import isolated
 
 
@@ -23,7 +24,7 @@ class LocalGraphs:
     Attributes:
         model: the network.
         graphs: module path -> graph of that module's own forward, for every module with children that was called
-            and could be followed, in the order of the first calls.
+            and could be followed, in the order of the first calls; norm layers with children have none.
         unfollowed: module path -> why there is no graph.
         times_called: module path -> calls in one forward pass, for every module that was called.
         outputs: what the model returned, true tensors.
@@ -60,13 +61,18 @@ def trace_local_graphs(
         top, outputs = record_calls(model, inputs, fakes)
         model.train(training)
         calls = _calls_by_path(top, paths)
-        for path, group in calls.items():
-            if not any(True for _ in group[0].module.children()):
-                continue
-            try:
-                graphs[path] = _trace(group, fakes)
-            except UntraceableError as error:
-                unfollowed[path] = error.message
+        session = TracingSession(model, fakes)
+
+        def trace_composites() -> None:
+            for path, group in calls.items():
+                if not _is_composite(group[0].module):
+                    continue
+                try:
+                    graphs[path] = _trace(group, session)
+                except UntraceableError as error:
+                    unfollowed[path] = error.message
+
+        session.run(trace_composites)
     return LocalGraphs(
         model,
         graphs,
@@ -75,6 +81,11 @@ def trace_local_graphs(
         outputs,
         not run_in_eval,
     )
+
+
+def _is_composite(module: nn.Module) -> bool:
+    """Whether there is something to find inside. In a norm with an activation of its own (timm's) there is not."""
+    return any(True for _ in module.children()) and not isinstance(module, (_NormBase, nn.GroupNorm, nn.LayerNorm))
 
 
 def _calls_by_path(top: ModuleCall, paths: Mapping[nn.Module, str]) -> dict[str, list[ModuleCall]]:
@@ -86,15 +97,15 @@ def _calls_by_path(top: ModuleCall, paths: Mapping[nn.Module, str]) -> dict[str,
     return calls
 
 
-def _trace(group: list[ModuleCall], fakes: FakeTensorMode) -> fx.Graph:
+def _trace(group: list[ModuleCall], session: TracingSession) -> fx.Graph:
     if len({_pattern(call) for call in group}) > 1:
         raise UntraceableError("it is called several times, with different optional arguments")
     try:
-        return trace_call(group[0], fakes, freeze_numbers=False)
+        return session.trace_call(group[0], freeze_numbers=False)
     except UntraceableError:
         if not any(isinstance(leaf, (int, float)) for leaf in tree_flatten((group[0].args, group[0].kwargs))[0]):
             raise
-    return trace_call(group[0], fakes, freeze_numbers=True)  # a number among the arguments may steer the forward
+    return session.trace_call(group[0], freeze_numbers=True)  # a number among the arguments may steer the forward
 
 
 def _pattern(call: ModuleCall) -> str:

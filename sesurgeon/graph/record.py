@@ -10,7 +10,7 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_map
 
 from sesurgeon.models import fresh
@@ -50,22 +50,35 @@ def record_calls(model: nn.Module, inputs: tuple[Any, ...], fakes: FakeTensorMod
     stack = [top]
     run, thread = nn.Module.__call__, threading.get_ident()
 
-    def describe(value: Any) -> Any:
-        return tree_map(lambda leaf: fakes.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf, value)
-
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != thread:
             return run(module, *args, **kwargs)
-        entry = ModuleCall(module, describe(args), describe(kwargs))
+        entry = ModuleCall(module, _described(args, fakes), _described(kwargs, fakes))
         stack[-1].children.append(entry)
         stack.append(entry)
         try:
             output = run(module, *args, **kwargs)
         finally:
             stack.pop()
-        entry.output = describe(output)
+        entry.output = _described(output, fakes)
         return output
 
     with torch.no_grad(), mock.patch.object(nn.Module, "__call__", call):
         output = model(*fresh(inputs))
     return top.children[0], output
+
+
+def _described(value: Any, fakes: FakeTensorMode) -> Any:
+    """``value`` with fakes for its tensors."""
+    if isinstance(value, Tensor):
+        return _fake(value, fakes)
+    return tree_map(lambda leaf: _fake(leaf, fakes) if isinstance(leaf, Tensor) else leaf, value) if value else value
+
+
+def _fake(tensor: Tensor, fakes: FakeTensorMode) -> Tensor:
+    """``fakes.from_tensor``, which takes ten times as long (for views fifty times): it wants to know of what."""
+    plain = type(tensor) is Tensor and tensor.layout is torch.strided and not tensor.is_quantized
+    if not plain or tensor.requires_grad or tensor.ndim == 0 or tensor.is_conj() or tensor.is_neg():
+        return fakes.from_tensor(tensor)
+    meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    return FakeTensor(fakes, meta, tensor.device)

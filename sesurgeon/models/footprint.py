@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-import copy
+import operator
 from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 _CONTAINERS = (list, dict, set, OrderedDict)
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """Attributes of one module, and what was in those that are containers; most of these are empty."""
+
+    attributes: dict[str, Any]
+    filled: dict[str, Any]
+    empty: dict[str, Any]
+    children: tuple[nn.Module, ...]
 
 
 class Footprint:
@@ -18,25 +30,50 @@ class Footprint:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._pictures = [(module, dict(vars(module)), _containers(module)) for module in model.modules()]
+        self._model = model
+        self._pictures = {module: _picture(module) for module in model.modules()}
 
-    def restore(self) -> list[str]:
-        """Put everything back; the names of the attributes that had changed."""
-        changed = []
-        for module, attributes, containers in self._pictures:
-            now = vars(module)
-            changed += [name for name in now.keys() | attributes.keys() if _differs(now, attributes, name)]
-            now.clear()
-            now.update(attributes)
-            for name, content in containers.items():
-                if not _same_items(attributes[name], content):
-                    changed.append(name)
-                    _refill(attributes[name], content)
+    def restore(self, module: nn.Module | None = None) -> list[str]:
+        """Put back all of the model, or ``module`` and what was below it; the names of the attributes that differed."""
+        changed: list[str] = []
+        for part in self._below(self._model if module is None else module):
+            changed += _restore(part, self._pictures[part])
         return changed
 
+    def _below(self, module: nn.Module) -> Iterator[nn.Module]:
+        """``module`` and what was below it, each once, even if it was taken out since."""
+        seen, ahead = {module}, [module]
+        while ahead:
+            part = ahead.pop()
+            yield part
+            new = [child for child in self._pictures[part].children if child not in seen]
+            seen.update(new)
+            ahead += new
 
-def _containers(module: nn.Module) -> dict[str, Any]:
-    return {name: copy.copy(value) for name, value in vars(module).items() if type(value) in _CONTAINERS}
+
+def _picture(module: nn.Module) -> _Picture:
+    attributes = dict(vars(module))
+    containers = {name: value for name, value in attributes.items() if type(value) in _CONTAINERS}
+    filled = {name: container.copy() for name, container in containers.items() if container}
+    empty = {name: container for name, container in containers.items() if not container}
+    return _Picture(attributes, filled, empty, tuple(module.children()))
+
+
+def _restore(module: nn.Module, picture: _Picture) -> list[str]:
+    changed, now, before = [], vars(module), picture.attributes
+    if not _same_items(now, before):
+        changed += [name for name in now.keys() | before.keys() if _differs(now, before, name)]
+        now.clear()
+        now.update(before)
+    for name, content in picture.filled.items():
+        if not _same_items(before[name], content):
+            changed.append(name)
+            _refill(before[name], content)
+    if any(picture.empty.values()):
+        changed += [name for name, container in picture.empty.items() if container]
+        for container in picture.empty.values():
+            container.clear()
+    return changed
 
 
 def _differs(now: dict[str, Any], before: dict[str, Any], name: str) -> bool:
@@ -44,11 +81,14 @@ def _differs(now: dict[str, Any], before: dict[str, Any], name: str) -> bool:
 
 
 def _same_items(container: Any, content: Any) -> bool:
+    """Whether they hold the same objects, in the same order. Compared by identity: tensors have no other equality."""
+    if len(container) != len(content):
+        return False
     if isinstance(container, set):
         return bool(container == content)
     if isinstance(container, dict):
-        return list(container) == list(content) and all(container[key] is content[key] for key in content)
-    return len(container) == len(content) and all(map(lambda one, two: one is two, container, content))
+        return list(container) == list(content) and all(map(operator.is_, container.values(), content.values()))
+    return all(map(operator.is_, container, content))
 
 
 def _refill(container: Any, content: Any) -> None:

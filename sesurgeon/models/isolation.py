@@ -57,6 +57,13 @@ def random_states() -> tuple[Any, ...]:
     return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
 
 
+def same_random_states(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
+    """Whether two results of :func:`random_states` are equal on the CPU: Python's, numpy's and torch's."""
+    return bool(
+        first[0] == second[0] and all(map(np.array_equal, first[1], second[1])) and torch.equal(first[2], second[2])
+    )
+
+
 def restore_random_states(states: tuple[Any, ...]) -> None:
     """Put back what :func:`random_states` gave."""
     python, numpy, cpu, cuda = states
