@@ -10,18 +10,20 @@ from yaml.constructor import SafeConstructor
 
 from sesurgeon.placement.problems import Path, Problem, refuse
 
+_DEEPEST = 50
+
 
 def parse_yaml(text: str, origin: str) -> tuple[Any, dict[Path, int]]:
     """The document ``text`` as plain data, and the line (from 1 on) of each part of it.
 
-    Aliases are refused (a few lines of them can stand for gigabytes), as are keys that are there twice, of which
-    ``yaml.safe_load`` would drop one silently.
+    Aliases are refused (a few lines of them can stand for gigabytes), as is deep nesting, and keys that are there
+    twice, of which ``yaml.safe_load`` would drop one silently.
 
     Raises:
         UsageError: it is not YAML, or one of these; with the line.
     """
     try:
-        refuse(f"{origin} cannot be read", _aliases(text))
+        refuse(f"{origin} cannot be read", _refused(text))
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         reader = _Reader()
         data = None if root is None else reader.value(root, ())
@@ -30,17 +32,22 @@ def parse_yaml(text: str, origin: str) -> tuple[Any, dict[Path, int]]:
         where = "" if mark is None else f"line {mark.line + 1}"
         refuse(f"{origin} is not YAML", [Problem(where, str(error.problem or error.context))])
         raise
-    except (yaml.YAMLError, RecursionError) as error:  # control characters; thousands of brackets
+    except yaml.YAMLError as error:  # control characters
         refuse(f"{origin} is not YAML", [Problem("", f"{type(error).__name__}: {error}")])
         raise
     refuse(f"{origin} cannot be read", reader.problems)
     return data, reader.lines
 
 
-def _aliases(text: str) -> Iterator[Problem]:
+def _refused(text: str) -> Iterator[Problem]:
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent):
             yield Problem(_line(event), f"the alias *{event.anchor} is not read: write it out")
+        if depth > _DEEPEST:
+            yield Problem(_line(event), f"more than {_DEEPEST} brackets are open")
+            return
 
 
 def _line(part: yaml.Event | yaml.Node) -> str:
