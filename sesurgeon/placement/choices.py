@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TypedDict
 
-from sesurgeon.blocks import BlockConfig
-from sesurgeon.blocks.config import BlockName, GateName, Init, Squeeze
+from sesurgeon.blocks import BlockConfig, BlockName, GateName, Init, Squeeze
 from sesurgeon.errors import UsageError
 from sesurgeon.placement.filters import Filters, Kernel
 from sesurgeon.placement.policies import POLICIES
