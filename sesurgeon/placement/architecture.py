@@ -38,10 +38,10 @@ class Architecture:
         if self.class_name not in ("", other.class_name):
             found.append(f"it was made for the class {self.class_name}, this is {other.class_name}")
         shared = [name for name in self.parts if name in other.parts]
-        found += _listed("other below", [name for name in shared if self.parts[name] != other.parts[name]])
-        found += _listed("missing here", [name for name in self.parts if name not in other.parts])
+        found += _listed("parts that differ", [name for name in shared if self.parts[name] != other.parts[name]])
+        found += _listed("parts missing here", [name for name in self.parts if name not in other.parts])
         if self.parts:
-            found += _listed("only here", [name for name in other.parts if name not in self.parts])
+            found += _listed("parts only here", [name for name in other.parts if name not in self.parts])
         return found or [f"its fingerprint is {self.fingerprint}, this has {other.fingerprint}"]
 
 
