@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from sesurgeon.errors import UntraceableError, UsageError
+from sesurgeon.errors import NoSiteError, UntraceableError, UsageError
 from sesurgeon.graph import ops
 from sesurgeon.graph.assemble import find_places
 from sesurgeon.graph.fidelity import unfaithful
-from sesurgeon.graph.local import LocalGraphs, trace_local_graphs
+from sesurgeon.graph.local import LocalGraphs
+from sesurgeon.graph.passes import run_in_both_modes
 from sesurgeon.graph.site import LeftAlone, Site
-from sesurgeon.models import candidate_inputs
+from sesurgeon.models.quantised import refuse_quantised_layers
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Survey:
 
     Attributes:
         model: the network that was looked at.
-        inputs: positional arguments of its forward that were used.
+        inputs: positional arguments of its forward that were used in eval mode.
+        train_inputs: those that were used in train mode: detectors get targets then.
         sites: all places where a block can go, in the order in which they run, those with attention included.
         left_alone: modules with convolutions that could not be followed, and other refusals.
         graphs: by mode (``training``), what a forward pass showed.
@@ -34,12 +36,17 @@ class Survey:
 
     model: nn.Module
     inputs: tuple[Any, ...]
+    train_inputs: tuple[Any, ...]
     sites: tuple[Site, ...]
     left_alone: tuple[LeftAlone, ...]
     graphs: Mapping[bool, LocalGraphs]
     nodes: Mapping[str, Mapping[bool, fx.Node | None]]
     users: Mapping[str, Mapping[bool, tuple[fx.Node, ...]]]
     train_failure: str | None
+
+    def inputs_in(self, training: bool) -> tuple[Any, ...]:
+        """The positional arguments of a pass in train mode, or in eval mode."""
+        return self.train_inputs if training else self.inputs
 
     def site(self, site_id: str) -> Site:
         """The site of that id (KeyError where there is none)."""
@@ -54,28 +61,35 @@ def survey(model: nn.Module, example_inputs: Any = None) -> Survey:
     Args:
         model: any ``nn.Module``; not wrapped in DataParallel or DistributedDataParallel.
         example_inputs: a tensor, or a tuple of positional arguments of forward; by default made from the model
-            (timm's input size, the first convolution's channels and dimensions).
+            (timm's input size, the first convolution's channels and dimensions). torchvision's detectors get
+            targets for train mode beside the images, if none are given.
 
     Raises:
-        UsageError: the model is wrapped.
+        UsageError: the model is wrapped, or quantised.
         UntraceableError: the model has no convolution, or does not run on the inputs.
+        NoSiteError: it is a transformer, whose convolutions only make its tokens.
     """
     _check_model(model)
-    tried = candidate_inputs(model) if example_inputs is None else [_as_arguments(example_inputs)]
-    inputs, graphs, train_failure = _first_that_runs(model, tried)
-    places, left_alone = find_places(graphs, _width(inputs))
-    wrong = unfaithful(graphs, inputs, {place.site.owner for place in places if place.needs_graph})
+    run = run_in_both_modes(model, example_inputs)
+    places, left_alone = find_places(run.graphs, run.width)
+    owners = {place.site.owner for place in places if place.needs_graph}
+    wrong: dict[str, str] = {}
+    for training, inputs in ((False, run.inputs), (True, run.train_inputs)):
+        wrong |= unfaithful({training: run.graphs[training]}, inputs, owners)
     left_alone += [LeftAlone(path, reason) for path, reason in wrong.items()]
     kept = [place for place in places if not (place.needs_graph and place.site.owner in wrong)]
+    if not kept and not left_alone:
+        _check_no_transformer(model)
     return Survey(
         model,
-        inputs,
+        run.inputs,
+        run.train_inputs,
         tuple(place.site for place in kept),
         tuple(left_alone),
-        graphs,
+        run.graphs,
         {place.site.id: place.nodes for place in kept},
         {place.site.id: place.users for place in kept},
-        train_failure,
+        run.train_failure,
     )
 
 
@@ -89,6 +103,7 @@ def _check_model(model: nn.Module) -> None:
         raise UsageError(
             f"The model is wrapped in {type(model).__name__}.", hint="Give the network itself: model.module."
         )
+    refuse_quantised_layers(model)
     if not any(ops.is_conv(module) for module in model.modules()):
         raise UntraceableError(
             f"{type(model).__name__} has no convolution: there is no place for channel attention.",
@@ -96,49 +111,11 @@ def _check_model(model: nn.Module) -> None:
         )
 
 
-def _first_that_runs(
-    model: nn.Module, tried: Iterable[tuple[Any, ...]]
-) -> tuple[tuple[Any, ...], dict[bool, LocalGraphs], str | None]:
-    """The first inputs that run in both modes, or else in eval mode, what they showed, and why not in train mode."""
-    in_eval_only: tuple[tuple[Any, ...], dict[bool, LocalGraphs], str | None] | None = None
-    failure: UntraceableError | None = None
-    for inputs in tried:
-        try:
-            graphs = {False: _trace(model, inputs, training=False)}
-        except UntraceableError as error:
-            failure = failure or error
-            continue
-        try:
-            return inputs, graphs | {True: _trace(model, inputs, training=True)}, None
-        except UntraceableError as error:
-            in_eval_only = in_eval_only or (inputs, graphs, error.message)
-    if in_eval_only is None:
-        raise failure or UntraceableError("There are no example inputs to run the model on.")
-    inputs, graphs, reason = in_eval_only
-    graphs[True] = trace_local_graphs(model, inputs, training=True, run_in_eval=True)
-    return inputs, graphs, reason
-
-
-def _as_arguments(inputs: Any) -> tuple[Any, ...]:
-    return inputs if isinstance(inputs, tuple) else (inputs,)
-
-
-def _trace(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> LocalGraphs:
-    try:
-        return trace_local_graphs(model, inputs, training=training)
-    except Exception as error:  # the caller's own code runs here and may raise anything
-        mode = "train" if training else "eval"
-        shapes = ", ".join(str(tuple(getattr(argument, "shape", ()))) for argument in inputs)
-        raise UntraceableError(
-            f"{type(model).__name__} does not run in {mode} mode on example inputs of shape {shapes}: "
-            f"{type(error).__name__}: {error}",
-            hint="Give an input that it takes: --input-shape 2,3,224,224, or example_inputs=.",
-        ) from error
-
-
-def _width(inputs: tuple[Any, ...]) -> int:
-    """Of the input images, in pixels; 0 where no argument is an image."""
-    for argument in inputs:
-        if isinstance(argument, Tensor) and argument.ndim >= 3:
-            return argument.shape[-1]
-    return 0
+def _check_no_transformer(model: nn.Module) -> None:
+    if any("attention" in type(module).__name__.lower() for module in model.modules()):
+        convs = [path for path, module in model.named_modules() if ops.is_conv(module)]
+        raise NoSiteError(
+            f"{type(model).__name__} has no convolutional site: it is a transformer, whose convolutions "
+            f"({', '.join(convs[:3])}{', …' if len(convs) > 3 else ''}) only make and pool its tokens.",
+            hint="Channel attention scales feature maps; sesurgeon works on convolutional networks.",
+        )

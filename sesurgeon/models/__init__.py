@@ -1,10 +1,18 @@
 """What goes in: models by name or from files, read safely, with a note of where they came from."""
 
 from sesurgeon.models.build import build, rebuild
+from sesurgeon.models.detection import is_detector
 from sesurgeon.models.fit import fit
 from sesurgeon.models.guess import guess_architectures
 from sesurgeon.models.head import head_of, heads_of, num_outputs, replace_head, set_num_classes
-from sesurgeon.models.inputs import candidate_inputs, example_inputs, input_channels, random_input
+from sesurgeon.models.inputs import (
+    candidate_inputs,
+    eval_inputs,
+    example_inputs,
+    input_channels,
+    random_input,
+    train_inputs,
+)
 from sesurgeon.models.isolation import fresh, isolated, random_states, restore_buffers, restore_random_states
 from sesurgeon.models.load import CHECKPOINT_KEY, load_model, model_from, named_source
 from sesurgeon.models.pickles import read
@@ -24,6 +32,7 @@ __all__ = [
     "build",
     "candidate_inputs",
     "detach_provenance",
+    "eval_inputs",
     "example_inputs",
     "find_weights",
     "fit",
@@ -32,6 +41,7 @@ __all__ = [
     "head_of",
     "heads_of",
     "input_channels",
+    "is_detector",
     "isolated",
     "load_model",
     "model_from",
@@ -46,4 +56,5 @@ __all__ = [
     "restore_buffers",
     "restore_random_states",
     "set_num_classes",
+    "train_inputs",
 ]

@@ -2,40 +2,78 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from sesurgeon.models.isolation import isolated
+from sesurgeon.models.detection import image_sizes, is_detector, with_targets
+from sesurgeon.models.isolation import fresh, isolated
 from sesurgeon.models.provenance import provenance_of
 
 # Tried in turn where nothing says what the model takes: ImageNet's, Inception's, then those of small data sets.
 _SIDES = (224, 299, 32, 28, 64, 96, 128, 256, 384, 512)
+# Of frames and pixels: torchvision's networks of 2018 are trained on the first, its later ones on the second; then
+# volumes, as in medicine.
+_VOLUMES = ((16, 112, 112), (16, 224, 224), (32, 32, 32), (64, 64, 64), (96, 96, 96))
 _BATCH = 2  # batch norm in train mode needs more than one value a channel
 
 
-def example_inputs(model: nn.Module) -> tuple[Tensor]:
-    """One batch of two random inputs, of the first shape that ``model`` takes in eval and in train mode.
+def example_inputs(model: nn.Module) -> tuple[Any, ...]:
+    """Positional arguments of forward: the first of :func:`candidate_inputs` that runs in eval and in train mode.
 
-    Shapes come from the model's own preprocessing, from timm's ``pretrained_cfg``, or else from the first
-    convolution's channels and dimensions with usual sizes. Where none works in train mode, the first that works in
-    eval mode is taken; where none works at all, the first, so that the caller gets to see the model's own error.
+    Where none works in train mode, the first that works in eval mode is taken; where none works at all, the first, so
+    that the caller gets to see the model's own error.
     """
     works_in_eval = []
     for inputs in candidate_inputs(model):
         if _runs(model, inputs, training=False):
-            if _runs(model, inputs, training=True):
+            if any(_runs(model, arguments, training=True) for arguments in train_inputs(model, inputs)):
                 return inputs
             works_in_eval.append(inputs)
     return works_in_eval[0] if works_in_eval else next(candidate_inputs(model))
 
 
-def candidate_inputs(model: nn.Module) -> Iterator[tuple[Tensor]]:
-    """Batches of two that ``model`` may take, the likeliest first: see :func:`example_inputs`."""
+def candidate_inputs(model: nn.Module) -> Iterator[tuple[Any, ...]]:
+    """Positional arguments that ``model`` may take in eval mode, the likeliest first.
+
+    One batch of two random images: shapes come from the model's own preprocessing, from timm's ``pretrained_cfg``, or
+    else from the first convolution's channels and dimensions with usual sizes. A forward that asks for several
+    arguments gets the same images for each (optical flow), then images and one integer an image (a diffusion model's
+    time step). torchvision's detectors get a list of two images.
+    """
+    if is_detector(model):
+        for height, width in image_sizes(model):
+            image = random_input((input_channels(model) or 3, height, width), model)
+            yield ([image, image.clone()],)
+        return
+    further = _required_arguments(model) - 1
     for shape in dict.fromkeys(_shapes(model)):
-        yield (random_input((_BATCH, *shape), model),)
+        images = random_input((_BATCH, *shape), model)
+        yield (images, *(images.clone() for _ in range(further)))
+        if further > 0:
+            yield (images, *(torch.zeros(_BATCH, dtype=torch.int64, device=images.device) for _ in range(further)))
+
+
+def eval_inputs(model: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Of the arguments that somebody gave, those for a pass in eval mode: detectors need no targets there."""
+    return given[:1] if is_detector(model) else given
+
+
+def train_inputs(model: nn.Module, given: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
+    """Positional arguments for a pass in train mode, the likeliest first: those that were given, with targets.
+
+    Args:
+        model: the network.
+        given: arguments that it takes in eval mode, or with targets already.
+    """
+    if is_detector(model) and len(given) == 1:
+        yield from with_targets(model, given[0])
+    else:
+        yield given
 
 
 def random_input(shape: tuple[int, ...], model: nn.Module) -> Tensor:
@@ -55,6 +93,16 @@ def _first_conv(model: nn.Module) -> _ConvNd | None:
     return next((module for module in model.modules() if isinstance(module, _ConvNd)), None)
 
 
+def _required_arguments(model: nn.Module) -> int:
+    """How many positional arguments ``forward`` has no default for; at least the one."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # a forward that Python cannot look into, as a compiled one
+        return 1
+    positional = [one for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    return max(1, sum(one.default is one.empty for one in positional))
+
+
 def _shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
     preprocessing = provenance_of(model).preprocessing
     if preprocessing is not None:
@@ -65,15 +113,15 @@ def _shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
     first = _first_conv(model)
     channels = 3 if first is None else first.in_channels
     dims = 2 if first is None else len(first.kernel_size)
-    for side in _SIDES:
-        # video networks take few frames; torchvision's are trained on 16 of 112 pixels
-        yield (channels, 16, 112, 112) if dims == 3 else (channels, *[side] * dims)
+    sizes = _VOLUMES if dims == 3 else tuple((side,) * dims for side in _SIDES)
+    for size in sizes:
+        yield channels, *size
 
 
-def _runs(model: nn.Module, inputs: tuple[Tensor], *, training: bool) -> bool:
+def _runs(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> bool:
     try:
         with isolated(model, training=training):
-            model(*inputs)
+            model(*fresh(inputs))
     except Exception:  # the caller's own code, on a guess of ours
         return False
     return True

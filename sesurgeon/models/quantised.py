@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 
-from sesurgeon.errors import UnreadableFileError
+from sesurgeon.errors import UnreadableFileError, UsageError
 
 _HOMES = (
     "torch.ao.",
@@ -18,6 +19,7 @@ _HOMES = (
     "torchao.",
     "torchvision.models.quantization.",
 )
+_PACKED = re.compile(r"^torch\.(ao\.)?nn\.(intrinsic\.)?quantized\.")
 
 
 def refuse_quantised_names(names: Iterable[str], origin: str) -> None:
@@ -38,6 +40,21 @@ def refuse_quantised_module(model: nn.Module, origin: str) -> None:
         UnreadableFileError: it has some.
     """
     refuse_quantised_names((f"{type(layer).__module__}.{type(layer).__name__}" for layer in model.modules()), origin)
+
+
+def refuse_quantised_layers(model: nn.Module) -> None:
+    """Refuse a model in memory that has packed layers; float models that are prepared for it are none yet.
+
+    Raises:
+        UsageError: it has some.
+    """
+    for path, layer in model.named_modules():
+        if _PACKED.search(type(layer).__module__):
+            raise UsageError(
+                f"{type(model).__name__} is quantised ({path} is a {type(layer).__name__} of integers): its layers "
+                "cannot be edited or trained.",
+                hint="Give the float model that it was made from, and quantise the result afterwards.",
+            )
 
 
 def refuse_quantised_state(state: Mapping[str, object], origin: str) -> None:

@@ -44,7 +44,7 @@ def prove_identity(augmented: nn.Module, found: Survey) -> Proof:
     for training, local in found.graphs.items():
         if not local.proven:
             continue
-        results[training] = same(_outputs(augmented, found.inputs, training=training), local.outputs)
+        results[training] = same(_outputs(augmented, found.inputs_in(training), training=training), local.outputs)
     if False in results.values():
         modes = " and ".join("train" if training else "eval" for training, equal in results.items() if equal is False)
         raise VerificationError(
@@ -64,6 +64,6 @@ def _blame(found: Survey) -> str:
     for training, local in found.graphs.items():
         if not local.proven:
             continue
-        if not same(_outputs(found.model, found.inputs, training=training), local.outputs):
+        if not same(_outputs(found.model, found.inputs_in(training), training=training), local.outputs):
             return " The network itself gives other outputs each time it runs, under the same random state."
     return ""

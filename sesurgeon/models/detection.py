@@ -1,0 +1,73 @@
+"""What torchvision's detection networks take: a list of images, and in train mode the true objects in each.
+
+https://docs.pytorch.org/vision/stable/models.html#object-detection-instance-segmentation-and-person-keypoint-detection
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_HOME = "torchvision.models.detection."
+_HEIGHT = 64  # two places at stride 32, the last of a ResNet
+_OBJECTS = 2
+_PERSON_KEYPOINTS = 17
+
+
+def is_detector(model: nn.Module) -> bool:
+    """Whether ``model`` is a whole detection network of torchvision's, or of a class derived from one.
+
+    Known by name, so that torchvision is not imported for a network that has nothing to do with it.
+    """
+    derived = any(kind.__module__.startswith(_HOME) for kind in type(model).__mro__)
+    return derived and isinstance(getattr(model, "transform", None), nn.Module)
+
+
+def image_sizes(model: nn.Module) -> Iterator[tuple[int, int]]:
+    """Heights and widths of images for a detector, the one that costs least first.
+
+    Its own transform scales every image until its shorter side has ``min_size`` pixels or its longer one ``max_size``
+    (800 and 1333 as published), so that small images are no cheaper. A narrow one that is as long as it may be stays
+    as it is, and has a tenth of the places. So the network can be run just as it is.
+    """
+    transform: Any = model.transform
+    if getattr(transform, "fixed_size", None):  # SSD scales every image to this
+        width, height = transform.fixed_size
+        yield height, width
+        return
+    yield _HEIGHT, getattr(transform, "max_size", 16 * _HEIGHT)
+    yield 2 * _HEIGHT, 2 * _HEIGHT
+
+
+def with_targets(model: nn.Module, images: Sequence[Tensor] | Tensor) -> Iterator[tuple[Any, ...]]:
+    """Arguments for a pass of a detector in train mode: ``images``, and objects in each, as the network wants them.
+
+    The objects are of class 1, or else of class 0, which is the only one of some networks and stands for nothing in
+    others.
+
+    Args:
+        model: the network; masks and keypoints are given to those that learn them.
+        images: of shape (channels, height, width) each.
+    """
+    for label in (1, 0):
+        yield images, [_objects(model, image, label) for image in images]
+
+
+def _objects(model: nn.Module, image: Tensor, label: int) -> dict[str, Tensor]:
+    height, width = image.shape[-2:]
+    side = min(height, width)
+    boxes = torch.tensor([[0.125, 0.125, 0.625, 0.75], [0.25, 0.0, 0.9375, 0.5]]).to(image) * side
+    objects = {"boxes": boxes, "labels": torch.full((_OBJECTS,), label, device=image.device)}
+    heads = getattr(model, "roi_heads", None)
+    if getattr(heads, "mask_predictor", None) is not None:
+        objects["masks"] = torch.ones((_OBJECTS, height, width), dtype=torch.uint8, device=image.device)
+    predictor = getattr(heads, "keypoint_predictor", None)
+    if predictor is not None:
+        last = getattr(predictor, "kps_score_lowres", None)
+        points = getattr(last, "out_channels", _PERSON_KEYPOINTS)
+        centre = torch.tensor([0.375, 0.375, 1.0]).to(image) * torch.tensor([side, side, 1.0]).to(image)  # in sight
+        objects["keypoints"] = centre.expand(_OBJECTS, points, 3).clone()
+    return objects
