@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -17,13 +18,11 @@ from tests.blocks.cases import CASES, SQUEEZES, label
 CHANNELS = [1, 7, 8, 24, 64, 100, 256, 2048]
 
 
-@pytest.mark.parametrize("channels", CHANNELS)
-@pytest.mark.parametrize("divisor", [1, 8, 16])
-@pytest.mark.parametrize("ratio", [1 / 16, 1 / 4])
 @pytest.mark.parametrize("block", ["se", "cbam", "gc", "ge"])
-def test_the_width_is_rounded_as_timm_rounds(channels: int, divisor: int, ratio: float, block: BlockName) -> None:
-    expected = timm.layers.make_divisible(channels * ratio, divisor, round_limit=0.0)
-    assert BlockConfig(block, rd_ratio=ratio, rd_divisor=divisor).squeezed(channels) == expected
+def test_the_width_is_rounded_as_timm_rounds(block: BlockName) -> None:
+    for channels, divisor, ratio in product(CHANNELS, (1, 8, 16), (1 / 16, 1 / 4)):
+        expected = timm.layers.make_divisible(channels * ratio, divisor, round_limit=0.0)
+        assert BlockConfig(block, rd_ratio=ratio, rd_divisor=divisor).squeezed(channels) == expected
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
