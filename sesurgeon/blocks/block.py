@@ -23,7 +23,7 @@ class Block(nn.Module):
     def gate_scale(self) -> float:
         """The factor by which the block exceeds the block with plain gates; 1.0 where there is no such factor."""
         factors = [plain[1] for part in self.scalings() if (plain := without_factor(part.gate)) is not None]
-        return math.prod(factors)
+        return math.prod(factors, start=1.0)
 
     def fold(self) -> float | None:
         """Make the gates plain, in place, and leave their factor to what comes before the block.
