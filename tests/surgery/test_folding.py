@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import sesurgeon
 from sesurgeon import UsageError, VerificationError, add_se, apply_plan, fold_gate_scale, make_plan, remove_se
+from sesurgeon.models import Provenance, Source, attach_provenance
 from sesurgeon.surgery import blocks_of, fold, plan_of
 from tests.networks import FunctionalResNet, OddNet, PlainNet, trained_like
 from tests.surgery.trained import IMAGES, assert_same, augmented
@@ -111,3 +114,19 @@ def test_the_plan_of_a_folded_network_puts_unfolded_blocks_into_the_original() -
     assert_same(again, net)
     assert plan_of(again) == make_plan(net, IMAGES)
     assert_same(remove_se(again), net)
+
+
+@pytest.mark.parametrize("source", ["module", "factory:tests.networks:OddNet"])
+def test_a_folded_network_is_kept_and_comes_back(source: str, tmp_path: Path) -> None:
+    net = trained_like(OddNet())
+    if source != "module":
+        attach_provenance(net, Provenance(Source.parse(source)))
+    folded = fold_gate_scale(augmented(net))
+    before = copy.deepcopy(folded.state_dict())
+    sesurgeon.save(folded, tmp_path / "odd.pt")
+    assert all(torch.equal(value, before[name]) for name, value in folded.state_dict().items())
+    again = sesurgeon.load(tmp_path / "odd.pt", arch=None if source == "module" else source, trust_pickle=True)
+    assert plan_of(again) == plan_of(folded)
+    assert_same(again, folded)
+    assert_same(remove_se(again), net)
+    assert fold(again).folded == ()
