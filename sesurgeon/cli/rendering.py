@@ -27,7 +27,7 @@ def site_table(*columns: str) -> Table:
     table.add_column("tensor", justify="right")
     for column in columns:
         table.add_column(column)
-    for column in ("+ params", "+ MACs", "of which\npooling", "of which\nscaling"):
+    for column in ("+ params", "+ MACs", "pooling\nadds", "scaling\nproducts"):
         table.add_column(column, justify="right", no_wrap=True)
     return table
 
@@ -60,8 +60,8 @@ def totals_table(before: Cost, after: Cost) -> Table:
         ("MACs an image", before.macs, after.macs),
     ):
         table.add_row(label, count(old), count(new), f"+{share(new - old, old)}")
-    for label, old, new in (("pooling", before.pooling, after.pooling), ("scaling", before.scaling, after.scaling)):
-        table.add_row(f"  of which the blocks' {label}", count(old), count(new), "")
+    table.add_row("  half an addition each: pooling", count(before.pooling), count(after.pooling), "")
+    table.add_row("  half a product each: scaling", count(before.scaling), count(after.scaling), "")
     return table
 
 

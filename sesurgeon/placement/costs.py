@@ -20,13 +20,14 @@ from sesurgeon.placement.counting import Counted, count_operations
 class Cost:
     """Parameters, and multiply-adds (MACs) of one image's forward pass.
 
-    A network's own pooling and products are not counted, as in the field's tables; those of our blocks are.
+    A network's own pooling and products are not counted, as in the field's tables; those of our blocks are. Pooling
+    adds and scaling multiplies: one of each makes a multiply-add, by which the paper's Tables 2 and 3 are met.
 
     Attributes:
         parameters: trainable or not, buffers not included.
         layers: multiply-adds of convolutions, linear layers and matrix products.
-        pooling: of the blocks: one for each element that a mean, a maximum or a sum reads.
-        scaling: of the blocks: one for each element that a gate multiplies.
+        pooling: additions of the blocks: one for each element that a mean, a maximum or a sum reads.
+        scaling: multiplications of the blocks: one for each element that a gate multiplies.
         uncounted: names of the operations whose multiply-adds are in none of these numbers: libraries' own
             (``torchvision.deform_conv2d``), and those of PyTorch that its FLOP counter does not know (an LSTM).
     """
@@ -39,8 +40,8 @@ class Cost:
 
     @property
     def macs(self) -> int:
-        """All multiply-adds."""
-        return self.layers + self.pooling + self.scaling
+        """All multiply-adds: those of the layers, and a half for each addition and each multiplication."""
+        return self.layers + (self.pooling + self.scaling) // 2
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(
