@@ -104,7 +104,8 @@ class Selection:
 
     def flags(self) -> list[str]:
         """The options that were typed."""
-        return [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value is not None]
+        given = {name.replace("_", "-"): value for name, value in vars(self).items() if value is not None}
+        return [f"--no-{name}" if value is False else f"--{name}" for name, value in given.items()]
 
 
 InputShape = Annotated[

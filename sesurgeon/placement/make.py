@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from sesurgeon.blocks import BlockConfig
-from sesurgeon.errors import NoSiteError, UsageError
+from sesurgeon.errors import NoSiteError
 from sesurgeon.graph import LeftAlone, Site, Survey, survey
 from sesurgeon.placement.architecture import architecture_of
 from sesurgeon.placement.arguments import describe_arguments
-from sesurgeon.placement.attributes import free_attribute, inserted
+from sesurgeon.placement.attributes import free_attribute
+from sesurgeon.placement.checking import check_not_augmented
 from sesurgeon.placement.choices import Choices, settle
 from sesurgeon.placement.filters import Filters
 from sesurgeon.placement.plan import Entry, Plan
@@ -43,10 +44,9 @@ def make_plan(model: nn.Module, example_inputs: Any = None, **choices: Unpack[Ch
 def plan_from_survey(found: Survey, policies: Sequence[str], config: BlockConfig, filters: Filters) -> Plan:
     """As :func:`make_plan`, for a network that was surveyed already.
 
-    The entries are in the order of the policies, and for each policy in that in which they run.
+    Where blocks of several policies hang in one module, that of the first policy is called ``se``.
     """
-    if any(inserted(module) for module in found.model.modules()):
-        raise UsageError("The model has inserted blocks already; take them out first (sesurgeon.remove_se).")
+    check_not_augmented(found.model)
     chosen, left_alone = choose(found.sites, policies)
     gated = [LeftAlone(site.owner, f"has attention already: {site.attention}") for site in chosen if site.attention]
     free = [site for site in chosen if site.attention is None]
@@ -61,7 +61,7 @@ def plan_from_survey(found: Survey, policies: Sequence[str], config: BlockConfig
         architecture_of(found.model),
         tuple(policies),
         [describe_arguments(argument) for argument in found.inputs],
-        tuple(_entries(found.model, filters.keep(free), config)),
+        tuple(_entries(found, filters.keep(free), config)),
         (*gated, *left_alone, *found.left_alone),
         tuple(unused),
     )
@@ -91,11 +91,12 @@ def _why_none(gated: Sequence[LeftAlone], failed: Sequence[LeftAlone], sites: Se
     return ": it has no residual branch, no multi-branch module and no convolution with norm or activation."
 
 
-def _entries(model: nn.Module, sites: Sequence[Site], config: BlockConfig) -> list[Entry]:
+def _entries(found: Survey, sites: Sequence[Site], config: BlockConfig) -> list[Entry]:
+    """In the order in which they run, with attributes given in that of ``sites``."""
     taken: set[tuple[str, str]] = set()
-    entries = []
+    entries = {}
     for site in sites:
-        attribute = free_attribute(model.get_submodule(site.owner), site.owner, taken)
+        attribute = free_attribute(found.model.get_submodule(site.owner), site.owner, taken)
         taken.add((site.owner, attribute))
-        entries.append(Entry(site.id, attribute, site.channels, config))
-    return entries
+        entries[site.id] = Entry(site.id, attribute, site.channels, config)
+    return [entries[site.id] for site in found.sites if site.id in entries]
