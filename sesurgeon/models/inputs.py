@@ -19,6 +19,7 @@ _SIDES = (224, 299, 32, 28, 64, 96, 128, 256, 384, 512)
 # Of frames and pixels: torchvision's networks of 2018 are trained on the first, its later ones on the second; then
 # volumes, as in medicine.
 _VOLUMES = ((16, 112, 112), (16, 224, 224), (32, 32, 32), (64, 64, 64), (96, 96, 96))
+_PAIR_SIDE = 128  # before the others where a forward wants several images: the smallest that RAFT takes
 _BATCH = 2  # batch norm in train mode needs more than one value a channel
 
 
@@ -51,7 +52,7 @@ def candidate_inputs(model: nn.Module) -> Iterator[tuple[Any, ...]]:
             yield ([image, image.clone()],)
         return
     further = _required_arguments(model) - 1
-    for shape in dict.fromkeys(_shapes(model)):
+    for shape in dict.fromkeys(_shapes(model, several=further > 0)):
         images = random_input((_BATCH, *shape), model)
         yield (images, *(images.clone() for _ in range(further)))
         if further > 0:
@@ -103,7 +104,7 @@ def _required_arguments(model: nn.Module) -> int:
     return max(1, sum(one.default is one.empty for one in positional))
 
 
-def _shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
+def _shapes(model: nn.Module, *, several: bool) -> Iterator[tuple[int, ...]]:
     preprocessing = provenance_of(model).preprocessing
     if preprocessing is not None:
         yield preprocessing.input_size
@@ -113,8 +114,8 @@ def _shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
     first = _first_conv(model)
     channels = 3 if first is None else first.in_channels
     dims = 2 if first is None else len(first.kernel_size)
-    sizes = _VOLUMES if dims == 3 else tuple((side,) * dims for side in _SIDES)
-    for size in sizes:
+    sides = (_PAIR_SIDE, *_SIDES) if several else _SIDES
+    for size in _VOLUMES if dims == 3 else [(side,) * dims for side in sides]:
         yield channels, *size
 
 

@@ -19,7 +19,9 @@ _HOMES = (
     "torchao.",
     "torchvision.models.quantization.",
 )
-_PACKED = re.compile(r"^torch\.(ao\.)?nn\.(intrinsic\.)?quantized\.")
+_LAYERS = re.compile(
+    r"^torch\.(ao\.)?(quantization|nn\.(.*\.)?(quantized|quantizable|qat))\.|^torchvision\.models\.quantization\."
+)
 
 
 def refuse_quantised_names(names: Iterable[str], origin: str) -> None:
@@ -43,16 +45,16 @@ def refuse_quantised_module(model: nn.Module, origin: str) -> None:
 
 
 def refuse_quantised_layers(model: nn.Module) -> None:
-    """Refuse a model in memory that has packed layers; float models that are prepared for it are none yet.
+    """Refuse a model in memory with quantised layers, or with some that are prepared for it.
 
     Raises:
         UsageError: it has some.
     """
     for path, layer in model.named_modules():
-        if _PACKED.search(type(layer).__module__):
+        if _LAYERS.search(f"{type(layer).__module__}."):
             raise UsageError(
-                f"{type(model).__name__} is quantised ({path} is a {type(layer).__name__} of integers): its layers "
-                "cannot be edited or trained.",
+                f"{type(model).__name__} is quantised or made for it ({path or 'it'} is a {type(layer).__name__} of "
+                f"{type(layer).__module__}): its layers cannot be trained or extended.",
                 hint="Give the float model that it was made from, and quantise the result afterwards.",
             )
 
