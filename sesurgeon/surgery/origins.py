@@ -98,7 +98,9 @@ class _Walk:
         names = frozenset(join(called, name) for name in weights)
         self._check_weights(names, reads=0)
         if self.local.proven and not weights_pass(module, [*weights], node, self.factor, training=self.training):
-            raise NoOriginError(f"{called} ({type(module).__name__}) before it does more than its weight and bias say")
+            raise NoOriginError(
+                f"{called} ({type(module).__name__}) before it is not exactly proportional to its weight and bias"
+            )
         return names
 
     def _by_function(self, path: str, node: fx.Node, weights: Sequence[object]) -> frozenset[str]:

@@ -99,7 +99,10 @@ class Noisy(nn.Dropout):
         (nn.GELU(), r"no factor passes 1 \(GELU\) before it"),
         (Noisy(), r"no factor passes 1 \(Noisy\) before it"),
         (nn.BatchNorm2d(8, affine=False), r"1\.branch\.1 \(BatchNorm2d\) before it has no weight"),
-        (StdConv2d(8, 8, 3, padding=1), r"branch\.1 \(StdConv2d\) before it does more than its weight and bias say"),
+        (
+            StdConv2d(8, 8, 3, padding=1),
+            r"branch\.1 \(StdConv2d\) before it is not exactly proportional to its weight and bias",
+        ),
     ],
     ids=["SiLU", "ReLU6", "GELU", "a noisy dropout", "no affine", "standardised weight"],
 )
