@@ -91,6 +91,8 @@ def evaluate(
             )
             if images.skipped:
                 out.note(skipped_note(images.skipped))
+            for note in images.notes:
+                out.note(note)
             found = evaluate(
                 loaded,
                 images,
@@ -135,4 +137,5 @@ def _data(name: str, data: Data, found: Evaluation) -> dict[str, Any]:
         "per_class": [{**vars(score), "accuracy": score.accuracy} for score in found.per_class],
         "skipped": data.skipped,
         "ignored": data.ignored,
+        "notes": data.notes,
     }

@@ -19,7 +19,8 @@ DataSpec = Annotated[
     typer.Option(
         "--data",
         metavar="DATA",
-        help="A folder with train/ and val/ in it, or of class folders; or torchvision:NAME, as torchvision:CIFAR10.",
+        help="A folder with train/ and val/ in it, or of class folders; such a folder as .tar; a manifest .csv with "
+        "the columns path and label; wds:SHARDS; hfds:NAME; or torchvision:NAME, as torchvision:CIFAR10.",
         show_default=False,
     ),
 ]

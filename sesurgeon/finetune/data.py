@@ -14,7 +14,7 @@ class Data:
     """Labelled images in two sets.
 
     Attributes:
-        name: what was opened: a folder's path, or ``torchvision:NAME``.
+        name: what was opened, as the user wrote it.
         classes: the names behind the class indices.
         val: the images that a model is measured with.
         train: the images that it is trained on; None when only measuring was asked for.
@@ -22,6 +22,7 @@ class Data:
         seed: by which they were chosen; None likewise.
         skipped: image files that cannot be read and are in neither set.
         ignored: files in class folders that are no images by their suffix.
+        notes: what becomes of unusual images and classes, in sentences.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Data:
     seed: int | None = None
     skipped: tuple[BadImage, ...] = ()
     ignored: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def split(self, name: str) -> Images:
         """The set called "train" or "val".

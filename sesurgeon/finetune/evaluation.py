@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sesurgeon.finetune import shards
 from sesurgeon.finetune.data import Data
 from sesurgeon.finetune.devices import find_device
 from sesurgeon.finetune.events import EvaluationStep, OnProgress, ignore
@@ -75,8 +76,8 @@ def evaluate(
 def open_held_out(model: nn.Module, spec: str | os.PathLike[str], **options: Any) -> Data:
     """Open data to measure ``model`` with: never the images that it was fine-tuned on.
 
-    When the model's history says that a share of this very folder was held out, it is held out again; any
-    other folder of class folders counts whole. ``options`` are those of :func:`open_data`.
+    When the model's history says that a share of these very data was held out, it is held out again; other
+    data without a validation set count whole. ``options`` are those of :func:`open_data`.
     """
     split: dict[str, Any] = {"val_split": None}
     for record in provenance_of(model).history:
@@ -87,9 +88,11 @@ def open_held_out(model: nn.Module, spec: str | os.PathLike[str], **options: Any
 
 
 def identity_of(spec: str | os.PathLike[str]) -> str:
-    """How a history names data: a folder by its absolute path, a dataset by its name."""
+    """How a history names data: folders and files by their absolute path, a dataset by its name."""
     name = os.fspath(spec)
-    return os.path.realpath(name) if os.path.isdir(name) else name
+    if name.startswith(shards.PREFIX):
+        return shards.PREFIX + os.path.realpath(name.removeprefix(shards.PREFIX))
+    return os.path.realpath(name) if os.path.exists(name) else name
 
 
 def measure(

@@ -3,73 +3,30 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from sesurgeon.errors import DataError
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
-TRAIN_NAME = "train"
-VAL_NAMES = ("val", "validation", "test")  # the first that is there
+from sesurgeon.finetune.classfiles import SUFFIXES as SUFFIXES
+from sesurgeon.finetune.classfiles import TRAIN_NAME, VAL_NAMES, ClassFiles, check_none_empty
 
 
-@dataclass(frozen=True)
-class ClassFiles:
-    """The files of a folder of class folders.
+def list_folder(root: Path, *, training: bool) -> tuple[ClassFiles | None, ClassFiles | None]:
+    """The training set, or all there is, and the validation set, if it is apart.
 
-    Attributes:
-        root: the folder.
-        classes: the class folders' names, sorted.
-        files: the image files of each class, sorted.
-        ignored: files in class folders that are no images by their suffix; hidden files are not counted.
+    Without ``training`` a validation set that is there is listed alone.
+
+    Raises:
+        DataError: the folder is missing, holds no class folders, an empty one, or sets whose classes differ.
     """
-
-    root: Path
-    classes: tuple[str, ...]
-    files: tuple[tuple[Path, ...], ...]
-    ignored: tuple[Path, ...]
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return tuple(path for files in self.files for path in files)
-
-    @property
-    def targets(self) -> tuple[int, ...]:
-        return tuple(index for index, files in enumerate(self.files) for _ in files)
-
-    def without(self, unwanted: frozenset[Path]) -> ClassFiles:
-        """The same classes without these files.
-
-        Raises:
-            DataError: a class has no image left.
-        """
-        files = tuple(tuple(path for path in files if path not in unwanted) for files in self.files)
-        return _checked(ClassFiles(self.root, self.classes, files, self.ignored))
-
-    def split(self, share: float, seed: int) -> tuple[ClassFiles, ClassFiles]:
-        """Hold out ``share`` of every class, at least one image and never its only one: (kept, held out).
-
-        Raises:
-            DataError: every class has one image only.
-        """
-        if all(len(files) < 2 for files in self.files):
-            raise DataError(
-                f"The class folders of {self.root} have one image each: none can be held out for validation.",
-                hint="Add images, or a val/ folder.",
-            )
-        random = np.random.default_rng(seed)
-        kept, held_out = [], []
-        for files in self.files:
-            count = min(max(1, round(share * len(files))), len(files) - 1)
-            chosen = frozenset(random.permutation(len(files))[:count].tolist())
-            kept.append(tuple(path for index, path in enumerate(files) if index not in chosen))
-            held_out.append(tuple(path for index, path in enumerate(files) if index in chosen))
-        return (
-            ClassFiles(self.root, self.classes, tuple(kept), self.ignored),
-            ClassFiles(self.root, self.classes, tuple(held_out), ()),
-        )
+    train_root, val_root = find_splits(root)
+    if val_root is None:
+        return list_classes(train_root or root), None
+    val = list_classes(val_root)
+    if train_root is None or not training:
+        return None, val
+    train = list_classes(train_root)
+    check_same_classes(train, val)
+    return train, val
 
 
 def find_splits(root: Path) -> tuple[Path | None, Path | None]:
@@ -81,13 +38,11 @@ def find_splits(root: Path) -> tuple[Path | None, Path | None]:
     Raises:
         DataError: ``root`` is missing or not a folder.
     """
+    kinds = "Give a folder of class folders, a manifest (.csv), a .tar, or wds:…, hfds:… or torchvision:NAME."
     if not root.exists():
-        raise DataError(
-            f"The data folder {root} does not exist.",
-            hint="Give a folder of class folders, or torchvision:NAME for one of torchvision's datasets.",
-        )
+        raise DataError(f"The data folder {root} does not exist.", hint=kinds)
     if not root.is_dir():
-        raise DataError(f"The data {root} is a file, not a folder.", hint="Give a folder of class folders.")
+        raise DataError(f"The data {root} is a file, not a folder.", hint=kinds)
     train = root / TRAIN_NAME
     val = next((root / name for name in VAL_NAMES if _folders(root / name)), None)
     return (train if _folders(train) else None), val
@@ -101,16 +56,21 @@ def list_classes(root: Path) -> ClassFiles:
     """
     folders = _folders(root)
     if not folders:
+        shards = any(path.suffix.lower() == ".tar" for path in root.iterdir())
         raise DataError(
             f"The data folder {root} has no class folders.",
-            hint="Put the images of each class in a folder of its own.",
+            hint=f"Give one of its .tar files, or wds:{root} for WebDataset shards."
+            if shards
+            else "Put the images of each class in a folder of its own.",
         )
     files, ignored = [], []
     for folder in folders:
         found = _files(folder)
         files.append(tuple(path for path in found if path.suffix.lower() in SUFFIXES))
         ignored += [path for path in found if path.suffix.lower() not in SUFFIXES]
-    return _checked(ClassFiles(root, tuple(folder.name for folder in folders), tuple(files), tuple(ignored)))
+    classes = tuple(folder.name for folder in folders)
+    check_none_empty(str(root), (name for name, found in zip(classes, files, strict=True) if not found))
+    return ClassFiles(str(root), classes, tuple(files), tuple(ignored))
 
 
 def check_same_classes(train: ClassFiles, val: ClassFiles) -> None:
@@ -118,25 +78,15 @@ def check_same_classes(train: ClassFiles, val: ClassFiles) -> None:
     DataError: one of the two has a class that the other lacks; all are named.
     """
     differences = [
-        f"{', '.join(extra)} in {one.root.name}/ but not in {other.root.name}/"
+        f"{', '.join(extra)} in {Path(one.where).name}/ but not in {Path(other.where).name}/"
         for one, other in ((train, val), (val, train))
         if (extra := sorted(set(one.classes) - set(other.classes)))
     ]
     if differences:
         raise DataError(
-            f"The classes of {train.root} and {val.root} differ: {'; '.join(differences)}.",
+            f"The classes of {train.where} and {val.where} differ: {'; '.join(differences)}.",
             hint="Both folders need the same class folders.",
         )
-
-
-def _checked(found: ClassFiles) -> ClassFiles:
-    empty = [name for name, files in zip(found.classes, found.files, strict=True) if not files]
-    if empty:
-        raise DataError(
-            f"No readable image in the class folders {', '.join(empty)} of {found.root}.",
-            hint=f"Fill or remove them. Images are files with {', '.join(SUFFIXES)}.",
-        )
-    return found
 
 
 def _folders(root: Path) -> list[Path]:

@@ -6,14 +6,23 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from types import MappingProxyType
+from typing import IO, Literal, Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from sesurgeon.errors import DataError
 
 MODES = {1: "L", 3: "RGB"}
+TINY = 8  # pixels a side; an image that is smaller shows next to nothing
+CONVERSIONS = MappingProxyType(
+    {
+        "CMYK": "to the model's colours",
+        "16-bit": "to its upper 8 bits",
+        "transparent": "laid over white",
+    }
+)
 
 
 class Images(Protocol):
@@ -24,11 +33,17 @@ class Images(Protocol):
     def __getitem__(self, index: int, /) -> tuple[Image.Image, int]: ...
 
 
+class ImageFile(Protocol):
+    """What opens as an image file: a path, or a part of an archive or of a table. Its ``str`` is for messages."""
+
+    def open(self, mode: Literal["rb"], /) -> IO[bytes]: ...
+
+
 @dataclass(frozen=True)
 class FileImages:
     """Image files with their class indices."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[ImageFile, ...]
     targets: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -37,21 +52,47 @@ class FileImages:
     def __getitem__(self, index: int, /) -> tuple[Image.Image, int]:
         try:
             return read_image(self.paths[index]), self.targets[index]
-        except Exception as error:  # as in find_bad_images; the file was whole when the folder was opened
+        except Exception as error:  # as in check_images; the file was whole when the data were opened
             raise DataError(f"The image {self.paths[index]} cannot be read any more: {error}") from error
 
 
 @dataclass(frozen=True)
 class BadImage:
-    """A file that looks like an image by its name and cannot be read."""
+    """A file that looks like an image by its name and cannot be read.
+
+    In an archive, ``path`` goes on behind the archive's own path.
+    """
 
     path: Path
     reason: str
 
 
-def read_image(path: Path) -> Image.Image:
+@dataclass(frozen=True)
+class Checked:
+    """What decoding a file on trial showed.
+
+    Attributes:
+        file: the file.
+        problem: why it cannot be used; None when it can.
+        kinds: keys of ``CONVERSIONS`` that apply to it.
+        tiny: is a side shorter than ``TINY``?
+    """
+
+    file: ImageFile
+    problem: str | None = None
+    kinds: tuple[str, ...] = ()
+    tiny: bool = False
+
+    @property
+    def bad(self) -> BadImage | None:
+        if self.problem is None:
+            return None
+        return BadImage(self.file if isinstance(self.file, Path) else Path(str(self.file)), self.problem)
+
+
+def read_image(file: ImageFile) -> Image.Image:
     """The decoded image, in its own mode, its file closed. Raises what Pillow raises for broken files."""
-    with Image.open(path) as image:
+    with file.open("rb") as stream, Image.open(stream) as image:
         image.load()
     loaded: Image.Image = image
     return loaded
@@ -76,27 +117,45 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
-def find_bad_images(
-    paths: Sequence[Path], *, workers: int = 4, report: Callable[[int], None] | None = None
-) -> tuple[BadImage, ...]:
-    """Decode every file once, in threads, and give those that fail. ``report`` gets the count so far.
+def check_images(
+    files: Sequence[ImageFile], *, workers: int = 4, report: Callable[[int], None] | None = None
+) -> tuple[Checked, ...]:
+    """Decode every file once, in threads. ``report`` gets the count so far.
 
     One pass costs less than the first epoch's reading, and in exchange a run is refused before it starts,
     counts what it really trains on, and sees the same batches whatever the number of workers.
     """
-    bad = []
+    found = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for done, (path, reason) in enumerate(zip(paths, pool.map(_reason, paths), strict=True), start=1):
-            if reason is not None:
-                bad.append(BadImage(path, reason))
+        for checked in pool.map(_check, files):
+            found.append(checked)
             if report is not None:
-                report(done)
-    return tuple(bad)
+                report(len(found))
+    return tuple(found)
 
 
-def _reason(path: Path) -> str | None:
+def find_bad_images(
+    paths: Sequence[ImageFile], *, workers: int = 4, report: Callable[[int], None] | None = None
+) -> tuple[BadImage, ...]:
+    """Those that fail in :func:`check_images`."""
+    checks = check_images(paths, workers=workers, report=report)
+    return tuple(checked.bad for checked in checks if checked.bad is not None)
+
+
+def _check(file: ImageFile) -> Checked:
     try:
-        to_mode(read_image(path), "RGB")
+        with file.open("rb") as stream, Image.open(stream) as image:
+            kinds = _kinds(image)  # before the pixels are loaded: Pillow then forgets how they were stored
+            to_mode(image, "RGB")
+            return Checked(file, None, kinds, min(image.size) < TINY)
+    except UnidentifiedImageError:  # whose own words name a Python object
+        return Checked(file, "it is empty, or of no image format that Pillow reads")
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, EOFError, …
-        return str(error) or type(error).__name__
-    return None
+        return Checked(file, str(error) or type(error).__name__)
+
+
+def _kinds(image: Image.Image) -> tuple[str, ...]:
+    # 16-bit colour has a mode of 8 bits in Pillow, which cuts the lower ones off in reading
+    deep = image.mode.startswith("I") or ";16" in str(getattr(image, "tile", ()))
+    held = {"CMYK": image.mode == "CMYK", "16-bit": deep, "transparent": image.has_transparency_data}
+    return tuple(kind for kind, holds in held.items() if holds)

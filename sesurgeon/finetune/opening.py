@@ -1,4 +1,4 @@
-"""Opening data by what a user writes: a folder's path or ``torchvision:NAME``."""
+"""Opening data by what a user writes: a folder, a manifest, an archive, shards, or a dataset's name."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import os
 from pathlib import Path
 
 from sesurgeon.errors import DataError
-from sesurgeon.finetune import torchvision_data
+from sesurgeon.finetune import archives, hfds, manifest, shards, torchvision_data
+from sesurgeon.finetune.classfiles import ClassFiles
 from sesurgeon.finetune.config import OnBadImage
 from sesurgeon.finetune.data import Data
 from sesurgeon.finetune.events import ImagesChecked, OnProgress, ignore
-from sesurgeon.finetune.folder import ClassFiles, check_same_classes, find_splits, list_classes
-from sesurgeon.finetune.images import BadImage, FileImages, find_bad_images
+from sesurgeon.finetune.folder import list_folder
+from sesurgeon.finetune.images import Checked, check_images
+from sesurgeon.finetune.notes import class_notes, conversion_notes
 
 
 def open_data(
@@ -26,16 +28,26 @@ def open_data(
     workers: int = 4,
     on_progress: OnProgress = ignore,
 ) -> Data:
-    """Open an image folder, with every file checked, or one of torchvision's datasets.
+    """Open labelled images, with every file checked (those of torchvision's datasets are taken as they are).
 
-    A folder holds ``train/`` and ``val/`` (or ``validation/``, or ``test/``) with one folder a class, or the
-    class folders themselves; then ``val_split`` of every class is held out, chosen by ``seed``.
+    ====================  ============================================================================
+    a folder              with ``train/`` and ``val/`` (or ``validation/``, or ``test/``) and one folder a
+                          class in them, or the class folders themselves
+    ``labels.csv``        a manifest: columns path, label and perhaps split; see :mod:`.manifest`
+    ``photos.tar``        such a folder, packed; or a tar of tars, one a class; see :mod:`.archives`
+    ``wds:SHARDS``        WebDataset shards on this machine: a folder of them, or ``a-{000..127}.tar``;
+                          see :mod:`.shards`
+    ``hfds:NAME``         a dataset of the Hugging Face Hub, see :mod:`.hfds`; needs ``datasets``
+    ``torchvision:NAME``  one of torchvision's datasets, see :mod:`.torchvision_data`
+    ====================  ============================================================================
+
+    Where no validation set is apart, ``val_split`` of every class is held out, chosen by ``seed``. What is
+    unusual about images and classes, and what becomes of them, is in the data's ``notes``.
 
     Args:
-        spec: a folder, or ``torchvision:NAME``.
+        spec: see above.
         training: False opens only what measuring needs.
-        val_split: see above. None holds nothing out: all images of the class folders are there to measure
-            with.
+        val_split: see above. None holds nothing out: all images are there to measure with.
         seed: see above.
         on_bad_image: "skip" leaves unreadable images out and lists them; "error" refuses them.
         data_dir: where torchvision's datasets lie.
@@ -46,66 +58,80 @@ def open_data(
     Raises:
         DataError: the data are missing, have one class, an empty class, sets with different classes, or (if
             so asked) an unreadable image.
-        UsageError: torchvision has no such dataset.
+        UsageError: torchvision has no such dataset, or a package is missing.
     """
     name = os.fspath(spec)
     if name.startswith(torchvision_data.PREFIX):
         return _open_torchvision(name, os.fspath(data_dir), training, download)
-    train_root, val_root = find_splits(Path(name))
-    sets = _listed_sets(Path(name), train_root, val_root, training)
-    bad = _bad_images(sets, on_bad_image, workers, on_progress)
-    sets = [found.without(frozenset(image.path for image in bad)) for found in sets]
+    train, val = _list(name, training)
+    sets = _needed_sets(name, train, val, training)
+    checks = _check(sets, on_bad_image, workers, on_progress)
+    unusable = frozenset(checked.file for checked in checks if checked.problem is not None)
+    sets = [found.without(unusable) for found in sets]
     ignored = tuple(path for found in sets for path in found.ignored)
-    share = val_split if val_root is None else None
+    share = val_split if val is None else None
     if share is not None:
-        kept, held_out = sets[0].split(share, seed)
-        sets = [kept, held_out] if training else [held_out]
-    elif training and val_root is None:
-        raise DataError(f"The data folder {name} has no val/ folder.", hint="Hold a share out with --val-split.")
-    images = [FileImages(found.paths, found.targets) for found in sets]
+        sets = list(sets[0].split(share, seed))
+    elif training and val is None:
+        raise DataError(f"The data {name} have no validation set.", hint="Hold a share out with --val-split.")
     return Data(
         name=name,
         classes=sets[0].classes,
-        val=images[-1],
-        train=images[0] if training else None,
+        val=sets[-1].images,
+        train=sets[0].images if training else None,
         val_split=share,
         seed=None if share is None else seed,
-        skipped=bad,
+        skipped=tuple(checked.bad for checked in checks if checked.bad is not None),
         ignored=ignored,
+        notes=(*conversion_notes(checks), *class_notes(sets)),
     )
 
 
-def _listed_sets(root: Path, train_root: Path | None, val_root: Path | None, training: bool) -> list[ClassFiles]:
-    """One folder that is still to be split or used whole, or training and validation set."""
-    if val_root is None:
-        sets = [list_classes(train_root or root)]
-    elif not training:
-        sets = [list_classes(val_root)]
-    elif train_root is not None:
-        sets = [list_classes(train_root), list_classes(val_root)]
-        check_same_classes(*sets)
+def _list(name: str, training: bool) -> tuple[ClassFiles | None, ClassFiles | None]:
+    """The training set, or all there is, and the validation set, if it is apart."""
+    path = Path(name)
+    if name.startswith(hfds.PREFIX):
+        return hfds.list_hfds(name.removeprefix(hfds.PREFIX), training=training)
+    if name.startswith(shards.PREFIX):
+        return shards.list_shards(name.removeprefix(shards.PREFIX), training=training)
+    if path.suffix.lower() in manifest.SUFFIXES and not path.is_dir():
+        return manifest.list_manifest(path)
+    if path.suffix.lower() == archives.SUFFIX and not path.is_dir():
+        return archives.list_tar(path)
+    return list_folder(path, training=training)
+
+
+def _needed_sets(name: str, train: ClassFiles | None, val: ClassFiles | None, training: bool) -> list[ClassFiles]:
+    """What is still to be split or used whole; or training and validation set; or the latter alone."""
+    if train is not None and val is not None and training:
+        sets = [train, val.over(train.classes)]
+    elif val is not None and not training:
+        sets = [val]
+    elif train is not None and val is None:
+        sets = [train]
     else:
-        raise DataError(f"The data folder {root} has {val_root.name}/ but no train/.", hint="Training needs both.")
+        raise DataError(f"The data {name} have a validation set, but no training set.", hint="Training needs both.")
     if training and len(sets[0].classes) < 2:
         raise DataError(
-            f"The data folder {sets[0].root} has one class only: {sets[0].classes[0]}.",
-            hint="Training needs at least two class folders.",
+            f"The data {sets[0].where} have one class only: {sets[0].classes[0]}.",
+            hint="Training needs at least two classes.",
         )
     return sets
 
 
-def _bad_images(
+def _check(
     sets: list[ClassFiles], on_bad_image: OnBadImage, workers: int, on_progress: OnProgress
-) -> tuple[BadImage, ...]:
-    paths = [path for found in sets for path in found.paths]
-    bad = find_bad_images(paths, workers=workers, report=lambda done: on_progress(ImagesChecked(done, len(paths))))
+) -> tuple[Checked, ...]:
+    files = [file for found in sets for file in found.paths]
+    checks = check_images(files, workers=workers, report=lambda done: on_progress(ImagesChecked(done, len(files))))
+    bad = [checked.bad for checked in checks if checked.bad is not None]
     if bad and on_bad_image == "error":
         listed = "\n".join(f"  {image.path}: {image.reason}" for image in bad)
         raise DataError(
-            f"{len(bad)} of {len(paths)} images cannot be read:\n{listed}",
+            f"{len(bad)} of {len(files)} images cannot be read:\n{listed}",
             hint="Mend or remove them, or leave them out with --on-bad-image skip.",
         )
-    return bad
+    return checks
 
 
 def _open_torchvision(spec: str, data_dir: str, training: bool, download: bool) -> Data:

@@ -62,7 +62,7 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
             "The model has nothing to train: no inserted blocks, and all its parameters are frozen.",
             hint="Insert blocks with add_se, or call model.requires_grad_().",
         )
-    notes = []
+    notes = [*data.notes]
     if head is not None:
         notes.append(f"The head {head} with {outputs} outputs gives way to a new one for {len(classes)} classes.")
     if config.freeze_epochs and not new:

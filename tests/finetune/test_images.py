@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,8 @@ import pytest
 from PIL import Image
 
 from sesurgeon.errors import DataError
-from sesurgeon.finetune.images import FileImages, find_bad_images, read_image, to_mode
+from sesurgeon.finetune.images import FileImages, check_images, find_bad_images, read_image, to_mode
+from sesurgeon.finetune.notes import conversion_notes
 
 
 def _pixel(image: Image.Image) -> object:
@@ -66,8 +69,45 @@ def test_bad_files_are_named_in_order_with_a_reason(tmp_path: Path) -> None:
     seen: list[int] = []
     bad = find_bad_images([good, empty, text, torn], workers=2, report=seen.append)
     assert [image.path for image in bad] == [empty, text, torn]
-    assert all(image.reason for image in bad)
+    assert bad[0].reason == "it is empty, or of no image format that Pillow reads"
+    assert "truncated" in bad[2].reason
     assert seen == [1, 2, 3, 4]
+
+
+def test_unusual_images_are_counted_by_what_becomes_of_them(tmp_path: Path) -> None:
+    made = {
+        "print.jpg": Image.new("CMYK", (8, 8)),
+        "grey16.png": Image.fromarray(np.zeros((8, 8), dtype=np.uint16)),
+        "clear.png": Image.new("RGBA", (8, 8)),
+        "clear2.png": Image.new("LA", (9, 9)),
+        "tiny.png": Image.new("L", (1, 1)),
+        "plain.png": Image.new("L", (8, 8)),
+    }
+    for name, image in made.items():
+        image.save(tmp_path / name)
+    (tmp_path / "torn.png").touch()
+    checks = check_images([tmp_path / name for name in (*made, "torn.png")])
+    assert [checked.kinds for checked in checks] == [
+        ("CMYK",), ("16-bit",), ("transparent",), ("transparent",), (), (), (),
+    ]  # fmt: skip
+    assert conversion_notes(checks) == (
+        "Converted when read: 1 CMYK image (to the model's colours), 1 16-bit image (to its upper 8 bits), "
+        "2 transparent images (laid over white).",
+        f"1 image is narrower or lower than 8 pixels and used all the same: {tmp_path / 'tiny.png'}.",
+    )
+
+
+def test_16_bit_colour_is_noticed_though_pillow_cuts_it(tmp_path: Path) -> None:
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)  # 1 x 1, 16 bits, colour
+    pixel = zlib.compress(b"\0" + struct.pack(">3H", 256, 32768, 65535))
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixel) + chunk(b"IEND", b"")
+    (tmp_path / "deep.png").write_bytes(png)
+    (checked,) = check_images([tmp_path / "deep.png"])
+    assert (checked.problem, checked.kinds) == (None, ("16-bit",))
+    assert _pixel(to_mode(read_image(tmp_path / "deep.png"), "RGB")) == (1, 128, 255)
 
 
 def test_a_file_that_vanishes_later_is_a_data_error_that_names_it(tmp_path: Path) -> None:

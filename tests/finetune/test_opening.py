@@ -53,6 +53,7 @@ def test_a_class_with_one_image_keeps_it_for_training(class_folder: Path, fill: 
     data = open_data(class_folder)
     assert "single/000.png" in _names(data.train)
     assert not any(name.startswith("single/") for name in _names(data.val))
+    assert data.notes == ("Trained on the only image there is, and not measured: single.",)
 
 
 def test_single_images_cannot_be_held_out(tmp_path: Path, fill: Fill) -> None:
@@ -83,6 +84,14 @@ def test_nested_folders_odd_names_and_other_files(class_folder: Path) -> None:
     assert data.classes == ("left", "right", "猫 ")
     assert "deeper/x.PNG" in _names(data.val)
     assert data.ignored == (odd / "notes.txt",)
+    assert data.notes == ("Class names that begin or end with a space keep it: '猫 '.",)
+
+
+def test_a_folder_of_tars_is_told_from_a_folder_of_classes(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").touch()
+    with pytest.raises(DataError, match="no class folders") as caught:
+        open_data(tmp_path)
+    assert f"wds:{tmp_path}" in (caught.value.hint or "")
 
 
 def test_missing_folder() -> None:
@@ -125,13 +134,13 @@ def test_differing_classes_are_named_on_both_sides(split_folder: Path) -> None:
 
 def test_val_without_train_cannot_train(split_folder: Path) -> None:
     (split_folder / "train").rename(split_folder.parent / "elsewhere")
-    with pytest.raises(DataError, match="val/ but no train/"):
+    with pytest.raises(DataError, match="a validation set, but no training set"):
         open_data(split_folder)
     assert len(open_data(split_folder, training=False).val) == 12
 
 
 def test_training_without_a_share_to_hold_out(class_folder: Path) -> None:
-    with pytest.raises(DataError, match="no val/ folder"):
+    with pytest.raises(DataError, match="have no validation set"):
         open_data(class_folder, val_split=None)
 
 

@@ -1,0 +1,110 @@
+"""Tar files of images, read where they stand: nothing is unpacked, and any image can be read at any time."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from sesurgeon.errors import DataError
+from sesurgeon.finetune.classfiles import SUFFIXES, TRAIN_NAME, VAL_NAMES, ClassFiles, by_class
+
+SUFFIX = ".tar"
+_SETS = (TRAIN_NAME, *VAL_NAMES)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file in a tar, by its place.
+
+    It holds no open file: threads and processes read it without a common position.
+
+    Attributes:
+        archive: the tar.
+        name: of the file in it, tars within the tar counted as folders.
+        start: of its bytes in the tar.
+        size: how many there are.
+    """
+
+    archive: Path
+    name: str
+    start: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.archive}/{self.name}"
+
+    def open(self, mode: Literal["rb"] = "rb", /) -> io.BytesIO:
+        with self.archive.open(mode) as file:
+            file.seek(self.start)
+            return io.BytesIO(file.read(self.size))
+
+
+def list_tar(path: Path) -> tuple[ClassFiles | None, ClassFiles | None]:
+    """The training set, or all there is, and the validation set, if it is apart.
+
+    A packed image folder has the classes and sets of that folder; folders around everything else are passed
+    over. A tar within the tar counts as a folder (ImageNet comes so, one a class). timm's reader lists the files.
+
+    Raises:
+        DataError: the file is missing, is no uncompressed tar, or holds no images in folders.
+    """
+    placed = _placed(_members(path))
+    sets = {name: [(parts[1], file) for parts, file in placed if parts[0] == name and len(parts) > 2] for name in _SETS}
+    val = next((by_class(f"{path}/{name}", sets[name]) for name in VAL_NAMES if sets[name]), None)
+    if sets[TRAIN_NAME]:
+        return by_class(f"{path}/{TRAIN_NAME}", sets[TRAIN_NAME]), val
+    if val is not None:
+        return None, val
+    loose = [Path(str(file)) for parts, file in placed if len(parts) == 1]
+    labelled = [(parts[0], file) for parts, file in placed if len(parts) > 1]
+    if not labelled:
+        raise DataError(
+            f"The archive {path} holds no images in folders.",
+            hint=f"Its folders are the classes, and images are files with {', '.join(SUFFIXES)}.",
+        )
+    return by_class(str(path), labelled, ignored=loose), None
+
+
+def _members(path: Path) -> list[Member]:
+    from timm.data.readers.reader_image_in_tar import extract_tarinfos
+
+    if not path.is_file():
+        raise DataError(f"The archive {path} does not exist.")
+    try:
+        # it would leave a cache beside archives of more than 10 GB
+        samples = extract_tarinfos(str(path), cache_tarinfo=False, extensions=SUFFIXES)[0]
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise DataError(
+            f"The archive {path} cannot be read: {error}", hint="It must be a whole .tar that is not compressed."
+        ) from error
+    except ValueError:  # timm's way with an archive without images
+        return []
+    return [
+        Member(
+            path,
+            info.path if inner is None else f"{inner.path.removesuffix(SUFFIX)}/{info.path}",
+            info.offset_data + (0 if inner is None else inner.offset_data),
+            info.size,
+        )
+        for info, _, inner in samples
+    ]
+
+
+def _placed(members: list[Member]) -> list[tuple[tuple[str, ...], Member]]:
+    """Folders and name of each file, without the folders around all of them, sorted."""
+    parts = {member: PurePosixPath(member.name).parts for member in members}
+    shown = [(places, member) for member, places in parts.items() if not _hidden(places)]
+    folders = {places[:-1] for places, _ in shown}
+    levels = takewhile(lambda level: len(set(level)) == 1, zip(*folders, strict=False))
+    around = tuple(level[0] for level in levels)
+    if folders == {around}:  # one class, whose folder must stay
+        around = around[:-1]
+    return sorted(((places[len(around) :], member) for places, member in shown), key=lambda placed: placed[0])
+
+
+def _hidden(places: tuple[str, ...]) -> bool:
+    return places[-1].startswith(".") or "__MACOSX" in places  # macOS packs a shadow of every file

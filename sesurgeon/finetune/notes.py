@@ -1,0 +1,52 @@
+"""What a user should be told about images and classes, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sesurgeon.finetune.classfiles import ClassFiles
+from sesurgeon.finetune.images import CONVERSIONS, TINY, Checked
+
+_MOST_NAMED = 5
+
+
+def conversion_notes(checks: Sequence[Checked]) -> tuple[str, ...]:
+    """What becomes of readable images that are unusual, in sentences."""
+    good = [checked for checked in checks if checked.problem is None]
+    notes = []
+    counts = {kind: sum(kind in checked.kinds for checked in good) for kind in CONVERSIONS}
+    converted = [
+        f"{count:,} {kind} image{'s' if count > 1 else ''} ({CONVERSIONS[kind]})"
+        for kind, count in counts.items()
+        if count
+    ]
+    if converted:
+        notes.append(f"Converted when read: {', '.join(converted)}.")
+    tiny = [str(checked.file) for checked in good if checked.tiny]
+    if tiny:
+        is_or_are = "1 image is" if len(tiny) == 1 else f"{len(tiny):,} images are"
+        notes.append(f"{is_or_are} narrower or lower than {TINY} pixels and used all the same: {_named(tiny)}.")
+    return tuple(notes)
+
+
+def class_notes(sets: Sequence[ClassFiles]) -> tuple[str, ...]:
+    """What becomes of unusual classes. ``sets`` is a training and a validation set, or one to measure with."""
+    notes = []
+    spaced = [repr(name) for name in sets[0].classes if name != name.strip()]
+    if spaced:
+        notes.append(f"Class names that begin or end with a space keep it: {', '.join(spaced)}.")
+    if len(sets) == 2:
+        pairs = zip(sets[0].classes, *(found.files for found in sets), strict=True)
+        unmeasured = [(name, len(files)) for name, files, others in pairs if files and not others]
+        single = [name for name, images in unmeasured if images == 1]
+        several = [name for name, images in unmeasured if images > 1]
+        if single:
+            notes.append(f"Trained on the only image there is, and not measured: {_named(single)}.")
+        if several:
+            notes.append(f"Trained on, and not measured for want of validation images: {_named(several)}.")
+    return tuple(notes)
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
+    return f"{', '.join(names[:_MOST_NAMED])}{more}"
