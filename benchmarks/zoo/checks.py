@@ -191,11 +191,12 @@ def _without_gradient(
 
 @contextmanager
 def _watched(blocks: dict[str, nn.Module], reached: set[str]) -> Iterator[None]:
-    """Note in ``reached`` the blocks whose output gets a gradient that is not all zeros."""
+    """Note in ``reached`` the blocks whose output gets a gradient where it is not zero: factors could change that."""
 
     def watch(path: str, output: Tensor) -> None:
         if output.requires_grad:
-            output.register_hook(lambda gradient: reached.add(path) if bool(gradient.any()) else None)
+            scaled = output.detach()
+            output.register_hook(lambda gradient: reached.add(path) if bool((gradient * scaled).any()) else None)
 
     handles = [
         block.register_forward_hook(lambda module, args, output, path=path: watch(path, output))

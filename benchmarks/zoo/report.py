@@ -71,7 +71,7 @@ Sites of all networks of the family, by kind; those that have attention already 
 ## Blocks on which no output depends
 
 The network computes something there and drops it (a last layer's map beside its class token), so that its own layers
-get no gradient either, nor do the blocks.
+get no gradient either; or the tensor is zero where the network goes on with it.
 
 {_idle(records)}
 
