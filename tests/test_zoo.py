@@ -49,9 +49,10 @@ def deed(what: str) -> str:
     if what == "die":
         os._exit(7)
     if what == "grow":
-        held = bytearray(600 << 20)
-        held[:: 1 << 10] = b"x" * len(held[:: 1 << 10])
-        time.sleep(60)
+        held = []
+        while True:  # until somebody stops it: a fresh fork holds less than its parent, nobody knows how much less
+            held.append(b"x" * (16 << 20))
+            time.sleep(0.02)
     return what.upper()
 
 
