@@ -27,7 +27,7 @@ from sesurgeon.errors import (
 
 if TYPE_CHECKING:
     from sesurgeon.export import export_onnx
-    from sesurgeon.finetune import evaluate, finetune
+    from sesurgeon.finetune import evaluate, finetune, predict
     from sesurgeon.graph import find_sites
     from sesurgeon.placement import make_plan, read_plan, write_plan
     from sesurgeon.surgery import add_se, apply_plan, fold_gate_scale, load, remove_se, save
@@ -47,6 +47,7 @@ _HOMES = {
     "save": "sesurgeon.surgery",
     "finetune": "sesurgeon.finetune",
     "evaluate": "sesurgeon.finetune",
+    "predict": "sesurgeon.finetune",
     "export_onnx": "sesurgeon.export",
 }
 
@@ -72,6 +73,7 @@ __all__ = [
     "fold_gate_scale",
     "load",
     "make_plan",
+    "predict",
     "read_plan",
     "remove_se",
     "save",

@@ -48,11 +48,11 @@ def markdown(records: Sequence[Record], wanted: int) -> str:
 
     python benchmarks/zoo.py
 {unfinished}
-For each network, with random weights and statistics and two inputs of the smallest side that it takes, for the
-policies `standard` and `inner`: blocks inserted; outputs `torch.equal` to those of the untouched network in eval and
-in train mode, by sesurgeon's own proof and once more on other inputs; every original state-dict key in its place, and
-no new key but the blocks'; a gradient in every parameter of every block after two steps; equal outputs of a deep copy;
-keys and outputs as before after removal. For a sample, the ONNX file's outputs in onnxruntime.
+For each network, with random weights and statistics and two inputs of the smallest side that it takes, and with the
+blocks of the policies `standard` and `inner` together: outputs `torch.equal` to those of the untouched network in eval
+and in train mode, by sesurgeon's own proof and once more on other inputs; every original state-dict key in its place,
+and no new key but the blocks'; a gradient in every parameter of every block after two steps; equal outputs of a deep
+copy; keys and outputs as before after removal. For a sample, the ONNX file's outputs in onnxruntime.
 
 {_totals(records)}
 
@@ -71,7 +71,7 @@ Sites of all networks of the family, by kind; those that have attention already 
 ## Blocks on which no output depends
 
 The network computes something there and drops it (a last layer's map beside its class token), so that its own layers
-get no gradient either, nor do the blocks.
+get no gradient either; or the tensor is zero where the network goes on with it.
 
 {_idle(records)}
 

@@ -19,7 +19,7 @@ from torch import nn
 from sesurgeon.errors import SesurgeonError, SiteError, UntraceableError, UsageError
 from sesurgeon.graph import survey
 from sesurgeon.models import isolated, provenance_of, random_input
-from zoo.checks import CheckError, Outputs, check_policy, count_kinds
+from zoo.checks import CheckError, Outputs, check_policies, count_kinds
 from zoo.networks import Network, build, build_empty, count_convs
 
 Record = dict[str, Any]
@@ -121,11 +121,8 @@ def _examine(task: Task, record: Record) -> None:
     record["left_alone"] = [[alone.path, alone.reason] for alone in found.left_alone][:_REASONS]
     before = Outputs(found)
     record["finite"] = before.finite()
-    record["policies"] = {}
-    for policy in task.policies:
-        _begin(policy, record)
-        onnx = task.onnx and policy == task.policies[0]
-        record["policies"][policy] = check_policy(found, policy, before, onnx)
+    _begin("surgery", record)
+    record["policies"] = check_policies(found, task.policies, before, task.onnx)
     record |= _status(record["policies"])
 
 

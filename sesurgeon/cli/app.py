@@ -13,6 +13,7 @@ from sesurgeon.cli.export import export
 from sesurgeon.cli.finetune import finetune
 from sesurgeon.cli.inspect import inspect
 from sesurgeon.cli.plan import plan
+from sesurgeon.cli.predict import predict
 from sesurgeon.cli.remove_se import remove_se
 from sesurgeon.cli.version import print_version, version
 
@@ -30,6 +31,7 @@ app.command()(add_se)
 app.command()(remove_se)
 app.command()(finetune)
 app.command()(evaluate)
+app.command()(predict)
 app.command()(export)
 app.command()(demo)
 app.command()(version)

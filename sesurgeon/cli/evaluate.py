@@ -21,7 +21,7 @@ from sesurgeon.cli.images import (
     skipped_note,
 )
 from sesurgeon.cli.latest import given_or_latest, latest_trained
-from sesurgeon.cli.loading import load_model
+from sesurgeon.cli.loading import load_model_or_onnx
 from sesurgeon.cli.options import (
     Arch,
     Debug,
@@ -37,8 +37,6 @@ from sesurgeon.cli.scoring import class_table, score_table
 from sesurgeon.errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from sesurgeon.finetune import Data, Evaluation
 
 
@@ -77,7 +75,7 @@ def evaluate(
             if on_bad_image not in ("skip", "error"):
                 raise UsageError(f"--on-bad-image {on_bad_image} must be skip or error.")
             reading = {"arch": arch, "model_kwargs": model_kwargs, "num_classes": num_classes}
-            loaded = _load(name, {**reading, "pretrained": pretrained, "trust_pickle": trust_pickle})
+            loaded = load_model_or_onnx(name, **reading, pretrained=pretrained, trust_pickle=trust_pickle)
         with out.progress() as progress:
             watcher = Watcher(out, progress)
             images = open_held_out(
@@ -105,17 +103,6 @@ def evaluate(
         title = Text(f"{name} on {_described(images)}", style="bold")
         tables = (score_table(found), class_table(found, all_classes=all_classes))
         out.result(Group(title, *tables), _data(name, images, found))
-
-
-def _load(name: str, reading: dict[str, Any]) -> nn.Module:
-    if not name.endswith(".onnx"):
-        return load_model(name, **reading)
-    from sesurgeon.export import load_onnx
-
-    given = [f"--{option.replace('_', '-')}" for option, value in reading.items() if value]
-    if given:
-        raise UsageError(f"{', '.join(given)} cannot be used with an ONNX file, which {name} is.")
-    return load_onnx(name)
 
 
 def _described(data: Data) -> str:

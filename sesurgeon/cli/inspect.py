@@ -180,7 +180,17 @@ def _note(site: Site, findings: _Findings, inserted: Mapping[str, nn.Module], *,
 
 
 def _shapes(found: Survey) -> str:
-    return " and ".join(times(argument.shape) for argument in found.inputs if hasattr(argument, "shape"))
+    """Of one image for each argument: ``3x224x224 and 3x224x224``; of a list of images, their sizes."""
+    shapes = []
+    for argument in found.inputs:
+        images = [(1, *_shape(image)) for image in argument] if isinstance(argument, list) else [_shape(argument)]
+        shapes.append(" or ".join(dict.fromkeys(map(times, images))))
+    return " and ".join(filter(None, shapes))
+
+
+def _shape(argument: Any) -> list[Any]:
+    """Of a tensor, or of each tensor in a list; empty for anything else."""
+    return [*map(_shape, argument)] if isinstance(argument, list) else list(getattr(argument, "shape", ()))
 
 
 def _data(findings: _Findings) -> dict[str, Any]:
@@ -193,7 +203,7 @@ def _data(findings: _Findings) -> dict[str, Any]:
         "class": type(findings.model).__name__,
         "source": str(provenance.source),
         "classes": provenance.classes,
-        "input_shapes": [list(getattr(argument, "shape", ())) for argument in found.inputs],
+        "input_shapes": [_shape(argument) for argument in found.inputs],
         **findings.cost.to_dict(),
         "inserted_blocks": list(blocks_of(findings.model)),
         "policy": findings.policy,

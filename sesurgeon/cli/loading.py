@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sesurgeon.cli.options import parse_kwargs
 from sesurgeon.errors import UsageError
@@ -45,6 +45,23 @@ def load_model(
         pretrained=pretrained,
         trust_pickle=trust_pickle,
     )
+
+
+def load_model_or_onnx(model: str, **reading: Any) -> nn.Module:
+    """:func:`load_model`, or an ONNX file that runs as the module did.
+
+    Raises:
+        UsageError: an ONNX file was given, and options that say how modules are read.
+        SesurgeonError: whatever :func:`load_model` and :func:`sesurgeon.export.load_onnx` raise.
+    """
+    if not model.endswith(".onnx"):
+        return load_model(model, **reading)
+    from sesurgeon.export import load_onnx
+
+    given = [f"--{option.replace('_', '-')}" for option, value in reading.items() if value]
+    if given:
+        raise UsageError(f"{', '.join(given)} cannot be used with an ONNX file, which {model} is.")
+    return load_onnx(model)
 
 
 def flags_to_load(model: nn.Module, trust_pickle: bool) -> str:

@@ -60,8 +60,8 @@ def totals_table(before: Cost, after: Cost) -> Table:
         ("MACs an image", before.macs, after.macs),
     ):
         table.add_row(label, count(old), count(new), f"+{share(new - old, old)}")
-    table.add_row("  half an addition each: pooling", count(before.pooling), count(after.pooling), "")
-    table.add_row("  half a product each: scaling", count(before.scaling), count(after.scaling), "")
+    table.add_row("  pooling additions (½ MAC)", count(before.pooling), count(after.pooling), "")
+    table.add_row("  scaling products (½ MAC)", count(before.scaling), count(after.scaling), "")
     return table
 
 

@@ -15,6 +15,13 @@ from sesurgeon.finetune.images import BadImage as BadImage
 from sesurgeon.finetune.loader import batches as batches
 from sesurgeon.finetune.opening import open_data as open_data
 from sesurgeon.finetune.phases import Phase as Phase
+from sesurgeon.finetune.prediction import Guess as Guess
+from sesurgeon.finetune.prediction import Prediction as Prediction
+from sesurgeon.finetune.prediction import Predictions as Predictions
+from sesurgeon.finetune.prediction import describe_bad_images as describe_bad_images
+from sesurgeon.finetune.prediction import find_images as find_images
+from sesurgeon.finetune.prediction import names_images as names_images
+from sesurgeon.finetune.prediction import predict as predict
 from sesurgeon.finetune.records import EpochRow as EpochRow
 from sesurgeon.finetune.run import FinetuneResult as FinetuneResult
 from sesurgeon.finetune.run import finetune as finetune
@@ -33,15 +40,22 @@ __all__ = [
     "Event",
     "FinetuneConfig",
     "FinetuneResult",
+    "Guess",
     "ImagesChecked",
     "Phase",
     "PhaseStarted",
+    "Prediction",
+    "Predictions",
     "RunStarted",
     "TrainStep",
     "batches",
+    "describe_bad_images",
     "evaluate",
+    "find_images",
     "finetune",
+    "names_images",
     "open_data",
     "open_held_out",
+    "predict",
     "preprocessing_for",
 ]

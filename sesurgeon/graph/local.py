@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten
 from sesurgeon.errors import UntraceableError
 from sesurgeon.graph.record import ModuleCall, record_calls
 from sesurgeon.graph.session import TracingSession
+from sesurgeon.models.detection import witnesses
 from sesurgeon.models.isolation import isolated
 
 
@@ -28,6 +29,7 @@ class LocalGraphs:
         unfollowed: module path -> why there is no graph.
         times_called: module path -> calls in one forward pass, for every module that was called.
         outputs: what the model returned, true tensors.
+        witnesses: what the parts of a detector gave: see :func:`sesurgeon.models.witnesses`.
         proven: the forward pass was run in this very mode, so that ``outputs`` are this mode's.
     """
 
@@ -36,6 +38,7 @@ class LocalGraphs:
     unfollowed: Mapping[str, str]
     times_called: Mapping[str, int]
     outputs: Any
+    witnesses: Sequence[Tensor]
     proven: bool
 
 
@@ -58,7 +61,8 @@ def trace_local_graphs(
     graphs: dict[str, fx.Graph] = {}
     unfollowed: dict[str, str] = {}
     with isolated(model, training=training and not run_in_eval):
-        top, outputs = record_calls(model, inputs, fakes)
+        with witnesses(model) as seen:
+            top, outputs = record_calls(model, inputs, fakes)
         model.train(training)
         calls = _calls_by_path(top, paths)
         session = TracingSession(model, fakes)
@@ -79,6 +83,7 @@ def trace_local_graphs(
         unfollowed,
         {path: len(group) for path, group in calls.items()},
         outputs,
+        seen,
         not run_in_eval,
     )
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import builtins
 import operator
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_map
 
 from sesurgeon.errors import UntraceableError
 
@@ -97,15 +97,17 @@ class AttributeProxy(ValueProxy):
 
 def value_of_proxies(argument: Any) -> Any:
     """The (fake) value behind a proxy, or behind the proxies within a list, tuple, dict or slice."""
-
-    def leaf(item: Any) -> Any:
-        if isinstance(item, fx.Proxy):
-            return item.value
-        if isinstance(item, slice):
-            return slice(*(leaf(part) for part in (item.start, item.stop, item.step)))
-        return item
-
-    return tree_map(leaf, argument, is_leaf=lambda item: isinstance(item, fx.Proxy))
+    if isinstance(argument, fx.Proxy):
+        return argument.value
+    if isinstance(argument, tuple) and hasattr(argument, "_fields"):
+        return type(argument)(*map(value_of_proxies, argument))
+    if type(argument) in (list, tuple):
+        return type(argument)(map(value_of_proxies, argument))
+    if type(argument) in (dict, OrderedDict):
+        return type(argument)((key, value_of_proxies(item)) for key, item in argument.items())
+    if isinstance(argument, slice):
+        return slice(*map(value_of_proxies, (argument.start, argument.stop, argument.step)))
+    return argument
 
 
 def isinstance_of_value(item: Any, kind: Any) -> bool:

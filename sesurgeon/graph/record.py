@@ -72,7 +72,11 @@ def _described(value: Any, fakes: FakeTensorMode) -> Any:
     """``value`` with fakes for its tensors."""
     if isinstance(value, Tensor):
         return _fake(value, fakes)
-    return tree_map(lambda leaf: _fake(leaf, fakes) if isinstance(leaf, Tensor) else leaf, value) if value else value
+    if type(value) in (tuple, list):  # almost all that is passed is one of these, and a general tree takes its time
+        return type(value)(_described(item, fakes) for item in value)
+    if type(value) is dict:
+        return {key: _described(item, fakes) for key, item in value.items()}
+    return tree_map(lambda leaf: _fake(leaf, fakes) if isinstance(leaf, Tensor) else leaf, value)
 
 
 def _fake(tensor: Tensor, fakes: FakeTensorMode) -> Tensor:

@@ -74,7 +74,7 @@ def survey(model: nn.Module, example_inputs: Any = None) -> Survey:
     places, left_alone = find_places(run.graphs, run.width)
     owners = {place.site.owner for place in places if place.needs_graph}
     wrong: dict[str, str] = {}
-    for training, inputs in ((False, run.inputs), (True, run.train_inputs)):
+    for training, inputs in ((False, run.inputs), (True, run.train_inputs)) if owners else ():
         wrong |= unfaithful({training: run.graphs[training]}, inputs, owners)
     left_alone += [LeftAlone(path, reason) for path, reason in wrong.items()]
     kept = [place for place in places if not (place.needs_graph and place.site.owner in wrong)]

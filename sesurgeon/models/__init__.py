@@ -1,7 +1,7 @@
 """What goes in: models by name or from files, read safely, with a note of where they came from."""
 
 from sesurgeon.models.build import build, rebuild
-from sesurgeon.models.detection import is_detector
+from sesurgeon.models.detection import is_detector, witnesses
 from sesurgeon.models.fit import fit
 from sesurgeon.models.guess import guess_architectures
 from sesurgeon.models.head import head_of, heads_of, num_outputs, replace_head, set_num_classes
@@ -57,4 +57,5 @@ __all__ = [
     "restore_random_states",
     "set_num_classes",
     "train_inputs",
+    "witnesses",
 ]

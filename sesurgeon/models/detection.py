@@ -5,11 +5,13 @@ https://docs.pytorch.org/vision/stable/models.html#object-detection-instance-seg
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 _HOME = "torchvision.models.detection."
 _HEIGHT = 64  # two places at stride 32, the last of a ResNet
@@ -54,6 +56,27 @@ def with_targets(model: nn.Module, images: Sequence[Tensor] | Tensor) -> Iterato
     """
     for label in (1, 0):
         yield images, [_objects(model, image, label) for image in images]
+
+
+@contextlib.contextmanager
+def witnesses(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Copies of the tensors that the parts of a detector give meanwhile, and theirs; of another network, none.
+
+    In noise a detector may find nothing, and that two lists of no boxes are equal proves nothing.
+    """
+    seen: list[Tensor] = []
+
+    def keep(_module: nn.Module, _arguments: Any, output: Any) -> None:
+        seen.extend(leaf.detach().clone() for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
+
+    parts = [part for path, part in model.named_modules() if path.count(".") < 2 and path] if is_detector(model) else []
+    ours = "sesurgeon."  # blocks are no parts: they were not there before surgery
+    hooks = [part.register_forward_hook(keep) for part in parts if not type(part).__module__.startswith(ours)]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _objects(model: nn.Module, image: Tensor, label: int) -> dict[str, Tensor]:

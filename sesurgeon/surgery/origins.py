@@ -148,7 +148,8 @@ class _Walk:
 
     def _check_followed(self, called: str) -> None:
         module = self.local.model.get_submodule(called)
-        if module._forward_hooks or module._forward_pre_hooks:
+        parts = [module] if called in self.local.graphs else module.modules()
+        if any(part._forward_hooks or part._forward_pre_hooks for part in parts):
             raise NoOriginError(f"a hook on {called} before it would see other values")
         if called in self.local.unfollowed:
             raise NoOriginError(f"{called} before it cannot be followed: {self.local.unfollowed[called]}")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
 from sesurgeon.errors import VerificationError
 from sesurgeon.graph import Survey, same
-from sesurgeon.models import fresh, isolated
+from sesurgeon.models import fresh, isolated, witnesses
 
 
 @dataclass(frozen=True)
@@ -35,16 +34,16 @@ def prove_identity(augmented: nn.Module, found: Survey) -> Proof:
     """Compare the outputs of ``augmented`` with those that the survey of the original saw.
 
     Same inputs, same random state, same buffers, in eval and in train mode; equal means ``torch.equal`` on every
-    tensor of the output. ``augmented`` is left as it was.
+    tensor of the output, and of a detector, which may find nothing, on what its parts give too. ``augmented`` is left
+    as it was.
 
     Raises:
         VerificationError: some output differs.
     """
     results: dict[bool, bool | None] = {False: None, True: None}
     for training, local in found.graphs.items():
-        if not local.proven:
-            continue
-        results[training] = same(_outputs(augmented, found.inputs_in(training), training=training), local.outputs)
+        if local.proven:
+            results[training] = _gives_the_same(augmented, found, training)
     if False in results.values():
         modes = " and ".join("train" if training else "eval" for training, equal in results.items() if equal is False)
         raise VerificationError(
@@ -54,16 +53,16 @@ def prove_identity(augmented: nn.Module, found: Survey) -> Proof:
     return Proof(results[False], results[True], found.train_failure or "")
 
 
-def _outputs(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> Any:
-    with isolated(model, training=training):
-        return model(*fresh(inputs))
+def _gives_the_same(model: nn.Module, found: Survey, training: bool) -> bool:
+    local = found.graphs[training]
+    with isolated(model, training=training), witnesses(model) as seen:
+        outputs = model(*fresh(found.inputs_in(training)))
+    return same(outputs, local.outputs) and same(seen, list(local.witnesses))
 
 
 def _blame(found: Survey) -> str:
     """Whether the network is to blame, because it gives other outputs each time it runs."""
     for training, local in found.graphs.items():
-        if not local.proven:
-            continue
-        if not same(_outputs(found.model, found.inputs_in(training), training=training), local.outputs):
+        if local.proven and not _gives_the_same(found.model, found, training):
             return " The network itself gives other outputs each time it runs, under the same random state."
     return ""

@@ -13,10 +13,10 @@ from torchvision.models.quantization import resnet18
 
 import sesurgeon
 from sesurgeon.blocks import BlockConfig
-from sesurgeon.errors import NoSiteError, UsageError
+from sesurgeon.errors import NoSiteError, UsageError, VerificationError
 from sesurgeon.graph import same, survey
 from sesurgeon.models import isolated
-from sesurgeon.surgery import blocks_of, operate
+from sesurgeon.surgery import apply_plan, blocks_of, operate, prove_identity
 from tests.detectors import KINDS, detector, objects_in
 from tests.networks import ResidualBlock
 
@@ -72,6 +72,20 @@ def test_every_block_learns_from_the_losses_of_a_detector() -> None:
         optimiser.step()
     for block in blocks_of(augmented).values():
         assert all(parameter.grad.abs().sum() > 0 for parameter in block.parameters())
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_boxes_that_are_not_there_prove_nothing_so_the_parts_of_a_detector_are_compared(inplace: bool) -> None:
+    model = detector("retina")
+    model.score_thresh = 2.0  # finds nothing
+    found = survey(model)
+    assert all(len(image["boxes"]) == 0 for image in found.graphs[False].outputs)
+    augmented = apply_plan(model, sesurgeon.make_plan(model), inplace=inplace)
+    assert prove_identity(augmented, found).in_eval is True
+    augmented.backbone[1].se.fc2.bias.data += 0.1
+    with pytest.raises(VerificationError, match="the outputs in eval and train mode are not the ones before"):
+        prove_identity(augmented, found)
+    assert not any(module._forward_hooks for module in augmented.modules())
 
 
 def test_the_users_own_targets_are_used_in_train_mode_alone() -> None:

@@ -87,6 +87,12 @@ def test_attention_that_is_there_keeps_every_policy_out() -> None:
     assert gated == {f"layer{stage}.{block}.conv2" for stage in (1, 2, 3, 4) for block in (0, 1)}
 
 
+@pytest.mark.parametrize("name", ["ecaresnet26t", "eca_nfnet_l0"])
+def test_attention_is_seen_where_its_gate_is_expanded_to_the_tensors_size(name: str) -> None:
+    sites = find_sites(timm.create_model(name), IMAGES)
+    assert {site.attention is None for site in POLICIES["standard"](sites)} == {False}
+
+
 def test_attention_is_seen_behind_a_unit_of_another_module() -> None:
     sites = find_sites(timm.create_model("rexnet_100"), IMAGES)  # ConvNormAct, then se, in the block's own forward
     gated = [site for site in POLICIES["conv"](sites) if site.attention is not None]

@@ -178,6 +178,12 @@ def test_a_hook_would_see_other_values() -> None:
     assert_left(net, reason, lambda model: last(model).register_forward_hook(lambda *_: None))
 
 
+def test_a_hook_inside_a_norm_would_see_other_values() -> None:
+    net = net_ending(BatchNormAct2d(8))
+    reason = r"a hook on 1\.branch\.1 before it would see other values"
+    assert_left(net, reason, lambda model: model.get_submodule("1.branch.1.act").register_forward_hook(lambda *_: None))
+
+
 def test_a_parametrised_weight_is_computed() -> None:
     def parametrise(model: nn.Module) -> None:
         parametrize.register_parametrization(last(model), "weight", nn.Tanh())

@@ -11,8 +11,11 @@ from torch import nn
 
 import sesurgeon
 from sesurgeon import UsageError, VerificationError, add_se, apply_plan, fold_gate_scale, make_plan, remove_se
+from sesurgeon.graph import same
 from sesurgeon.models import Provenance, Source, attach_provenance
+from sesurgeon.placement import plan_from_data
 from sesurgeon.surgery import blocks_of, fold, plan_of
+from tests.detectors import detector
 from tests.networks import FunctionalResNet, OddNet, PlainNet, trained_like
 from tests.surgery.trained import IMAGES, assert_same, augmented
 
@@ -130,3 +133,22 @@ def test_a_folded_network_is_kept_and_comes_back(source: str, tmp_path: Path) ->
     assert_same(again, folded)
     assert_same(remove_se(again), net)
     assert fold(again).folded == ()
+
+
+@pytest.mark.parametrize("kind", ["faster", "fcos"])
+def test_a_detector_is_folded_and_proved_with_its_targets(kind: str) -> None:
+    images = [torch.rand(3, 32, 40), torch.rand(3, 36, 32)]
+    model = augmented(detector(kind), (images,))
+    folding = fold(model)
+    assert (folding.folded, folding.left) == (("backbone.1.se",), ())
+    assert folding.proof is not None
+    assert (folding.proof.in_eval, folding.proof.in_train) == (True, True)
+    others = [image.flip(1) for image in images]
+    with torch.no_grad():
+        assert same(folding.model.eval()(others), model.eval()(others))
+
+
+def test_a_plan_that_names_no_weights_is_refused() -> None:
+    data = {"version": 2, "blocks": [{"site": "1:residual", "folded": "bn2.weight"}]}
+    with pytest.raises(UsageError, match=r"folded must be a list of names of weights, not 'bn2\.weight'"):
+        plan_from_data(data)

@@ -15,7 +15,7 @@ from tests.networks import trained_like
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
-def augmented(net: nn.Module, images: Tensor = IMAGES, **choices: Any) -> nn.Module:
+def augmented(net: nn.Module, images: Any = IMAGES, **choices: Any) -> nn.Module:
     """``net`` with blocks as training leaves them: no weight of theirs is zero any more."""
     model = add_se(trained_like(net), images, **choices)
     generator = torch.Generator().manual_seed(0)

@@ -11,9 +11,9 @@ from sesurgeon.graph.flow import Flow
 
 
 def attention_modules(model: nn.Module, flows: Mapping[str, Flow]) -> frozenset[str]:
-    """Paths of the modules that gate a tensor, whatever they are called; leaves are known by their names."""
+    """Paths of the modules that gate a tensor, whatever they are called, and of those that are known by their names."""
     gated = {path for path, flow in flows.items() if any(_is_gating(flow, node) for node in flow.nodes)}
-    named = {path for path, module in model.named_modules() if path not in flows and ops.is_attention(module)}
+    named = {path for path, module in model.named_modules() if ops.is_attention(module)}
     return frozenset(gated | named)
 
 
@@ -52,14 +52,14 @@ def attended(flow: Flow, path: str, attention: frozenset[str]) -> dict[fx.Node, 
 def _scaled(node: fx.Node) -> fx.Node:
     """The larger operand of a product of two tensors."""
     first, second = (operand for operand in node.args[:2] if isinstance(operand, fx.Node))
-    return max(first, second, key=lambda operand: operand.meta["value"].numel())
+    return max(first, second, key=lambda operand: _before_expansion(operand).meta["value"].numel())
 
 
 def _is_gating(flow: Flow, node: fx.Node) -> bool:
     """``x * g`` where g has one factor a channel and was computed from data (squeezed from x, or from elsewhere)."""
     if ops.name_of(node) != "mul" or len(node.args) < 2:
         return False
-    nodes = [arg for arg in node.args[:2] if isinstance(arg, fx.Node)]
+    nodes = [_before_expansion(arg) for arg in node.args[:2] if isinstance(arg, fx.Node)]
     tensors = [ops.tensor_of(arg) for arg in nodes]
     if len(nodes) != 2 or tensors[0] is None or tensors[1] is None:
         return False
@@ -70,3 +70,10 @@ def _is_gating(flow: Flow, node: fx.Node) -> bool:
     squeezed = gate.shape[2:].numel() == 1 < scaled.shape[2:].numel() and gate.shape[1] == scaled.shape[1]
     squeezed_last = gate.shape[1:-1].numel() == 1 < scaled.shape[1:-1].numel() and gate.shape[-1] == scaled.shape[-1]
     return (squeezed or squeezed_last) and flow.depends_on_data(gate_node)
+
+
+def _before_expansion(node: fx.Node) -> fx.Node:
+    """``g`` of ``g.expand_as(x)``."""
+    while ops.name_of(node) in ("expand", "expand_as", "broadcast_to") and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    return node

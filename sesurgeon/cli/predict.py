@@ -1,0 +1,138 @@
+"""``sesurgeon predict``: what does a model see in these images?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from sesurgeon.cli.console import reporting
+from sesurgeon.cli.images import BatchSize, Device, ImgSize, Workers
+from sesurgeon.cli.latest import given_or_latest, latest_trained
+from sesurgeon.cli.loading import load_model_or_onnx
+from sesurgeon.cli.options import Arch, Debug, Json, ModelKwargs, NumClasses, Pretrained, Quiet, TrustPickle
+from sesurgeon.cli.scoring import per_cent
+from sesurgeon.errors import DataError
+
+if TYPE_CHECKING:
+    from sesurgeon.finetune import Event, Predictions
+
+_Model = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="As evaluate takes it, ONNX files too; by default the newest result of fine-tuning or surgery here.",
+        show_default=False,
+    ),
+]
+_Images = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="IMAGES", help="Image files, and folders of them.", show_default=False),
+]
+TopK = Annotated[int, typer.Option("--topk", min=1, help="Labels an image.")]
+
+
+def predict(
+    model: _Model = None,
+    images: _Images = None,
+    topk: TopK = 5,
+    img_size: ImgSize = None,
+    batch_size: BatchSize = 64,
+    workers: Workers = 4,
+    device: Device = "auto",
+    arch: Arch = None,
+    model_kwargs: ModelKwargs = None,
+    num_classes: NumClasses = None,
+    pretrained: Pretrained = False,
+    trust_pickle: TrustPickle = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Say what MODEL sees in IMAGES: the most probable labels of each.
+
+    Without a MODEL (the first name is a folder or an image) the newest `runs/finetune/*/best.pt` is taken, or else
+    the newest `*.se.pt`. An ONNX file that `export` wrote is a MODEL, too; it runs in onnxruntime. Images that
+    cannot be read are named, the others are predicted, and the exit code is 1.
+    """
+    with reporting(json=json, quiet=quiet, debug=debug) as out:
+        from sesurgeon.finetune import EvaluationStep, describe_bad_images, find_images, predict
+        from sesurgeon.models import provenance_of
+
+        model, images = _model_and_images(model, images or [])
+        paths = find_images(images)
+        name = given_or_latest(model, latest_trained, out)
+        with out.working(f"Loading {name}"):
+            from sesurgeon.cli.watching import Watcher
+
+            reading = {"arch": arch, "model_kwargs": model_kwargs, "num_classes": num_classes}
+            loaded = load_model_or_onnx(name, **reading, pretrained=pretrained, trust_pickle=trust_pickle)
+        with out.progress() as progress:
+            watcher = Watcher(out, progress)
+
+            def watch(event: Event) -> None:
+                if isinstance(event, EvaluationStep):
+                    watcher.show("Predicting", "", event.step, event.steps)
+                else:
+                    watcher(event)
+
+            found = predict(
+                loaded,
+                paths,
+                topk=topk,
+                batch_size=batch_size,
+                workers=workers,
+                img_size=img_size,
+                device=device,
+                on_progress=watch,
+            )
+        if provenance_of(loaded).preprocessing is None:
+            size = "x".join(map(str, found.input_size))
+            out.note(f"{name} does not say how images are prepared for it: they are seen as {size}.")
+        out.result(_table(found), _data(name, found))
+        if found.skipped:
+            raise DataError(_printable(describe_bad_images(found.skipped, len(paths))))
+
+
+def _model_and_images(first: str | None, images: list[str]) -> tuple[str | None, list[str]]:
+    """A folder or an image in the place of the MODEL is the first of the IMAGES: a model is neither."""
+    from sesurgeon.finetune import names_images
+
+    if first is None or not names_images(first):
+        return first, images
+    return None, [first, *images]
+
+
+def _table(found: Predictions) -> Table:
+    table = Table("image", "label", "", "then")
+    table.columns[2].justify = "right"
+    for column in table.columns:
+        column.overflow = "fold"
+    table.columns[2].no_wrap = True
+    for image in found.images:
+        best, *others = image.guesses
+        rest = ", ".join(f"{guess.label} {_share(guess.probability)}" for guess in others)
+        table.add_row(_printable(str(image.path)), best.label, _share(best.probability), rest)
+    return table
+
+
+def _data(name: str, found: Predictions) -> dict[str, Any]:
+    return {
+        "model": name,
+        "input_size": found.input_size,
+        "images": [
+            {"path": _printable(str(image.path)), "guesses": [vars(guess) for guess in image.guesses]}
+            for image in found.images
+        ],
+        "skipped": [{"path": _printable(str(image.path)), "reason": image.reason} for image in found.skipped],
+    }
+
+
+def _share(probability: float) -> str:
+    return per_cent(100 * probability)
+
+
+def _printable(text: str) -> str:
+    """File names may hold bytes that are no UTF-8; Python keeps them as surrogates, which cannot be printed."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
