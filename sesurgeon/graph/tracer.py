@@ -38,7 +38,7 @@ class CallTracer(fx.Tracer):
     """
 
     def __init__(self, call: ModuleCall, fakes: FakeTensorMode, freeze_numbers: bool) -> None:
-        super().__init__()
+        super().__init__(autowrap_modules=())  # the session sees to that
         self.root = call.module
         self.graph = fx.Graph()
         self.tensor_attrs = {}
