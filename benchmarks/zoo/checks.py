@@ -166,26 +166,30 @@ def _without_gradient(
 ) -> tuple[list[str], list[str]]:
     """Blocks some of whose parameters get no gradient in the second step, with the backbone frozen.
 
-    All of a narrow block's hidden units may happen to be dead for these few images (2**-8 each, for 8 of them), and
-    random depth may leave it out: such a block gets other weights, and another try.
+    All of a narrow block's hidden units may happen to be dead for these few images (2**-8 each, for 8 of them), random
+    depth may leave it out, and a step may saturate its gate where random weights make large tensors: such a block gets
+    other weights and a smaller step, and another try.
 
     Returns:
         Those that get none though the network's outputs depend on them, and those on which no output depends: the
         network's own layers before them get no gradient either (what a last block computes beside its class token).
     """
     new = [parameter for block in blocks.values() for parameter in block.parameters()]
+    fresh_blocks = copy.deepcopy(blocks)
     reached: set[str] = set()
     dead: list[str] = []
     torch.manual_seed(2)
     with _buffers_kept(augmented), _frozen(augmented, new), _watched(blocks, reached):
         augmented.train()
-        for _ in range(_TRIES):
-            _two_steps(augmented, inputs, new)
+        for attempt in range(_TRIES):
+            _two_steps(augmented, inputs, new, _STEP / 10**attempt)
             dead = [path for path, block in blocks.items() if not all(map(_has_gradient, block.parameters()))]
-            if not dead:
+            if not dead or attempt == _TRIES - 1:
                 break
-            for path in dead:
-                _draw_again(blocks[path])
+            for path, block in blocks.items():
+                block.load_state_dict(fresh_blocks[path].state_dict())
+                if path in dead:
+                    _draw_again(block)
     return [path for path in dead if path in reached], [path for path in dead if path not in reached]
 
 
@@ -223,11 +227,11 @@ def _frozen(model: nn.Module, but: list[nn.Parameter]) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-def _two_steps(augmented: nn.Module, inputs: tuple[Any, ...], new: list[nn.Parameter]) -> None:
+def _two_steps(augmented: nn.Module, inputs: tuple[Any, ...], new: list[nn.Parameter], size: float) -> None:
     for step in range(2):
         for parameter in new:
             if step and parameter.grad is not None:  # by sign: a loss on noise may have gradients of any size
-                parameter.data.sub_(_STEP * parameter.grad.sign())
+                parameter.data.sub_(size * parameter.grad.sign())
             parameter.grad = None
         _noise_loss(augmented(*fresh(inputs))).backward()
 

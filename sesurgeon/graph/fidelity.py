@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten
 from sesurgeon.errors import UntraceableError
 from sesurgeon.graph.codegen import compile_graph
 from sesurgeon.graph.local import LocalGraphs
+from sesurgeon.graph.memo import LayerMemo, is_pure
 from sesurgeon.models import fresh, isolated, random_states, restore_buffers, restore_random_states
 
 
@@ -24,6 +25,7 @@ def unfaithful(graphs: Mapping[bool, LocalGraphs], inputs: tuple[Any, ...], owne
 
     Each call of an owner is repeated by its graph, on copies of the same arguments, from the same buffers and the
     same random state. Outputs must be equal, and so must what became of the arguments (in-place operations).
+    Convolutions that get the same bits again are not computed again.
     """
     wrong: dict[str, str] = {}
     for training, local in graphs.items():
@@ -42,19 +44,29 @@ def _replay(
     model: nn.Module, inputs: tuple[Any, ...], forwards: Mapping[nn.Module, Any], wrong: dict[str, str]
 ) -> None:
     run = nn.Module.__call__
-    replaying, thread = False, threading.get_ident()
+    memo = LayerMemo(run)
+    depth, replaying, thread = 0, False, threading.get_ident()
 
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        nonlocal replaying
-        if replaying or module not in forwards or threading.get_ident() != thread:
+        nonlocal depth, replaying
+        if threading.get_ident() != thread:
+            return run(module, *args, **kwargs)
+        if depth > 0 and is_pure(module) and len(args) == 1 and type(args[0]) is Tensor and not kwargs:
+            return memo(module, args[0])
+        if replaying or module not in forwards:
             return run(module, *args, **kwargs)
         path, forward = forwards[module]
         copies = fresh((args, kwargs))
-        buffers, random_before = fresh(list(module.buffers())), random_states()
-        output = run(module, *args, **kwargs)
-        after, random_after = fresh(list(module.buffers())), random_states()
-        _restore(module, buffers, random_before)
-        replaying = True
+        buffers = list(module.buffers())
+        before, random_before = _copies(buffers), random_states()
+        depth += 1
+        try:
+            output = run(module, *args, **kwargs)
+        finally:
+            depth -= 1
+        after, random_after = _copies(buffers), random_states()
+        _restore(buffers, before, random_before)
+        depth, replaying = depth + 1, True
         try:
             again = forward(module, *copies[0], **copies[1])
             if not same(output, again):
@@ -64,8 +76,10 @@ def _replay(
         except Exception as error:  # generated code of a forward that was traced wrongly may raise anything
             wrong[path] = f"{type(module).__name__}: its graph does not run: {type(error).__name__}: {error}"
         finally:
-            replaying = False
-            _restore(module, after, random_after)
+            depth, replaying = depth - 1, False
+            _restore(buffers, after, random_after)
+        if depth == 0:
+            memo.forget()
         return output
 
     with mock.patch.object(nn.Module, "__call__", call):
@@ -102,6 +116,10 @@ def _same_value(first: Any, second: Any) -> bool:
     return bool(first == second)
 
 
-def _restore(module: nn.Module, buffers: list[Tensor], random_state: tuple[Any, ...]) -> None:
-    restore_buffers(zip(module.buffers(), buffers, strict=True))
+def _copies(tensors: list[Tensor]) -> list[Tensor]:
+    return [tensor.detach().clone() for tensor in tensors]
+
+
+def _restore(buffers: list[Tensor], values: list[Tensor], random_state: tuple[Any, ...]) -> None:
+    restore_buffers(zip(buffers, values, strict=True))
     restore_random_states(random_state)

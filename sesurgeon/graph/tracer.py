@@ -38,7 +38,7 @@ class CallTracer(fx.Tracer):
     """
 
     def __init__(self, call: ModuleCall, fakes: FakeTensorMode, freeze_numbers: bool) -> None:
-        super().__init__()
+        super().__init__(autowrap_modules=())  # the session sees to that
         self.root = call.module
         self.graph = fx.Graph()
         self.tensor_attrs = {}
@@ -79,7 +79,14 @@ class CallTracer(fx.Tracer):
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
         if kind not in ("placeholder", "call_module"):
             proxy.node.meta["value"] = self._evaluate(kind, target, value_of_proxies(args), value_of_proxies(kwargs))
-        return proxy
+        return self._or_none(proxy) if target is operator.getitem else proxy
+
+    def _or_none(self, proxy: Any) -> Any:
+        """``proxy``, or None where it stands for that: a forward asks ``is None``, which no proxy can answer."""
+        if proxy.value is not None:
+            return proxy
+        self._guard(proxy, None, f"{self._owner_name()}: something that steers the forward")
+        return None
 
     def _evaluate(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
         self.evaluating = True
@@ -143,7 +150,7 @@ class CallTracer(fx.Tracer):
             return forward(*args, **kwargs)
         proxy = self.create_proxy("call_module", path, args, kwargs)
         proxy.node.meta["value"] = recorded.output
-        return proxy
+        return self._or_none(proxy)
 
     # -- arguments -----------------------------------------------------------------------------------------------
 
@@ -177,7 +184,7 @@ class CallTracer(fx.Tracer):
 
     def _lift(self, proxy: Any, value: Any, what: str) -> Any:
         """What the forward gets to see of an argument: proxies for tensors and numbers, in the same containers."""
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) or proxy is None:
             return proxy
         if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
             self._guard(self.length_of(proxy), len(value), f"{what}: its length")

@@ -17,7 +17,7 @@ import sesurgeon
 from sesurgeon.cli.app import app
 from sesurgeon.surgery import blocks_of
 
-CODE = '''
+CODE = """
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -61,7 +61,7 @@ class Net(nn.Module):
 
 def make(classes=2):
     return Net(classes)
-'''
+"""
 ARCH = ("--arch", "factory:net_of_mine:make")
 
 

@@ -1,0 +1,59 @@
+"""Names in pictures: any text that a user may have given a class, in the fonts that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+_OURS = "DejaVu Sans"  # comes with matplotlib; it lacks the scripts of East Asia
+_WIDE = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "Droid Sans Fallback",
+    "Microsoft YaHei",
+    "SimHei",
+    "PingFang SC",
+    "Hiragino Sans GB",
+    "Arial Unicode MS",
+)
+_LONGEST = 24
+
+
+@dataclass(frozen=True)
+class Lettering:
+    """How the names of classes are written.
+
+    Attributes:
+        names: by output index, shortened; ``#7`` for a name that no font here can write, or that is not known.
+        style: what matplotlib's text functions need to be given.
+    """
+
+    names: Mapping[int, str]
+    style: Mapping[str, Any]
+
+    def __getitem__(self, index: int) -> str:
+        return self.names.get(index, f"#{index}")
+
+
+def lettering_for(classes: Mapping[int, str]) -> Lettering:
+    """Choose fonts for these names: a glyph that is missing would be drawn as a box, with a warning.
+
+    Dollar signs stay dollar signs: matplotlib would read what is between two of them as a formula.
+    """
+    from matplotlib import font_manager
+    from matplotlib.ft2font import FT2Font
+
+    there = {font.name: font.fname for font in font_manager.fontManager.ttflist}
+    families = [name for name in (_OURS, *_WIDE) if name in there]
+    glyphs = {code for name in families for code in FT2Font(there[name]).get_charmap()}
+    names = {index: _shortened(name) for index, name in classes.items() if all(ord(sign) in glyphs for sign in name)}
+    return Lettering(names, {"parse_math": False, "fontfamily": families})
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
