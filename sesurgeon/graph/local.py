@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 from sesurgeon.errors import UntraceableError
 from sesurgeon.graph.record import ModuleCall, record_calls
@@ -103,17 +103,25 @@ def _calls_by_path(top: ModuleCall, paths: Mapping[nn.Module, str]) -> dict[str,
 
 
 def _trace(group: list[ModuleCall], session: TracingSession) -> fx.Graph:
-    if len({_pattern(call) for call in group}) > 1:
+    if len({_pattern(call, values=False) for call in group}) > 1:
         raise UntraceableError("it is called several times, with different optional arguments")
     try:
         return session.trace_call(group[0], freeze_numbers=False)
     except UntraceableError:
-        if not any(isinstance(leaf, (int, float)) for leaf in tree_flatten((group[0].args, group[0].kwargs))[0]):
+        if not any(isinstance(leaf, (int, float)) for leaf in tree_leaves((group[0].args, group[0].kwargs))):
             raise
+    if len({_pattern(call, values=True) for call in group}) > 1:
+        raise UntraceableError("it is called several times, with different numbers that steer it")
     return session.trace_call(group[0], freeze_numbers=True)  # a number among the arguments may steer the forward
 
 
-def _pattern(call: ModuleCall) -> str:
+def _pattern(call: ModuleCall, *, values: bool) -> str:
+    """Of what kinds the arguments are, in which containers; tensors count alike, and numbers unless ``values``."""
     leaves, structure = tree_flatten((call.args, call.kwargs))
-    kinds = ["tensor" if isinstance(leaf, Tensor) else f"{type(leaf).__name__} {leaf!r}" for leaf in leaves]
-    return f"{structure} {kinds}"
+    return f"{structure} {[_kind(leaf, values) for leaf in leaves]}"
+
+
+def _kind(leaf: Any, values: bool) -> str:
+    if isinstance(leaf, Tensor):
+        return "tensor"
+    return type(leaf).__name__ if type(leaf) in (int, float) and not values else f"{type(leaf).__name__} {leaf!r}"
