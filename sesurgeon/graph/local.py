@@ -53,8 +53,8 @@ def trace_local_graphs(
         model: the network.
         inputs: positional arguments of its forward.
         training: the mode of which the graphs are.
-        run_in_eval: run it in eval mode all the same, because it does not run in train mode on these inputs (as
-            detection models, which want targets then). Tracing itself runs nothing.
+        run_in_eval: run it in eval mode all the same, because it does not run in train mode on these inputs (some
+            want targets then). Tracing itself runs nothing.
     """
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
     paths = {module: path for path, module in model.named_modules()}
