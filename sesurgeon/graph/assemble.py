@@ -89,7 +89,7 @@ def _candidates(flows: Mapping[str, Flow]) -> dict[str, list[Candidate]]:
         residuals = residual_branches(flow)
         ends = _one_a_node(residuals)
         beside = [place for end in ends for place in around(flow, end)]
-        found[path] = ends + beside + _one_a_node(concatenations(flow, residuals) + conv_units(flow))
+        found[path] = ends + _one_fork_a_user(beside) + _one_a_node(concatenations(flow, residuals) + conv_units(flow))
     return _with_siblings(flows, found)
 
 
@@ -99,6 +99,19 @@ def _one_a_node(candidates: list[Candidate]) -> list[Candidate]:
     for candidate in candidates:
         kept.setdefault((candidate.kind, candidate.node), candidate)
     return list(kept.values())
+
+
+def _one_fork_a_user(places: list[Candidate]) -> list[Candidate]:
+    """Without the forks of which a user is that of a fork before: its argument can be replaced once."""
+    taken: set[fx.Node] = set()
+    kept = []
+    for place in places:
+        if place.kind == "fork":
+            if not taken.isdisjoint(place.users):
+                continue
+            taken.update(place.users)
+        kept.append(place)
+    return kept
 
 
 def _with_siblings(flows: Mapping[str, Flow], found: dict[str, list[Candidate]]) -> dict[str, list[Candidate]]:

@@ -13,7 +13,7 @@ from sesurgeon.graph.candidates import Candidate
 from sesurgeon.graph.flow import Flow
 from sesurgeon.graph.layout import channel_dim
 from sesurgeon.graph.local import LocalGraphs
-from sesurgeon.graph.patterns import attended, attention_in, attention_modules
+from sesurgeon.graph.patterns import attended, attention_in, attention_modules, gates_its_input
 from sesurgeon.graph.site import Site
 from sesurgeon.graph.tensors import tensor_name
 
@@ -26,6 +26,7 @@ class Network:
         local: its local graphs.
         flows: module path -> the flow in that module's graph.
         attention: paths of the modules that gate a tensor.
+        gates: those of them that scale what they are given.
         attended: name of a tensor -> what gates it right away.
         width: of the input, in pixels; 0 where not known.
     """
@@ -33,6 +34,7 @@ class Network:
     local: LocalGraphs
     flows: Mapping[str, Flow]
     attention: frozenset[str]
+    gates: frozenset[str]
     attended: Mapping[str, str]
     width: int
 
@@ -40,12 +42,13 @@ class Network:
 def network_of(local: LocalGraphs, flows: Mapping[str, Flow], width: int) -> Network:
     """Find the attention that is in a network already."""
     attention = attention_modules(local.model, flows)
+    gates = gates_its_input(local.model, flows)
     gated = {
         tensor_name(local, path, node): by
         for path, flow in flows.items()
-        for node, by in attended(flow, path, attention).items()
+        for node, by in attended(flow, path, gates).items()
     }
-    return Network(local, flows, attention, gated, width)
+    return Network(local, flows, attention, gates, gated, width)
 
 
 def describe(network: Network, path: str, candidate: Candidate, host: str | None) -> Site | None:
@@ -87,9 +90,16 @@ def describe(network: Network, path: str, candidate: Candidate, host: str | None
         kernel_size=candidate.kernel_size,
         depthwise=candidate.depthwise,
         branch=tuple(f"{path}.{node.target}".lstrip(".") for node in called),
-        attention=attention_in(candidate.branch, flow, path, network.attention) or network.attended.get(name),
+        attention=attention_in(candidate.branch, flow, path, network.attention)
+        or network.attended.get(name)
+        or (_gate_around(network, path) if candidate.kind == "conv" else None),
         calls=local.times_called[owner],
     )
+
+
+def _gate_around(network: Network, path: str) -> str | None:
+    """The attention that the module at ``path`` is a part of: its own convolutions are no places."""
+    return next((gate for gate in sorted(network.gates) if gate and f"{path}.".startswith(f"{gate}.")), None)
 
 
 def _is_convolutional(model: nn.Module, owner: nn.Module, branch: list[fx.Node], dim: int) -> bool:
@@ -104,7 +114,5 @@ def _is_convolutional(model: nn.Module, owner: nn.Module, branch: list[fx.Node],
 
 
 def _side(tensor: Tensor, dim: int) -> float:
-    """Of the map that ``tensor`` is, in places; tokens are taken for a square one."""
-    if dim == 1:
-        return tensor.shape[-1]
-    return tensor.shape[-2] if tensor.ndim > 3 else float(tensor.shape[1]) ** 0.5
+    """Of the map that ``tensor`` is, in places; tokens, and windows of them, are taken for a square one."""
+    return tensor.shape[-1] if dim == 1 else float(tensor.shape[1:-1].numel()) ** 0.5

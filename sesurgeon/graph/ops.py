@@ -11,7 +11,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 _NOISE_MODULE = re.compile(r"Drop|StochasticDepth|LayerScale|^Identity$")
-_ACTIVATION_MODULE = re.compile(r"ReLU|SiLU|Swish|Mish|GELU|ELU|Sigmoid|Tanh|Softplus|Softsign|^Act|Activation", re.I)
+_ACTIVATION_MODULE = re.compile(  # PixelUnshuffle is none
+    r"ReLU|SiLU|Swish|Mish|GELU|ELU(?!nshuffle)|Sigmoid|Tanh|Softplus|Softsign|^Act|Activation", re.I
+)
 _ACTIVATIONS = frozenset(
     ["relu", "relu6", "leaky_relu", "silu", "gelu", "elu", "selu", "celu", "mish", "hardswish", "hardtanh", "prelu",
      "rrelu", "hardsigmoid", "sigmoid", "tanh", "softplus", "softsign"]
@@ -64,7 +66,13 @@ def is_conv(module: nn.Module) -> bool:
 
 def is_norm(module: nn.Module) -> bool:
     """Batch, instance, group or layer norm, with or without an activation of its own."""
-    return isinstance(module, (_NormBase, nn.GroupNorm, nn.LayerNorm)) or "Norm" in type(module).__name__
+    if isinstance(module, (_NormBase, nn.GroupNorm, nn.LayerNorm)):
+        return True
+    return "Norm" in type(module).__name__ and not _has_layers(module)
+
+
+def _has_layers(module: nn.Module) -> bool:
+    return any(is_conv(part) or isinstance(part, nn.Linear) for part in module.modules())
 
 
 def weight(owner: nn.Module, node: fx.Node) -> int:
@@ -87,7 +95,7 @@ def is_noise_or_scale(owner: nn.Module, node: fx.Node) -> bool:
     """Drop-path, dropout or layer scale: what stands between the end of a branch and the sum."""
     module = module_of(owner, node)
     if module is not None:
-        return bool(_NOISE_MODULE.search(type(module).__name__))
+        return bool(_NOISE_MODULE.search(type(module).__name__)) and not _has_layers(module)
     return "drop" in name_of(node) or "stochastic" in name_of(node)
 
 
@@ -115,6 +123,16 @@ def is_in_place(owner: nn.Module, node: fx.Node) -> bool:
     return name.endswith("_") or name in _IN_PLACE or node.kwargs.get("inplace") is True
 
 
+def starts_in_place(owner: nn.Module, node: fx.Node) -> bool:
+    """An ``nn.Sequential`` whose first layer writes into its argument."""
+    module = module_of(owner, node)
+    if not isinstance(module, nn.Sequential):
+        return False
+    while isinstance(module, nn.Sequential) and len(module):
+        module = module[0]
+    return bool(getattr(module, "inplace", False))
+
+
 def is_slice(node: fx.Node) -> bool:
     """``tensor[:, :k]``."""
     return node.op == "call_function" and node.target is operator.getitem and tensor_of(node.args[0]) is not None
@@ -126,9 +144,10 @@ def is_attention(module: nn.Module) -> bool:
 
 
 def cat_dim(node: fx.Node) -> int:
-    """The dimension along which a ``cat`` node concatenates, as written."""
+    """The dimension along which a ``cat`` node concatenates, counted from the front."""
     dim = node.kwargs.get("dim", node.kwargs.get("axis", node.args[1] if len(node.args) > 1 else 0))
-    return dim if isinstance(dim, int) else 0
+    tensor = tensor_of(node)
+    return dim % tensor.ndim if isinstance(dim, int) and tensor is not None else 0
 
 
 def permutation(owner: nn.Module, node: fx.Node) -> tuple[int, ...] | None:

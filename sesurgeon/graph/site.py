@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from sesurgeon.graph.candidates import Kind
@@ -61,7 +62,7 @@ class Site:
     @property
     def stage(self) -> int:
         """The paper's stage, by stride: 2 to 5 are the strides 4, 8, 16 and 32."""
-        return max(0, round(self.stride).bit_length() - 1) if self.stride >= 1 else 0
+        return max(0, round(math.log2(self.stride)))
 
     def computes(self, other: Site) -> bool:
         """Whether ``other`` lies in a module on this site's branch."""

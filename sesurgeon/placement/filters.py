@@ -41,6 +41,10 @@ class Filters:
     every: int = 1
 
     def __post_init__(self) -> None:
+        for name in ("include", "exclude", "stages", "kernel"):
+            given = getattr(self, name)
+            if isinstance(given, (str, int)):  # one alone; a str would be taken apart, and its "*" match all
+                object.__setattr__(self, name, (given,))
         problems = [
             f"{name} (={value}) must be at least 1"
             for name, value in (("min_channels", self.min_channels), ("every", self.every))
@@ -49,14 +53,18 @@ class Filters:
         if problems:
             raise UsageError(f"The filters are wrong: {'; '.join(problems)}.")
 
-    def keep(self, sites: Sequence[Site]) -> list[Site]:
+    def keep(self, sites: Sequence[Site], of: Sequence[Site] = ()) -> list[Site]:
         """The wanted ones of ``sites``, in order.
+
+        Args:
+            sites: those that could get a block.
+            of: all sites of the policy, those with attention included: their last stage is the last one.
 
         Raises:
             NoSiteError: none is left; the message says which filter took the last one, and lists near ids.
         """
         kept = list(sites)
-        last = max((site.stage for site in sites), default=0)
+        last = max((site.stage for site in of or sites), default=0)
         for option, wanted in self._tests(last):
             before, kept = kept, [site for site in kept if wanted(site)]
             if before and not kept:

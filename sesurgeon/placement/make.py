@@ -56,12 +56,13 @@ def plan_from_survey(found: Survey, policies: Sequence[str], config: BlockConfig
             + _why_none(gated, found.left_alone, found.sites),
             hint="`sesurgeon inspect --all` lists what was found.",
         )
-    unused = [f"The pattern '{glob}' matches no site of the policy." for glob in filters.unused(free)]
+    unused = [f"The pattern '{glob}' matches no site of the policy." for glob in filters.unused(chosen)]
+    unused += [f"Policy '{name}' has no site here." for name in policies if not POLICIES[name](found.sites)]
     return Plan(
         architecture_of(found.model),
         tuple(policies),
         [describe_arguments(argument) for argument in found.inputs],
-        tuple(_entries(found, filters.keep(free), config)),
+        tuple(_entries(found, filters.keep(free, chosen), config)),
         (*gated, *left_alone, *found.left_alone),
         tuple(unused),
     )

@@ -122,4 +122,5 @@ def _inner_unit(block: Site, sites: Sequence[Site]) -> Site | None:
 def _units(sites: Sequence[Site]) -> list[Site]:
     units = conv(sites)
     after_depthwise = [unit for before, unit in itertools.pairwise(units) if before.depthwise]
-    return [unit for unit in after_depthwise if not unit.depthwise] or units
+    pointwise = [unit for unit in after_depthwise if not unit.depthwise]
+    return pointwise if 2 * len(pointwise) >= len(units) - 1 else units  # all but the stem come in pairs

@@ -18,8 +18,10 @@ def around(flow: Flow, residual: Candidate) -> list[Candidate]:
         return []
     places = [
         Candidate("shortcut", residual.shortcut, residual.branch, users=(residual.join,), of=residual),
-        Candidate("sum", _activated(flow, residual.join), residual.branch, of=residual),
     ]
+    joined = _activated(flow, residual.join)
+    if joined.users:  # none of ``y.add_(x)`` as a statement
+        places.append(Candidate("sum", joined, residual.branch, of=residual))
     fork = _fork(flow, residual.branch)
     if fork is not None:
         users = tuple(node for node in flow.nodes if node in fork.users and node in residual.branch)
@@ -55,6 +57,8 @@ def _enters(flow: Flow, node: fx.Node, branch: frozenset[fx.Node]) -> bool:
 def _as_changed(flow: Flow, fork: fx.Node, branch: frozenset[fx.Node]) -> fx.Node | None:
     """``fork``, or what an operation in place makes of it at once (the ReLU that a shortcut sees too)."""
     users = [node for node in flow.nodes if node in fork.users and not ops.is_shape_access(node)]
+    if any(node in branch and ops.starts_in_place(flow.owner, node) for node in users):
+        return None  # what it makes of the fork comes out of no node
     mutators = [node for node in users if node in branch and ops.is_in_place(flow.owner, node)]
     if not mutators:
         return fork

@@ -32,6 +32,17 @@ def attention_in(branch: frozenset[fx.Node], flow: Flow, path: str, attention: f
     return None
 
 
+def gates_its_input(model: nn.Module, flows: Mapping[str, Flow]) -> frozenset[str]:
+    """Those of :func:`attention_modules` that scale what they are given, and not what they compute from it."""
+    named = {path for path, module in model.named_modules() if ops.is_attention(module)}
+    gating = {
+        path
+        for path, flow in flows.items()
+        if any(_is_gating(flow, node) and _scaled(node).op == "placeholder" for node in flow.nodes)
+    }
+    return frozenset(named | gating)
+
+
 def attended(flow: Flow, path: str, attention: frozenset[str]) -> dict[fx.Node, str]:
     """The tensors in one graph that attention scales right away, and what does it: a module, or ``path`` itself."""
     found: dict[fx.Node, str] = {}

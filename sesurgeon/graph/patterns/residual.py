@@ -49,8 +49,9 @@ def _operands(node: fx.Node, summed: bool) -> tuple[fx.Node, fx.Node] | None:
     """The two tensors that ``node`` joins; None where it joins no two tensors of one size."""
     if summed:
         joined = node.args[:2]
-    elif ops.name_of(node) == "cat" and ops.cat_dim(node) in (1, -3) and isinstance(node.args[0], (list, tuple)):
-        joined = tuple(node.args[0])
+    elif ops.name_of(node) == "cat" and ops.cat_dim(node) == 1:
+        given = node.args[0] if node.args else node.kwargs.get("tensors")
+        joined = tuple(given) if isinstance(given, (list, tuple)) else ()
     else:
         return None
     nodes = [operand for operand in joined if isinstance(operand, fx.Node)]

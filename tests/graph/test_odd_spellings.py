@@ -1,0 +1,181 @@
+"""Places in code that is written otherwise than most."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sesurgeon import make_plan
+from sesurgeon.graph import Site, find_sites, survey
+from sesurgeon.placement import POLICIES
+from sesurgeon.surgery import blocks_of, operate
+
+X = torch.randn(2, 8, 16, 16)
+
+
+def conv(channels: int = 8, out: int = 8) -> nn.Conv2d:
+    return nn.Conv2d(channels, out, 3, padding=1)
+
+
+class Residual(nn.Module):
+    """``branch(x) + x``."""
+
+    def __init__(self, *branch: nn.Module) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*branch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branch(x) + x
+
+
+def test_a_branch_that_begins_in_place_inside_a_sequential_has_no_fork() -> None:
+    net = nn.Sequential(conv(), Residual(nn.ReLU(inplace=True), conv(), nn.BatchNorm2d(8)))
+    assert [site.kind for site in find_sites(net, X) if site.residual] == ["shortcut", "sum"]
+
+
+class Statement(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.branch(x)
+        y.add_(x)
+        return y.relu()
+
+
+def test_a_sum_whose_result_is_dropped_is_no_place_for_a_block() -> None:
+    assert "sum" not in {site.kind for site in find_sites(Statement(conv(), nn.BatchNorm2d(8)), X)}
+
+
+class SharedStart(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.a, self.b = conv(), conv(), conv()
+
+    def forward(self, x: Tensor) -> Tensor:
+        shared = torch.relu(self.first(x))
+        return (self.a(shared) + x) * (self.b(shared) + x)
+
+
+def test_of_two_branches_with_one_start_the_first_has_the_fork() -> None:
+    sites = find_sites(SharedStart(), X)
+    assert [site.id for site in sites if site.kind in ("residual", "fork")] == [".:residual", ".:residual#2", ".:fork"]
+
+
+class InlineGate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.gate = conv(), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x))
+        return y * torch.sigmoid(self.gate(y.mean((2, 3), keepdim=True))) + x
+
+
+def test_what_comes_before_a_block_with_a_gate_of_its_own_is_free() -> None:
+    sites = {site.id: site for site in find_sites(nn.Sequential(conv(), nn.ReLU(), InlineGate()), X)}
+    assert sites["2:residual"].attention == "2"
+    assert sites["1:conv"].attention is None
+
+
+class SpatialGate(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.squeeze, self.mask = nn.Conv2d(8, 8, 1), nn.Sequential(nn.Conv2d(8, 1, 3, padding=1), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * torch.sigmoid(self.squeeze(x.mean((2, 3), keepdim=True)))
+        return x * self.mask(x)
+
+
+def test_the_convolutions_of_a_gate_are_no_places() -> None:
+    sites = {site.id: site for site in find_sites(nn.Sequential(conv(), nn.ReLU(), SpatialGate()), X)}
+    assert sites["2.mask.1:conv"].attention == "2"
+
+
+def test_one_depthwise_pair_makes_no_mobilenet() -> None:
+    pair = [nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU()]
+    net = nn.Sequential(*[part for _ in range(5) for part in (conv(), nn.ReLU())], *pair)
+    assert len(make_plan(net, X).entries) == 7
+
+
+class ConvNormAct(nn.Sequential):
+    """A norm by its name only."""
+
+
+class DropConnectLayer(nn.Sequential):
+    """Noise by its name only."""
+
+
+def test_layers_are_no_norms_and_no_noise_whatever_they_are_called() -> None:
+    units = ConvNormAct(conv(8, 12), nn.ReLU())
+    sites = find_sites(nn.Sequential(nn.Conv2d(8, 8, 1), units), X)
+    assert [(site.convolution, site.channels) for site in sites] == [("1.0", 12)]
+    ends = find_sites(Residual(conv(), DropConnectLayer(conv(), nn.BatchNorm2d(8))), X)
+    assert [site.tensor for site in ends if site.kind == "residual"] == ["branch.1/_1"]
+
+
+def test_pixel_unshuffle_is_no_activation() -> None:
+    assert find_sites(nn.Sequential(conv(8, 4), nn.PixelUnshuffle(2)), X) == []
+
+
+class Joined(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv3d(2, 3, 3, padding=1), nn.Conv3d(2, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat(tensors=[self.a(x).relu(), self.b(x).relu()], dim=-4)
+
+
+def test_concatenations_by_keyword_and_by_negative_dimensions() -> None:
+    sites = find_sites(Joined(), torch.randn(2, 2, 4, 8, 8))
+    assert [(site.kind, site.channels) for site in sites if site.kind == "concat"] == [("concat", 8)]
+
+
+@pytest.mark.parametrize("width", [224, 240, 260, 299, 300, 331])
+def test_stages_at_widths_that_are_no_multiple_of_32(width: int) -> None:
+    layers = [part for _ in range(5) for part in (nn.Conv2d(1, 1, 3, 2, 1), nn.ReLU())]
+    sites = find_sites(nn.Sequential(*layers), torch.randn(2, 1, width, width))
+    assert [site.stage for site in sites] == [1, 2, 3, 4, 5]
+
+
+def gated_at_last() -> nn.Module:
+    down = [nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU()]
+    return nn.Sequential(Residual(conv()), *down, Residual(conv()), *down, InlineGate())
+
+
+def test_the_last_stage_is_the_last_one_even_where_it_has_attention() -> None:
+    plan = make_plan(gated_at_last(), X, skip_last_stage=True)
+    assert [entry.site for entry in plan.entries] == ["0:residual", "3:residual"]
+
+
+def test_a_pattern_on_a_site_with_attention_is_no_pattern_without_sites() -> None:
+    assert make_plan(gated_at_last(), X, exclude=["6:residual"]).warnings == ()
+
+
+def test_a_single_pattern_stage_or_kernel_needs_no_list() -> None:
+    plan = make_plan(gated_at_last(), X, include="3:*")  # type: ignore[arg-type]
+    assert [entry.site for entry in plan.entries] == ["3:residual"]
+    assert len(make_plan(gated_at_last(), X, stages=0).entries) == 1  # type: ignore[arg-type]
+
+
+def test_a_policy_of_a_stack_that_finds_nothing_is_said() -> None:
+    plan = make_plan(nn.Sequential(conv(), nn.ReLU()), X, policy=["pre", "conv"])
+    assert plan.warnings == ("Policy 'pre' has no site here.",)
+
+
+def live(model: nn.Module, policy: str) -> list[str]:
+    """The blocks that the output depends on."""
+    augmented = operate(model, policies=[policy], example_inputs=X).model
+    for block in blocks_of(augmented).values():
+        for parameter in block.parameters():
+            torch.nn.init.normal_(parameter)
+    augmented(X).square().sum().backward()
+    return [path for path, block in blocks_of(augmented).items() if all(p.grad.any() for p in block.parameters())]
+
+
+@pytest.mark.parametrize("policy", ["pre", "post", "identity", "standard"])
+def test_no_block_is_inserted_that_nothing_reads(policy: str) -> None:
+    torch.manual_seed(0)
+    for net in (SharedStart(), Residual(conv(), nn.BatchNorm2d(8))):
+        blocks = [site for site in POLICIES[policy](survey(net, X).sites) if isinstance(site, Site)]
+        assert len(live(net, policy)) == len(blocks) > 0
