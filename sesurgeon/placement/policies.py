@@ -123,4 +123,5 @@ def _units(sites: Sequence[Site]) -> list[Site]:
     units = conv(sites)
     after_depthwise = [unit for before, unit in itertools.pairwise(units) if before.depthwise]
     pointwise = [unit for unit in after_depthwise if not unit.depthwise]
-    return pointwise if 2 * len(pointwise) >= len(units) - 1 else units  # all but the stem come in pairs
+    in_pairs = pointwise and 2 * len(pointwise) >= len(units) - 1  # all but the stem
+    return pointwise if in_pairs else units

@@ -41,7 +41,7 @@ NETWORKS = {
     "plain": (PlainNet, (2, 3, 16, 16)),
     "functional": (FunctionalResNet, (2, 3, 16, 16)),
     "one-dimensional": (Sequence1d, (2, 2, 32)),
-    "video": (lambda: torchvision.models.video.r3d_18(num_classes=3), (2, 3, 4, 16, 16)),
+    "video": (lambda: torchvision.models.video.r3d_18(num_classes=3), (2, 3, 4, 32, 32)),
     "channels last": (
         lambda: timm.create_model("convnext_tiny", depths=(1, 1, 1, 1), dims=(8, 16, 16, 16), num_classes=3),
         (2, 3, 64, 64),
