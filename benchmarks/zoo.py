@@ -4,6 +4,7 @@
     python benchmarks/zoo.py --retry failed            # once more what failed
     python benchmarks/zoo.py --only 'timm:resnet*'     # some
     python benchmarks/zoo.py --one-per-family          # the smallest of each family
+    python benchmarks/zoo.py --resume benchmarks/zoo.json   # go on where that sweep ended
 
 Each network in a process of its own, with random weights, at the smallest input that it takes. What was found is kept
 in the working folder, one JSON line a network. Writes zoo.md and zoo.json: after a whole sweep beside this file, after
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import warnings
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -33,6 +35,8 @@ CHUNK = 30
 def main() -> None:
     options = parse()
     options.work.mkdir(parents=True, exist_ok=True)
+    if options.resume is not None:
+        take_records(options.resume, options.work / "records.jsonl")
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     networks = [network for network in list_networks() if selected(network, options.only)]
@@ -63,8 +67,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=600, help="the most a network may take (default: 600)")
     parser.add_argument("--gib", type=float, default=9, help="the most memory it may hold (default: 9)")
     parser.add_argument("--fail", action="store_true", help="exit code 1 when a network failed")
+    parser.add_argument(
+        "--resume", type=Path, metavar="ZOO.JSON", help="an unfinished sweep's result: what is in it is not done again"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/zoo"), help="working folder (default: runs/zoo)")
     return parser.parse_args()
+
+
+def take_records(result: Path, records: Path) -> None:
+    """Put the networks of ``result`` that ``records`` does not have yet into it."""
+    known = read_records(records)
+    for record in json.loads(result.read_text(encoding="utf-8"))["networks"]:
+        if f"{record['library']}:{record['name']}" not in known:
+            append_record(records, record)
 
 
 def selected(network: Network, globs: Sequence[str]) -> bool:

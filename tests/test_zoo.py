@@ -122,6 +122,15 @@ def test_a_second_run_does_what_is_left(command: ModuleType, part: Any, tmp_path
     assert left(["failed"]) == ["light", "failed"]
 
 
+def test_an_unfinished_sweep_is_taken_up_from_its_result(command: ModuleType, part: Any, tmp_path: Path) -> None:
+    result, records = tmp_path / "zoo.json", tmp_path / "records.jsonl"
+    result.write_text(json.dumps({"networks": [{**ODD, "status": "ok"}, {**ODD, "name": "even", "status": "ok"}]}))
+    part("sweep").append_record(records, {**ODD, "status": "failed"})
+    command.take_records(result, records)
+    found = part("sweep").read_records(records)
+    assert {name: record["status"] for name, record in found.items()} == {"timm:odd": "failed", "timm:even": "ok"}
+
+
 def test_every_promise_is_checked(part: Any) -> None:
     checks = part("checks")
     model = trained_like(OddNet())

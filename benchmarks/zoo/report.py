@@ -43,7 +43,11 @@ def versions() -> dict[str, str]:
 
 def markdown(records: Sequence[Record], wanted: int) -> str:
     """The whole of zoo.md."""
-    unfinished = "" if len(records) == wanted else f"\nUnfinished: {len(records)} of {wanted} networks.\n"
+    unfinished = (
+        ""
+        if len(records) == wanted
+        else f"\nUnfinished: {len(records)} of {wanted} networks; `--resume benchmarks/zoo.json` goes on.\n"
+    )
     return f"""# The zoo: every network of torchvision and timm
 
     python benchmarks/zoo.py
