@@ -21,8 +21,7 @@ class Block(nn.Module):
         self.calls = 0
 
     def body(self, x: Tensor) -> Tensor:
-        y: Tensor = self.bn(self.conv(x))
-        return y
+        return self.bn(self.conv(x))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x) + x
