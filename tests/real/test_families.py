@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 # name, blocks of the policy "standard"
 LIGHT = [
     ("torchvision:squeezenet1_1", 8), ("torchvision:mnasnet0_5", 16), ("torchvision:shufflenet_v2_x0_5", 16),
-    ("timm:test_convnext2", 4), ("timm:test_efficientnet_gn", 2), ("timm:test_mambaout", 6), ("timm:test_coatnet", 6),
+    ("timm:test_convnext2", 4), ("timm:test_efficientnet_gn", 11), ("timm:test_mambaout", 6), ("timm:test_coatnet", 6),
     ("timm:test_resnet", 4), ("timm:lcnet_150", 13), ("timm:fasternet_t0", 13), ("timm:starnet_s050", 6),
     ("timm:ese_vovnet19b_slim_dw", 18), ("timm:cs3darknet_focus_s", 9), ("timm:hardcorenas_a", 2),
     ("timm:dla46_c", 12), ("timm:resnetv2_18", 8), ("timm:regnetx_002", 13), ("timm:edgenext_xx_small", 12),
