@@ -170,5 +170,5 @@ def test_failures_are_named_with_their_reasons(part: Any) -> None:
     text = part("report").markdown([failed, fine], 3)
     assert "| timm | odd | inner | one \\| two three |" in text
     assert "1 of 2 = 50.0 %" in text
-    assert "Unfinished: 2 of 3 networks." in text
+    assert "Unfinished: 2 of 3 networks;" in text
     assert "| timm odd | 2 | 1 |  |  |  | 1 |  |  | 3 |  |  |  |  | 2 | 1.0 |" in text
