@@ -5,7 +5,7 @@ from __future__ import annotations
 import builtins
 import operator
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, MappingView
 from typing import Any
 
 import torch
@@ -33,6 +33,8 @@ class ValueProxy(fx.Proxy):
         return len(self.value) if isinstance(self.value, torch.Size) else int(self.tracer.length_of(self))
 
     def __iter__(self) -> Iterator[Any]:
+        if isinstance(self.value, (Mapping, MappingView)):  # these have no first item to get
+            return iter(self.tracer.create_proxy("call_function", tuple, (self,), {}))
         return iter([operator.getitem(self, index) for index in range(len(self))])
 
     def __bool__(self) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -79,14 +80,17 @@ class CallTracer(fx.Tracer):
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
         if kind not in ("placeholder", "call_module"):
             proxy.node.meta["value"] = self._evaluate(kind, target, value_of_proxies(args), value_of_proxies(kwargs))
-        return self._or_none(proxy) if target is operator.getitem else proxy
+        return self._or_plain(proxy) if target is operator.getitem else proxy
 
-    def _or_none(self, proxy: Any) -> Any:
-        """``proxy``, or None where it stands for that: a forward asks ``is None``, which no proxy can answer."""
-        if proxy.value is not None:
+    def _or_plain(self, proxy: Any) -> Any:
+        """``proxy``, or the None or the name that it stands for.
+
+        A forward asks ``is None``, which no proxy can answer, and takes names for keys.
+        """
+        if not (proxy.value is None or isinstance(proxy.value, str)):
             return proxy
-        self._guard(proxy, None, f"{self._owner_name()}: something that steers the forward")
-        return None
+        self._guard(proxy, proxy.value, f"{self._owner_name()}: something that steers the forward")
+        return proxy.value
 
     def _evaluate(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
         self.evaluating = True
@@ -132,6 +136,8 @@ class CallTracer(fx.Tracer):
         if isinstance(a, Tensor) and not isinstance(a, nn.Parameter) and id(a) not in self._tensor_names:
             # fx would store it on the caller's module
             raise UntraceableError("its forward uses a tensor that is neither parameter nor buffer")
+        if type(a) is OrderedDict:  # fx would make a plain dict of it
+            a = self.create_proxy("call_function", OrderedDict, (list(a.items()),), {})
         return super().create_arg(a)
 
     # -- children are leaves -------------------------------------------------------------------------------------
@@ -150,7 +156,7 @@ class CallTracer(fx.Tracer):
             return forward(*args, **kwargs)
         proxy = self.create_proxy("call_module", path, args, kwargs)
         proxy.node.meta["value"] = recorded.output
-        return self._or_none(proxy)
+        return self._or_plain(proxy)
 
     # -- arguments -----------------------------------------------------------------------------------------------
 
@@ -184,7 +190,7 @@ class CallTracer(fx.Tracer):
 
     def _lift(self, proxy: Any, value: Any, what: str) -> Any:
         """What the forward gets to see of an argument: proxies for tensors and numbers, in the same containers."""
-        if isinstance(value, Tensor) or proxy is None:
+        if isinstance(value, Tensor) or proxy is None or isinstance(proxy, str):
             return proxy
         if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
             self._guard(self.length_of(proxy), len(value), f"{what}: its length")
