@@ -22,7 +22,8 @@ class ModuleCall:
 
     Attributes:
         module: the callee.
-        args, kwargs: as given, before the call could change them.
+        args, kwargs: as given, before the call could change them; () and {} for a module without children, the
+            forward of which is of no interest.
         output: as returned.
         children: the calls that this module's forward made itself, in order.
     """
@@ -53,7 +54,8 @@ def record_calls(model: nn.Module, inputs: tuple[Any, ...], fakes: FakeTensorMod
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != thread:
             return run(module, *args, **kwargs)
-        entry = ModuleCall(module, _described(args, fakes), _described(kwargs, fakes))
+        given = (args, kwargs) if module._modules else ((), {})
+        entry = ModuleCall(module, *_described(given, fakes))
         stack[-1].children.append(entry)
         stack.append(entry)
         try:
