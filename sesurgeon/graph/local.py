@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 
 from sesurgeon.errors import UntraceableError
 from sesurgeon.graph.record import ModuleCall, record_calls
+from sesurgeon.graph.reuse import Grounds, looks_of
 from sesurgeon.graph.session import TracingSession
 from sesurgeon.models.detection import witnesses
 from sesurgeon.models.isolation import isolated
@@ -31,6 +32,7 @@ class LocalGraphs:
         outputs: what the model returned, true tensors.
         witnesses: what the parts of a detector gave: see :func:`sesurgeon.models.witnesses`.
         proven: the forward pass was run in this very mode, so that ``outputs`` are this mode's.
+        grounds: what the graphs hang on.
     """
 
     model: nn.Module
@@ -40,10 +42,16 @@ class LocalGraphs:
     outputs: Any
     witnesses: Sequence[Tensor]
     proven: bool
+    grounds: Grounds
 
 
 def trace_local_graphs(
-    model: nn.Module, inputs: tuple[Any, ...], *, training: bool, run_in_eval: bool = False
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    *,
+    training: bool,
+    run_in_eval: bool = False,
+    known: LocalGraphs | None = None,
 ) -> LocalGraphs:
     """Run ``model(*inputs)`` once and trace every composite module along the call that it got.
 
@@ -55,26 +63,36 @@ def trace_local_graphs(
         training: the mode of which the graphs are.
         run_in_eval: run it in eval mode all the same, because it does not run in train mode on these inputs (some
             want targets then). Tracing itself runs nothing.
+        known: of the same network in the other mode: graphs that must be the same are taken from there.
     """
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
     paths = {module: path for path, module in model.named_modules()}
     graphs: dict[str, fx.Graph] = {}
     unfollowed: dict[str, str] = {}
+    looks: dict[str, Any] = {}
     with isolated(model, training=training and not run_in_eval):
         with witnesses(model) as seen:
             top, outputs = record_calls(model, inputs, fakes)
         model.train(training)
         calls = _calls_by_path(top, paths)
         session = TracingSession(model, fakes)
+        taken = known if known is not None and known.grounds.hold_for(session.footprint) else None
 
         def trace_composites() -> None:
             for path, group in calls.items():
                 if not _is_composite(group[0].module):
                     continue
+                look = looks_of(group)
+                if taken is not None and taken.grounds.looks.get(path) == look:
+                    graphs[path] = taken.graphs[path]
+                    continue
                 try:
                     graphs[path] = _trace(group, session)
                 except UntraceableError as error:
                     unfollowed[path] = error.message
+                    continue
+                if not session.mode_matters:
+                    looks[path] = look
 
         session.run(trace_composites)
     return LocalGraphs(
@@ -85,6 +103,7 @@ def trace_local_graphs(
         outputs,
         seen,
         not run_in_eval,
+        Grounds(session.footprint, looks),
     )
 
 

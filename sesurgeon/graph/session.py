@@ -47,12 +47,17 @@ class TracingSession(fx.Tracer):
     Args:
         model: the network; its modules must be in the same train or eval mode as they were when recorded.
         fakes: the mode under which the calls were recorded.
+
+    Attributes:
+        footprint: the modules as they are.
+        mode_matters: whether the call that was traced last may be another one in the other mode of the modules.
     """
 
     def __init__(self, model: nn.Module, fakes: FakeTensorMode) -> None:
         super().__init__(autowrap_modules=(math,))
+        self.footprint = Footprint(model)
+        self.mode_matters = True
         self._fakes = fakes
-        self._footprint = Footprint(model)
         self._random_states = random_states()
         self._current: CallTracer | None = None
         self._thread = threading.get_ident()
@@ -84,13 +89,14 @@ class TracingSession(fx.Tracer):
             with _seeing_through_proxies(type(module).forward):
                 graph = self._current.trace_forward()
             pending = self._current.pending
+            self.mode_matters = self._current.mode_matters or freeze_numbers  # or else another try came before
         except UntraceableError:
             raise
         except Exception as error:  # user code may raise anything while it is being traced
             raise UntraceableError(f"{type(error).__name__}: {_first_line(error)}") from error
         finally:
             self._current = None
-            changed = self._footprint.restore(module)
+            changed = self.footprint.restore(module)
             has_drawn = self._has_drawn()
         if changed:
             raise UntraceableError(f"its forward sets attributes of its own ({', '.join(sorted(set(changed)))})")
@@ -126,12 +132,13 @@ class TracingSession(fx.Tracer):
 
     @contextlib.contextmanager
     def _patches(self) -> Iterator[None]:
-        """Factories and autograd functions are recorded, contexts and switches refused."""
+        """Factories and autograd functions are recorded, contexts and switches refused, modes watched."""
         with contextlib.ExitStack() as stack:
 
             def replace(target: Any, name: str, new: Any) -> None:
                 stack.enter_context(mock.patch.object(target, name, new))
 
+            stack.enter_context(mock.patch.object(nn.Module, "training", self._watched_mode(), create=True))
             for name in _FACTORIES:
                 replace(torch, name, self._recorded(getattr(torch, name)))
             replace(torch.autograd.Function, "apply", self._recorded_apply())
@@ -155,6 +162,23 @@ class TracingSession(fx.Tracer):
             return asked.create_proxy("call_function", function, args, kwargs)
 
         return factory
+
+    def _watched_mode(self) -> property:
+        """``training`` of all modules: a property of the class comes before what an instance holds."""
+
+        def get(module: nn.Module) -> Any:
+            asked = self._asked()
+            if asked is not None:
+                asked.mode_matters = True
+            if "training" not in module.__dict__:  # a script module has it elsewhere
+                raise AttributeError("training")
+            return module.__dict__["training"]
+
+        return property(
+            get,
+            lambda module, value: module.__dict__.__setitem__("training", value),
+            lambda module: module.__dict__.__delitem__("training"),
+        )
 
     def _recorded_apply(self) -> Any:
         unbound = inspect.getattr_static(torch.autograd.Function, "apply")

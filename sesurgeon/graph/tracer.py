@@ -36,6 +36,7 @@ class CallTracer(fx.Tracer):
     Attributes:
         pending: the recorded calls that the forward has not made yet.
         evaluating: it is computing a value itself; whatever is called now, the forward did not call it.
+        mode_matters: some module was asked for its mode, or its code was run, which may ask anything.
     """
 
     def __init__(self, call: ModuleCall, fakes: FakeTensorMode, freeze_numbers: bool) -> None:
@@ -45,6 +46,7 @@ class CallTracer(fx.Tracer):
         self.tensor_attrs = {}
         self.pending = list(call.children)
         self.evaluating = False
+        self.mode_matters = False
         self._call = call
         self._fakes = fakes
         self._freeze_numbers = freeze_numbers
@@ -153,6 +155,7 @@ class CallTracer(fx.Tracer):
         path = self._paths.get(m)
         if path is None:  # made on the fly or held in a plain list: no name of ours reaches it, so look inside
             self.pending[:0] = recorded.children
+            self.mode_matters = True
             return forward(*args, **kwargs)
         proxy = self.create_proxy("call_module", path, args, kwargs)
         proxy.node.meta["value"] = recorded.output

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +33,34 @@ class Footprint:
         self._model = model
         self._pictures = {module: _picture(module) for module in model.modules()}
 
+    @property
+    def modules(self) -> Collection[nn.Module]:
+        """Those of which it is."""
+        return self._pictures.keys()
+
     def restore(self, module: nn.Module | None = None) -> list[str]:
         """Put back all of the model, or ``module`` and what was below it; the names of the attributes that differed."""
         changed: list[str] = []
         for part in self._below(self._model if module is None else module):
             changed += _restore(part, self._pictures[part])
         return changed
+
+    def differences(self, other: Footprint) -> set[str]:
+        """Names of the attributes that are other objects, or hold others, in another footprint of the same modules."""
+        if self._pictures.keys() != other._pictures.keys():
+            return {"_modules"}
+        names: set[str] = set()
+        for module, picture in self._pictures.items():
+            there = other._pictures[module]
+            names.update(_differing(picture.attributes, there.attributes))
+            if picture.filled.keys() != there.filled.keys():
+                names |= picture.filled.keys() ^ there.filled.keys()
+            names.update(
+                name
+                for name, content in there.filled.items()
+                if name in picture.filled and not _same_items(content, picture.filled[name])
+            )
+        return names
 
     def _below(self, module: nn.Module) -> Iterator[nn.Module]:
         """``module`` and what was below it, each once, even if it was taken out since."""
@@ -60,9 +82,10 @@ def _picture(module: nn.Module) -> _Picture:
 
 
 def _restore(module: nn.Module, picture: _Picture) -> list[str]:
-    changed, now, before = [], vars(module), picture.attributes
+    changed: list[str] = []
+    now, before = vars(module), picture.attributes
     if not _same_items(now, before):
-        changed += [name for name in now.keys() | before.keys() if _differs(now, before, name)]
+        changed += _differing(now, before)
         now.clear()
         now.update(before)
     for name, content in picture.filled.items():
@@ -76,8 +99,9 @@ def _restore(module: nn.Module, picture: _Picture) -> list[str]:
     return changed
 
 
-def _differs(now: dict[str, Any], before: dict[str, Any], name: str) -> bool:
-    return name not in now or name not in before or now[name] is not before[name]
+def _differing(now: dict[str, Any], before: dict[str, Any]) -> set[str]:
+    one_sided = now.keys() ^ before.keys()
+    return one_sided | {name for name in now.keys() & before.keys() if now[name] is not before[name]}
 
 
 def _same_items(container: Any, content: Any) -> bool:
