@@ -21,7 +21,8 @@ class Block(nn.Module):
         self.calls = 0
 
     def body(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(x))
+        y: Tensor = self.bn(self.conv(x))
+        return y
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x) + x
