@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sesurgeon.errors import UnreadableFileError
 from sesurgeon.export.capture import first_line
-from sesurgeon.finetune.transforms import default_preprocessing
+from sesurgeon.finetune.data.transforms import default_preprocessing
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance
 from sesurgeon.models.source import Source

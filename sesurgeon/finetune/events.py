@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from sesurgeon.finetune.data import Data
-from sesurgeon.finetune.phases import Phase
-from sesurgeon.finetune.records import EpochRow
+from sesurgeon.finetune.data.dataset import Data
+from sesurgeon.finetune.keeping.records import EpochRow
 from sesurgeon.finetune.task import Task
+from sesurgeon.finetune.training.phases import Phase
 
 
 @dataclass(frozen=True)

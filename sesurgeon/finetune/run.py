@@ -13,19 +13,19 @@ import torch
 from torch import nn
 
 from sesurgeon.finetune.config import FinetuneConfig
-from sesurgeon.finetune.curve import draw_curve
-from sesurgeon.finetune.data import Data
+from sesurgeon.finetune.data.dataset import Data
+from sesurgeon.finetune.data.loader import eval_loader, train_loader
+from sesurgeon.finetune.data.opening import open_data
 from sesurgeon.finetune.devices import find_device
-from sesurgeon.finetune.evaluation import identity_of
 from sesurgeon.finetune.events import OnProgress, PhaseStarted, RunStarted, ignore
-from sesurgeon.finetune.loader import eval_loader, train_loader
-from sesurgeon.finetune.loop import start_phase, train_epoch
-from sesurgeon.finetune.opening import open_data
-from sesurgeon.finetune.recorder import Recorder
-from sesurgeon.finetune.records import EpochRow, best_of
-from sesurgeon.finetune.runfolder import RunFolder, make_run_folder
-from sesurgeon.finetune.scores import Evaluation
+from sesurgeon.finetune.keeping.curve import draw_curve
+from sesurgeon.finetune.keeping.recorder import Recorder
+from sesurgeon.finetune.keeping.records import EpochRow, best_of
+from sesurgeon.finetune.keeping.runfolder import RunFolder, make_run_folder
+from sesurgeon.finetune.scoring.evaluation import identity_of
+from sesurgeon.finetune.scoring.scores import Evaluation
 from sesurgeon.finetune.task import Task, make_task, prepare_model
+from sesurgeon.finetune.training.loop import start_phase, train_epoch
 from sesurgeon.models.provenance import provenance_of
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from torch import nn
 
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune.config import FinetuneConfig
-from sesurgeon.finetune.data import Data
-from sesurgeon.finetune.labels import fits, map_classes
-from sesurgeon.finetune.outputs import count_outputs
-from sesurgeon.finetune.phases import Phase, phases_of
-from sesurgeon.finetune.transforms import preprocessing_for
+from sesurgeon.finetune.data.dataset import Data
+from sesurgeon.finetune.data.labels import fits, map_classes
+from sesurgeon.finetune.data.transforms import preprocessing_for
+from sesurgeon.finetune.scoring.outputs import count_outputs
+from sesurgeon.finetune.training.phases import Phase, phases_of
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import attach_provenance, provenance_of
 

@@ -25,7 +25,7 @@ from sesurgeon.finetune import (
     RunStarted,
     TrainStep,
 )
-from sesurgeon.finetune.images import FileImages
+from sesurgeon.finetune.data.images import FileImages
 from sesurgeon.finetune.task import Task
 from sesurgeon.models import Preprocessing
 

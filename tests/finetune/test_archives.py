@@ -11,9 +11,9 @@ from PIL import Image
 
 from sesurgeon.errors import DataError
 from sesurgeon.finetune import open_data
-from sesurgeon.finetune.archives import Member
-from sesurgeon.finetune.images import FileImages
-from sesurgeon.finetune.loader import eval_loader
+from sesurgeon.finetune.data.archives import Member
+from sesurgeon.finetune.data.images import FileImages
+from sesurgeon.finetune.data.loader import eval_loader
 from sesurgeon.models.preprocessing import Preprocessing
 
 Fill = Callable[..., Path]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune import ClassScore, EvaluationStep, evaluate, open_data, open_held_out
-from sesurgeon.finetune.evaluation import identity_of, measure
+from sesurgeon.finetune.scoring.evaluation import identity_of, measure
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance
 from sesurgeon.models.source import Source

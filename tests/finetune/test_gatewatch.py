@@ -7,7 +7,7 @@ from torch import Tensor, nn
 import sesurgeon
 from sesurgeon.blocks import BlockName
 from sesurgeon.errors import UsageError
-from sesurgeon.finetune.gatewatch import GateWatch, watch_gates, watching_gates
+from sesurgeon.finetune.scoring.gatewatch import GateWatch, watch_gates, watching_gates
 from sesurgeon.surgery import blocks_of
 
 Net = nn.Module

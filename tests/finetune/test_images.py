@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from sesurgeon.errors import DataError
-from sesurgeon.finetune.images import FileImages, check_images, find_bad_images, read_image, to_mode
-from sesurgeon.finetune.notes import conversion_notes
+from sesurgeon.finetune.data.images import FileImages, check_images, find_bad_images, read_image, to_mode
+from sesurgeon.finetune.data.notes import conversion_notes
 
 
 def _pixel(image: Image.Image) -> object:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sesurgeon.finetune import batches, open_data
-from sesurgeon.finetune.loader import ShuffledDraws, eval_loader, train_loader
+from sesurgeon.finetune.data.loader import ShuffledDraws, eval_loader, train_loader
 from sesurgeon.models.preprocessing import Preprocessing
 
 PLAIN = Preprocessing((1, 8, 8), (0.0,), (1.0,))

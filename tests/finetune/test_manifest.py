@@ -8,8 +8,8 @@ import pytest
 
 from sesurgeon.errors import DataError
 from sesurgeon.finetune import open_data
-from sesurgeon.finetune.evaluation import identity_of
-from sesurgeon.finetune.images import FileImages
+from sesurgeon.finetune.data.images import FileImages
+from sesurgeon.finetune.scoring.evaluation import identity_of
 
 
 def write(folder: Path, lines: Sequence[str], name: str = "labels.csv") -> Path:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from sesurgeon.errors import DataError
 from sesurgeon.finetune import ImagesChecked, open_data
-from sesurgeon.finetune.images import FileImages
+from sesurgeon.finetune.data.images import FileImages
 
 Fill = Callable[..., Path]
 

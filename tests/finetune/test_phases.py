@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sesurgeon.finetune import FinetuneConfig, Phase
-from sesurgeon.finetune.phases import enter, is_new, param_groups, phases_of, set_train_mode
+from sesurgeon.finetune.training.phases import enter, is_new, param_groups, phases_of, set_train_mode
 
 MakeNet = Callable[..., nn.Module]
 

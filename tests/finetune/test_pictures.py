@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from sesurgeon.errors import OutputError, UsageError
-from sesurgeon.finetune.lettering import lettering_for
-from sesurgeon.finetune.pictures import draw_confusion, draw_mistakes, worst_mistakes
-from sesurgeon.finetune.scores import Evaluation
+from sesurgeon.finetune.keeping.lettering import lettering_for
+from sesurgeon.finetune.keeping.pictures import draw_confusion, draw_mistakes, worst_mistakes
+from sesurgeon.finetune.scoring.scores import Evaluation
 
 
 def evaluation(

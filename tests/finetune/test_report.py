@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from sesurgeon.errors import OutputError, UsageError
-from sesurgeon.finetune.gatewatch import GateMovement
-from sesurgeon.finetune.records import EpochRow
-from sesurgeon.finetune.report import Milestone, write_report
-from sesurgeon.finetune.scores import Evaluation
+from sesurgeon.finetune.keeping.records import EpochRow
+from sesurgeon.finetune.keeping.report import Milestone, write_report
+from sesurgeon.finetune.scoring.gatewatch import GateMovement
+from sesurgeon.finetune.scoring.scores import Evaluation
 
 
 def evaluation(*guesses: int, names: tuple[str, ...] = ("cat", "dog")) -> Evaluation:

@@ -11,7 +11,7 @@ from torch import nn
 
 from sesurgeon.errors import DataError
 from sesurgeon.finetune import preprocessing_for
-from sesurgeon.finetune.transforms import eval_transform, train_transform
+from sesurgeon.finetune.data.transforms import eval_transform, train_transform
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance
 from sesurgeon.models.source import Source

@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 import sesurgeon
 from sesurgeon import UnsafeFileError
 from sesurgeon.cli.app import app
-from sesurgeon.finetune.transforms import eval_transform
+from sesurgeon.finetune.data.transforms import eval_transform
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.surgery import blocks_of
 

@@ -15,9 +15,9 @@ import torch
 
 from sesurgeon.errors import UsageError
 from sesurgeon.files import atomic_write
-from sesurgeon.finetune.gatewatch import GateMovement
-from sesurgeon.finetune.records import EpochRow, best_of
-from sesurgeon.finetune.scores import Evaluation
+from sesurgeon.finetune.keeping.records import EpochRow, best_of
+from sesurgeon.finetune.scoring.gatewatch import GateMovement
+from sesurgeon.finetune.scoring.scores import Evaluation
 
 _MOST_EPOCHS = 30
 _MOST_CLASSES = 10

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sesurgeon.finetune import shards
-from sesurgeon.finetune.data import Data
+from sesurgeon.finetune.data import shards
+from sesurgeon.finetune.data.dataset import Data
+from sesurgeon.finetune.data.labels import map_classes
+from sesurgeon.finetune.data.loader import eval_loader
+from sesurgeon.finetune.data.opening import open_data
+from sesurgeon.finetune.data.transforms import preprocessing_for
 from sesurgeon.finetune.devices import find_device
 from sesurgeon.finetune.events import EvaluationStep, OnProgress, ignore
-from sesurgeon.finetune.labels import map_classes
-from sesurgeon.finetune.loader import eval_loader
-from sesurgeon.finetune.opening import open_data
-from sesurgeon.finetune.outputs import count_outputs, device_of, evaluating, main_logits
-from sesurgeon.finetune.scores import Evaluation
-from sesurgeon.finetune.transforms import preprocessing_for
+from sesurgeon.finetune.scoring.outputs import count_outputs, device_of, evaluating, main_logits
+from sesurgeon.finetune.scoring.scores import Evaluation
 from sesurgeon.models.provenance import provenance_of
 
 

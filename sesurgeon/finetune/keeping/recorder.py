@@ -10,11 +10,11 @@ from typing import Any
 from torch import nn
 
 from sesurgeon.errors import SesurgeonError
-from sesurgeon.finetune.evaluation import Batches, measure
 from sesurgeon.finetune.events import EpochFinished, OnProgress
-from sesurgeon.finetune.records import EpochRow
-from sesurgeon.finetune.runfolder import RunFolder
-from sesurgeon.finetune.scores import Evaluation
+from sesurgeon.finetune.keeping.records import EpochRow
+from sesurgeon.finetune.keeping.runfolder import RunFolder
+from sesurgeon.finetune.scoring.evaluation import Batches, measure
+from sesurgeon.finetune.scoring.scores import Evaluation
 from sesurgeon.models.provenance import attach_provenance, provenance_of
 
 

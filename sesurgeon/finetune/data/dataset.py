@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sesurgeon.errors import DataError
-from sesurgeon.finetune.images import BadImage, Images
+from sesurgeon.finetune.data.images import BadImage, Images
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch import nn
 
 from sesurgeon.errors import OutputError
 from sesurgeon.files import atomic_write
-from sesurgeon.finetune.records import SUMMARY_COLUMNS, EpochRow, best_of
-from sesurgeon.finetune.scores import Evaluation
+from sesurgeon.finetune.keeping.records import SUMMARY_COLUMNS, EpochRow, best_of
+from sesurgeon.finetune.scoring.scores import Evaluation
 
 _FILES = ("best.pt", "last.pt", "args.yaml", "plan.yaml", "summary.csv", "metrics.json", "curve.png")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sesurgeon.finetune.classfiles import ClassFiles
-from sesurgeon.finetune.images import CONVERSIONS, TINY, Checked
+from sesurgeon.finetune.data.classfiles import ClassFiles
+from sesurgeon.finetune.data.images import CONVERSIONS, TINY, Checked
 
 _MOST_NAMED = 5
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from sesurgeon.errors import DataError
-from sesurgeon.finetune.images import MODES, Images
+from sesurgeon.finetune.data.images import MODES, Images
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import provenance_of
 

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import DataError, SesurgeonError, UsageError
+from sesurgeon.finetune.data.folder import SUFFIXES
+from sesurgeon.finetune.data.images import BadImage, FileImages, find_bad_images
+from sesurgeon.finetune.data.loader import eval_loader
+from sesurgeon.finetune.data.transforms import preprocessing_for
 from sesurgeon.finetune.devices import find_device
 from sesurgeon.finetune.events import EvaluationStep, ImagesChecked, OnProgress, ignore
-from sesurgeon.finetune.folder import SUFFIXES
-from sesurgeon.finetune.images import BadImage, FileImages, find_bad_images
-from sesurgeon.finetune.loader import eval_loader
-from sesurgeon.finetune.outputs import count_outputs, device_of, evaluating, main_logits
-from sesurgeon.finetune.transforms import preprocessing_for
+from sesurgeon.finetune.scoring.outputs import count_outputs, device_of, evaluating, main_logits
 from sesurgeon.models.provenance import provenance_of
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sesurgeon.files import atomic_write
-from sesurgeon.finetune.phases import Phase
-from sesurgeon.finetune.records import EpochRow, best_of
+from sesurgeon.finetune.keeping.records import EpochRow, best_of
+from sesurgeon.finetune.training.phases import Phase
 
 _TRAIN, _EVAL, _QUIET = "#7a869a", "#0b5fa5", "#8c8c8c"
 

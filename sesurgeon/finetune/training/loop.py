@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from sesurgeon.errors import SesurgeonError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.events import OnProgress, TrainStep
-from sesurgeon.finetune.outputs import main_logits
-from sesurgeon.finetune.phases import Phase, enter, param_groups, set_train_mode
+from sesurgeon.finetune.scoring.outputs import main_logits
+from sesurgeon.finetune.training.phases import Phase, enter, param_groups, set_train_mode
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

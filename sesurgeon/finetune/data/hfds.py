@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import IO, Any, Literal
 
 from sesurgeon.errors import DataError, UsageError
-from sesurgeon.finetune.classfiles import TRAIN_NAME, VAL_NAMES, ClassFiles, by_class, sorted_labels
+from sesurgeon.finetune.data.classfiles import TRAIN_NAME, VAL_NAMES, ClassFiles, by_class, sorted_labels
 
 PREFIX = "hfds:"
 _KEYS = ("input_key", "target_key")  # timm's words and defaults: image and label

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from sesurgeon.finetune.data import Data
-from sesurgeon.finetune.images import Images, to_mode
-from sesurgeon.finetune.transforms import Transform, eval_transform, mode_of, train_transform
+from sesurgeon.finetune.data.dataset import Data
+from sesurgeon.finetune.data.images import Images, to_mode
+from sesurgeon.finetune.data.transforms import Transform, eval_transform, mode_of, train_transform
 from sesurgeon.models.preprocessing import Preprocessing
 
 

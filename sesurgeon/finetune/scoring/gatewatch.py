@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sesurgeon.blocks import Block
 from sesurgeon.errors import UsageError
-from sesurgeon.finetune.outputs import device_of, evaluating
+from sesurgeon.finetune.scoring.outputs import device_of, evaluating
 
 _MOVED = 0.01
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from sesurgeon.errors import DataError
-from sesurgeon.finetune.classfiles import SUFFIXES, TRAIN_NAME, VAL_NAMES, ClassFiles, by_class
+from sesurgeon.finetune.data.classfiles import SUFFIXES, TRAIN_NAME, VAL_NAMES, ClassFiles, by_class
 
 SUFFIX = ".tar"
 _SETS = (TRAIN_NAME, *VAL_NAMES)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from sesurgeon.errors import UsageError
 from sesurgeon.files import atomic_write
-from sesurgeon.finetune.images import Images, to_mode
-from sesurgeon.finetune.lettering import Lettering, lettering_for
-from sesurgeon.finetune.scores import Evaluation
+from sesurgeon.finetune.data.images import Images, to_mode
+from sesurgeon.finetune.keeping.lettering import Lettering, lettering_for
+from sesurgeon.finetune.scoring.scores import Evaluation
 
 _MOST_NAMED = 40  # classes; more names would overlap
 _MOST_COUNTED = 25  # classes; in more cells numbers cannot be read

@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 
 from sesurgeon.errors import DataError
-from sesurgeon.finetune import archives, hfds, manifest, shards, torchvision_data
-from sesurgeon.finetune.classfiles import ClassFiles
 from sesurgeon.finetune.config import OnBadImage
-from sesurgeon.finetune.data import Data
+from sesurgeon.finetune.data import archives, hfds, manifest, shards, torchvision_data
+from sesurgeon.finetune.data.classfiles import ClassFiles
+from sesurgeon.finetune.data.dataset import Data
+from sesurgeon.finetune.data.folder import list_folder
+from sesurgeon.finetune.data.images import Checked, check_images
+from sesurgeon.finetune.data.notes import class_notes, conversion_notes
 from sesurgeon.finetune.events import ImagesChecked, OnProgress, ignore
-from sesurgeon.finetune.folder import list_folder
-from sesurgeon.finetune.images import Checked, check_images
-from sesurgeon.finetune.notes import class_notes, conversion_notes
 
 
 def open_data(

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sesurgeon.errors import DataError
-from sesurgeon.finetune.archives import SUFFIX, Member
-from sesurgeon.finetune.classfiles import SUFFIXES, TRAIN_NAME, VAL_NAMES, ClassFiles, by_class, sorted_labels
+from sesurgeon.finetune.data.archives import SUFFIX, Member
+from sesurgeon.finetune.data.classfiles import SUFFIXES, TRAIN_NAME, VAL_NAMES, ClassFiles, by_class, sorted_labels
 
 PREFIX = "wds:"
 _LABELS = (".cls", ".json")  # the first that is there

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sesurgeon.errors import DataError
-from sesurgeon.finetune.images import FileImages, ImageFile
+from sesurgeon.finetune.data.images import FileImages, ImageFile
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 TRAIN_NAME = "train"

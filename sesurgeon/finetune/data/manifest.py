@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sesurgeon.errors import DataError
-from sesurgeon.finetune.classfiles import TRAIN_NAME, VAL_NAMES, ClassFiles, by_class
+from sesurgeon.finetune.data.classfiles import TRAIN_NAME, VAL_NAMES, ClassFiles, by_class
 
 SUFFIXES = (".csv", ".tsv")
 _NEEDED = ("path", "label")

@@ -1,0 +1,1 @@
+"""The images: folders, lists, archives and hubs in; batches of tensors out."""

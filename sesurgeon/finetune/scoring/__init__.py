@@ -1,0 +1,1 @@
+"""What a network scores, guesses, and multiplies by."""

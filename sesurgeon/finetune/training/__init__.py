@@ -1,0 +1,1 @@
+"""Which parameters learn, how fast, step by step."""
