@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 from sesurgeon.errors import UntraceableError
+from sesurgeon.graph.interrupts import interrupts_held
 from sesurgeon.graph.record import ModuleCall, record_calls
 from sesurgeon.graph.reuse import Grounds, looks_of
 from sesurgeon.graph.session import TracingSession
@@ -87,7 +88,8 @@ def trace_local_graphs(
                     graphs[path] = taken.graphs[path]
                     continue
                 try:
-                    graphs[path] = _trace(group, session)
+                    with interrupts_held():
+                        graphs[path] = _trace(group, session)
                 except UntraceableError as error:
                     unfollowed[path] = error.message
                     continue

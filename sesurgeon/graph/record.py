@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_map
 
+from sesurgeon.graph.interrupts import interrupts_held
 from sesurgeon.models import fresh
 
 
@@ -55,14 +56,16 @@ def record_calls(model: nn.Module, inputs: tuple[Any, ...], fakes: FakeTensorMod
         if threading.get_ident() != thread:
             return run(module, *args, **kwargs)
         given = (args, kwargs) if module._modules else ((), {})
-        entry = ModuleCall(module, *_described(given, fakes))
+        with interrupts_held():
+            entry = ModuleCall(module, *_described(given, fakes))
         stack[-1].children.append(entry)
         stack.append(entry)
         try:
             output = run(module, *args, **kwargs)
         finally:
             stack.pop()
-        entry.output = _described(output, fakes)
+        with interrupts_held():
+            entry.output = _described(output, fakes)
         return output
 
     with torch.no_grad(), mock.patch.object(nn.Module, "__call__", call):
