@@ -60,7 +60,7 @@ class Flow:
         """
         while True:
             if ops.is_noise_or_scale(self.owner, node) or ops.is_slice(node):
-                source = node.args[0] if node.args else None
+                source = ops.operand(node)
             elif ops.name_of(node) in ("mul", "div"):
                 source = self._scaled(node)
             else:
@@ -71,7 +71,7 @@ class Flow:
 
     def _scaled(self, node: fx.Node) -> fx.Node | None:
         """The operand of a product whose other factor is no data: a mask, a parameter, a number."""
-        data = [arg for arg in node.args if isinstance(arg, fx.Node) and self.depends_on_data(arg)]
+        data = [arg for arg in ops.operands(node) if isinstance(arg, fx.Node) and self.depends_on_data(arg)]
         return data[0] if len(data) == 1 and ops.tensor_of(data[0]) is not None else None
 
     def result(self) -> fx.Node | None:

@@ -45,6 +45,16 @@ def name_of(node: fx.Node) -> str:
     }.get(name, name)
 
 
+def operands(node: fx.Node) -> tuple[Any, ...]:
+    """What a sum or a product joins, or what another operation works on first: by position or by PyTorch's keywords."""
+    return (*node.args, *(node.kwargs[name] for name in ("input", "other") if name in node.kwargs))[:2]
+
+
+def operand(node: fx.Node) -> Any:
+    """The first of :func:`operands`; None where there is none."""
+    return next(iter(operands(node)), None)
+
+
 def module_of(owner: nn.Module, node: fx.Node) -> nn.Module | None:
     """The module that ``node`` calls; None where it calls none."""
     return owner.get_submodule(str(node.target)) if node.op == "call_module" else None

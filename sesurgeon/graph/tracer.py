@@ -23,6 +23,7 @@ from sesurgeon.errors import UntraceableError
 from sesurgeon.graph.guards import expect
 from sesurgeon.graph.proxy import ValueProxy, value_of_proxies
 from sesurgeon.graph.record import ModuleCall
+from sesurgeon.graph.statements import use_results
 
 
 class CallTracer(fx.Tracer):
@@ -59,6 +60,7 @@ class CallTracer(fx.Tracer):
         positional, keywords = self._arguments(forward)
         result = self.create_arg(self.root(*positional, **keywords))
         self.create_node("output", "output", (result,), {}, type_expr=inspect.get_annotations(forward).get("return"))
+        use_results(self.root, self.graph)
         return self.graph
 
     @functools.cached_property

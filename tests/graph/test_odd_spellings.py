@@ -41,8 +41,45 @@ class Statement(Residual):
         return y.relu()
 
 
-def test_a_sum_whose_result_is_dropped_is_no_place_for_a_block() -> None:
-    assert "sum" not in {site.kind for site in find_sites(Statement(conv(), nn.BatchNorm2d(8)), X)}
+class InPlaceFunction(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.add(input=self.branch(x), other=x)
+        nn.functional.relu_(y)
+        return y
+
+
+class InPlaceLayer(Residual):
+    def __init__(self, *branch: nn.Module) -> None:
+        super().__init__(*branch)
+        self.relu, self.drop = nn.ReLU(inplace=True), nn.Dropout(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.add(self.drop(input=self.branch(x)), other=x)
+        self.relu(y)
+        return y
+
+
+@pytest.mark.parametrize("kind", [Statement, InPlaceFunction, InPlaceLayer])
+def test_sums_by_keyword_and_activations_as_statements(kind: type[Residual]) -> None:
+    net = nn.Sequential(conv(), kind(conv(), nn.BatchNorm2d(8)))
+    sites = {site.kind: site for site in find_sites(net, X)}
+    assert [sites[kind].follows for kind in ("residual", "shortcut", "sum")] == ["branch", "x", "relu"]
+    assert len(live(net, "post")) == len(live(net, "standard")) == 1
+
+
+class ConvThenStatement(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.relu = conv(), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        self.relu(x)
+        return x
+
+
+def test_an_activation_as_a_statement_belongs_to_its_convolution() -> None:
+    assert [site.follows for site in find_sites(nn.Sequential(ConvThenStatement()), X)] == ["relu"]
 
 
 class SharedStart(nn.Module):

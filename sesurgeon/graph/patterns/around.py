@@ -20,7 +20,7 @@ def around(flow: Flow, residual: Candidate) -> list[Candidate]:
         Candidate("shortcut", residual.shortcut, residual.branch, users=(residual.join,), of=residual),
     ]
     joined = _activated(flow, residual.join)
-    if joined.users:  # none of ``y.add_(x)`` as a statement
+    if joined.users:  # something reads it
         places.append(Candidate("sum", joined, residual.branch, of=residual))
     fork = _fork(flow, residual.branch)
     if fork is not None:

@@ -49,28 +49,28 @@ def attended(flow: Flow, path: str, attention: frozenset[str]) -> dict[fx.Node, 
     for node in flow.nodes:
         called = f"{path}.{node.target}".lstrip(".") if node.op == "call_module" else None
         if called in attention and called is not None:
-            scaled: object = node.args[0] if node.args else None
+            scaled = ops.operand(node)
         elif _is_gating(flow, node):
             called, scaled = path, _scaled(node)
         else:
             continue
         while isinstance(scaled, fx.Node):
             found.setdefault(scaled, called)
-            scaled = scaled.args[0] if ops.is_noise_or_scale(flow.owner, scaled) and scaled.args else None
+            scaled = ops.operand(scaled) if ops.is_noise_or_scale(flow.owner, scaled) else None
     return found
 
 
 def _scaled(node: fx.Node) -> fx.Node:
     """The larger operand of a product of two tensors."""
-    first, second = (operand for operand in node.args[:2] if isinstance(operand, fx.Node))
+    first, second = (operand for operand in ops.operands(node) if isinstance(operand, fx.Node))
     return max(first, second, key=lambda operand: _before_expansion(operand).meta["value"].numel())
 
 
 def _is_gating(flow: Flow, node: fx.Node) -> bool:
     """``x * g`` where g has one factor a channel and was computed from data (squeezed from x, or from elsewhere)."""
-    if ops.name_of(node) != "mul" or len(node.args) < 2:
+    if ops.name_of(node) != "mul":
         return False
-    nodes = [_before_expansion(arg) for arg in node.args[:2] if isinstance(arg, fx.Node)]
+    nodes = [_before_expansion(arg) for arg in ops.operands(node) if isinstance(arg, fx.Node)]
     tensors = [ops.tensor_of(arg) for arg in nodes]
     if len(nodes) != 2 or tensors[0] is None or tensors[1] is None:
         return False

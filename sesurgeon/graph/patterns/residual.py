@@ -48,7 +48,7 @@ def residual_branches(flow: Flow) -> list[Candidate]:
 def _operands(node: fx.Node, summed: bool) -> tuple[fx.Node, fx.Node] | None:
     """The two tensors that ``node`` joins; None where it joins no two tensors of one size."""
     if summed:
-        joined = node.args[:2]
+        joined = ops.operands(node)
     elif ops.name_of(node) == "cat" and ops.cat_dim(node) == 1:
         given = node.args[0] if node.args else node.kwargs.get("tensors")
         joined = tuple(given) if isinstance(given, (list, tuple)) else ()
