@@ -71,7 +71,7 @@ def describe(network: Network, path: str, candidate: Candidate, host: str | None
     if tensor.ndim == 3 and not _is_convolutional(local.model, flow.owner, called, dim):
         return None
     places = tensor.shape[2:] if dim == 1 else tensor.shape[1:-1]
-    if candidate.kind == "conv" and places.numel() == 1:  # the little layers inside a gate
+    if candidate.kind == "conv" and places.numel() == 1 == max(candidate.kernel_size):  # a little layer inside a gate
         return None
     name = tensor_name(local, path, candidate.node)
     return Site(

@@ -22,7 +22,8 @@ _IN_PLACE = frozenset(["iadd", "isub", "imul", "itruediv"])
 _SHAPE_ATTRIBUTES = frozenset(["shape", "dtype", "device", "is_cuda", "requires_grad", "layout"])
 _SHAPE_METHODS = frozenset(["size", "numel", "stride", "is_contiguous", "type", "get_device"])
 _ATTENTION_MODULE = re.compile(
-    r"Squeeze.?Excit|^SE$|SE(Block|Layer|Module|WithNorm|Net)$|^E?SE|Eca|Cbam|GlobalContext|GatherExcite|CoordAtt"
+    r"Squeeze.?Excit|^SE$|SE(Block|Layer|Module|WithNorm|Net)$|^E?SE|Eca|ECA|Ceca|EfficientChannelAtt|Cbam|CBAM|"
+    r"GlobalContext|GatherExcite|CoordAtt"
 )
 
 

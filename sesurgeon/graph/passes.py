@@ -40,7 +40,7 @@ class Passes:
         for argument in self.inputs:
             if isinstance(argument, Tensor) and argument.ndim >= 3 and not is_detector(local.model):
                 return argument.shape[-1]
-        return max((tensor.shape[-1] for tensor in _convolved(local)), default=0)
+        return max((tensor.shape[-1] for tensor in convolved(local)), default=0)
 
 
 def run_in_both_modes(model: nn.Module, example_inputs: Any = None) -> Passes:
@@ -84,15 +84,19 @@ def _trace(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> Loca
         return trace_local_graphs(model, inputs, training=training)
     except Exception as error:  # the caller's own code runs here and may raise anything
         mode = "train" if training else "eval"
-        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor))
         raise UntraceableError(
-            f"{type(model).__name__} does not run in {mode} mode on example inputs of shape {shapes or '()'}: "
+            f"{type(model).__name__} does not run in {mode} mode on example inputs of shape {shapes_of(inputs)}: "
             f"{type(error).__name__}: {error}",
             hint="Give an input that it takes: --input-shape 2,3,224,224, or example_inputs=.",
         ) from error
 
 
-def _convolved(local: LocalGraphs) -> Iterator[Tensor]:
+def shapes_of(inputs: tuple[Any, ...]) -> str:
+    """The shapes of all tensors in ``inputs``, for messages."""
+    return ", ".join(str(tuple(leaf.shape)) for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)) or "()"
+
+
+def convolved(local: LocalGraphs) -> Iterator[Tensor]:
     """The tensors that convolutions get."""
     for path, graph in local.graphs.items():
         owner = local.model.get_submodule(path)

@@ -13,7 +13,7 @@ from sesurgeon.graph import ops
 from sesurgeon.graph.assemble import find_places
 from sesurgeon.graph.fidelity import unfaithful
 from sesurgeon.graph.local import LocalGraphs
-from sesurgeon.graph.passes import run_in_both_modes
+from sesurgeon.graph.passes import Passes, convolved, run_in_both_modes, shapes_of
 from sesurgeon.graph.site import LeftAlone, Site
 from sesurgeon.models.quantised import refuse_quantised_layers
 
@@ -67,7 +67,7 @@ def survey(model: nn.Module, example_inputs: Any = None) -> Survey:
     Raises:
         UsageError: the model is wrapped, or quantised.
         UntraceableError: the model has no convolution, or does not run on the inputs.
-        NoSiteError: it is a transformer, whose convolutions only make its tokens.
+        NoSiteError: it is a transformer, whose convolutions only make its tokens; or the inputs are too small.
     """
     _check_model(model)
     run = run_in_both_modes(model, example_inputs)
@@ -80,6 +80,7 @@ def survey(model: nn.Module, example_inputs: Any = None) -> Survey:
     kept = [place for place in places if not (place.needs_graph and place.site.owner in wrong)]
     if not kept and not left_alone:
         _check_no_transformer(model)
+        _check_maps(run)
     return Survey(
         model,
         run.inputs,
@@ -118,4 +119,15 @@ def _check_no_transformer(model: nn.Module) -> None:
             f"{type(model).__name__} has no convolutional site: it is a transformer, whose convolutions "
             f"({', '.join(convs[:3])}{', …' if len(convs) > 3 else ''}) only make and pool its tokens.",
             hint="Channel attention scales feature maps; sesurgeon works on convolutional networks.",
+        )
+
+
+def _check_maps(run: Passes) -> None:
+    local = run.graphs[False]
+    if any(tensor.shape[2:].numel() == 1 for tensor in convolved(local)):
+        raise NoSiteError(
+            f"{type(local.model).__name__} has no site on inputs of shape {shapes_of(run.inputs)}: no residual branch, "
+            f"no multi-branch module, and no convolution with norm or activation but on maps of a single place.",
+            hint="If maps are that small because the images are, give larger ones: --input-shape 2,3,224,224, "
+            "or example_inputs=.",
         )

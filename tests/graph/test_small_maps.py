@@ -1,0 +1,59 @@
+"""Inputs so small that maps shrink to a single place."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from sesurgeon import NoSiteError
+from sesurgeon.graph import find_sites
+
+
+def test_a_resnet_has_the_same_sites_on_the_smallest_images() -> None:
+    net = torchvision.models.resnet18(num_classes=2)
+    small, large = find_sites(net, torch.randn(2, 3, 8, 8)), find_sites(net, torch.randn(2, 3, 64, 64))
+    assert small[-1].spatial == (1, 1)
+    pointwise_in_one_place = {f"layer{stage}.0.downsample:conv" for stage in (2, 3, 4)}
+    assert [site.id for site in small] == [site.id for site in large if site.id not in pointwise_in_one_place]
+
+
+def pointwise() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
+
+
+def test_a_network_without_sites_on_small_images_wants_larger_ones() -> None:
+    with pytest.raises(
+        NoSiteError, match=r"no site on inputs of shape \(2, 3, 4, 4\).* maps of a single place"
+    ) as caught:
+        find_sites(pointwise(), torch.randn(2, 3, 4, 4))
+    assert "--input-shape" in str(caught.value.hint)
+    assert [site.id for site in find_sites(pointwise(), torch.randn(2, 3, 8, 8))] == ["3:conv"]
+
+
+class ECALayer(nn.Module):
+    """A gate that is known by its name: on a single place there is nothing to see of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        squeezed = self.conv(x.mean((2, 3)).unsqueeze(1))
+        return x * squeezed.sigmoid().transpose(1, 2).unsqueeze(-1)
+
+
+class Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), ECALayer())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branch(x) + x
+
+
+@pytest.mark.parametrize("side", [1, 4])
+def test_a_gate_is_seen_at_any_size(side: int) -> None:
+    sites = {site.kind: site for site in find_sites(Gated(), torch.randn(2, 8, side, side))}
+    assert sites["residual"].attention == "branch.2"
