@@ -17,7 +17,7 @@ from sesurgeon.placement.architecture import architecture_of
 from sesurgeon.placement.arguments import describe_arguments, make_arguments
 from sesurgeon.placement.attributes import before, free_attribute, inserted
 from sesurgeon.placement.plan import Entry, Plan
-from sesurgeon.placement.problems import Problem, refuse
+from sesurgeon.placement.problems import Problem, refuse, twice
 
 _MOST_SITES = 8
 
@@ -97,6 +97,7 @@ def _check_architecture(plan: Plan, model: nn.Module, example_inputs: Any) -> No
 
 def _problems(plan: Plan, found: Survey) -> Iterator[Problem]:
     sites = {site.id: site for site in found.sites}
+    first: dict[str, Entry] = {}
     named: dict[tuple[str, str], Entry] = {}
     for entry in plan.entries:
         where = "" if entry.line is None else f"line {entry.line}"
@@ -104,6 +105,10 @@ def _problems(plan: Plan, found: Survey) -> Iterator[Problem]:
         if site is None:
             yield Problem(where, f"there is no site {entry.site}{_near(entry.site, sites)}")
             continue
+        if entry.site in first:
+            yield Problem(where, twice(entry.site, first[entry.site].line))
+            continue
+        first[entry.site] = entry
         if entry.channels not in (0, site.channels):
             yield Problem(where, f"{entry.site} has {site.channels} channels, not {entry.channels}")
         name = (site.owner, entry.attribute)

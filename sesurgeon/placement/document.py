@@ -25,7 +25,7 @@ from sesurgeon.errors import UsageError
 from sesurgeon.placement.architecture import Architecture
 from sesurgeon.placement.arguments import wrong_with
 from sesurgeon.placement.plan import Entry, Plan
-from sesurgeon.placement.problems import Path, Problem, problem_at, refuse
+from sesurgeon.placement.problems import Path, Problem, problem_at, refuse, twice
 
 VERSION = 2
 
@@ -148,9 +148,7 @@ class _Reader:
             if entry is None:
                 continue
             if entry.site in entries:
-                earlier = entries[entry.site].line
-                where = "" if earlier is None else f", first on line {earlier}"
-                self._add(path, f"{entry.site} is there twice{where}")
+                self._add(path, twice(entry.site, entries[entry.site].line))
             entries.setdefault(entry.site, entry)
         return tuple(entries.values())
 

@@ -36,6 +36,11 @@ def problem_at(path: Path, lines: Mapping[Path, int], text: str) -> Problem:
     return Problem(names.lstrip("."), text)
 
 
+def twice(name: str, line: int | None) -> str:
+    """That ``name`` is there again, which may stand once; ``line`` is where it stood first, if that is known."""
+    return f"{name} is there twice" + ("" if line is None else f", first on line {line}")
+
+
 def refuse(what: str, problems: Iterable[Problem], hint: str | None = None) -> None:
     """Raise a UsageError that lists ``problems``, if there are any."""
     listed = list(dict.fromkeys(map(str, problems)))

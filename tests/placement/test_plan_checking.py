@@ -73,6 +73,16 @@ def test_two_blocks_of_one_name_in_one_module_are_refused() -> None:
     assert f"would have its block at {twice}.block, as " in refusal(OddNet(), same).message
 
 
+@pytest.mark.parametrize("attribute", ["se", "other", ""])
+def test_a_site_that_is_there_twice_is_refused(attribute: str) -> None:
+    plan = make_plan(OddNet(), SMALL)
+    first = replace(plan.entries[0], line=7)
+    again = replace(first, attribute=attribute, line=9)
+    assert "is there twice" in refusal(OddNet(), replace(plan, entries=(first, first))).message
+    message = refusal(OddNet(), replace(plan, entries=(first, *plan.entries[1:], again))).message
+    assert message == f"The plan does not fit this OddNet: line 9: {first.site} is there twice, first on line 7"
+
+
 def test_another_depth_says_which_parts_and_sites_differ() -> None:
     images = torch.randn(2, 3, 32, 32)
     plan = make_plan(resnet(2, 1, 1, 1), images)
