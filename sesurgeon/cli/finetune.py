@@ -25,7 +25,7 @@ from sesurgeon.cli.options import (
     Quiet,
     TrustPickle,
 )
-from sesurgeon.cli.scoring import number, per_cent
+from sesurgeon.cli.scoring import gain, score_label, score_text, shown_scores
 from sesurgeon.cli.training import (
     Epochs,
     ForceRun,
@@ -126,14 +126,17 @@ def _rendered(model: str, data: Data, result: FinetuneResult, epochs: int, flags
     if best is before:
         outcome = "No epoch scored higher than the state before training: best.pt holds that state, unchanged."
     else:
-        gain = best.eval_top1 - before.eval_top1
-        outcome = f"Top-1 rose by {gain:.2f} points on {len(data.val):,} validation images."
+        outcome = f"{gain(before, best, result.metric)} on {len(data.val):,} validation images."
+    still = [gate.gate for gate in result.gates if not gate.moved]
+    moved = f"{len(result.gates) - len(still)} of {len(result.gates)} gates moved." if result.gates else ""
+    if still:
+        moved += f" These learned nothing: {', '.join(still[:3])}{' …' if len(still) > 3 else ''} (see report.md)."
     checkpoint = shlex.quote(str(result.best))
     return Group(
         Text(f"{model}, fine-tuned on {data.name}", style="bold"),
         _epoch_table(result, epochs),
-        Text(outcome),
-        Text(f"Written: {result.folder}/ with best.pt, last.pt, curve.png, summary.csv and more"),
+        Text(" ".join(part for part in (outcome, moved) if part)),
+        Text(f"Written: {result.folder}/ with best.pt, last.pt, report.md, its pictures, summary.csv and more"),
         Text(f"Next:    sesurgeon evaluate {checkpoint}{flags} {on_data}"),
         Text(f"         sesurgeon export {checkpoint}{flags} --onnx"),
     )
@@ -142,12 +145,13 @@ def _rendered(model: str, data: Data, result: FinetuneResult, epochs: int, flags
 def _epoch_table(result: FinetuneResult, epochs: int) -> Table:
     from sesurgeon.cli.watching import PHASES
 
+    best, last = result.best_row, result.rows[-1]
+    columns = shown_scores(best, result.metric)
     table = Table()
     table.add_column("")
-    for column in ("epoch", "val loss", "top-1", "top-5"):
+    for column in ("epoch", *(score_label(name) for name in columns)):
         table.add_column(column, justify="right")
     table.add_column("kept as")
-    best, last = result.best_row, result.rows[-1]
     rows = {"before training": result.rows[0]}
     rows |= {f"{PHASES[phase]}: best": row for phase, row in _best_of_phases(result).items()}
     if last not in rows.values():
@@ -157,9 +161,7 @@ def _epoch_table(result: FinetuneResult, epochs: int) -> Table:
         table.add_row(
             label,
             "-" if row.epoch < 0 else f"{row.epoch + 1}/{epochs}",
-            number(row.eval_loss),
-            per_cent(row.eval_top1),
-            per_cent(row.eval_top5),
+            *(score_text(name, row.scores[name]) for name in columns),
             kept,
             style="bold" if row is best else None,
         )
@@ -167,11 +169,10 @@ def _epoch_table(result: FinetuneResult, epochs: int) -> Table:
 
 
 def _best_of_phases(result: FinetuneResult) -> dict[str, EpochRow]:
-    best: dict[str, EpochRow] = {}
-    for row in result.rows[1:]:
-        if row.phase not in best or row.eval_top1 > best[row.phase].eval_top1:
-            best[row.phase] = row
-    return best
+    from sesurgeon.finetune import best_of
+
+    phases = dict.fromkeys(row.phase for row in result.rows[1:])
+    return {phase: best_of([row for row in result.rows if row.phase == phase], result.metric) for phase in phases}
 
 
 def _data(model: str, data: Data, result: FinetuneResult) -> dict[str, Any]:
@@ -188,9 +189,11 @@ def _data(model: str, data: Data, result: FinetuneResult) -> dict[str, Any]:
         "folder": result.folder,
         "best": result.best,
         "last": result.last,
-        "before": result.rows[0],
-        "best_epoch": result.best_row,
-        "best_of_phases": _best_of_phases(result),
-        "epochs": result.rows,
+        "metric": result.metric,
+        "before": result.rows[0].to_dict(),
+        "best_epoch": result.best_row.to_dict(),
+        "best_of_phases": {phase: row.to_dict() for phase, row in _best_of_phases(result).items()},
+        "epochs": [row.to_dict() for row in result.rows],
+        "gates": result.gates,
         "per_class": [{**vars(score), "accuracy": score.accuracy} for score in result.evaluation.per_class],
     }

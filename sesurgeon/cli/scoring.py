@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -9,9 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from sesurgeon.finetune import Evaluation
+    from sesurgeon.finetune import EpochRow, Evaluation
 
 _MOST_CLASSES = 20
+_LABELS: Mapping[str, str] = MappingProxyType(
+    {"loss": "val loss", "top1": "top-1", "top5": "top-5", "balanced": "balanced top-1", "map": "mAP", "f1": "F1"}
+)
 
 
 def per_cent(value: float | None) -> str:
@@ -22,6 +27,31 @@ def per_cent(value: float | None) -> str:
 def number(value: float) -> str:
     """A loss."""
     return f"{value:.4f}"
+
+
+def score_label(name: str) -> str:
+    """What a score of an epoch is called in a table."""
+    return _LABELS.get(name, name)
+
+
+def score_text(name: str, value: float) -> str:
+    """A score of an epoch: a loss as a number, all others in per cent."""
+    return number(value) if name == "loss" else per_cent(value)
+
+
+def shown_scores(row: EpochRow, metric: str) -> tuple[str, ...]:
+    """Those of an epoch's scores that a table shows: the usual three, and the one that epochs are chosen by."""
+    usual = tuple(row.scores)[:3]
+    return usual if metric in usual else (*usual, metric)
+
+
+def gain(before: EpochRow, after: EpochRow, metric: str) -> str:
+    """What changed in the score that epochs are chosen by, in words."""
+    change = after.scores[metric] - before.scores[metric]
+    if metric == "loss":
+        return f"The validation loss fell by {-change:.4f}"
+    label = score_label(metric)
+    return f"{label[0].upper()}{label[1:]} rose by {change:.2f} points"
 
 
 def score_table(found: Evaluation) -> Table:

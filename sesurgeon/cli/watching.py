@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,7 +11,7 @@ from rich.progress import Progress
 
 from sesurgeon.cli.console import Output
 from sesurgeon.cli.images import skipped_note
-from sesurgeon.cli.scoring import number, per_cent
+from sesurgeon.cli.scoring import number, score_label, score_text
 from sesurgeon.finetune import (
     Data,
     EpochFinished,
@@ -19,7 +20,10 @@ from sesurgeon.finetune import (
     Event,
     ImagesChecked,
     PhaseStarted,
+    RunResumed,
     RunStarted,
+    RunStopped,
+    StateWritten,
     TrainStep,
 )
 
@@ -33,23 +37,28 @@ class Watcher:
         out: where the lines go.
         progress: where the bars go.
         epochs: of the whole run; 0 where nothing is trained.
+        metric: the score that is shown.
 
     Attributes:
         started: the run, once its folder is there.
         rows: the epochs that were finished.
+        state: the last that was written to resume from.
     """
 
-    def __init__(self, out: Output, progress: Progress, *, epochs: int = 0) -> None:
+    def __init__(self, out: Output, progress: Progress, *, epochs: int = 0, metric: str = "top1") -> None:
         self.out = out
         self.progress = progress
         self.epochs = epochs
+        self.metric = metric
         self.started: RunStarted | None = None
         self.rows: list[EpochRow] = []
+        self.state: StateWritten | None = None
         self._bar = progress.add_task("", total=None, visible=False)
         self._shown = ""
         self._phase = ""
         self._epoch_began = time.perf_counter()
         self._speed = ""
+        self._first_step = 0
 
     @property
     def data(self) -> Data:
@@ -72,23 +81,39 @@ class Watcher:
                 self.out.note(f"{epochs}, {PHASES[phase.name]}: {trained:,} of {parameters:,} parameters are trained.")
                 self._epoch_began = time.perf_counter()
             case TrainStep(epoch, step, steps, loss):
-                self._speed = self._images_a_second(step / steps)
+                self._speed = self._images_a_second((step - self._first_step) / steps)
                 what = f"epoch {epoch + 1}/{self.epochs} {self._phase}"
-                top1 = f" top-1 {per_cent(self.rows[-1].eval_top1)}" if self.rows else ""
-                self.show(what, f" loss {number(loss)}{top1} {self._speed} img/s", step, steps)
+                score = f" {self._score(self.rows[-1])}" if self.rows else ""
+                self.show(what, f" loss {number(loss)}{score} {self._speed} img/s", step, steps)
             case EvaluationStep(step, steps):
                 self.show("Evaluating", "", step, steps)
             case EpochFinished(row, is_best):
                 self.rows.append(row)
+                self._first_step = 0
                 self.out.note(self._line(row, is_best))
                 self._epoch_began = time.perf_counter()
+            case StateWritten():
+                self.state = event
+            case RunResumed(path, epoch, update, torn):
+                for file in torn:
+                    self.out.note(f"Warning: {file} is damaged and was passed over.")
+                self.out.note(f"Going on from {path}: epoch {epoch + 1}, after {update} of its updates.")
+                self._first_step = update
+            case RunStopped(epoch):
+                self.out.note(f"Stopped before epoch {epoch + 1}: none was the best for as long as --patience says.")
 
     def say_what_is_kept(self) -> None:
-        """After an interrupt."""
-        if self.started is not None and self.rows:
+        """After an interrupt or an error."""
+        if self.started is None:
+            return
+        folder = self.started.folder
+        if self.rows:
             done = self.rows[-1].epoch + 1
             when = f"epoch {done} of {self.epochs}" if done else "its start, before any training"
-            self.out.note(f"Kept: {self.started.folder / 'last.pt'}, the state after {when}.")
+            self.out.note(f"Kept: {folder / 'last.pt'}, the state after {when}.")
+        if self.state is not None:
+            where = f"--output {shlex.quote(str(folder.parent))} --name {shlex.quote(folder.name)}"
+            self.out.note(f"To go on: sesurgeon finetune --resume {where}")
 
     def show(self, what: str, details: str, done: int, total: int) -> None:
         """Let the bar say what goes on; another ``what`` starts it anew."""
@@ -117,12 +142,16 @@ class Watcher:
             self.out.note(note)
         self.out.note(f"The run is kept in {event.folder}")
 
+    def _score(self, row: EpochRow, width: int = 0) -> str:
+        name = "top1" if self.metric == "loss" and "top1" in row.scores else self.metric
+        return f"{score_label(name)} {score_text(name, row.scores[name]):>{width}}"
+
     def _images_a_second(self, share: float) -> str:
         images = share * len(self.data.train or ())
         return f"{images / max(time.perf_counter() - self._epoch_began, 1e-9):,.0f}"
 
     def _line(self, row: EpochRow, is_best: bool) -> str:
-        scores = f"val loss {number(row.eval_loss)}  top-1 {per_cent(row.eval_top1):>8}"
+        scores = f"val loss {number(row.eval_loss)}  {self._score(row, 8)}"
         if row.train_loss is None:
             return f"{'before training':<29}{scores}"
         epoch = f"epoch {row.epoch + 1:>{len(str(self.epochs))}}/{self.epochs}"

@@ -11,9 +11,15 @@ from sesurgeon.finetune.events import EvaluationStep as EvaluationStep
 from sesurgeon.finetune.events import Event as Event
 from sesurgeon.finetune.events import ImagesChecked as ImagesChecked
 from sesurgeon.finetune.events import PhaseStarted as PhaseStarted
+from sesurgeon.finetune.events import RunResumed as RunResumed
 from sesurgeon.finetune.events import RunStarted as RunStarted
+from sesurgeon.finetune.events import RunStopped as RunStopped
+from sesurgeon.finetune.events import StateWritten as StateWritten
 from sesurgeon.finetune.events import TrainStep as TrainStep
 from sesurgeon.finetune.keeping.records import EpochRow as EpochRow
+from sesurgeon.finetune.keeping.records import best_of as best_of
+from sesurgeon.finetune.resuming import newest_run as newest_run
+from sesurgeon.finetune.resuming import resumed_config as resumed_config
 from sesurgeon.finetune.run import FinetuneResult as FinetuneResult
 from sesurgeon.finetune.run import finetune as finetune
 from sesurgeon.finetune.scoring.evaluation import evaluate as evaluate
@@ -46,16 +52,22 @@ __all__ = [
     "PhaseStarted",
     "Prediction",
     "Predictions",
+    "RunResumed",
     "RunStarted",
+    "RunStopped",
+    "StateWritten",
     "TrainStep",
     "batches",
+    "best_of",
     "describe_bad_images",
     "evaluate",
     "find_images",
     "finetune",
     "names_images",
+    "newest_run",
     "open_data",
     "open_held_out",
     "predict",
     "preprocessing_for",
+    "resumed_config",
 ]

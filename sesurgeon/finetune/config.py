@@ -13,6 +13,9 @@ OnBadImage = Literal["skip", "error"]
 
 SCHEDULES = ("cosine", "tanh", "none")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+AMP_DTYPES = ("bfloat16", "float16")
+METRICS = ("top1", "top5", "balanced", "loss")
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 DEFAULT_OUTPUT = "runs/finetune"
 
 
@@ -26,20 +29,43 @@ class FinetuneConfig:
     Attributes:
         epochs: passes over the training images, the frozen ones included.
         freeze_epochs: how many of them, at the start, train only the inserted blocks and a new head.
-        batch_size: images a step. A last batch of a single image is left out: BatchNorm cannot train on one
-            value.
+        batch_size: images a step, on each process. An update that would leave a single image to a step is left out:
+            BatchNorm cannot train on one value.
+        grad_accum_steps: steps whose gradients make one update.
         lr: of AdamW; others want their own (SGD about ten times as much).
         lr_block_mult: blocks start as identities and need a rate of their own to move: on scikit-learn's digits, three
             frozen epochs took the validation loss from 0.31 to 0.13 with 5, and to 0.26 with 1.
         lr_backbone_mult: the backbone is trained already.
+        layer_decay: each layer's rate is this times that of the layer above it, in timm's grouping of layers; None
+            for one rate.
         opt: an optimiser of timm's.
         sched: "cosine", "tanh" or "none" (constant).
         weight_decay: for weights; biases and norms get none, as in timm.
         warmup_epochs: linear warm-up at the start of each phase, in epochs; may be a fraction of one.
+        clip_grad: the largest norm of an update's gradients; None for no bound.
         smoothing: label smoothing of the training loss.
+        mixup: alpha of mixup's beta distribution; 0 for none (https://arxiv.org/abs/1710.09412).
+        cutmix: likewise of CutMix (https://arxiv.org/abs/1905.04899). With both, each batch gets one or the other.
+        aa: an augmentation policy as timm spells it: "rand-m9-mstd0.5" is RandAugment, "augmix-m5-w4-d2", "original".
+        reprob: probability of random erasing (https://arxiv.org/abs/1708.04896).
+        class_weights: weigh the loss by the inverse frequency of the classes, on average 1.
+        balanced_sampling: draw images with replacement so that all classes come alike often.
+        distill: weight of the loss against the network as it came, the rest going to the labels; 1 needs no labels.
+        kd_temperature: at which the two outputs are compared (https://arxiv.org/abs/1503.02531).
+        model_ema: keep a moving average of the weights, and evaluate and write that.
+        model_ema_decay: of the average; it is reached after a warm-up, as timm does it.
         hflip: probability of a horizontal flip. None: 0.5 for colour images above 64 pixels, otherwise 0,
             because digits, letters and signs change their meaning.
         img_size: side in pixels, in place of the size that the model's preprocessing asks for.
+        amp: compute in ``amp_dtype`` where that is safe.
+        amp_dtype: "bfloat16" or "float16"; the latter on accelerators only.
+        channels_last: keep images and weights in that memory order.
+        compile: by torch.compile.
+        eval_metric: by which the best epoch is chosen: "top1", "top5", "balanced" (the mean of the classes' top-1)
+            or "loss".
+        patience: stop after so many epochs of the second phase without a better one; None goes on to the end.
+        checkpoint_every: updates between states to resume from, beside those at the end of each epoch.
+        log_with: trackers that get the numbers; None takes tensorboard when it is installed, () none.
         workers: processes that read images, at most one a core; 0 reads in the main process.
         seed: of everything random: split, order, augmentation, a new head, dropout.
         val_split: the share that is held out of a folder without a validation set.
@@ -58,14 +84,35 @@ class FinetuneConfig:
     epochs: int = 10
     freeze_epochs: int = 1
     batch_size: int = 64
+    grad_accum_steps: int = 1
     lr: float = 1e-3
     lr_block_mult: float = 5.0
     lr_backbone_mult: float = 0.1
+    layer_decay: float | None = None
     opt: str = "adamw"
     sched: str = "cosine"
     weight_decay: float = 0.01
     warmup_epochs: float = 0.0
+    clip_grad: float | None = None
     smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    aa: str | None = None
+    reprob: float = 0.0
+    class_weights: bool = False
+    balanced_sampling: bool = False
+    distill: float = 0.0
+    kd_temperature: float = 4.0
+    model_ema: bool = False
+    model_ema_decay: float = 0.9998
+    amp: bool = False
+    amp_dtype: str = "bfloat16"
+    channels_last: bool = False
+    compile: bool = False
+    eval_metric: str = "top1"
+    patience: int | None = None
+    checkpoint_every: int | None = None
+    log_with: tuple[str, ...] | None = None
     hflip: float | None = None
     img_size: int | None = None
     workers: int = 4
@@ -86,7 +133,8 @@ class FinetuneConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as a run's ``args.yaml`` keeps it."""
-        return asdict(self)
+        log_with = None if self.log_with is None else list(self.log_with)
+        return {**asdict(self), "log_with": log_with}
 
 
 def _problems(config: FinetuneConfig) -> list[str]:
@@ -105,7 +153,21 @@ def _problems(config: FinetuneConfig) -> list[str]:
         (config.sched in SCHEDULES, "sched", f"be one of {', '.join(SCHEDULES)}"),
         (0 <= config.weight_decay < math.inf, "weight_decay", "be 0 or more"),
         (0 <= config.warmup_epochs < math.inf, "warmup_epochs", "be 0 or more"),
+        (config.grad_accum_steps >= 1, "grad_accum_steps", "be at least 1"),
+        (config.layer_decay is None or 0 < config.layer_decay <= 1, "layer_decay", "be above 0 and at most 1"),
+        (config.clip_grad is None or _positive(config.clip_grad), "clip_grad", "be above 0"),
         (0 <= config.smoothing < 1, "smoothing", "be from 0 to below 1"),
+        (0 <= config.mixup < math.inf, "mixup", "be 0 or more"),
+        (0 <= config.cutmix < math.inf, "cutmix", "be 0 or more"),
+        (0 <= config.reprob <= 1, "reprob", "be from 0 to 1"),
+        (0 <= config.distill <= 1, "distill", "be from 0 to 1"),
+        (_positive(config.kd_temperature), "kd_temperature", "be above 0"),
+        (0 < config.model_ema_decay < 1, "model_ema_decay", "be between 0 and 1"),
+        (config.amp_dtype in AMP_DTYPES, "amp_dtype", f"be one of {', '.join(AMP_DTYPES)}"),
+        (config.eval_metric in METRICS, "eval_metric", f"be one of {', '.join(METRICS)}"),
+        (config.patience is None or config.patience >= 1, "patience", "be at least 1"),
+        (config.checkpoint_every is None or config.checkpoint_every >= 1, "checkpoint_every", "be at least 1"),
+        (set(config.log_with or ()) <= set(TRACKERS), "log_with", f"be of {', '.join(TRACKERS)}"),
         (config.hflip is None or 0 <= config.hflip <= 1, "hflip", "be from 0 to 1"),
         (config.img_size is None or config.img_size >= 1, "img_size", "be at least 1"),
         (config.workers >= 0, "workers", "be 0 or more"),

@@ -72,7 +72,43 @@ class EpochFinished:
     is_best: bool
 
 
-Event: TypeAlias = ImagesChecked | RunStarted | PhaseStarted | TrainStep | EvaluationStep | EpochFinished
+@dataclass(frozen=True)
+class StateWritten:
+    """A resumed run would go on after ``update`` updates of ``epoch``."""
+
+    path: Path
+    epoch: int
+    update: int
+
+
+@dataclass(frozen=True)
+class RunResumed:
+    """The run goes on from ``path``, after ``update`` updates of ``epoch``; ``torn`` files were passed over."""
+
+    path: Path
+    epoch: int
+    update: int
+    torn: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class RunStopped:
+    """The run ends before ``epoch``: no epoch was the best for as many as ``patience`` says."""
+
+    epoch: int
+
+
+Event: TypeAlias = (
+    ImagesChecked
+    | RunStarted
+    | RunResumed
+    | PhaseStarted
+    | TrainStep
+    | EvaluationStep
+    | EpochFinished
+    | StateWritten
+    | RunStopped
+)
 OnProgress: TypeAlias = Callable[[Event], None]
 
 

@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from sesurgeon.finetune.assembly import make_trainer, place
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
-from sesurgeon.finetune.data.loader import eval_loader, train_loader
+from sesurgeon.finetune.data.loader import eval_loader
 from sesurgeon.finetune.data.opening import open_data
-from sesurgeon.finetune.devices import find_device
-from sesurgeon.finetune.events import OnProgress, PhaseStarted, RunStarted, ignore
+from sesurgeon.finetune.data.randomness import seeded
+from sesurgeon.finetune.events import OnProgress, RunResumed, RunStarted, ignore
 from sesurgeon.finetune.keeping.curve import draw_curve
-from sesurgeon.finetune.keeping.recorder import Recorder
+from sesurgeon.finetune.keeping.finishing import write_overview
 from sesurgeon.finetune.keeping.records import EpochRow, best_of
 from sesurgeon.finetune.keeping.runfolder import RunFolder, make_run_folder
-from sesurgeon.finetune.scoring.evaluation import identity_of
+from sesurgeon.finetune.keeping.states import FoundState
+from sesurgeon.finetune.keeping.trackers import trackers_for, tracking
+from sesurgeon.finetune.resuming import check_data, state_of, task_of
+from sesurgeon.finetune.scoring.gatewatch import GateMovement
 from sesurgeon.finetune.scoring.scores import Evaluation
 from sesurgeon.finetune.task import Task, make_task, prepare_model
-from sesurgeon.finetune.training.loop import start_phase, train_epoch
+from sesurgeon.finetune.training.engine import from_main, make_accelerator
+from sesurgeon.finetune.training.signals import StopAskedError, stop_request
+from sesurgeon.finetune.training.state import check_processes, put_back_weights
+from sesurgeon.finetune.training.trainer import Trainer
 from sesurgeon.models.provenance import provenance_of
 
 if TYPE_CHECKING:
@@ -38,10 +45,12 @@ class FinetuneResult:
 
     Attributes:
         folder: the run's folder.
-        best: the checkpoint with the highest validation top-1, the state before training included.
+        best: the checkpoint with the best validation score, the state before training included.
         last: the checkpoint of the last epoch.
         rows: one a line of ``summary.csv``; the first is the state before training.
+        metric: by which the best epoch was chosen.
         evaluation: what ``best`` scored.
+        gates: what the gates of ``best`` did.
         task: classes, preprocessing, phases and notes.
     """
 
@@ -49,12 +58,14 @@ class FinetuneResult:
     best: Path
     last: Path
     rows: tuple[EpochRow, ...]
+    metric: str
     evaluation: Evaluation
+    gates: tuple[GateMovement, ...]
     task: Task
 
     @property
     def best_row(self) -> EpochRow:
-        return best_of(self.rows)
+        return best_of(self.rows, self.metric)
 
 
 def finetune(
@@ -62,6 +73,8 @@ def finetune(
     data: Data | str | os.PathLike[str],
     config: FinetuneConfig | None = None,
     *,
+    resume: str | os.PathLike[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     on_progress: OnProgress = ignore,
 ) -> FinetuneResult:
     """Train ``model`` on ``data``: what is new first, with the backbone frozen, then everything.
@@ -71,76 +84,110 @@ def finetune(
     before stay so (but for what is new), and it is left on the device that it was trained on. The random
     state of the caller is left as it was. The same seed gives the same weights, bit for bit, on the CPU.
 
-    An interrupt passes through: ``last.pt`` is then the state after the last whole epoch.
+    SIGINT and SIGTERM let the step end and write a state, from which ``resume`` goes on, bit for bit as if the run
+    had not been stopped. So it does when the process was killed, from the state before. Under ``torchrun`` or
+    ``accelerate launch`` all processes call this alike; the main one writes.
 
     Args:
         model: a classifier, as :func:`sesurgeon.load` or :func:`sesurgeon.add_se` give it.
         data: what :func:`open_data` gives, or what it takes (opened by the settings in ``config`` then).
         config: the settings.
-        on_progress: gets the events of :mod:`sesurgeon.finetune.events`.
+        resume: the folder of a run that goes on; ``model`` is its ``last.pt`` then, and ``config`` the one that it was
+            started with, but for what :func:`sesurgeon.finetune.resumed_config` lets change.
+        settings: more to be kept in ``args.yaml``.
+        on_progress: gets the events of :mod:`sesurgeon.finetune.events`, on the main process.
 
     Raises:
         DataError: bad data, see :func:`open_data`; or images that the model cannot take.
         UsageError: the model is no classifier, has no last layer that could be replaced, or the device is not
-            there.
+            there; nothing to resume from, or another number of processes.
         OutputError: the run folder is there already, or cannot be written.
         SesurgeonError: the loss is not finite.
+        KeyboardInterrupt: the run was asked to stop.
     """
     config = config or FinetuneConfig()
+    trackers = trackers_for(config.log_with)
+    state = None if resume is None else state_of(RunFolder(Path(resume)))
+    accelerator = make_accelerator(config, trackers)
+    on_progress = on_progress if accelerator.is_main_process else ignore
     spec = data.name if isinstance(data, Data) else os.fspath(data)
-    data = data if isinstance(data, Data) else _open(spec, config, on_progress)
+    if not isinstance(data, Data):
+        main = accelerator.is_main_process
+        data = from_main(accelerator, _open(spec, config, on_progress) if main else None)
     task = make_task(model, data, config)
-    accelerator = _accelerator(config.device)
-    folder = make_run_folder(Path(config.output), config.name, force=config.force)
-    settings = {**config.to_dict(), "name": folder.path.name}
-    folder.write_settings(model, {"model": str(provenance_of(model).source), "data": spec, **settings})
-    with _random_state(config.seed, accelerator.device):
+    if state is not None:
+        check_processes(state.content, accelerator.num_processes)
+        check_data(state.content, data)
+        task = task_of(state.content, task, config)
+    folder = _run_folder(resume, config, accelerator)
+    if accelerator.is_main_process:
+        source = {"model": str(provenance_of(model).source), "data": spec, **(settings or {})}
+        folder.write_settings(model, {**source, **config.to_dict(), "name": folder.path.name})
+    on_progress = tracking(accelerator, folder.path, config.to_dict(), on_progress)
+    with seeded(config.seed, accelerator.device), stop_request() as stop, _flags_kept(model):
         prepare_model(model, task)
-        model.to(accelerator.device)
-        recorder = _recorder(model, data, task, folder, config, on_progress)
+        place(model, config, accelerator)
         on_progress(RunStarted(folder.path, data, task))
-        try:
-            with _flags_kept(model):
-                _train(model, data, task, config, accelerator, recorder, on_progress)
-        finally:
-            if len(recorder.rows) > 1:
-                draw_curve(recorder.rows, task.phases, folder.curve)
+        trainer = make_trainer(
+            model, data, task, config, accelerator, folder,
+            resumes=state is not None, stop=stop, on_progress=on_progress,
+        )  # fmt: skip
+        torch.manual_seed(config.seed + accelerator.process_index)
+        with _curve_drawn(trainer, folder):
+            if state is None:
+                _record_the_start(trainer, task)
+            else:
+                _take_up(trainer, state)
+            trainer.train(None if state is None else state.content)
+        gates: tuple[GateMovement, ...] = ()
+        if accelerator.is_main_process:
+            seen = eval_loader(data.val, task.preprocessing, task.labels, batch_size=config.batch_size, workers=0)
+            gates = write_overview(folder, model, trainer.recorder, data, task, seen)
+    accelerator.end_training()
+    recorder = trainer.recorder
     assert recorder.best is not None  # the state before training was recorded
-    return FinetuneResult(folder.path, folder.best, folder.last, recorder.rows, recorder.best, task)
-
-
-def _train(
-    model: nn.Module,
-    data: Data,
-    task: Task,
-    config: FinetuneConfig,
-    accelerator: Accelerator,
-    recorder: Recorder,
-    on_progress: OnProgress,
-) -> None:
-    recorder.record(-1)
-    loader = accelerator.prepare_data_loader(
-        train_loader(
-            data.split("train"),
-            task.preprocessing,
-            task.labels,
-            batch_size=config.batch_size,
-            workers=config.workers,
-            seed=config.seed,
-            hflip=config.hflip,
-        )
+    return FinetuneResult(
+        folder.path, folder.best, folder.last, recorder.rows, recorder.metric, recorder.best, gates, task
     )
-    criterion = nn.CrossEntropyLoss(label_smoothing=config.smoothing)
-    trainable = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    for phase in task.phases:
-        state = start_phase(model, phase, task.new, trainable, config, len(loader), accelerator)
-        sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
-        trained = sum(size for size, trains in sizes if trains)
-        on_progress(PhaseStarted(phase, trained, sum(size for size, _ in sizes)))
-        for epoch in range(phase.first_epoch, phase.first_epoch + phase.epochs):
-            loader.set_epoch(epoch)
-            train_loss, lr = train_epoch(state, loader, criterion, accelerator, epoch, on_progress)
-            recorder.record(epoch, phase.name, train_loss, lr)
+
+
+@contextlib.contextmanager
+def _curve_drawn(trainer: Trainer, folder: RunFolder) -> Iterator[None]:
+    """Draw the curve of a run that ends before its time."""
+    try:
+        yield
+    except BaseException:
+        if trainer.write_state is not None and len(trainer.recorder.rows) > 1:
+            draw_curve(trainer.recorder.rows, trainer.task.phases, folder.curve, trainer.recorder.metric)
+        raise
+
+
+def _record_the_start(trainer: Trainer, task: Task) -> None:
+    """Measure the network without its blocks, where it keeps its head, and as it is."""
+    from sesurgeon.surgery import blocks_of, remove_se
+
+    recorder = trainer.recorder
+    try:
+        if blocks_of(trainer.model) and task.head is None:
+            recorder.milestones["base: without blocks"] = recorder.measure(remove_se(trainer.model))
+        recorder.milestones["after surgery"] = recorder.record(trainer.shown, -1)
+    except StopAskedError:
+        raise KeyboardInterrupt from None
+
+
+def _take_up(trainer: Trainer, state: FoundState) -> None:
+    put_back_weights(state.content, trainer.model, trainer.average)
+    trainer.recorder.restore(state.content["recorder"])
+    trainer.on_progress(RunResumed(state.path, state.content["epoch"], state.content["update"], state.torn))
+
+
+def _run_folder(resume: object, config: FinetuneConfig, accelerator: Accelerator) -> RunFolder:
+    if resume is not None:
+        return RunFolder(Path(str(resume)))
+    made = None
+    if accelerator.is_main_process:
+        made = make_run_folder(Path(config.output), config.name, force=config.force)
+    return from_main(accelerator, made)
 
 
 def _open(spec: str, config: FinetuneConfig, on_progress: OnProgress) -> Data:
@@ -154,36 +201,6 @@ def _open(spec: str, config: FinetuneConfig, on_progress: OnProgress) -> Data:
         workers=config.workers,
         on_progress=on_progress,
     )
-
-
-def _recorder(
-    model: nn.Module,
-    data: Data,
-    task: Task,
-    folder: RunFolder,
-    config: FinetuneConfig,
-    on_progress: OnProgress,
-) -> Recorder:
-    batches = eval_loader(
-        data.val, task.preprocessing, task.labels, batch_size=config.batch_size, workers=config.workers
-    )
-    names = dict(zip(task.labels, data.classes, strict=True))
-    settings = {"data": identity_of(data.name), "val_split": data.val_split, "seed": data.seed}
-    return Recorder(model, batches, names, folder, settings, on_progress)
-
-
-def _accelerator(device: str) -> Accelerator:
-    from accelerate import Accelerator
-
-    return Accelerator(cpu=find_device(device).type == "cpu")
-
-
-@contextlib.contextmanager
-def _random_state(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed everything random; the caller's own state comes back at the end."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextlib.contextmanager

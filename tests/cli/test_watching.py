@@ -43,11 +43,11 @@ def events() -> list[Event]:
         ImagesChecked(5, 16),
         RunStarted(Path("runs/exp"), data, task),
         EvaluationStep(1, 2),
-        EpochFinished(EpochRow(-1, "", None, 0.5, 75.0, 100.0, None), True),
+        EpochFinished(EpochRow(-1, "", None, {"loss": 0.5, "top1": 75.0, "top5": 100.0}, None), True),
         PhaseStarted(phase, 1500, 20000),
         TrainStep(0, 1, 3, 0.25, 1e-3),
         TrainStep(0, 3, 3, 0.125, 1e-3),
-        EpochFinished(EpochRow(0, "blocks", 0.125, 0.25, 100.0, 100.0, 1e-3), True),
+        EpochFinished(EpochRow(0, "blocks", 0.125, {"loss": 0.25, "top1": 100.0, "top5": 100.0}, 1e-3), True),
     ]
 
 
@@ -101,7 +101,7 @@ def test_the_demo_shows_commands_before_and_outcomes_after() -> None:
         narrator(StepStarted("Blocks go in.", "sesurgeon add-se digits.pt"))
         narrator(BaseEpoch(1, 2, 0.5))
         narrator(StepFinished("3 blocks", 1.26))
-        narrator(EpochFinished(EpochRow(-1, "", None, 0.5, 75.0, 100.0, None), True))
+        narrator(EpochFinished(EpochRow(-1, "", None, {"loss": 0.5, "top1": 75.0, "top5": 100.0}, None), True))
     assert file.getvalue().splitlines()[:4] == [
         "",
         "Blocks go in.",

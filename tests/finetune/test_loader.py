@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from sesurgeon.finetune import batches, open_data
-from sesurgeon.finetune.data.loader import ShuffledDraws, eval_loader, train_loader
+from sesurgeon.finetune.data.loader import eval_loader, train_loader
+from sesurgeon.finetune.data.updates import Shape, Updates
 from sesurgeon.models.preprocessing import Preprocessing
 
 PLAIN = Preprocessing((1, 8, 8), (0.0,), (1.0,))
@@ -14,8 +14,9 @@ PLAIN = Preprocessing((1, 8, 8), (0.0,), (1.0,))
 
 def _epoch(folder: Path, workers: int, epoch: int) -> list[torch.Tensor]:
     images = open_data(folder).split("train")
-    loader = train_loader(images, PLAIN, (0, 1), batch_size=5, workers=workers, seed=3)
-    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    updates = Updates(len(images), Shape(5), seed=3)
+    loader = train_loader(images, PLAIN, (0, 1), updates, workers=workers)
+    updates.start(epoch)
     return [torch.cat([pictures.flatten(1), labels[:, None]], 1) for pictures, labels in loader]
 
 
@@ -29,13 +30,6 @@ def test_epochs_differ_and_the_callers_random_state_is_left(split_folder: Path) 
     state = torch.get_rng_state()
     assert not torch.equal(torch.cat(_epoch(split_folder, 0, 0)), torch.cat(_epoch(split_folder, 0, 1)))
     assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.parametrize(("images", "batch_size", "drawn"), [(9, 4, 8), (10, 4, 10), (8, 4, 8), (3, 1, 3), (1, 4, 1)])
-def test_an_image_alone_in_the_last_batch_is_left_out(images: int, batch_size: int, drawn: int) -> None:
-    draws = ShuffledDraws(images, batch_size, seed=0)
-    indices = [index for index, _ in draws]
-    assert len(draws) == len(indices) == len(set(indices)) == drawn
 
 
 def test_evaluation_keeps_the_order_and_maps_labels(split_folder: Path) -> None:

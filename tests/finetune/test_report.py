@@ -84,9 +84,9 @@ def test_of_many_classes_the_worst_are_listed(tmp_path: Path) -> None:
 
 def test_epochs_with_the_best_in_bold(tmp_path: Path) -> None:
     rows = (
-        EpochRow(-1, "", None, 0.7, 50.0, 100.0, None),
-        EpochRow(0, "blocks", 0.61234, 0.6, 75.0, 100.0, 0.001),
-        EpochRow(1, "all", 0.5, 0.65, 75.0, 100.0, 0.00025),
+        EpochRow(-1, "", None, {"loss": 0.7, "top1": 50.0, "top5": 100.0}, None),
+        EpochRow(0, "blocks", 0.61234, {"loss": 0.6, "top1": 75.0, "top5": 100.0}, 0.001),
+        EpochRow(1, "all", 0.5, {"loss": 0.65, "top1": 75.0, "top5": 100.0}, 0.00025),
     )
     text = written(tmp_path, Milestone("best", evaluation(0, 1)), rows=rows)
     assert "| before |  |  | 0.7000 | 50.00 % | 100.00 % |  |\n" in text
@@ -97,7 +97,8 @@ def test_epochs_with_the_best_in_bold(tmp_path: Path) -> None:
 
 def test_of_many_epochs_some_are_shown_with_best_and_last(tmp_path: Path) -> None:
     rows = tuple(
-        EpochRow(epoch, "all", 1.0, 1.0, 90.0 if epoch == 100 else 50.0, 99.0, 0.1) for epoch in range(-1, 200)
+        EpochRow(epoch, "all", 1.0, {"loss": 1.0, "top1": 90.0 if epoch == 100 else 50.0, "top5": 99.0}, 0.1)
+        for epoch in range(-1, 200)
     )
     text = written(tmp_path, Milestone("best", evaluation(0, 1)), rows=rows)
     assert "`summary.csv` has them" in text

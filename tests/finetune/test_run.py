@@ -114,10 +114,14 @@ def test_the_run_folder(split_folder: Path, settings: Settings) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [
         "args.yaml",
         "best.pt",
+        "confusion.png",
         "curve.png",
         "last.pt",
         "metrics.json",
+        "mistakes.png",
         "plan.yaml",
+        "report.md",
+        "states",
         "summary.csv",
     ]
     args = yaml.safe_load((folder / "args.yaml").read_text())
@@ -126,14 +130,14 @@ def test_the_run_folder(split_folder: Path, settings: Settings) -> None:
     assert (args["epochs"], args["name"], args["lr"]) == (2, "digits", 1e-3)
 
     rows = list(csv.DictReader((folder / "summary.csv").read_text().splitlines()))
-    assert list(rows[0]) == ["epoch", "train_loss", "eval_loss", "eval_top1", "eval_top5", "lr"]
+    assert list(rows[0]) == ["epoch", "train_loss", "eval_loss", "eval_top1", "eval_top5", "eval_balanced", "lr"]
     assert [row["epoch"] for row in rows] == ["-1", "0", "1"]
     assert (rows[0]["train_loss"], rows[0]["lr"]) == ("", "")
-    assert [float(row["eval_top1"]) for row in rows] == [row.eval_top1 for row in result.rows]
+    assert [float(row["eval_top1"]) for row in rows] == [row.scores["top1"] for row in result.rows]
 
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["before"]["epoch"] == -1
-    assert metrics["best"]["eval_top1"] == max(row.eval_top1 for row in result.rows)
+    assert metrics["best"]["eval_top1"] == max(row.scores["top1"] for row in result.rows)
     assert [score["name"] for score in metrics["best_per_class"]] == ["left", "right"]
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
 
@@ -145,7 +149,7 @@ def test_the_run_folder(split_folder: Path, settings: Settings) -> None:
     assert provenance.preprocessing.input_size == (1, 32, 32)
     assert provenance.history[-1]["command"] == "finetune"
     assert provenance.history[-1]["epoch"] == 1
-    assert evaluate(load(result.best), split_folder, workers=0).top1 == result.best_row.eval_top1
+    assert evaluate(load(result.best), split_folder, workers=0).top1 == result.best_row.scores["top1"]
 
 
 def test_a_run_remembers_what_it_held_out(augmented: nn.Module, class_folder: Path, settings: Settings) -> None:
@@ -160,7 +164,7 @@ def test_nothing_gets_worse(augmented: nn.Module, split_folder: Path, settings: 
     before = _state(augmented)
     result = finetune(augmented, split_folder, settings(epochs=1, freeze_epochs=0, opt="sgd", lr=30.0))
     assert good.top1 > 80
-    assert result.best_row.eval_top1 >= good.top1
+    assert result.best_row.scores["top1"] >= good.top1
     if result.best_row.epoch == -1:
         assert _changed(before, load(result.best, trust_pickle=True)) == set()
 
@@ -238,8 +242,8 @@ def test_events_tell_the_run(augmented: nn.Module, split_folder: Path, settings:
     result = finetune(augmented, split_folder, settings(), on_progress=events.append)
     told = [event for event in events if not isinstance(event, EvaluationStep)][24 + 12 :]
     kinds = [type(event).__name__ for event in told]
-    epoch = ["TrainStep"] * 3 + ["EpochFinished"]
-    assert kinds == ["RunStarted", "EpochFinished", "PhaseStarted", *epoch, "PhaseStarted", *epoch]
+    epoch = ["TrainStep"] * 3 + ["EpochFinished", "StateWritten"]
+    assert kinds == ["RunStarted", "EpochFinished", "StateWritten", "PhaseStarted", *epoch, "PhaseStarted", *epoch]
     assert [event.row for event in told if isinstance(event, EpochFinished)] == list(result.rows)
     steps = [event for event in told if isinstance(event, TrainStep)]
     assert [(event.epoch, event.step, event.steps) for event in steps[:4]] == [
@@ -368,5 +372,5 @@ def test_digits_are_learned(tmp_path: Path, make_net: MakeNet, settings: Setting
         Image.fromarray((pixels * 255 / 16).astype("uint8")).save(folder / f"{number}.png")
     model = add_se(make_net(3), example_inputs=torch.zeros(1, 1, 8, 8))
     result = finetune(model, tmp_path / "digits", settings(epochs=5, lr=0.01, lr_backbone_mult=2.0, batch_size=16))
-    assert result.best_row.eval_top1 > 90
-    assert result.rows[0].eval_top1 < 60
+    assert result.best_row.scores["top1"] > 90
+    assert result.rows[0].scores["top1"] < 60

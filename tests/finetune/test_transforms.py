@@ -11,7 +11,7 @@ from torch import nn
 
 from sesurgeon.errors import DataError
 from sesurgeon.finetune import preprocessing_for
-from sesurgeon.finetune.data.transforms import eval_transform, train_transform
+from sesurgeon.finetune.data.transforms import Augmentation, eval_transform, train_transform
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance
 from sesurgeon.models.source import Source
@@ -87,7 +87,7 @@ def test_an_image_of_the_right_size_is_only_normalised() -> None:
 
 
 def _contains_flip(preprocessing: Preprocessing, hflip: float | None) -> bool:
-    return "RandomHorizontalFlip" in repr(train_transform(preprocessing, hflip))
+    return "RandomHorizontalFlip" in repr(train_transform(preprocessing, Augmentation(hflip)))
 
 
 def test_only_large_colour_images_are_flipped_by_default() -> None:

@@ -33,6 +33,15 @@ class Images(Protocol):
     def __getitem__(self, index: int, /) -> tuple[Image.Image, int]: ...
 
 
+def targets_of(images: Images) -> list[int]:
+    """The class index of each image; without reading them, where the set knows."""
+    for name in ("targets", "labels", "_labels"):  # as torchvision's datasets call it
+        known = getattr(images, name, None)
+        if known is not None and len(known) == len(images):
+            return [int(target) for target in known]
+    return [images[index][1] for index in range(len(images))]
+
+
 class ImageFile(Protocol):
     """What opens as an image file: a path, or a part of an archive or of a table. Its ``str`` is for messages."""
 

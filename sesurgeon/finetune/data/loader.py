@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.images import Images, to_mode
-from sesurgeon.finetune.data.transforms import Transform, eval_transform, mode_of, train_transform
+from sesurgeon.finetune.data.randomness import seeded
+from sesurgeon.finetune.data.transforms import MILD, Augmentation, Transform, eval_transform, mode_of, train_transform
+from sesurgeon.finetune.data.updates import Draw, Updates
 from sesurgeon.models.preprocessing import Preprocessing
 
 
 class PreparedImages(Dataset[tuple[Tensor, int]]):
     """Images as tensors of shape (C, H, W) with the model's class index.
 
-    An item is asked for by its index, or by (index, seed): then ``seed`` alone decides its random
-    augmentation.
+    An item is asked for by its index, or by :data:`Draw`: then the seed in it alone decides its random augmentation.
     """
 
     def __init__(self, images: Images, mode: str, transform: Transform, labels: Sequence[int]) -> None:
@@ -33,69 +34,40 @@ class PreparedImages(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: int | tuple[int, int]) -> tuple[Tensor, int]:
+    def __getitem__(self, draw: int | Draw) -> tuple[Tensor, int]:
         index, seed = draw if isinstance(draw, tuple) else (draw, 0)
         image, target = self.images[index]
         image = to_mode(image, self.mode)
-        state = torch.get_rng_state()
-        torch.default_generator.manual_seed(seed)
-        try:
+        with seeded(seed):
             return self.transform(image), self.labels[target]
-        finally:
-            torch.set_rng_state(state)
-
-
-class ShuffledDraws(Sampler[tuple[int, int]]):
-    """Every image once an epoch, as (index, seed of its augmentation), by ``seed`` and the epoch alone.
-
-    So an epoch can be repeated, or taken up in its middle, by any number of processes.
-
-    Args:
-        images: how many there are.
-        batch_size: images a step; an image that would be left alone in the last one is left out.
-        seed: of the run.
-    """
-
-    def __init__(self, images: int, batch_size: int, seed: int) -> None:
-        self.images = images
-        self.seed = seed
-        self.epoch = 0
-        self.drawn = images - 1 if images > batch_size > 1 and images % batch_size == 1 else images
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.drawn
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        random = np.random.default_rng((self.seed, self.epoch))
-        order = random.permutation(self.images)[: self.drawn]
-        seeds = random.integers(2**32, size=self.drawn)
-        return zip(order.tolist(), seeds.tolist(), strict=True)
 
 
 def train_loader(
     images: Images,
     preprocessing: Preprocessing,
     labels: Sequence[int],
+    sampler: Updates,
     *,
-    batch_size: int,
     workers: int,
-    seed: int,
-    hflip: float | None = None,
+    augmentation: Augmentation = MILD,
 ) -> DataLoader[tuple[Tensor, int]]:
-    """Augmented images in random order. ``labels[i]`` is the model's index of the data's class ``i``."""
-    dataset = PreparedImages(images, mode_of(preprocessing), train_transform(preprocessing, hflip), labels)
-    return _loader(dataset, batch_size, workers, ShuffledDraws(len(images), batch_size, seed))
+    """Augmented images, in the batches of ``sampler``. ``labels[i]`` is the model's index of the data's class ``i``."""
+    dataset = PreparedImages(images, mode_of(preprocessing), train_transform(preprocessing, augmentation), labels)
+    return _loader(dataset, workers, batch_sampler=sampler)
 
 
 def eval_loader(
-    images: Images, preprocessing: Preprocessing, labels: Sequence[int], *, batch_size: int, workers: int
+    images: Images,
+    preprocessing: Preprocessing,
+    labels: Sequence[int],
+    *,
+    batch_size: int,
+    workers: int,
+    part: range | None = None,
 ) -> DataLoader[tuple[Tensor, int]]:
-    """Every image once, in order, nothing random."""
+    """Every image once, in order, nothing random. ``part``: of those images alone."""
     dataset = PreparedImages(images, mode_of(preprocessing), eval_transform(preprocessing), labels)
-    return _loader(dataset, batch_size, workers, None)
+    return _loader(dataset, workers, batch_size=batch_size, sampler=range(len(images)) if part is None else part)
 
 
 def batches(
@@ -114,17 +86,23 @@ def batches(
     yield from eval_loader(images, preprocessing, labels, batch_size=batch_size, workers=workers)
 
 
-def _loader(dataset: PreparedImages, batch_size: int, workers: int, sampler: Any) -> DataLoader[tuple[Tensor, int]]:
+def _loader(dataset: PreparedImages, workers: int, **order: Any) -> DataLoader[tuple[Tensor, int]]:
     workers = min(workers, _cores())
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        sampler=sampler,
+        **order,
         generator=torch.Generator(),  # else the loader draws from the caller's random numbers
         num_workers=workers,
+        worker_init_fn=_leave_signals_to_the_main_process,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """A terminal's Ctrl-C and a cluster's SIGTERM reach all processes; workers end with the one that they serve."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _cores() -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from sesurgeon.errors import DataError
+from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune.data.images import MODES, Images
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import provenance_of
@@ -79,30 +79,89 @@ def eval_transform(preprocessing: Preprocessing) -> Transform:
     return transforms.Compose(steps)  # type: ignore[no-any-return]  # torchvision has no types
 
 
-def train_transform(preprocessing: Preprocessing, hflip: float | None = None) -> Transform:
-    """Mild augmentation: what a photographer or a scanner could have done, so that no label changes.
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to training images beside shifts and crops, in timm's words.
 
-    Images of at most 64 pixels are brought to size as in evaluation and shifted by up to an eighth, their
-    edge repeated; larger ones lose up to 40 % of their area to a random crop of slightly different aspect.
-    ``hflip`` is the probability of a horizontal flip; None means 0.5 for larger colour images and 0 for the
-    rest (digits, letters and signs are small or grey, and a mirrored one is wrong).
+    Attributes:
+        hflip: probability of a horizontal flip; None means 0.5 for colour images above 64 pixels and 0 for the rest
+            (digits, letters and signs are small or grey, and a mirrored one is wrong).
+        aa: a policy of timm's, as "rand-m9-mstd0.5"; None for none.
+        reprob: probability of random erasing.
+    """
+
+    hflip: float | None = None
+    aa: str | None = None
+    reprob: float = 0.0
+
+
+MILD = Augmentation()
+
+
+def train_transform(preprocessing: Preprocessing, augmentation: Augmentation = MILD) -> Transform:
+    """Mild augmentation, and what is asked for above it.
+
+    Mild is what a photographer or a scanner could have done, so that no label changes: images of at most 64 pixels are
+    brought to size as in evaluation and shifted by up to an eighth, their edge repeated; larger ones lose up to 40 % of
+    their area to a random crop of slightly different aspect.
     """
     from torchvision import transforms
 
     channels, height, width = preprocessing.input_size
     small = max(height, width) <= SMALL
+    hflip = augmentation.hflip
     if hflip is None:
         hflip = 0.5 if channels == 3 and not small else 0.0
-    flip = [transforms.RandomHorizontalFlip(hflip)] if hflip > 0 else []
+    on_pictures = [transforms.RandomHorizontalFlip(hflip)] if hflip > 0 else []
+    if augmentation.aa is not None:
+        on_pictures.append(make_policy(augmentation.aa, preprocessing))
     if small:
         padding = [max(1, width // 8), max(1, height // 8)]
         shift = transforms.RandomCrop([height, width], padding=padding, padding_mode="edge")
-        steps = [*_fit(preprocessing), *flip, transforms.ToTensor(), shift]
+        steps = [*_fit(preprocessing), *on_pictures, transforms.ToTensor(), shift]
     else:
         interpolation = _interpolation(preprocessing)
         crop = transforms.RandomResizedCrop([height, width], scale=(0.6, 1.0), interpolation=interpolation)
-        steps = [crop, *flip, transforms.ToTensor()]
-    return transforms.Compose([*steps, _normalize(preprocessing)])  # type: ignore[no-any-return]  # as above
+        steps = [crop, *on_pictures, transforms.ToTensor()]
+    steps.append(_normalize(preprocessing))
+    if augmentation.reprob > 0:
+        from timm.data.random_erasing import RandomErasing
+
+        steps.append(RandomErasing(augmentation.reprob, mode="pixel", device="cpu"))
+    return transforms.Compose(steps)  # type: ignore[no-any-return]  # as above
+
+
+def make_policy(name: str, preprocessing: Preprocessing) -> Any:
+    """An augmentation policy of timm's, with timm's usual settings for images of that size.
+
+    Raises:
+        UsageError: timm has none of that name.
+    """
+    from timm.data import auto_augment as aa
+
+    _, height, width = preprocessing.input_size
+    settings: dict[str, Any] = {
+        "translate_const": int(min(height, width) * 0.45),
+        "img_mean": _fill(preprocessing),
+        "interpolation": Image.Resampling[preprocessing.interpolation.upper()],
+    }
+    try:
+        if name.startswith("rand"):
+            return aa.rand_augment_transform(name, settings)
+        if name.startswith("augmix"):
+            return aa.augment_and_mix_transform(name, settings | {"translate_pct": 0.3})
+        return aa.auto_augment_transform(name, settings)
+    except (AssertionError, KeyError, ValueError, IndexError) as error:
+        raise UsageError(
+            f"timm has no augmentation policy {name!r} ({error}).",
+            hint="Take one as rand-m9-mstd0.5 (RandAugment), augmix-m5-w4-d2 or original.",
+        ) from error
+
+
+def _fill(preprocessing: Preprocessing) -> Any:
+    """The mean colour: a tuple for colour images, a number for grey ones."""
+    levels = [min(255, round(255 * level)) for level in preprocessing.mean]
+    return tuple(levels) if len(levels) > 1 else levels[0]
 
 
 def _fit(preprocessing: Preprocessing) -> list[Any]:

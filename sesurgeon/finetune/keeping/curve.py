@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sesurgeon.files import atomic_write
 from sesurgeon.finetune.keeping.records import EpochRow, best_of
 from sesurgeon.finetune.training.phases import Phase
 
+_NAMES: Mapping[str, str] = MappingProxyType(
+    {"top1": "top-1", "top5": "top-5", "balanced": "balanced top-1", "map": "mAP"}
+)
 _TRAIN, _EVAL, _QUIET = "#7a869a", "#0b5fa5", "#8c8c8c"
 
 
-def draw_curve(rows: tuple[EpochRow, ...], phases: tuple[Phase, ...], path: Path) -> None:
-    """Write a PNG: losses on the left, top-1 on the right, against finished epochs (0: before training).
+def draw_curve(rows: tuple[EpochRow, ...], phases: tuple[Phase, ...], path: Path, metric: str = "top1") -> None:
+    """Write a PNG: losses on the left, a score on the right, against finished epochs (0: before training).
+
+    Args:
+        rows: the epochs.
+        phases: of the run.
+        path: of the PNG.
+        metric: the score by which the best epoch is chosen; for "loss" top-1 is drawn.
 
     Raises:
         OutputError: ``path`` cannot be written.
@@ -25,7 +36,7 @@ def draw_curve(rows: tuple[EpochRow, ...], phases: tuple[Phase, ...], path: Path
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     _draw_losses(left, rows)
-    _draw_top1(right, rows)
+    _draw_score(right, rows, metric)
     for axes in (left, right):
         _draw_phases(axes, phases)
     with atomic_write(path) as temporary:
@@ -52,13 +63,14 @@ def _draw_losses(axes: Any, rows: tuple[EpochRow, ...]) -> None:
     axes.legend(frameon=False)
 
 
-def _draw_top1(axes: Any, rows: tuple[EpochRow, ...]) -> None:
-    best = best_of(rows)
-    axes.plot([row.epoch + 1 for row in rows], [row.eval_top1 for row in rows], "o-", color=_EVAL)
-    axes.axhline(rows[0].eval_top1, color=_QUIET, linestyle=":", linewidth=1)
-    axes.plot(best.epoch + 1, best.eval_top1, "o", color=_EVAL, markersize=11, fillstyle="none")
-    axes.set_title(f"before {rows[0].eval_top1:.2f} %, best {best.eval_top1:.2f} %", fontsize="medium", pad=18)
-    axes.set_ylabel("validation top-1 (%)")
+def _draw_score(axes: Any, rows: tuple[EpochRow, ...], metric: str) -> None:
+    shown = next(name for name in _NAMES if name in rows[0].scores) if metric == "loss" else metric
+    best, name = best_of(rows, metric).scores[shown], _NAMES.get(shown, shown)
+    axes.plot([row.epoch + 1 for row in rows], [row.scores[shown] for row in rows], "o-", color=_EVAL)
+    axes.axhline(rows[0].scores[shown], color=_QUIET, linestyle=":", linewidth=1)
+    axes.plot(best_of(rows, metric).epoch + 1, best, "o", color=_EVAL, markersize=11, fillstyle="none")
+    axes.set_title(f"before {rows[0].scores[shown]:.2f} %, best {best:.2f} %", fontsize="medium", pad=18)
+    axes.set_ylabel(f"validation {name} (%)")
 
 
 def _draw_phases(axes: Any, phases: tuple[Phase, ...]) -> None:

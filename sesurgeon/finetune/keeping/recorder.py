@@ -3,73 +3,103 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from sesurgeon.errors import SesurgeonError
 from sesurgeon.finetune.events import EpochFinished, OnProgress
-from sesurgeon.finetune.keeping.records import EpochRow
+from sesurgeon.finetune.keeping.records import EpochRow, epochs_since_best, goodness
 from sesurgeon.finetune.keeping.runfolder import RunFolder
-from sesurgeon.finetune.scoring.evaluation import Batches, measure
 from sesurgeon.finetune.scoring.scores import Evaluation
 from sesurgeon.models.provenance import attach_provenance, provenance_of
 
 
 class Recorder:
-    """Evaluates the model and writes what came of it.
+    """Evaluates the network and writes what came of it.
 
     Args:
-        model: the model itself, not as accelerate wraps it.
-        batches: the validation images.
-        classes: names of the data's classes by output index.
-        folder: where the files go.
+        measure: evaluates a network on the validation images, on all processes.
+        folder: where the files go; None on processes that write nothing.
+        metric: by which the best epoch is chosen.
         settings: what the checkpoints' history says of this run, beside the epoch's numbers.
-        on_progress: gets :class:`EvaluationStep` and :class:`EpochFinished`.
+        history: of the network before this run.
+        on_progress: gets :class:`EpochFinished`.
+
+    Attributes:
+        rows: one an epoch; the first is the state before training.
+        best: the evaluation of the best epoch.
+        milestones: evaluations that the report compares, by name.
     """
 
     def __init__(
         self,
-        model: nn.Module,
-        batches: Batches,
-        classes: Mapping[int, str],
-        folder: RunFolder,
+        measure: Callable[[nn.Module], Evaluation],
+        folder: RunFolder | None,
+        metric: str,
         settings: Mapping[str, Any],
+        history: tuple[Mapping[str, Any], ...],
         on_progress: OnProgress,
     ) -> None:
-        self.model = model
-        self.batches = batches
-        self.classes = classes
+        self.measure = measure
         self.folder = folder
+        self.metric = metric
         self.settings = settings
+        self.history = history
         self.on_progress = on_progress
-        self.provenance = provenance_of(model)
         self.rows: tuple[EpochRow, ...] = ()
         self.best: Evaluation | None = None
+        self.milestones: dict[str, Evaluation] = {}
 
-    def record(self, epoch: int, phase: str = "", train_loss: float | None = None, lr: float | None = None) -> None:
-        """Evaluate after ``epoch`` (-1: before training) and write checkpoints, rows and metrics.
+    def record(
+        self, model: nn.Module, epoch: int, phase: str = "", train_loss: float | None = None, lr: float | None = None
+    ) -> Evaluation:
+        """Evaluate ``model`` after ``epoch`` (-1: before training) and write checkpoints, rows and metrics.
 
         Raises:
             SesurgeonError: the model's outputs are not finite numbers; nothing is written then.
             OutputError: a file cannot be written; the one before stays whole.
         """
-        found = measure(self.model, self.batches, self.classes, self.on_progress)
+        found = self.measure(model)
         if not math.isfinite(found.loss):
             when = "before training" if epoch < 0 else f"after epoch {epoch}"
             raise SesurgeonError(
                 f"The validation loss is {found.loss} {when}.",
                 hint="The model's outputs are not finite. Check its weights, or lower --lr.",
             )
-        row = EpochRow(epoch, phase, train_loss, found.loss, found.top1, found.top5, lr)
-        best = found if self.best is None or found.top1 > self.best.top1 else self.best
-        is_best = best is found
-        self.best = best
+        row = EpochRow(epoch, phase, train_loss, found.scores(), lr)
+        is_best = self.best is None or goodness(found.scores(), self.metric) > goodness(self.best.scores(), self.metric)
+        self.best = found if is_best or self.best is None else self.best
         self.rows = (*self.rows, row)
-        record = {"command": "finetune", **self.settings, **asdict(row)}
-        attach_provenance(self.model, replace(self.provenance, history=(*self.provenance.history, record)))
-        self.folder.write_checkpoints(self.model, is_best=is_best)
-        self.folder.write_rows(self.rows, best)
+        if self.folder is not None:
+            self._write(self.folder, model, row, self.best, is_best)
         self.on_progress(EpochFinished(row, is_best))
+        return found
+
+    def epochs_without_gain(self, phase: str) -> int:
+        """Epochs of ``phase`` since the best one."""
+        return epochs_since_best(self.rows, self.metric, phase)
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`restore` takes, as plain data and tensors."""
+        return {
+            "history": [dict(record) for record in self.history],
+            "rows": [row.to_dict() for row in self.rows],
+            "best": None if self.best is None else self.best.to_dict(),
+            "milestones": {name: found.to_dict() for name, found in self.milestones.items()},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where another recorder was."""
+        self.history = tuple(state["history"])
+        self.rows = tuple(EpochRow.from_dict(row) for row in state["rows"])
+        self.best = None if state["best"] is None else Evaluation.from_dict(state["best"])
+        self.milestones = {name: Evaluation.from_dict(found) for name, found in state["milestones"].items()}
+
+    def _write(self, folder: RunFolder, model: nn.Module, row: EpochRow, best: Evaluation, is_best: bool) -> None:
+        record = {"command": "finetune", **self.settings, **row.to_dict()}
+        attach_provenance(model, replace(provenance_of(model), history=(*self.history, record)))
+        folder.write_checkpoints(model, is_best=is_best)
+        folder.write_rows(self.rows, best, self.metric)

@@ -37,6 +37,7 @@ def write_report(
     milestones: Sequence[Milestone],
     *,
     rows: tuple[EpochRow, ...] = (),
+    metric: str = "top1",
     gates: Sequence[GateMovement] = (),
     pictures: Sequence[Path] = (),
     notes: Sequence[str] = (),
@@ -49,6 +50,7 @@ def write_report(
         milestones: in the order of time, all measured on the same images; the first is what the others are
             compared with, the last is the network that is shipped.
         rows: the epochs.
+        metric: by which the best of them is chosen.
         gates: from :func:`watch_gates`, of the network that is shipped.
         pictures: PNG files beside the report or below it.
         notes: sentences that the reader should see first.
@@ -67,7 +69,7 @@ def write_report(
         _gates(gates),
         _classes(milestones[0].evaluation, milestones[-1].evaluation),
         _confusions(milestones[-1].evaluation),
-        _epochs(rows),
+        _epochs(rows, metric),
     ]
     with atomic_write(path) as temporary:
         text = "\n\n".join("\n".join(lines) for lines in sections if lines)
@@ -180,10 +182,10 @@ def _confusions(found: Evaluation) -> list[str]:
     return ["## Taken for one another", "", *_table(("is", "was taken for", "images"), lines, text=2)]
 
 
-def _epochs(rows: tuple[EpochRow, ...]) -> list[str]:
+def _epochs(rows: tuple[EpochRow, ...], metric: str) -> list[str]:
     if not rows:
         return []
-    best = best_of(rows)
+    best = best_of(rows, metric)
     step = math.ceil(len(rows) / _MOST_EPOCHS)
     shown = [row for number, row in enumerate(rows) if number % step == 0 or row is best or row is rows[-1]]
     lines = []
@@ -191,7 +193,7 @@ def _epochs(rows: tuple[EpochRow, ...]) -> list[str]:
         name = "before" if row.epoch < 0 else str(row.epoch + 1)
         cells = (
             name, row.phase, _number(row.train_loss, ".4f"), _number(row.eval_loss, ".4f"),
-            _per_cent(row.eval_top1), _per_cent(row.eval_top5), _number(row.lr, ".3g"),
+            _per_cent(row.scores["top1"]), _per_cent(row.scores["top5"]), _number(row.lr, ".3g"),
         )  # fmt: skip
         lines.append(tuple(f"**{cell}**" if row is best and cell else cell for cell in cells))
     left_out = "" if len(shown) == len(rows) else " Not all are shown; `summary.csv` has them."

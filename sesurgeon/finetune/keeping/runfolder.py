@@ -12,12 +12,15 @@ from typing import Any
 import yaml
 from torch import nn
 
-from sesurgeon.errors import OutputError
+from sesurgeon.errors import OutputError, UnreadableFileError
 from sesurgeon.files import atomic_write
-from sesurgeon.finetune.keeping.records import SUMMARY_COLUMNS, EpochRow, best_of
+from sesurgeon.finetune.keeping.records import EpochRow, best_of, summary_columns
 from sesurgeon.finetune.scoring.scores import Evaluation
 
-_FILES = ("best.pt", "last.pt", "args.yaml", "plan.yaml", "summary.csv", "metrics.json", "curve.png")
+_FILES = (
+    "best.pt", "last.pt", "teacher.pt", "args.yaml", "plan.yaml", "summary.csv", "metrics.json", "report.md",
+    "curve.png", "confusion.png", "mistakes.png",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,43 @@ class RunFolder:
     def curve(self) -> Path:
         return self.path / "curve.png"
 
+    @property
+    def confusion(self) -> Path:
+        return self.path / "confusion.png"
+
+    @property
+    def mistakes(self) -> Path:
+        return self.path / "mistakes.png"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.md"
+
+    @property
+    def teacher(self) -> Path:
+        """The network as it came, where the run keeps it in mind."""
+        return self.path / "teacher.pt"
+
+    @property
+    def states(self) -> Path:
+        """The folder of what a resumed run goes on from."""
+        return self.path / "states"
+
+    def read_settings(self) -> dict[str, Any]:
+        """What :meth:`write_settings` wrote.
+
+        Raises:
+            UnreadableFileError: there is no such file, or it is none of ours.
+        """
+        path = self.path / "args.yaml"
+        try:
+            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UnreadableFileError(f"{path} cannot be read: {error}", hint="Is it the folder of a run?") from error
+        if not isinstance(settings, dict):
+            raise UnreadableFileError(f"{path} holds no settings.", hint="Is it the folder of a run?")
+        return settings
+
     def write_settings(self, model: nn.Module, settings: Mapping[str, Any]) -> None:
         """``args.yaml``, and ``plan.yaml`` when blocks were inserted."""
         from sesurgeon.placement import plan_to_yaml
@@ -56,17 +96,17 @@ class RunFolder:
         if is_best:
             save(model, self.best)
 
-    def write_rows(self, rows: tuple[EpochRow, ...], best: Evaluation) -> None:
-        """``summary.csv`` and ``metrics.json``; ``best`` is the evaluation behind the best row."""
+    def write_rows(self, rows: tuple[EpochRow, ...], best: Evaluation, metric: str) -> None:
+        """``summary.csv`` and ``metrics.json``; ``best`` is the evaluation behind the best row by ``metric``."""
         with atomic_write(self.path / "summary.csv") as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, SUMMARY_COLUMNS, extrasaction="ignore")
+            writer = csv.DictWriter(file, summary_columns(rows), extrasaction="ignore")
             writer.writeheader()
-            writer.writerows(asdict(row) for row in rows)
+            writer.writerows(row.to_dict() for row in rows)
         metrics = {
-            "before": asdict(rows[0]),
-            "best": asdict(best_of(rows)),
-            "last": asdict(rows[-1]),
-            "epochs": [asdict(row) for row in rows],
+            "before": rows[0].to_dict(),
+            "best": best_of(rows, metric).to_dict(),
+            "last": rows[-1].to_dict(),
+            "epochs": [row.to_dict() for row in rows],
             "val_images": best.images,
             "best_per_class": [{**asdict(score), "accuracy": score.accuracy} for score in best.per_class],
         }
@@ -94,8 +134,8 @@ def make_run_folder(output: Path, name: str | None, *, force: bool = False) -> R
                 hint="Give another --name, or --force to replace the run.",
             )
         folder.mkdir(exist_ok=True)
-        for file in _FILES:
-            (folder / file).unlink(missing_ok=True)
+        for file in (*(folder / name for name in _FILES), *(folder / "states").glob("*.pt")):
+            file.unlink(missing_ok=True)
         return RunFolder(folder)
     except OSError as error:
         raise OutputError(

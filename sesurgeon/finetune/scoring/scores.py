@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,6 +63,46 @@ class Evaluation:
     def top5(self) -> float:
         """Share of the images whose label is among the ``k`` highest outputs, in per cent."""
         return _per_cent(self.hits)
+
+    @property
+    def balanced(self) -> float:
+        """Mean of the top-1 of each class that has images, in per cent: rare classes count like others."""
+        found = [score.accuracy for score in self.per_class if score.accuracy is not None]
+        return sum(found) / len(found)
+
+    def scores(self) -> dict[str, float]:
+        """What an epoch is judged by."""
+        return {"loss": self.loss, "top1": self.top1, "top5": self.top5, "balanced": self.balanced}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data and tensors, as :meth:`from_dict` takes them."""
+        return {**{name: getattr(self, name) for name in self.__dataclass_fields__}, "classes": dict(self.classes)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Evaluation:
+        """The inverse of :meth:`to_dict`."""
+        return cls(**data)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Evaluation]) -> Evaluation:
+        """One evaluation of which each of ``parts`` has every n-th image, dealt out in turn."""
+        if len(parts) == 1:
+            return parts[0]
+
+        def merged(name: str) -> Tensor:
+            columns: list[Tensor] = [getattr(part, name) for part in parts]
+            whole = columns[0].new_empty(sum(len(column) for column in columns))
+            for number, column in enumerate(columns):
+                whole[number :: len(parts)] = column
+            return whole
+
+        return replace(
+            parts[0],
+            labels=merged("labels"),
+            predictions=merged("predictions"),
+            hits=merged("hits"),
+            losses=merged("losses"),
+        )
 
     @property
     def per_class(self) -> tuple[ClassScore, ...]:

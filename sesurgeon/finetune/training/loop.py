@@ -1,50 +1,95 @@
-"""One epoch of training."""
+"""One epoch of training, update by update."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
-from sesurgeon.errors import SesurgeonError
+from sesurgeon.errors import DataError, SesurgeonError
 from sesurgeon.finetune.config import FinetuneConfig
+from sesurgeon.finetune.data.updates import Updates
 from sesurgeon.finetune.events import OnProgress, TrainStep
-from sesurgeon.finetune.scoring.outputs import main_logits
+from sesurgeon.finetune.training.engine import any_of_all, shared
+from sesurgeon.finetune.training.objective import Objective
 from sesurgeon.finetune.training.phases import Phase, enter, param_groups, set_train_mode
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_STEPS_BETWEEN_LOOKS = 20  # on an accelerator, where looking at the loss waits for the device
+_UPDATES_BETWEEN_LOOKS = 20  # on an accelerator, where looking at the loss waits for the device
 
 
 @dataclass
-class TrainState:
-    """What training changes within a phase, and what a resumed run would have to put back.
+class PhaseTraining:
+    """What training changes within a phase, beside the model itself.
 
     Attributes:
-        model: as accelerate wraps it.
+        model: the network.
+        wrapped: the network as it is called: gradients shared between processes, compiled.
         phase: the epochs that this is about.
         new: paths of the modules that are new: inserted blocks, a new head.
-        optimizer: over the parameters that the phase trains.
+        optimizer: over the parameters that the phase trains, as accelerate wraps it.
         scheduler: timm's, stepped after every update; None for constant rates.
-        updates: how many there were in this phase.
+        average: timm's moving average of the weights; None without one.
     """
 
     model: nn.Module
+    wrapped: nn.Module
     phase: Phase
     new: frozenset[str]
     optimizer: Any
     scheduler: Any
-    updates: int = 0
+    average: Any | None = None
+
+    def set_rates(self, updates: int) -> None:
+        """Set the learning rates as they are after so many updates of the phase."""
+        if self.scheduler is not None and updates > 0:
+            self.scheduler.step_update(updates)
 
     @property
     def lr(self) -> float:
         """The largest learning rate."""
         return float(max(group["lr"] for group in self.optimizer.param_groups))
+
+
+@dataclass
+class Tally:
+    """The losses of an epoch so far, on this process, and the largest learning rate of the last update."""
+
+    total: float = 0.0
+    images: int = 0
+    lr: float = 0.0
+    unseen: list[tuple[Tensor, int]] = field(default_factory=list)
+
+    def add(self, loss: Tensor, images: int) -> None:
+        """Take in the mean ``loss`` of some images, without looking at it yet."""
+        self.unseen.append((loss.detach(), images))
+
+    def look(self) -> float:
+        """The last loss that is not a finite number, or the mean so far."""
+        for loss, images in self.unseen:
+            value = loss.item()
+            if not math.isfinite(value):
+                return value
+            self.total += value * images
+            self.images += images
+        self.unseen.clear()
+        return self.mean
+
+    @property
+    def mean(self) -> float:
+        return self.total / max(self.images, 1)
+
+
+AfterUpdate: TypeAlias = Callable[[int, Tally], None]
+"""Called after each update with its number, counted from 1, and when it was looked at, the losses so far."""
 
 
 def start_phase(
@@ -55,7 +100,8 @@ def start_phase(
     config: FinetuneConfig,
     updates_per_epoch: int,
     accelerator: Accelerator,
-) -> TrainState:
+    average: Any | None = None,
+) -> PhaseTraining:
     """Freeze or release the backbone and make the phase's optimiser and schedule."""
     from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2
@@ -73,55 +119,124 @@ def start_phase(
         step_on_epochs=False,
         updates_per_epoch=updates_per_epoch,
     )
-    prepared = accelerator.prepare_model(model)
-    # accelerate's mark would travel with copies of the model, and keep it from wrapping them
-    vars(model).pop("_is_accelerate_prepared", None)
-    return TrainState(prepared, phase, new, accelerator.prepare_optimizer(optimizer), scheduler)
+    accelerator.free_memory()  # accelerate keeps the optimiser of the phase before
+    prepared = accelerator.prepare_optimizer(optimizer)
+    wrapped = shared(model, accelerator, compiled=config.compile)
+    return PhaseTraining(model, wrapped, phase, new, prepared, scheduler, average)
 
 
 def train_epoch(
-    state: TrainState,
-    loader: Any,
-    criterion: Callable[[Tensor, Tensor], Tensor],
+    training: PhaseTraining,
+    batches: Any,
+    updates: Updates,
+    objective: Objective,
+    config: FinetuneConfig,
     accelerator: Accelerator,
-    epoch: int,
+    tally: Tally,
+    after_update: AfterUpdate,
     on_progress: OnProgress,
-) -> tuple[float, float]:
-    """Train on every batch of ``loader`` once.
+) -> None:
+    """Train on what is left of an epoch.
 
-    Returns:
-        the mean loss of the images, and the largest learning rate of the last step.
+    Args:
+        training: the phase.
+        batches: a loader of ``updates``' batches.
+        updates: which images come, and from which update on.
+        objective: what is minimised.
+        config: clipping, memory order.
+        accelerator: the machine.
+        tally: the epoch's losses, so far none unless it was taken up in its middle.
+        after_update: is called after each update.
+        on_progress: gets :class:`TrainStep`.
 
     Raises:
         SesurgeonError: the loss is not a finite number.
+        DataError: a process that reads images died.
     """
-    set_train_mode(state.model, state.phase, state.new)
-    look_every = 1 if accelerator.device.type == "cpu" else _STEPS_BETWEEN_LOOKS
-    total, images_seen, lr = 0.0, 0, state.lr
-    unseen: list[tuple[int, Tensor, int]] = []  # (step, loss, images) since the last look
-    for step, (images, labels) in enumerate(loader, start=1):
-        lr = state.lr
-        loss = criterion(main_logits(state.model(images)), labels)
-        unseen.append((step, loss.detach(), len(labels)))
-        if step % look_every == 0 or step == len(loader):
-            for number, value, count in unseen:
-                _check_finite(value.item(), epoch, number, len(loader), lr)
-                total += value.item() * count
-                images_seen += count
-            unseen.clear()
-            on_progress(TrainStep(epoch, step, len(loader), total / images_seen, lr))
-        accelerator.backward(loss)
-        state.optimizer.step()
-        state.optimizer.zero_grad()
-        state.updates += 1
-        if state.scheduler is not None:
-            state.scheduler.step_update(state.updates)
-    return total / images_seen, lr
+    set_train_mode(training.model, training.phase, training.new)
+    look_every = updates_between_looks(accelerator)
+    finished = (updates.epoch - training.phase.first_epoch) * updates.updates  # updates of the phase
+    stream = _steps(batches)
+    for update in range(updates.first, updates.updates):
+        lr = tally.lr = training.lr
+        hand = list(islice(stream, updates.shape.steps))
+        images = _update(training, hand, updates, update, objective, config, accelerator, tally)
+        number = update + 1
+        if number % look_every == 0 or number == updates.updates:
+            loss = tally.look()
+            if any_of_all(accelerator, not math.isfinite(loss)):
+                raise _not_finite(loss, updates, number, lr, images, config)
+            on_progress(TrainStep(updates.epoch, number, updates.updates, loss, lr))
+        training.set_rates(finished + number)
+        if training.average is not None:
+            training.average.update(training.model, updates.epoch * updates.updates + number)
+        after_update(number, tally)
 
 
-def _check_finite(loss: float, epoch: int, step: int, steps: int, lr: float) -> None:
-    if not math.isfinite(loss):
-        raise SesurgeonError(
-            f"The loss is {loss} in epoch {epoch}, step {step} of {steps}, at the learning rate {lr:g}.",
-            hint="Lower --lr or give --warmup-epochs. The run's last.pt holds the last whole epoch.",
-        )
+def updates_between_looks(accelerator: Accelerator) -> int:
+    """After how many updates losses are looked at: looking waits for the device."""
+    return 1 if accelerator.device.type == "cpu" else _UPDATES_BETWEEN_LOOKS
+
+
+def _update(
+    training: PhaseTraining,
+    hand: list[tuple[Tensor, Tensor]],
+    updates: Updates,
+    update: int,
+    objective: Objective,
+    config: FinetuneConfig,
+    accelerator: Accelerator,
+    tally: Tally,
+) -> Tensor:
+    """One update of the weights, unless a loss on the CPU is not finite; the images of its last step."""
+    share = accelerator.num_processes / updates.size(update)  # of an image; processes' gradients are averaged
+    images = torch.empty(0)
+    for step, (images, labels) in enumerate(hand, start=1):
+        images, labels = _on_device(images, labels, config, accelerator)
+        images, targets = objective.mixed(images, labels)
+        alone = contextlib.nullcontext() if step == len(hand) else accelerator.no_sync(training.wrapped)
+        with alone:
+            with accelerator.autocast():
+                loss = objective.loss(training.wrapped(images), targets, images)
+            tally.add(loss, len(labels))
+            if loss.device.type == "cpu" and not math.isfinite(loss.item()) and accelerator.num_processes == 1:
+                return images  # the weights stay as they were before this update
+            accelerator.backward(loss * (len(labels) * share))
+    if config.clip_grad is not None:
+        accelerator.clip_grad_norm_(training.model.parameters(), config.clip_grad)
+    training.optimizer.step()
+    training.optimizer.zero_grad()
+    return images
+
+
+def _on_device(
+    images: Tensor, labels: Tensor, config: FinetuneConfig, accelerator: Accelerator
+) -> tuple[Tensor, Tensor]:
+    order = torch.channels_last if config.channels_last else torch.preserve_format
+    images = images.to(accelerator.device, non_blocking=True, memory_format=order)
+    return images, labels.to(accelerator.device, non_blocking=True)
+
+
+def _steps(batches: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"A process that reads images died: {error}",
+            hint="Was it killed, or is there too little memory? Give fewer --workers, or 0; --resume goes on.",
+        ) from error
+
+
+def _not_finite(
+    loss: float, updates: Updates, number: int, lr: float, images: Tensor, config: FinetuneConfig
+) -> SesurgeonError:
+    if not bool(images.isfinite().all()):
+        cause = "The images of that step are not finite themselves: look at the data."
+    elif config.amp and config.amp_dtype == "float16":
+        cause = "Numbers above 65,504 overflow in float16: give --amp-dtype bfloat16, or lower --lr."
+    else:
+        cause = "The learning rate is likely too high: lower --lr, or give --warmup-epochs or --clip-grad 1."
+    when = f"in epoch {updates.epoch}, step {number} of {updates.updates}, at the learning rate {lr:g}"
+    return SesurgeonError(f"The loss is {loss} {when}.", hint=cause)

@@ -57,13 +57,25 @@ def set_train_mode(model: nn.Module, phase: Phase, new: Collection[str]) -> None
 def param_groups(model: nn.Module, new: Collection[str], config: FinetuneConfig) -> list[dict[str, Any]]:
     """The trainable parameters by learning rate and weight decay, as optimisers take them.
 
-    New parameters get ``lr * lr_block_mult``, the others ``lr * lr_backbone_mult``; vectors and biases no
-    decay.
+    New parameters get ``lr * lr_block_mult``, the others ``lr * lr_backbone_mult``, less in lower layers where
+    ``layer_decay`` says so; vectors and biases get no decay.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    scales = _layer_scales(model, config.layer_decay)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             lr = config.lr * (config.lr_block_mult if is_new(name, new) else config.lr_backbone_mult)
+            lr *= scales.get(parameter, 1.0)
             decays = parameter.ndim > 1 and not name.endswith(".bias")
             groups.setdefault((lr, config.weight_decay if decays else 0.0), []).append(parameter)
     return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
+
+
+def _layer_scales(model: nn.Module, decay: float | None) -> dict[nn.Parameter, float]:
+    """Timm's scale of each trainable parameter's rate: ``decay`` to the power of the layers above it."""
+    from timm.optim import param_groups_layer_decay
+
+    if decay is None:
+        return {}
+    groups = param_groups_layer_decay(model, layer_decay=decay)
+    return {parameter: group["lr_scale"] for group in groups for parameter in group["params"]}

@@ -1,0 +1,184 @@
+"""Putting a run together from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from sesurgeon.errors import DataError, UsageError
+from sesurgeon.finetune.config import FinetuneConfig
+from sesurgeon.finetune.data.dataset import Data
+from sesurgeon.finetune.data.images import targets_of
+from sesurgeon.finetune.data.loader import eval_loader, train_loader
+from sesurgeon.finetune.data.transforms import Augmentation
+from sesurgeon.finetune.data.updates import Shape, Updates
+from sesurgeon.finetune.events import Event, OnProgress
+from sesurgeon.finetune.keeping.recorder import Recorder
+from sesurgeon.finetune.keeping.runfolder import RunFolder
+from sesurgeon.finetune.keeping.states import write_state
+from sesurgeon.finetune.resuming import fingerprint
+from sesurgeon.finetune.scoring.evaluation import identity_of, measure
+from sesurgeon.finetune.scoring.scores import Evaluation
+from sesurgeon.finetune.task import Task
+from sesurgeon.finetune.training.engine import from_all
+from sesurgeon.finetune.training.objective import balancing_weights, make_objective
+from sesurgeon.finetune.training.signals import StopRequest
+from sesurgeon.finetune.training.teacher import make_teacher
+from sesurgeon.finetune.training.trainer import Trainer
+from sesurgeon.models.provenance import provenance_of
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def make_trainer(
+    model: nn.Module,
+    data: Data,
+    task: Task,
+    config: FinetuneConfig,
+    accelerator: Accelerator,
+    folder: RunFolder,
+    *,
+    resumes: bool,
+    stop: StopRequest,
+    on_progress: OnProgress,
+) -> Trainer:
+    """Put a run together. Random numbers should be those of its seed.
+
+    Args:
+        model: the network, prepared and on its device.
+        data: its images.
+        task: what is trained on what.
+        config: the settings.
+        accelerator: the machine.
+        folder: of the run.
+        resumes: the run goes on: what it keeps in its folder is taken from there.
+        stop: is looked at between updates and between batches of an evaluation.
+        on_progress: gets the events.
+
+    Raises:
+        DataError: there are fewer images than an update is dealt out to.
+        UsageError: distillation is asked for, and the network gets a new head.
+    """
+    images = data.split("train")
+    balances = config.class_weights or config.balanced_sampling
+    counts = _images_by_output(targets_of(images), task) if balances else [1] * len(task.classes)
+    shape = Shape(config.batch_size, config.grad_accum_steps, accelerator.num_processes)
+    weights = None
+    if config.balanced_sampling:
+        by_output = balancing_weights(counts)
+        weights = [by_output[task.labels[target]] for target in targets_of(images)]
+    updates = Updates(len(images), shape, config.seed, accelerator.process_index, weights)
+    if updates.updates == 0:
+        raise DataError(
+            f"{data.name} has {len(images)} training images, and an update is dealt out to "
+            f"{shape.steps * shape.processes} steps.",
+            hint="Take fewer processes or --grad-accum-steps.",
+        )
+    batches = train_loader(
+        images, task.preprocessing, task.labels, updates, workers=config.workers,
+        augmentation=Augmentation(config.hflip, config.aa, config.reprob),
+    )  # fmt: skip
+    teacher = _teacher(model, task, config, accelerator, folder, resumes)
+    writes = accelerator.is_main_process
+    recorder = Recorder(
+        _measuring(data, task, config, accelerator, stop, on_progress),
+        folder if writes else None,
+        config.eval_metric,
+        {"data": identity_of(data.name), "val_split": data.val_split, "seed": data.seed},
+        provenance_of(model).history,
+        on_progress,
+    )
+    return Trainer(
+        model=model,
+        average=_average(model, config),
+        task=task,
+        config=config,
+        accelerator=accelerator,
+        updates=updates,
+        batches=batches,
+        objective=make_objective(config, counts, accelerator.device, teacher),
+        recorder=recorder,
+        write_state=partial(_write_state, folder.states, fingerprint(data)) if writes else None,
+        stop=stop,
+        on_progress=on_progress,
+    )
+
+
+def place(model: nn.Module, config: FinetuneConfig, accelerator: Accelerator) -> nn.Module:
+    """Move ``model`` to the device and into the memory order of the run."""
+    model.to(accelerator.device)
+    return model.to(memory_format=torch.channels_last) if config.channels_last else model
+
+
+def _measuring(
+    data: Data, task: Task, config: FinetuneConfig, accelerator: Accelerator, stop: StopRequest, on_progress: OnProgress
+) -> Any:
+    """A function that evaluates a network on the validation images, each process on its part of them."""
+    process, processes = accelerator.process_index, accelerator.num_processes
+    part = range(process, len(data.val), processes)
+    loader = eval_loader(
+        data.val, task.preprocessing, task.labels, batch_size=config.batch_size, workers=config.workers, part=part
+    )
+    names = dict(zip(task.labels, data.classes, strict=True))
+
+    def watch(event: Event) -> None:
+        on_progress(event)
+        if processes == 1:
+            stop.heed()
+
+    def measured(model: nn.Module) -> Evaluation:
+        own = measure(model, loader, names, watch) if part else None
+        return Evaluation.joined([found for found in from_all(accelerator, own) if found is not None])
+
+    return measured
+
+
+def _teacher(
+    model: nn.Module,
+    task: Task,
+    config: FinetuneConfig,
+    accelerator: Accelerator,
+    folder: RunFolder,
+    resumes: bool,
+) -> nn.Module | None:
+    from sesurgeon.surgery import load, save
+
+    if config.distill == 0:
+        return None
+    if task.head is not None:
+        raise UsageError(
+            f"distill (={config.distill:g}) asks to keep the network's outputs, and its head gives way to a new one.",
+            hint="Leave --distill out, or fine-tune on the classes that the network knows.",
+        )
+    if not resumes:
+        teacher = make_teacher(model, torch.rand(2, *task.preprocessing.input_size))
+        if accelerator.is_main_process:
+            save(teacher, folder.teacher)
+    else:
+        teacher = load(folder.teacher, trust_pickle=True)  # which is our own file
+    return place(teacher, config, accelerator).requires_grad_(False).eval()
+
+
+def _average(model: nn.Module, config: FinetuneConfig) -> Any | None:
+    from timm.utils import ModelEmaV3
+
+    return ModelEmaV3(model, decay=config.model_ema_decay, use_warmup=True) if config.model_ema else None
+
+
+def _images_by_output(targets: Sequence[int], task: Task) -> list[int]:
+    counts = [0] * len(task.classes)
+    for target in targets:
+        counts[task.labels[target]] += 1
+    return counts
+
+
+def _write_state(
+    folder: Path, fingerprint: Mapping[str, Any], epoch: int, update: int, state: Mapping[str, Any]
+) -> Path:
+    return write_state(folder, epoch, update, {**state, "data": dict(fingerprint)})

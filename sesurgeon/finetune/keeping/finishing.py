@@ -1,0 +1,71 @@
+"""What people look at when a run has ended: its curve, its mistakes, its gates, its report."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any
+
+from torch import Tensor, nn
+
+from sesurgeon.finetune.data.dataset import Data
+from sesurgeon.finetune.keeping.curve import draw_curve
+from sesurgeon.finetune.keeping.pictures import draw_confusion, draw_mistakes
+from sesurgeon.finetune.keeping.recorder import Recorder
+from sesurgeon.finetune.keeping.report import Milestone, write_report
+from sesurgeon.finetune.keeping.runfolder import RunFolder
+from sesurgeon.finetune.scoring.gatewatch import GateMovement, watch_gates
+from sesurgeon.finetune.task import Task
+from sesurgeon.models import read
+
+_BATCHES_WATCHED = 8
+
+
+def write_overview(
+    folder: RunFolder,
+    model: nn.Module,
+    recorder: Recorder,
+    data: Data,
+    task: Task,
+    batches: Iterable[tuple[Tensor, Any]],
+) -> tuple[GateMovement, ...]:
+    """``curve.png``, ``confusion.png``, ``mistakes.png`` and ``report.md`` of a run that has ended.
+
+    Args:
+        folder: of the run; ``best.pt`` in it is the network that is looked at.
+        model: of the same architecture.
+        recorder: of the run.
+        data: its images.
+        task: what it was about.
+        batches: validation images, as the network sees them.
+
+    Returns:
+        what the gates of the best network did.
+    """
+    assert recorder.best is not None  # the state before training was recorded
+    draw_curve(recorder.rows, task.phases, folder.curve, recorder.metric)
+    draw_confusion(recorder.best, folder.confusion)
+    draw_mistakes(data.val, recorder.best, folder.mistakes)
+    gates = watch_gates(_best(folder, model), islice(batches, _BATCHES_WATCHED))
+    write_report(
+        folder.report,
+        f"{folder.path.name}: fine-tuned on {data.name}",
+        [*(Milestone(name, found) for name, found in recorder.milestones.items()), Milestone("best.pt", recorder.best)],
+        rows=recorder.rows,
+        metric=recorder.metric,
+        gates=gates,
+        pictures=(folder.curve, folder.confusion, folder.mistakes),
+        notes=_sentences(task.notes),
+    )
+    return gates
+
+
+def _best(folder: RunFolder, model: nn.Module) -> nn.Module:
+    best = copy.deepcopy(model)
+    best.load_state_dict(read(str(folder.best), trust_pickle=True)["state_dict"])  # which is our own file
+    return best
+
+
+def _sentences(notes: Sequence[str]) -> Sequence[str]:
+    return [note for note in notes if note]

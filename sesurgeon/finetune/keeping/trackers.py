@@ -1,0 +1,63 @@
+"""A run's numbers for TensorBoard and its like, through accelerate."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sesurgeon.errors import UsageError
+from sesurgeon.finetune.events import EpochFinished, Event, OnProgress, TrainStep
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def trackers_for(asked: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The trackers that a run logs with: those asked for, or TensorBoard where it is installed.
+
+    Raises:
+        UsageError: one that was asked for is not installed.
+    """
+    if asked is None:
+        return ("tensorboard",) if _is_installed("tensorboard") else ()
+    missing = [name for name in asked if not _is_installed(name)]
+    if missing:
+        raise UsageError(
+            f"log_with names what is not installed: {', '.join(missing)}.", hint=f"pip install {' '.join(missing)}"
+        )
+    return asked
+
+
+def tracking(
+    accelerator: Accelerator, folder: Path, settings: Mapping[str, Any], on_progress: OnProgress
+) -> OnProgress:
+    """``on_progress``, and the same events to the trackers that ``accelerator`` was made with.
+
+    Args:
+        accelerator: with or without trackers.
+        folder: of the run; trackers that keep files write there.
+        settings: kept beside the numbers.
+        on_progress: is called as before.
+    """
+    if not accelerator.log_with:
+        return on_progress
+    plain = {key: value if isinstance(value, (bool, int, float)) else str(value) for key, value in settings.items()}
+    accelerator.project_configuration.set_directories(str(folder))
+    accelerator.init_trackers("sesurgeon", config=plain, init_kwargs={"wandb": {"name": folder.name}})
+
+    def both(event: Event) -> None:
+        on_progress(event)
+        match event:
+            case TrainStep(epoch, step, steps, loss, lr):
+                accelerator.log({"train/loss": loss, "train/lr": lr}, step=epoch * steps + step)
+            case EpochFinished(row, _):
+                numbers = {key: value for key, value in row.to_dict().items() if isinstance(value, float)}
+                accelerator.log({f"epoch/{key}": value for key, value in numbers.items()}, step=row.epoch + 1)
+
+    return both
+
+
+def _is_installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None

@@ -1,0 +1,108 @@
+"""Whether a stopped run can go on, and from where."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from sesurgeon.errors import DataError, UsageError
+from sesurgeon.finetune.config import FinetuneConfig
+from sesurgeon.finetune.data.dataset import Data
+from sesurgeon.finetune.keeping.runfolder import RunFolder
+from sesurgeon.finetune.keeping.states import FoundState, clear_unfinished, newest_state
+from sesurgeon.finetune.task import Task
+from sesurgeon.finetune.training.phases import phases_of
+
+# These change how a run is done, not what comes of it; but for epochs and patience, which say when it ends.
+CHANGEABLE = frozenset(
+    {"epochs", "patience", "checkpoint_every", "workers", "device", "log_with", "data_dir", "download"}
+)
+
+
+def newest_run(output: Path) -> Path:
+    """The run in ``output`` that wrote a state last.
+
+    Raises:
+        UsageError: there is none.
+    """
+    states = [(file.stat().st_mtime_ns, str(file)) for file in output.glob("*/states/*.pt")]
+    if not states:
+        raise UsageError(
+            f"There is no run in {output} that wrote a state.",
+            hint="Name the run with --name, the folder of the runs with --output; or start one, without --resume.",
+        )
+    return Path(max(states)[1]).parent.parent
+
+
+def resumed_config(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> FinetuneConfig:
+    """The settings of a run that goes on.
+
+    More ``epochs`` lengthen the last phase; its schedule is then the longer one's from where the run stands, so the
+    learning rate rises again. Fewer end the run earlier, likewise.
+
+    Args:
+        settings: the run's ``args.yaml``.
+        changes: what is to be different.
+
+    Raises:
+        UsageError: something would make it another run.
+    """
+    known = {field.name for field in fields(FinetuneConfig)}
+    before = {name: value for name, value in settings.items() if name in known}
+    if before.get("log_with") is not None:
+        before["log_with"] = tuple(before["log_with"])
+    fixed = {name: value for name, value in changes.items() if name not in CHANGEABLE and value != before.get(name)}
+    if fixed:
+        listed = ", ".join(f"{name} (={value!r}, the run has {before.get(name)!r})" for name, value in fixed.items())
+        raise UsageError(
+            f"A resumed run keeps its settings, and these differ: {listed}.",
+            hint=f"Leave them out (these may change: {', '.join(sorted(CHANGEABLE))}), "
+            "or start a new run from its last.pt.",
+        )
+    return FinetuneConfig(**{**before, **{name: value for name, value in changes.items() if name in CHANGEABLE}})
+
+
+def task_of(state: Mapping[str, Any], task: Task, config: FinetuneConfig) -> Task:
+    """``task`` as the run had it at its start, when a new head was new."""
+    new = frozenset(state["new"])
+    return replace(task, head=None, new=new, phases=phases_of(config, anything_new=bool(new)))
+
+
+def state_of(folder: RunFolder) -> FoundState:
+    """The newest whole state of a run; what a killed process left unfinished is cleared away.
+
+    Raises:
+        UsageError: there is none.
+        UnreadableFileError: it was written by another sesurgeon.
+    """
+    clear_unfinished(folder.path)
+    clear_unfinished(folder.states)
+    found = newest_state(folder.states)
+    if found is None:
+        raise UsageError(
+            f"There is no state to resume from in {folder.path}: the run was stopped before its first was written.",
+            hint="Start it anew, without --resume.",
+        )
+    return found
+
+
+def fingerprint(data: Data) -> dict[str, Any]:
+    """What must be the same when a run goes on."""
+    return {"train": len(data.split("train")), "val": len(data.val), "classes": list(data.classes)}
+
+
+def check_data(state: Mapping[str, Any], data: Data) -> None:
+    """Refuse to go on with other images.
+
+    Raises:
+        DataError: their number or their classes are not what the run was started with.
+    """
+    before, now = state["data"], fingerprint(data)
+    changed = [f"{what}: {before[what]} then, {now[what]} now" for what in before if before[what] != now[what]]
+    if changed:
+        raise DataError(
+            f"{data.name} is not what the run was started with ({'; '.join(changed)}).",
+            hint="Put the images back, or start a new run from its last.pt.",
+        )

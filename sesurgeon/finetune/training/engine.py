@@ -1,0 +1,96 @@
+"""The machine that a run has: its devices and processes, through Hugging Face accelerate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import nn
+
+from sesurgeon.errors import UsageError
+from sesurgeon.finetune.config import FinetuneConfig
+from sesurgeon.finetune.devices import find_device
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+Value = TypeVar("Value")
+
+_PRECISIONS = {"bfloat16": "bf16", "float16": "fp16"}
+
+
+def make_accelerator(config: FinetuneConfig, trackers: tuple[str, ...] = ()) -> Accelerator:
+    """One process of as many as ``torchrun`` or ``accelerate launch`` started, or the only one.
+
+    Args:
+        config: of the run: device and precision.
+        trackers: that get its numbers.
+
+    Raises:
+        UsageError: the device is not there, or cannot compute in that precision.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    device = find_device(config.device)
+    if config.amp and config.amp_dtype == "float16" and device.type == "cpu":
+        raise UsageError(
+            "amp_dtype (='float16') needs an accelerator, and this run is on the CPU.",
+            hint="Leave --amp-dtype out to take bfloat16.",
+        )
+    AcceleratorState._reset_state()  # it outlives an Accelerator, and refuses the settings of the next run
+    return Accelerator(
+        cpu=device.type == "cpu",
+        mixed_precision=_PRECISIONS[config.amp_dtype] if config.amp else "no",
+        log_with=list(trackers) or None,
+        project_dir=config.output,  # until the run has a folder
+    )
+
+
+def shared(model: nn.Module, accelerator: Accelerator, *, compiled: bool = False) -> nn.Module:
+    """``model`` as the training loop calls it: gradients are averaged over the processes.
+
+    accelerate's own wrapping is not taken, for it patches the model's forward, which would travel with copies of it.
+    """
+    wrapped = model
+    if accelerator.num_processes > 1:
+        on_device = None if accelerator.device.type == "cpu" else [accelerator.local_process_index]
+        # some blocks are on no way to the output (what a last layer computes beside its class token)
+        wrapped = nn.parallel.DistributedDataParallel(model, device_ids=on_device, find_unused_parameters=True)
+    return torch.compile(wrapped) if compiled else wrapped  # type: ignore[return-value]
+
+
+def from_main(accelerator: Accelerator, value: Value | None) -> Value:
+    """What the main process has, on all of them."""
+    from accelerate.utils import broadcast_object_list
+
+    if accelerator.num_processes == 1:
+        assert value is not None
+        return value
+    held: list[Any] = [value if accelerator.is_main_process else None]
+    broadcast_object_list(held)
+    found: Value = held[0]
+    return found
+
+
+def from_all(accelerator: Accelerator, value: Value) -> list[Value]:
+    """What each process has, in their order, on all of them."""
+    from accelerate.utils import gather_object
+
+    if accelerator.num_processes == 1:
+        return [value]
+    gathered: list[Value] = gather_object([value])
+    return gathered
+
+
+def sums_over_all(accelerator: Accelerator, *values: float) -> list[float]:
+    """The sum of each value over all processes."""
+    return [sum(column) for column in zip(*from_all(accelerator, values), strict=True)]
+
+
+def any_of_all(accelerator: Accelerator, flag: bool) -> bool:
+    """Whether the flag is up on any process."""
+    if accelerator.num_processes == 1:
+        return flag
+    total = accelerator.reduce(torch.tensor(float(flag), device=accelerator.device))
+    return bool(total > 0)

@@ -1,0 +1,28 @@
+"""The network as it came to a run, to be kept in mind."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from sesurgeon.finetune.scoring.outputs import device_of, evaluating
+
+
+def make_teacher(model: nn.Module, images: Tensor) -> nn.Module:
+    """A frozen copy of ``model`` in eval mode; without its blocks, which cost time, where they change nothing.
+
+    Args:
+        model: as it comes to the run.
+        images: of shape (N, C, H, W), on which that is tried.
+    """
+    from sesurgeon.surgery import blocks_of, remove_se
+
+    teacher = copy.deepcopy(model)
+    if blocks_of(model):
+        bare = remove_se(teacher)
+        images = images.to(device_of(model))
+        with evaluating(teacher), evaluating(bare), torch.no_grad():
+            teacher = bare if torch.equal(bare(images), teacher(images)) else teacher
+    return teacher.requires_grad_(False).eval()
