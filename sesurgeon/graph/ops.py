@@ -127,21 +127,16 @@ def is_in_place(owner: nn.Module, node: fx.Node) -> bool:
     """Writes its result into its first operand: ``x += y``, ``x.add_(y)``, ``F.relu(x, inplace=True)``, a module."""
     module = module_of(owner, node)
     if module is not None:
-        return bool(getattr(module, "inplace", False))
+        return bool(getattr(module, "inplace", False)) and not any(True for _ in module.children())
     if node.op not in ("call_function", "call_method"):
         return False
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return name.endswith("_") or name in _IN_PLACE or node.kwargs.get("inplace") is True
 
 
-def starts_in_place(owner: nn.Module, node: fx.Node) -> bool:
-    """An ``nn.Sequential`` whose first layer writes into its argument."""
-    module = module_of(owner, node)
-    if not isinstance(module, nn.Sequential):
-        return False
-    while isinstance(module, nn.Sequential) and len(module):
-        module = module[0]
-    return bool(getattr(module, "inplace", False))
+def writes_inside(owner: nn.Module, node: fx.Node) -> bool:
+    """Calls a module that writes into its argument somewhere, and need not give that tensor back."""
+    return bool(node.meta.get("writes")) and not is_in_place(owner, node)
 
 
 def is_slice(node: fx.Node) -> bool:

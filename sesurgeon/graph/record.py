@@ -11,7 +11,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from sesurgeon.graph.interrupts import interrupts_held
 from sesurgeon.models import fresh
@@ -26,6 +26,7 @@ class ModuleCall:
         args, kwargs: as given, before the call could change them; () and {} for a module without children, the
             forward of which is of no interest.
         output: as returned.
+        writes: it wrote into a tensor that it was given.
         children: the calls that this module's forward made itself, in order.
     """
 
@@ -33,6 +34,7 @@ class ModuleCall:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     output: Any = None
+    writes: bool = False
     children: list[ModuleCall] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[ModuleCall]:
@@ -60,17 +62,25 @@ def record_calls(model: nn.Module, inputs: tuple[Any, ...], fakes: FakeTensorMod
             entry = ModuleCall(module, *_described(given, fakes))
         stack[-1].children.append(entry)
         stack.append(entry)
+        versions = _versions(args, kwargs)
         try:
             output = run(module, *args, **kwargs)
         finally:
             stack.pop()
         with interrupts_held():
             entry.output = _described(output, fakes)
+        entry.writes = versions != _versions(args, kwargs)
         return output
 
     with torch.no_grad(), mock.patch.object(nn.Module, "__call__", call):
         output = model(*fresh(inputs))
     return top.children[0], output
+
+
+def _versions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
+    """How often each of these tensors was written into; those of inference mode do not count that."""
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    return [tensor._version for tensor in tensors if not tensor.is_inference()]
 
 
 def _described(value: Any, fakes: FakeTensorMode) -> Any:

@@ -45,7 +45,7 @@ def looks_of(calls: Iterable[ModuleCall]) -> list[Any]:
 
 
 def _children(call: ModuleCall) -> list[Any]:
-    return [(id(child.module), _look(child.output)) for child in call.children]
+    return [(id(child.module), _look(child.output), child.writes) for child in call.children]
 
 
 def _look(value: Any) -> Any:

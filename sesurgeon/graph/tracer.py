@@ -160,7 +160,7 @@ class CallTracer(fx.Tracer):
             self.mode_matters = True
             return forward(*args, **kwargs)
         proxy = self.create_proxy("call_module", path, args, kwargs)
-        proxy.node.meta["value"] = recorded.output
+        proxy.node.meta |= {"value": recorded.output, "writes": recorded.writes}
         return self._or_plain(proxy)
 
     # -- arguments -----------------------------------------------------------------------------------------------

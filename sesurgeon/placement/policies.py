@@ -80,7 +80,7 @@ def residual_blocks(sites: Sequence[Site]) -> list[Site]:
 def passed_over(policy: str, sites: Sequence[Site], chosen: Sequence[Site]) -> list[LeftAlone]:
     """The blocks in which ``policy``, one of those around or inside a branch, found no place; and why."""
     reasons = {
-        "pre": "its branch does not start from one tensor, or has no shortcut",
+        "pre": "its branch does not start from one tensor, writes into it, or has no shortcut",
         "post": "its branch has no shortcut, so there is no sum",
         "identity": "its branch has no shortcut",
         "inner": "its branch has no spatial convolution before its end",

@@ -34,6 +34,35 @@ def test_a_branch_that_begins_in_place_inside_a_sequential_has_no_fork() -> None
     assert [site.kind for site in find_sites(net, X) if site.residual] == ["shortcut", "sum"]
 
 
+class WritesInside(nn.Module):
+    """Its first layer changes what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.relu, self.conv = nn.ReLU(inplace=True), conv()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(self.relu(x))
+
+
+class Halves(WritesInside):
+    def forward(self, x: Tensor) -> Tensor:
+        x *= 0.5
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("writer", [WritesInside, Halves])
+def test_a_branch_that_writes_into_its_start_is_no_place_for_pre_and_the_rest_goes_on(writer: type[nn.Module]) -> None:
+    inside = Residual(nn.Sequential(writer()), nn.BatchNorm2d(8))
+    net = nn.Sequential(conv(), inside, Residual(conv(), nn.BatchNorm2d(8)), Residual(writer()))
+    surgery = operate(net, policies=["pre"], example_inputs=X)
+    assert [entry.site for entry in surgery.plan.entries] == ["2:fork"]
+    assert [left.path for left in surgery.plan.left_alone] == ["1", "3"]
+    assert all("writes into it" in left.reason for left in surgery.plan.left_alone)
+    assert surgery.proof.in_eval
+    assert surgery.proof.in_train
+
+
 class Statement(Residual):
     def forward(self, x: Tensor) -> Tensor:
         y = self.branch(x)

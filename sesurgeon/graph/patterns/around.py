@@ -57,7 +57,7 @@ def _enters(flow: Flow, node: fx.Node, branch: frozenset[fx.Node]) -> bool:
 def _as_changed(flow: Flow, fork: fx.Node, branch: frozenset[fx.Node]) -> fx.Node | None:
     """``fork``, or what an operation in place makes of it at once (the ReLU that a shortcut sees too)."""
     users = [node for node in flow.nodes if node in fork.users and not ops.is_shape_access(node)]
-    if any(node in branch and ops.starts_in_place(flow.owner, node) for node in users):
+    if any(node in branch and ops.writes_inside(flow.owner, node) for node in users):
         return None  # what it makes of the fork comes out of no node
     mutators = [node for node in users if node in branch and ops.is_in_place(flow.owner, node)]
     if not mutators:
