@@ -144,7 +144,8 @@ class TracingSession(fx.Tracer):
             replace(torch.autograd.Function, "apply", self._recorded_apply())
             for context in _CONTEXTS:
                 reason = f"part of its forward runs under {context.__name__}, which a graph would forget"
-                replace(context, "__enter__", self._refused(context.__enter__, reason))
+                for step in ("__init__", "__enter__"):  # autocast begins by asking for a text, which no proxy is
+                    replace(context, step, self._refused(getattr(context, step), reason))
             for name in _SWITCHES:
                 replace(torch, name, self._refused(getattr(torch, name), f"its forward asks torch.{name}()"))
             reason = "its forward switches gradients on or off"

@@ -131,6 +131,14 @@ class UnderNoGrad(Remembers):
             return self.conv(x)
 
 
+class UnderAutocast(Remembers):
+    """As timm's LiteMLA; a graph that knew the name would be one for that kind of device."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            return self.conv(x)
+
+
 class ByValue(Remembers):
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x) if x.sum() > 0 else x
@@ -148,6 +156,7 @@ class StrayTensor(Remembers):
 @pytest.mark.parametrize(("make", "reason"), [
     (Remembers, "sets attributes of its own"),
     (UnderNoGrad, "runs under no_grad"),
+    (UnderAutocast, "runs under autocast"),
     (ByValue, "depends on the values in a tensor"),
     (StrayTensor, "neither parameter nor buffer"),
 ])  # fmt: skip
