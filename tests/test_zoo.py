@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sesurgeon.blocks import SqueezeExcite
 from sesurgeon.graph import survey
 from tests.networks import OddNet, trained_like
 
@@ -142,26 +144,96 @@ def test_every_promise_is_checked(part: Any) -> None:
         checks.check_policies(found, ("standard",), before, onnx=False)
 
 
+class Chain(nn.Module):
+    """Three layers with a block behind each; no output depends on the last one."""
+
+    def __init__(self, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second, self.idle = SqueezeExcite(4, 4), second, SqueezeExcite(4, 4)
+        self.blocks = {"first": self.first, "second": self.second, "idle": self.idle}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(self.first(x))
+        self.idle(x)
+        return x
+
+
+class Deaf(SqueezeExcite):
+    """Nothing reaches its parameters."""
+
+    def excitation(self, x: Tensor) -> Tensor:
+        return super().excitation(x).detach()
+
+
+class Deep(SqueezeExcite):
+    """As behind random depth: left out of the first step and the third."""
+
+    steps = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.steps += torch.is_grad_enabled()
+        return x if self.steps in (1, 3) else super().forward(x)
+
+
 def test_a_block_without_gradient_is_noticed(part: Any) -> None:
-    checks = part("checks")
-
-    class Detached(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.first, self.second, self.idle = nn.Linear(4, 4), Deaf(4, 4), nn.Linear(4, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            self.idle(x)
-            return self.second(self.first(x))
-
-    class Deaf(nn.Linear):
-        def forward(self, input: Tensor) -> Tensor:
-            return super().forward(input).detach() + input
-
-    model = Detached()
-    blocks = {"first": model.first, "second": model.second, "idle": model.idle}
-    assert checks._without_gradient(model, blocks, (torch.randn(2, 4),)) == (["second"], ["idle"])
+    model = Chain(Deaf(4, 4))
+    images = torch.randn(2, 4, 5, 5)
+    assert part("gradients").without_gradient(model, model.blocks, (images,)) == (["second"], ["idle"])
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_gradient_that_is_no_number_is_none(part: Any) -> None:
+    model = Chain(SqueezeExcite(4, 4))
+    model.second.register_full_backward_pre_hook(lambda module, gradients: (gradients[0] * math.nan,))
+    images = torch.randn(2, 4, 5, 5)
+    assert part("gradients").without_gradient(model, model.blocks, (images,)) == (["first", "second"], ["idle"])
+
+
+def test_a_block_that_random_depth_left_out_gets_another_try(part: Any) -> None:
+    model = Chain(Deep(4, 4))
+    images = torch.randn(2, 4, 5, 5)
+    assert part("gradients").without_gradient(model, model.blocks, (images,)) == ([], ["idle"])
+    assert model.second.steps > 4
+    assert bool(model.first.fc2.weight.any())  # what was right at once is kept
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e12])
+def test_gates_stay_open_whatever_the_size_of_their_tensor(part: Any, size: float) -> None:
+    torch.manual_seed(0)
+    model = Chain(SqueezeExcite(4, 4))
+    images = torch.randn(2, 4, 5, 5) * size
+    assert part("gradients").without_gradient(model, model.blocks, (images,)) == ([], ["idle"])
+    part("gradients").temper(model, model.blocks, (images,))
+    farthest = float((model.first.excitation(images).detach() - 1).abs().max())
+    assert 1e-3 < farthest <= 0.1
+
+
+def test_running_statistics_are_those_of_what_comes_in(part: Any) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.BatchNorm2d(3, momentum=None)).eval()
+    images = torch.randn(8, 3, 4, 4) * torch.tensor([100.0, 10.0, 1e-9]).view(3, 1, 1) + 7
+    part("networks").settle(model, images)
+    assert not model.training
+    assert model[2].num_batches_tracked == 0
+    assert float(model[0].running_var[2]) == pytest.approx(0.1)  # next to none: other images would overflow
+    now = model(images)[:, :2]
+    torch.testing.assert_close(now, model.train()(images)[:, :2], rtol=0.01, atol=0.01)  # to 127 / 128 of a variance
+
+
+def test_statistics_stay_where_a_network_does_not_run(part: Any) -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(4, 4, 1))
+    part("networks").settle(model, torch.randn(2, 3, 4, 4))
+    assert torch.equal(model[0].running_mean, torch.zeros(3))
+
+
+def test_outputs_that_are_no_numbers_prove_nothing(part: Any) -> None:
+    checks = part("checks")
+    model = trained_like(OddNet())
+    found = survey(model, torch.randn(2, 3, 32, 32))
+    before = checks.Outputs(found)
+    before.known[False] = before.known[False] * math.nan
+    with pytest.raises(checks.CheckError, match="not finite: NaN would equal NaN"):
+        checks.check_policies(found, ("standard",), before, onnx=False)
 
 
 def test_failures_are_named_with_their_reasons(part: Any) -> None:

@@ -19,9 +19,11 @@ from torch.overrides import TorchFunctionMode
 
 import sesurgeon
 from sesurgeon.errors import UsageError
+from sesurgeon.models import isolated
 
 # Smaller tensors are filled as the network wants it: they may be buffers, which nobody fills afterwards.
 _LARGE = 1 << 16
+_LEAST_VARIANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,32 @@ def fill_as_trained(model: nn.Module) -> None:
         if isinstance(module, _NormBase) and module.running_mean is not None and module.running_var is not None:
             module.running_mean.uniform_(-0.2, 0.2)
             module.running_var.uniform_(0.5, 1.5)
+
+
+def settle(model: nn.Module, images: Tensor) -> None:
+    """Running statistics as training leaves them: those of what comes in. Others make deep networks overflow.
+
+    Does nothing where the network does not run in train mode.
+    """
+    seen: dict[_NormBase, tuple[Tensor, Tensor]] = {}
+
+    def note(norm: nn.Module, args: tuple[Any, ...]) -> None:
+        if isinstance(norm, _NormBase) and norm.running_mean is not None:
+            values = args[0].transpose(0, 1).flatten(1)
+            # A small map's variance may be next to nothing, and other images would overflow again.
+            seen[norm] = values.mean(1), values.var(1).clamp(min=_LEAST_VARIANCE)
+
+    handle = nn.modules.module.register_module_forward_pre_hook(note)
+    try:
+        with isolated(model, training=True):
+            model(images.clone())
+    except Exception:  # the survey will say why
+        return
+    finally:
+        handle.remove()
+    for norm, (mean, variance) in seen.items():
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
 
 
 def _torchvision_family(name: str) -> str:

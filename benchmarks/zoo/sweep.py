@@ -19,8 +19,9 @@ from torch import nn
 from sesurgeon.errors import SesurgeonError, SiteError, UntraceableError, UsageError
 from sesurgeon.graph import survey
 from sesurgeon.models import isolated, provenance_of, random_input
-from zoo.checks import CheckError, Outputs, check_policies, count_kinds
-from zoo.networks import Network, build, build_empty, count_convs
+from zoo.checks import Outputs, check_policies, count_kinds
+from zoo.errors import CheckError
+from zoo.networks import Network, build, build_empty, count_convs, settle
 
 Record = dict[str, Any]
 _SIDES = (64, 96, 128, 160, 192, 224, 256, 288, 299, 320, 384, 448, 512)
@@ -108,6 +109,8 @@ def _examine(task: Task, record: Record) -> None:
     record["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     _begin("inputs", record)
     inputs = _smallest_images(model) if task.network.classifies else None
+    if inputs is not None:
+        settle(model, *inputs)
     _begin("survey", record)
     try:
         found = survey(model, inputs)
