@@ -23,7 +23,7 @@ _SHAPE_ATTRIBUTES = frozenset(["shape", "dtype", "device", "is_cuda", "requires_
 _SHAPE_METHODS = frozenset(["size", "numel", "stride", "is_contiguous", "type", "get_device"])
 _ATTENTION_MODULE = re.compile(
     r"Squeeze.?Excit|^SE$|SE(Block|Layer|Module|WithNorm|Net)$|^E?SE|Eca|ECA|Ceca|EfficientChannelAtt|Cbam|CBAM|"
-    r"GlobalContext|GatherExcite|CoordAtt"
+    r"GlobalContext|GatherExcite|CoordAtt|SimAM|^GCT"
 )
 
 

@@ -142,6 +142,76 @@ def test_what_comes_before_a_block_with_a_gate_of_its_own_is_free() -> None:
     assert sites["1:conv"].attention is None
 
 
+class InstanceNormByHand(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        var, mean = torch.var_mean(x, (2, 3), keepdim=True)
+        return (x - mean) * torch.rsqrt(var + 1e-5)
+
+
+class ResponseNormByHand(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.norm(dim=(2, 3), keepdim=True)
+        return x * (size / (size.mean(1, keepdim=True) + 1e-6))
+
+
+class InlineNorm(nn.Module):
+    """The norm is written into the forward of the block itself."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.normalise = conv(), norm.forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.normalise(self.conv(x)) + x
+
+
+@pytest.mark.parametrize("norm", [InstanceNormByHand(), ResponseNormByHand()])
+def test_a_norm_by_hand_is_no_attention(norm: nn.Module) -> None:
+    assert {site.attention for site in find_sites(nn.Sequential(conv(), InlineNorm(norm)), X)} == {None}
+
+
+class GCT(nn.Module):
+    """Yang et al., https://arxiv.org/abs/1909.11519: parameters, but no layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alpha, self.gamma = nn.Parameter(torch.ones(1, 8, 1, 1)), nn.Parameter(torch.zeros(1, 8, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.norm(dim=(2, 3), keepdim=True) * self.alpha
+        return x * (1 + torch.tanh(size / size.norm(dim=1, keepdim=True) * self.gamma))
+
+
+class SimAM(nn.Module):
+    """Yang et al., https://proceedings.mlr.press/v139/yang21o.html: a gate for each place, without parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        apart = (x - x.mean((2, 3), keepdim=True)).square()
+        return x * torch.sigmoid(apart / (4 * apart.mean((2, 3), keepdim=True) + 1e-4) + 0.5)
+
+
+@pytest.mark.parametrize("gate", [GCT(), SimAM()])
+def test_gates_without_layers_are_known_by_their_names(gate: nn.Module) -> None:
+    sites = {site.kind: site for site in find_sites(nn.Sequential(conv(), Residual(conv(), gate)), X)}
+    assert sites["residual"].attention == "1.branch.1"
+
+
+class InlineGCT(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate = conv(), GCT()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        size = y.norm(dim=(2, 3), keepdim=True) * self.gate.alpha
+        return y * (1 + torch.tanh(size * self.gate.gamma)) + x
+
+
+def test_a_gate_of_parameters_and_tanh_is_seen() -> None:
+    sites = {site.kind: site for site in find_sites(nn.Sequential(InlineGCT()), X)}
+    assert sites["residual"].attention == "0"
+
+
 class SpatialGate(nn.Module):
     def __init__(self) -> None:
         super().__init__()

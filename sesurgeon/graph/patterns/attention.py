@@ -67,7 +67,10 @@ def _scaled(node: fx.Node) -> fx.Node:
 
 
 def _is_gating(flow: Flow, node: fx.Node) -> bool:
-    """``x * g`` where g has one factor a channel and was computed from data (squeezed from x, or from elsewhere)."""
+    """``x * g`` where g has one factor a channel and was computed from data (squeezed from x, or from elsewhere).
+
+    Statistics of x alone make a norm (instance norm, ConvNeXt-V2's GRN), and no gate.
+    """
     if ops.name_of(node) != "mul":
         return False
     nodes = [_before_expansion(arg) for arg in ops.operands(node) if isinstance(arg, fx.Node)]
@@ -75,12 +78,22 @@ def _is_gating(flow: Flow, node: fx.Node) -> bool:
     if len(nodes) != 2 or tensors[0] is None or tensors[1] is None:
         return False
     by_size = sorted(zip(tensors, nodes, strict=True), key=lambda pair: pair[0].numel() if pair[0] is not None else 0)
-    (gate, gate_node), (scaled, _) = by_size
+    (gate, gate_node), (scaled, scaled_node) = by_size
     if gate is None or scaled is None or gate.ndim != scaled.ndim or scaled.ndim < 3:
         return False
     squeezed = gate.shape[2:].numel() == 1 < scaled.shape[2:].numel() and gate.shape[1] == scaled.shape[1]
     squeezed_last = gate.shape[1:-1].numel() == 1 < scaled.shape[1:-1].numel() and gate.shape[-1] == scaled.shape[-1]
-    return (squeezed or squeezed_last) and flow.depends_on_data(gate_node)
+    if not (squeezed or squeezed_last) or not flow.depends_on_data(gate_node):
+        return False
+    return any(_judges(flow.owner, node) for node in flow.private(gate_node, scaled_node))
+
+
+def _judges(owner: nn.Module, node: fx.Node) -> bool:
+    """Does more than statistics: has weights, squashes, or comes from where nobody looks."""
+    module = ops.module_of(owner, node)
+    if module is not None and any(True for _ in (*module.parameters(), *module.children())):
+        return True
+    return node.op == "placeholder" or ops.is_activation(owner, node) or ops.weight(owner, node) > 0
 
 
 def _before_expansion(node: fx.Node) -> fx.Node:
