@@ -92,6 +92,8 @@ def reporting(*, json: bool, quiet: bool, debug: bool) -> Iterator[Output]:
     except SesurgeonError as error:
         _explain(output, f"Error: {error.message}", error.hint, debug=debug)
         raise typer.Exit(error.exit_code) from error
+    except typer.Exit:
+        raise  # the command has said why
     except KeyboardInterrupt as error:
         _explain(output, "Interrupted.", None, debug=debug)
         raise typer.Exit(_INTERRUPTED) from error

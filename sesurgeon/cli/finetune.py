@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -10,9 +11,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from sesurgeon.cli.console import reporting
-from sesurgeon.cli.images import BatchSize, DataDir, DataSpec, Device, Download, ImgSize, OnBadImage, Workers
+from sesurgeon.cli.configuring import ConfigFile
+from sesurgeon.cli.console import Output, reporting
+from sesurgeon.cli.images import OptionalDataSpec
 from sesurgeon.cli.latest import given_or_latest, latest_augmented
+from sesurgeon.cli.launching import INTERRUPTED, is_launched, is_main, launch
 from sesurgeon.cli.loading import flags_to_load, load_model
 from sesurgeon.cli.options import (
     Arch,
@@ -26,56 +29,23 @@ from sesurgeon.cli.options import (
     TrustPickle,
 )
 from sesurgeon.cli.scoring import gain, score_label, score_text, shown_scores
-from sesurgeon.cli.training import (
-    Epochs,
-    ForceRun,
-    FreezeEpochs,
-    Hflip,
-    Lr,
-    LrBackboneMult,
-    LrBlockMult,
-    Name,
-    Opt,
-    RunsFolder,
-    Sched,
-    Seed,
-    Smoothing,
-    ValSplit,
-    WarmupEpochs,
-    WeightDecay,
-)
+from sesurgeon.cli.spread import spread
+from sesurgeon.cli.training import NumProcesses, Resume, Training
+from sesurgeon.errors import SesurgeonError, UsageError
 
 if TYPE_CHECKING:
     from sesurgeon.finetune import Data, EpochRow, FinetuneResult
 
 
+@spread
 def finetune(
     context: typer.Context,
-    data: DataSpec,
+    training: Training,
     model: OptionalModel = None,
-    epochs: Epochs = 10,
-    freeze_epochs: FreezeEpochs = 1,
-    warmup_epochs: WarmupEpochs = 0.0,
-    lr: Lr = 1e-3,
-    lr_block_mult: LrBlockMult = 5.0,
-    lr_backbone_mult: LrBackboneMult = 0.1,
-    sched: Sched = "cosine",
-    opt: Opt = "adamw",
-    weight_decay: WeightDecay = 0.01,
-    smoothing: Smoothing = 0.0,
-    hflip: Hflip = None,
-    seed: Seed = 42,
-    img_size: ImgSize = None,
-    val_split: ValSplit = 0.2,
-    on_bad_image: OnBadImage = "skip",
-    data_dir: DataDir = "data",
-    download: Download = False,
-    batch_size: BatchSize = 64,
-    workers: Workers = 4,
-    device: Device = "auto",
-    output: RunsFolder = "runs/finetune",
-    name: Name = None,
-    force: ForceRun = False,
+    data: OptionalDataSpec = None,
+    config: ConfigFile = None,
+    resume: Resume = False,
+    num_processes: NumProcesses = 1,
     arch: Arch = None,
     model_kwargs: ModelKwargs = None,
     num_classes: NumClasses = None,
@@ -88,37 +58,89 @@ def finetune(
     """Train MODEL on DATA: what is new first, with the rest frozen, then everything.
 
     Without a MODEL the newest `*.se.pt` is taken. The run's folder gets the best and the last checkpoint, the
-    settings, a line an epoch, and a curve. The state before training counts, too: what gains nothing changes nothing.
+    settings, a line an epoch, a report with its pictures, and what `--resume` goes on from. The state before training
+    counts, too: what gains nothing changes nothing.
     """
-    with reporting(json=json, quiet=quiet, debug=debug) as out:
-        model = given_or_latest(model, latest_augmented, out)
-        with out.working(f"Loading {model}"):
-            from sesurgeon.cli.watching import Watcher
-            from sesurgeon.finetune import FinetuneConfig, finetune
+    main = is_main()
+    with reporting(json=json, quiet=quiet or not main, debug=debug) as out:
+        reading: dict[str, Any] = {
+            "arch": arch,
+            "model_kwargs": model_kwargs,
+            "num_classes": num_classes,
+            "pretrained": pretrained,
+        }
+        folder, settings, model, data = _found(context, training, resume, model, data, out)
+        from sesurgeon.finetune import FinetuneConfig, finetune, resumed_config
 
-            config = FinetuneConfig(**{key: context.params[key] for key in FinetuneConfig.__dataclass_fields__})
-            loaded = load_model(
-                model,
-                arch=arch,
-                model_kwargs=model_kwargs,
-                num_classes=num_classes,
-                pretrained=pretrained,
-                trust_pickle=trust_pickle,
-            )
+        if folder is None:
+            chosen = FinetuneConfig(**training.settings())
+        else:
+            chosen = resumed_config(settings, _typed(context, training))
+            reading = {"arch": arch, "model_kwargs": None, "num_classes": None, "pretrained": False}
+        if num_processes > 1 and not is_launched():
+            launch(num_processes)
+            return
+        from sesurgeon.cli.watching import Watcher
+
+        with out.working(f"Loading {model}"):
+            loaded = load_model(model, **reading, trust_pickle=trust_pickle)
         with out.progress() as progress:
-            watcher = Watcher(out, progress, epochs=config.epochs)
+            watcher = Watcher(out, progress, epochs=chosen.epochs, metric=chosen.eval_metric)
             try:
-                result = finetune(loaded, data, config, on_progress=watcher)
-            except KeyboardInterrupt:
-                watcher.say_what_is_kept()
+                kept = settings if folder is not None else {"model": model, **reading}
+                result = finetune(loaded, data, chosen, resume=folder, settings=kept, on_progress=watcher)
+            except (KeyboardInterrupt, SesurgeonError) as error:
+                watcher.say_what_is_kept(flags_to_load(loaded, trust_pickle))
+                if isinstance(error, KeyboardInterrupt) and not main:
+                    raise typer.Exit(INTERRUPTED) from error  # the main process says it
                 raise
-        images = watcher.data
-        next_flags = flags_to_load(loaded, trust_pickle)
-        on_data = f"--data {shlex.quote(data)}"
-        if data.startswith("torchvision:"):
-            on_data += f" --data-dir {shlex.quote(data_dir)}"
-        rendered = _rendered(model, images, result, config.epochs, next_flags, on_data)
-        out.result(rendered, _data(model, images, result))
+        if main:
+            images = watcher.data
+            next_flags = flags_to_load(loaded, trust_pickle)
+            on_data = f"--data {shlex.quote(data)}"
+            if data.startswith("torchvision:"):
+                on_data += f" --data-dir {shlex.quote(chosen.data_dir)}"
+            rendered = _rendered(model, images, result, chosen.epochs, next_flags, on_data)
+            out.result(rendered, _data(model, images, result))
+
+
+def _found(
+    context: typer.Context, training: Training, resume: bool, model: str | None, data: str | None, out: Output
+) -> tuple[Path | None, dict[str, Any], str, str]:
+    """The folder of the run that goes on, if one does, and its settings; MODEL and DATA.
+
+    Raises:
+        UsageError: no DATA; or MODEL, DATA or a configuration is given for a run that goes on and has its own.
+    """
+    if not resume:
+        if data is None:
+            raise UsageError("Missing option '--data'.", hint="Name the images: --data FOLDER, or as --help says.")
+        return None, {}, given_or_latest(model, latest_augmented, out), data
+    from sesurgeon.finetune import newest_run
+    from sesurgeon.finetune.keeping.runfolder import RunFolder
+
+    given = [name for name in ("model", "data", "config") if context.params.get(name) is not None]
+    if given:
+        raise UsageError(
+            f"--resume goes on with a run's own {' and '.join(given)}.", hint=f"Leave {' and '.join(given)} out."
+        )
+    output = Path(training.output)
+    folder = newest_run(output) if training.name is None else output / training.name
+    settings = RunFolder(folder).read_settings()
+    if training.name is None:
+        out.note(f"Going on with {folder}, the newest run there.")
+    return folder, settings, str(folder / "last.pt"), str(settings["data"])
+
+
+def _typed(context: typer.Context, training: Training) -> dict[str, Any]:
+    """The settings that were typed, but for those that say which run is meant."""
+    typed = {name for name in training.settings() if _is_typed(context, name) and name not in ("output", "name")}
+    return {name: value for name, value in training.settings().items() if name in typed}
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"  # an enumeration of typer's own click
 
 
 def _rendered(model: str, data: Data, result: FinetuneResult, epochs: int, flags: str, on_data: str) -> Group:

@@ -14,16 +14,15 @@ _IMAGES = "The images"
 _COMPUTING = "Computing"
 _MOST_NAMED = 5
 
-DataSpec = Annotated[
-    str,
-    typer.Option(
-        "--data",
-        metavar="DATA",
-        help="A folder with train/ and val/ in it, or of class folders; such a folder as .tar; a manifest .csv with "
-        "the columns path and label; wds:SHARDS; hfds:NAME; or torchvision:NAME, as torchvision:CIFAR10.",
-        show_default=False,
-    ),
-]
+_DATA = typer.Option(
+    "--data",
+    metavar="DATA",
+    help="A folder with train/ and val/ in it, or of class folders; such a folder as .tar; a manifest .csv with "
+    "the columns path and label; wds:SHARDS; hfds:NAME; or torchvision:NAME, as torchvision:CIFAR10.",
+    show_default=False,
+)
+DataSpec = Annotated[str, _DATA]
+OptionalDataSpec = Annotated[str | None, _DATA]
 DataDir = Annotated[str, typer.Option(help="Where torchvision's datasets lie.", rich_help_panel=_IMAGES)]
 Download = Annotated[
     bool, typer.Option("--download", help="Fetch a torchvision dataset that is not there.", rich_help_panel=_IMAGES)

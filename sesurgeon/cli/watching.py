@@ -102,8 +102,8 @@ class Watcher:
             case RunStopped(epoch):
                 self.out.note(f"Stopped before epoch {epoch + 1}: none was the best for as long as --patience says.")
 
-    def say_what_is_kept(self) -> None:
-        """After an interrupt or an error."""
+    def say_what_is_kept(self, flags: str = "") -> None:
+        """After an interrupt or an error; ``flags`` are what reading the checkpoint needs."""
         if self.started is None:
             return
         folder = self.started.folder
@@ -113,7 +113,7 @@ class Watcher:
             self.out.note(f"Kept: {folder / 'last.pt'}, the state after {when}.")
         if self.state is not None:
             where = f"--output {shlex.quote(str(folder.parent))} --name {shlex.quote(folder.name)}"
-            self.out.note(f"To go on: sesurgeon finetune --resume {where}")
+            self.out.note(f"To go on: sesurgeon finetune --resume {where}{flags}")
 
     def show(self, what: str, details: str, done: int, total: int) -> None:
         """Let the bar say what goes on; another ``what`` starts it anew."""

@@ -10,7 +10,7 @@ from sesurgeon.errors import UsageError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.labels import fits, map_classes
-from sesurgeon.finetune.data.transforms import preprocessing_for
+from sesurgeon.finetune.data.transforms import make_policy, preprocessing_for
 from sesurgeon.finetune.scoring.outputs import count_outputs
 from sesurgeon.finetune.training.phases import Phase, phases_of
 from sesurgeon.models.preprocessing import Preprocessing
@@ -45,12 +45,15 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
 
     Raises:
         DataError: the data have no training set, or images that the model cannot take.
-        UsageError: the model is no classifier, has no last layer that could be replaced, or all is frozen.
+        UsageError: the model is no classifier, has no last layer that could be replaced, or all is frozen; or timm
+            has no such augmentation.
     """
     from sesurgeon.models.head import head_of
     from sesurgeon.surgery import blocks_of
 
     preprocessing = preprocessing_for(model, data.split("train"), config.img_size)
+    if config.aa is not None:
+        make_policy(config.aa, preprocessing)  # is there one?
     outputs = count_outputs(model, preprocessing)
     known = provenance_of(model).classes
     keeps = fits(data.classes, known, outputs)

@@ -42,7 +42,8 @@ def test_the_newest_augmented_network_is_trained_and_the_run_described(workplace
     assert result.exit_code == 0, result.stderr
     run = workplace / "runs/finetune/exp"
     assert {file.name for file in run.iterdir()} == {
-        "args.yaml", "best.pt", "curve.png", "last.pt", "metrics.json", "plan.yaml", "summary.csv",
+        "args.yaml", "best.pt", "confusion.png", "curve.png", "last.pt", "metrics.json", "mistakes.png", "plan.yaml",
+        "report.md", "states", "summary.csv",
     }  # fmt: skip
     lines = result.stderr.splitlines()
     assert lines[0] == "No MODEL given: taking net.se.pt, the newest here."
@@ -174,8 +175,9 @@ def test_ctrl_c_keeps_the_last_whole_epoch_and_exits_with_130(workplace: Path) -
         out, error = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
     assert "Traceback" not in error
-    kept, last = error.splitlines()[-2:]
+    kept, onwards, last = error.splitlines()[-3:]
     assert last == "Interrupted."
+    assert onwards == "To go on: sesurgeon finetune --resume --output runs/finetune --name exp"
     (record,) = provenance_of(sesurgeon.load("runs/finetune/exp/last.pt")).history
     assert record["epoch"] >= 1
     assert kept == f"Kept: runs/finetune/exp/last.pt, the state after epoch {record['epoch'] + 1} of 100000."

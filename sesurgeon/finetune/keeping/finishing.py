@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -62,8 +62,9 @@ def write_overview(
 
 
 def _best(folder: RunFolder, model: nn.Module) -> nn.Module:
-    best = copy.deepcopy(model)
-    best.load_state_dict(read(str(folder.best), trust_pickle=True)["state_dict"])  # which is our own file
+    best, content = copy.deepcopy(model), read(str(folder.best), trust_pickle=True)  # which is our own file
+    assert isinstance(content, Mapping)
+    best.load_state_dict(content["state_dict"])
     return best
 
 

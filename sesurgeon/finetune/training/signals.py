@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
+import torch.distributed
+
 
 class StopAskedError(Exception):
     """Somebody asked the process to stop, in the middle of something that can be left."""
@@ -28,9 +30,10 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Take SIGINT and SIGTERM as requests for a while; a second one interrupts at once.
+    """Take SIGINT and SIGTERM as requests for a while; a second SIGINT interrupts at once.
 
-    Outside the main thread signals are nobody's business, and nothing is taken.
+    Not so in a process that a launcher started: the launcher passes on what a terminal sent to both. Outside the main
+    thread signals are nobody's business, and nothing is taken.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -38,7 +41,7 @@ def stop_request() -> Iterator[StopRequest]:
         return
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if request.asked:
+        if request.asked and number == signal.SIGINT and not torch.distributed.is_torchelastic_launched():
             raise KeyboardInterrupt
         request.asked = True
 

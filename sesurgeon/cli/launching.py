@@ -1,0 +1,52 @@
+"""Starting a command in several processes on this machine, through torch's elastic launcher."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import typer
+
+INTERRUPTED = 130
+
+
+def is_launched() -> bool:
+    """Whether torchrun, accelerate or we started this process as one of several."""
+    return "LOCAL_RANK" in os.environ
+
+
+def is_main() -> bool:
+    """Whether this process speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def launch(processes: int) -> None:
+    """Run the command that is running now in as many processes, and leave as they do.
+
+    Raises:
+        typer.Exit: a process failed, with its exit code; or they were interrupted.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id="sesurgeon",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)  # it tells of each signal that it passes on
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else each takes all cores
+    try:
+        elastic_launch(config, sys.executable)("-m", "sesurgeon", *sys.argv[1:])
+    except ChildFailedError as error:
+        _, first = error.get_first_failure()
+        raise typer.Exit(first.exitcode if first.exitcode > 0 else 1) from error
+    except (SignalException, KeyboardInterrupt) as error:
+        raise typer.Exit(INTERRUPTED) from error

@@ -1,0 +1,192 @@
+"""Going on with a run, settings from a file, and several processes: from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+from typer.testing import CliRunner, Result
+
+import sesurgeon
+from sesurgeon.cli.app import app
+
+SHORT = ("--data", "data", "-j", "0", "--device", "cpu", "--log-with", "none")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(sesurgeon.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+
+
+def finetune(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["finetune", *arguments])
+
+
+def in_processes(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sesurgeon", "finetune", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300, check=False)
+
+
+def same_weights(one: str, other: str) -> bool:
+    ours, theirs = sesurgeon.load(one).state_dict(), sesurgeon.load(other).state_dict()
+    return list(ours) == list(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_finished_run_takes_more_epochs(workplace: Path) -> None:
+    assert finetune(*SHORT, "--epochs", "2").exit_code == 0
+    result = finetune("--resume", "--epochs", "3", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert "Going on with runs/finetune/exp, the newest run there." in result.stderr
+    report = json.loads(result.stdout)
+    assert [row["epoch"] for row in report["epochs"]] == [-1, 0, 1, 2]
+    assert report["folder"] == "runs/finetune/exp"
+    assert len((workplace / "runs/finetune/exp/summary.csv").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--resume", "--lr", "0.5"], 2, "lr (=0.5, the run has 0.001)"),
+        (["--resume", "net.se.pt"], 2, "own model"),
+        (["--resume", "--data", "data"], 2, "own data"),
+        (["--resume", "-o", "nowhere"], 2, "no run in nowhere"),
+        (["--resume", "--name", "none"], 3, "args.yaml cannot be read"),
+        (["--config", "missing.yaml", *SHORT], 2, "cannot be read"),
+        (["--config", "wrong.yaml", *SHORT], 2, "did you mean epochs?"),
+        (["--config", "trusting.yaml", *SHORT], 2, "from the command line alone"),
+        ([*SHORT, "--log-with", "wandb"], 2, "not installed: wandb"),
+        ([*SHORT, "--aa", "nonsense"], 2, "no augmentation policy"),
+        ([*SHORT, "--amp", "--amp-dtype", "float16"], 2, "needs an accelerator"),
+    ],
+)
+def test_bad_requests_are_refused(workplace: Path, arguments: list[str], code: int, message: str) -> None:
+    assert finetune(*SHORT, "--epochs", "1").exit_code == 0
+    (workplace / "wrong.yaml").write_text("epoch: 3")
+    (workplace / "trusting.yaml").write_text("trust-pickle: true")
+    before = {path: path.read_bytes() for path in workplace.rglob("*") if path.is_file()}
+    result = finetune(*arguments)
+    assert result.exit_code == code, result.stderr
+    assert message in re.sub(r"[\s│]+", " ", result.stderr)  # usage errors come in a box
+    assert {path: path.read_bytes() for path in workplace.rglob("*") if path.is_file()} == before
+
+
+def test_a_file_gives_any_option_and_what_is_typed_wins(workplace: Path) -> None:
+    (workplace / "mine.yaml").write_text(
+        "data: data\nepochs: 3\nfreeze-epochs: 2\nlr: 0.02\nworkers: 0\nlog_with: [none]\n"
+    )
+    assert finetune("--config", "mine.yaml", "--epochs", "2").exit_code == 0
+    args = yaml.safe_load((workplace / "runs/finetune/exp/args.yaml").read_text())
+    assert (args["epochs"], args["freeze_epochs"], args["lr"], args["model"]) == (2, 2, 0.02, "net.se.pt")
+
+
+def test_the_settings_of_a_run_are_such_a_file(workplace: Path) -> None:
+    assert finetune("net.se.pt", *SHORT, "--epochs", "1", "--mixup", "0.2", "--log-with", "none").exit_code == 0
+    result = finetune("--config", "runs/finetune/exp/args.yaml", "--name", "again")
+    assert result.exit_code == 0, result.stderr
+    assert same_weights("runs/finetune/exp/last.pt", "runs/finetune/again/last.pt")
+
+
+def killed(after: float, *arguments: str) -> int:
+    """Run the command, kill it after some seconds, and say how it ended."""
+    command = [sys.executable, "-m", "sesurgeon", "finetune", *arguments]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            if "The run is kept" in line or "Going on from" in line:
+                break
+        time.sleep(after)
+        run.send_signal(signal.SIGKILL)
+        run.stderr.read()
+    return run.returncode
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(workplace: Path, kills: int) -> None:
+    epochs = str(max(30, 4 * kills))
+    whole = ("net.se.pt", *SHORT, "--epochs", epochs, "-b", "4", "--checkpoint-every", "1")
+    began = time.monotonic()
+    assert in_processes(*whole, "--name", "whole").returncode == 0
+    share = (time.monotonic() - began) / kills / 2
+    moments = random.Random(0)
+    ends = [killed(moments.uniform(0, share), *whole, "--name", "torn")]
+    while len(ends) < kills:
+        ends.append(killed(moments.uniform(0, share), "--resume", "--name", "torn"))
+    assert ends[0] == -signal.SIGKILL
+    last = in_processes("--resume", "--name", "torn")
+    assert last.returncode == 0, last.stderr
+    for name in ("last.pt", "best.pt"):
+        assert same_weights(f"runs/finetune/whole/{name}", f"runs/finetune/torn/{name}")
+    summaries = [(workplace / f"runs/finetune/{name}/summary.csv").read_text() for name in ("whole", "torn")]
+    assert summaries[0] == summaries[1]
+
+
+def norm_free() -> nn.Module:
+    torch.manual_seed(0)
+    body = [nn.Conv2d(1, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.ReLU()]
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2))
+
+
+def losses(run: str) -> torch.Tensor:
+    metrics = json.loads(Path(f"runs/finetune/{run}/metrics.json").read_text())
+    return torch.tensor([[row["train_loss"] or 0, row["eval_loss"]] for row in metrics["epochs"]])
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(workplace: Path) -> None:
+    model = sesurgeon.add_se(norm_free(), example_inputs=torch.randn(2, 1, 8, 8), policy="conv")
+    sesurgeon.save(model, "still.se.pt")
+    common = ("still.se.pt", *SHORT, "--epochs", "3", "--lr", "0.05", "--quiet")
+    assert finetune(*common, "--name", "one", "-b", "8").exit_code == 0
+    two = in_processes(*common, "--name", "two", "-b", "4", "--num-processes", "2", "--json")
+    assert two.returncode == 0, two.stderr
+    assert json.loads(two.stdout)["folder"] == "runs/finetune/two"
+    steps = in_processes(*common, "--name", "steps", "-b", "4", "--grad-accum-steps", "2")
+    assert steps.returncode == 0, steps.stderr
+    one = losses("one")
+    assert one[1:, 0].max() - one[1:, 0].min() > 0.01  # it does move
+    assert torch.allclose(losses("two"), one, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(losses("steps"), one, rtol=1e-4, atol=1e-6)
+
+    refused = finetune("--resume", "--name", "two", "--epochs", "4")
+    assert refused.exit_code == 2
+    assert "--num-processes 2" in refused.stderr
+    more = in_processes("--resume", "--name", "two", "--epochs", "4", "--num-processes", "2")
+    assert more.returncode == 0, more.stderr
+    assert len(losses("two")) == 5
+
+
+def test_an_error_in_several_processes_has_its_exit_code(workplace: Path) -> None:
+    result = in_processes("net.se.pt", "--data", "nowhere", "--num-processes", "2")
+    assert result.returncode == 1, result.stderr
+    assert "The data folder nowhere does not exist" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
+def test_sigterm_to_several_processes_writes_a_state(workplace: Path) -> None:
+    arguments = ("net.se.pt", *SHORT, "--epochs", "100000", "--num-processes", "2")
+    command = [sys.executable, "-m", "sesurgeon", "finetune", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            if line.startswith("epoch      2/100000"):
+                break
+        run.send_signal(signal.SIGTERM)
+        _, error = run.communicate(timeout=120)
+    assert run.returncode == 130, error
+    assert error.splitlines()[-3:] == [
+        "Kept: runs/finetune/exp/last.pt, the state after epoch 2 of 100000.",
+        "To go on: sesurgeon finetune --resume --output runs/finetune --name exp",
+        "Interrupted.",
+    ]
+    result = in_processes("--resume", "--name", "exp", "--epochs", "3", "--num-processes", "2")
+    assert result.returncode == 0, result.stderr
