@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import os
 import signal
 import zipfile
@@ -289,3 +290,37 @@ def test_a_disk_that_is_full_keeps_the_last_good_state(
     weights(folder / "last.pt")
     resume(folder, split_folder)
     assert len((folder / "summary.csv").read_text().splitlines()) == 1 + 4
+
+
+def test_a_reading_process_that_dies_is_named(augmented: nn.Module, split_folder: Path, config: FinetuneConfig) -> None:
+    def kill_readers() -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    stopping = Stopping(1, 2, kill_readers)
+    with pytest.raises(DataError, match="A process that reads images died") as caught:
+        finetune(augmented, split_folder, replace(config, workers=1, name="torn"), on_progress=stopping)
+    assert "--workers" in (caught.value.hint or "")
+    folder = Path(config.output) / "torn"
+    resume(folder, split_folder, workers=0)
+    assert len((folder / "summary.csv").read_text().splitlines()) == 1 + 4
+
+
+def test_an_image_that_is_gone_is_named_whoever_reads_it(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig
+) -> None:
+    whole = {file: file.read_bytes() for file in (split_folder / "train").rglob("*.png")}
+
+    def lose() -> None:
+        for file in whole:
+            file.write_bytes(b"")
+
+    for workers in (0, 1):
+        fresh = copy.deepcopy(augmented)
+        with pytest.raises(DataError) as caught:
+            finetune(fresh, split_folder, replace(config, workers=workers), on_progress=Stopping(0, 6, lose))
+        assert caught.value.message.startswith("The image ")
+        assert "cannot be read any more" in caught.value.message
+        assert "Traceback" not in caught.value.message
+        for file, content in whole.items():
+            file.write_bytes(content)

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from sesurgeon.errors import UsageError
 from sesurgeon.finetune.data import shards
 from sesurgeon.finetune.data.dataset import Data
-from sesurgeon.finetune.data.labels import map_classes
-from sesurgeon.finetune.data.loader import eval_loader
+from sesurgeon.finetune.data.labels import Labels, ManyLabels, map_classes
+from sesurgeon.finetune.data.loader import eval_loader, read
 from sesurgeon.finetune.data.opening import open_data
 from sesurgeon.finetune.data.transforms import preprocessing_for
 from sesurgeon.finetune.devices import find_device
 from sesurgeon.finetune.events import EvaluationStep, OnProgress, ignore
+from sesurgeon.finetune.scoring.measured import Measured
+from sesurgeon.finetune.scoring.multilabel import MultiLabelEvaluation
 from sesurgeon.finetune.scoring.outputs import count_outputs, device_of, evaluating, main_logits
 from sesurgeon.finetune.scoring.scores import Evaluation
 from sesurgeon.models.provenance import provenance_of
 
 
 class Batches(Protocol):
-    """Pairs of images (N, C, H, W) and labels (N,), and how many pairs."""
+    """Pairs of images (N, C, H, W) and labels, and how many pairs.
+
+    Labels are output indices of shape (N,), or ones and zeros of shape (N, outputs) for several labels an image.
+    """
 
     def __len__(self) -> int: ...
 
@@ -41,11 +46,14 @@ def evaluate(
     img_size: int | None = None,
     device: str | None = None,
     on_progress: OnProgress = ignore,
-) -> Evaluation:
+) -> Measured:
     """Measure ``model`` on one set of ``data``; its train and eval flags are left as they were.
 
     Classes are matched by name with those of the model's checkpoint, so their order in the data does not
     matter and some may be missing.
+
+    Returns:
+        An :class:`Evaluation`; a :class:`MultiLabelEvaluation` where images may have several labels.
 
     Args:
         model: a classifier.
@@ -60,25 +68,35 @@ def evaluate(
     Raises:
         DataError: bad data (see :func:`open_data`), a class that the model does not know, images that it
             cannot take.
-        UsageError: the model is no classifier, or the device is not there.
+        UsageError: the model is no classifier, or the device is not there; or it gives several labels an image, and
+            the data were opened with one.
     """
     data = data if isinstance(data, Data) else open_held_out(model, data, on_progress=on_progress)
     images = data.split(split)
+    if provenance_of(model).multi_label and not data.multi_label:
+        raise UsageError(
+            f"The model gives several labels an image, and {data.name} was opened with one.",
+            hint="Open it by open_data(..., multi_label=True).",
+        )
     if device is not None:
         model.to(find_device(device))
     preprocessing = preprocessing_for(model, images, img_size)
     outputs = count_outputs(model, preprocessing)
-    labels = map_classes(data.classes, provenance_of(model).classes, outputs)
+    indices = map_classes(data.classes, provenance_of(model).classes, outputs)
+    labels: Labels = ManyLabels(indices, outputs) if data.multi_label else indices
     loader = eval_loader(images, preprocessing, labels, batch_size=batch_size, workers=workers)
-    return measure(model, loader, dict(zip(labels, data.classes, strict=True)), on_progress)
+    names = dict(zip(indices, data.classes, strict=True))
+    return measure(model, loader, names, on_progress, multi_label=data.multi_label)
 
 
 def open_held_out(model: nn.Module, spec: str | os.PathLike[str], **options: Any) -> Data:
     """Open data to measure ``model`` with: never the images that it was fine-tuned on.
 
     When the model's history says that a share of these very data was held out, it is held out again; other
-    data without a validation set count whole. ``options`` are those of :func:`open_data`.
+    data without a validation set count whole. Whether images may have several labels, the model says.
+    ``options`` are those of :func:`open_data`.
     """
+    options = {"multi_label": provenance_of(model).multi_label, **options}
     split: dict[str, Any] = {"val_split": None}
     for record in provenance_of(model).history:
         same = record.get("command") == "finetune" and record.get("data") == identity_of(spec)
@@ -96,27 +114,31 @@ def identity_of(spec: str | os.PathLike[str]) -> str:
 
 
 def measure(
-    model: nn.Module, batches: Batches, classes: Mapping[int, str], on_progress: OnProgress = ignore
-) -> Evaluation:
+    model: nn.Module,
+    batches: Batches,
+    classes: Mapping[int, str],
+    on_progress: OnProgress = ignore,
+    *,
+    multi_label: bool = False,
+) -> Measured:
     """Run ``model`` over all ``batches``; its train and eval flags are left as they were.
 
     Args:
         model: a classifier.
-        batches: images and labels, the labels being output indices of the model.
+        batches: images and labels.
         classes: names of the classes in the data, by output index.
         on_progress: gets :class:`EvaluationStep`.
+        multi_label: images may have several labels.
     """
-    device = device_of(model)
-    found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    k = outputs = 0
+    ordered = dict(sorted(classes.items()))
     with evaluating(model), torch.no_grad():
-        for step, (images, labels) in enumerate(batches, start=1):
-            labels = labels.to(device)
-            logits = main_logits(model(images.to(device))).float()
-            outputs = logits.shape[1]
-            k = min(5, outputs)
-            hits = (logits.topk(k).indices == labels[:, None]).any(1)
-            found.append((labels, logits.argmax(1), hits, F.cross_entropy(logits, labels, reduction="none")))
-            on_progress(EvaluationStep(step, len(batches)))
-    labels, predictions, hits, losses = (torch.cat(column).cpu() for column in zip(*found, strict=True))
-    return Evaluation(dict(sorted(classes.items())), outputs, k, labels, predictions, hits, losses)
+        found = _outputs(model, batches, on_progress)
+        return MultiLabelEvaluation.of(found, ordered) if multi_label else Evaluation.of(found, ordered)
+
+
+def _outputs(model: nn.Module, batches: Batches, on_progress: OnProgress) -> Iterator[tuple[Tensor, Tensor]]:
+    """(Logits, labels) of each batch."""
+    device = device_of(model)
+    for step, (images, labels) in enumerate(batches, start=1):
+        yield main_logits(model(images.to(device))).float(), labels.to(device)
+        on_progress(EvaluationStep(step, len(batches)))

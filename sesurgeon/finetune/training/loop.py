@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.errors import DataError, SesurgeonError
+from sesurgeon.errors import SesurgeonError
 from sesurgeon.finetune.config import FinetuneConfig
+from sesurgeon.finetune.data.loader import read
 from sesurgeon.finetune.data.updates import Updates
 from sesurgeon.finetune.events import OnProgress, TrainStep
 from sesurgeon.finetune.training.engine import any_of_all, shared
@@ -151,12 +152,12 @@ def train_epoch(
 
     Raises:
         SesurgeonError: the loss is not a finite number.
-        DataError: a process that reads images died.
+        DataError: a process that reads images died, or could not read one.
     """
     set_train_mode(training.model, training.phase, training.new)
     look_every = updates_between_looks(accelerator)
     finished = (updates.epoch - training.phase.first_epoch) * updates.updates  # updates of the phase
-    stream = _steps(batches)
+    stream = read(batches)
     for update in range(updates.first, updates.updates):
         lr = tally.lr = training.lr
         hand = list(islice(stream, updates.shape.steps))
@@ -215,18 +216,6 @@ def _on_device(
     order = torch.channels_last if config.channels_last else torch.preserve_format
     images = images.to(accelerator.device, non_blocking=True, memory_format=order)
     return images, labels.to(accelerator.device, non_blocking=True)
-
-
-def _steps(batches: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    try:
-        yield from batches
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DataError(
-            f"A process that reads images died: {error}",
-            hint="Was it killed, or is there too little memory? Give fewer --workers, or 0; --resume goes on.",
-        ) from error
 
 
 def _not_finite(
