@@ -21,6 +21,7 @@ FOLDERS = sorted(path.parent for path in PACKAGE.glob("*/__init__.py"))
 ROAD = (
     "errors",
     "files",
+    "interrupts",
     "blocks",
     "models",
     "graph",

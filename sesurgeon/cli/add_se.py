@@ -33,6 +33,7 @@ from sesurgeon.cli.spread import spread
 from sesurgeon.cli.timing import Latency, latency_table, timed
 from sesurgeon.errors import UsageError
 from sesurgeon.files import check_writable
+from sesurgeon.interrupts import interrupts_held
 
 if TYPE_CHECKING:
     from sesurgeon.export import LatencyRatio
@@ -75,14 +76,14 @@ def add_se(
     written. The blocks start as an exact identity and learn in `sesurgeon finetune`.
     """
     with reporting(json=json, quiet=quiet, debug=debug) as out:
+        with interrupts_held():  # torch loads numpy, and goes on without it if it was interrupted
+            from sesurgeon.placement import model_cost, plan_costs, read_plan, settle, survey_for, write_plan
+            from sesurgeon.surgery import operate, operate_by, save
         path = output or beside(model, ".se.pt")
         _check_plan_is_alone(plan, selection)
         if not dry_run:
             _check_outputs(path, plan_out, force=force)
         with out.working(f"Operating on {model}"):
-            from sesurgeon.placement import model_cost, plan_costs, read_plan, settle, survey_for, write_plan
-            from sesurgeon.surgery import operate, operate_by, save
-
             read = None if plan is None else read_plan(plan)
             policies, config, filters = settle(selection.choices())
             loaded = load_model(

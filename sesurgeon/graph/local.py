@@ -12,10 +12,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 from sesurgeon.errors import UntraceableError
-from sesurgeon.graph.interrupts import interrupts_held
 from sesurgeon.graph.record import ModuleCall, record_calls
 from sesurgeon.graph.reuse import Grounds, looks_of
 from sesurgeon.graph.session import TracingSession
+from sesurgeon.interrupts import interrupts_held
 from sesurgeon.models.detection import witnesses
 from sesurgeon.models.isolation import isolated
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from sesurgeon.graph.interrupts import interrupts_held
+from sesurgeon.interrupts import interrupts_held
 from sesurgeon.models import fresh
 
 

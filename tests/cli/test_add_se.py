@@ -249,6 +249,23 @@ def test_ctrl_c_exits_130_and_leaves_nothing(here: Path) -> None:
     assert list(here.iterdir()) == []
 
 
+def test_ctrl_c_while_torch_loads_numpy_is_not_lost(here: Path) -> None:
+    program = (
+        "import signal, sys; from importlib.abc import MetaPathFinder; from sesurgeon.cli.app import main;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "press = lambda key: (sys.meta_path.remove(key), signal.raise_signal(signal.SIGINT))[0];"  # once
+        "key = lambda self, name, *_: press(self) if name == 'numpy.linalg' else None;"
+        "sys.meta_path.insert(0, type('Key', (MetaPathFinder,), {'find_spec': key})()); main()"
+    )
+    words = ["add-se", "torchvision:resnet18", *SHAPE]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=here, env=ENVIRONMENT
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr == "Interrupted.\n"
+    assert list(here.iterdir()) == []
+
+
 def test_inspect_names_sites_costs_and_reasons(here: Path) -> None:
     result = CliRunner().invoke(app, ["inspect", "torchvision:mobilenet_v3_small", *SHAPE])
     assert result.exit_code == 0, result.output

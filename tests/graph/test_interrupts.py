@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.models.resnet import BasicBlock
 
 from sesurgeon.graph import record, survey
-from sesurgeon.graph.interrupts import interrupts_held
+from sesurgeon.interrupts import interrupts_held
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from types import FrameType
 def interrupts_held() -> Iterator[None]:
     """Hold SIGINT back: the handler that was there gets it at the end of the block, which should be a short one.
 
-    What handlers raise in Python code that C++ calls, as it calls that of fake tensors, may end the process
-    (``std::terminate``) or be dropped. Only the main thread gets signals; in others nothing is done.
+    What handlers raise in Python code that C++ calls, as it calls that of fake tensors and the imports of torch, may
+    end the process (``std::terminate``) or be dropped. Only the main thread gets signals; in others nothing is done.
     """
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(handler):
