@@ -37,7 +37,7 @@ from sesurgeon.cli.scoring import class_table, score_table
 from sesurgeon.errors import UsageError
 
 if TYPE_CHECKING:
-    from sesurgeon.finetune import Data, Evaluation
+    from sesurgeon.finetune import Data, Measured
 
 
 def evaluate(
@@ -60,7 +60,7 @@ def evaluate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Measure MODEL on the validation images of DATA: top-1, top-5, loss, and each class.
+    """Measure MODEL on the validation images of DATA: top-1, top-5, loss, and each class; or mAP and F1.
 
     Without a MODEL the newest `runs/finetune/*/best.pt` is taken, or else the newest `*.se.pt`. An ONNX file that
     `export` wrote is a MODEL, too; it runs in onnxruntime. Of a folder that a share was held out of in fine-tuning,
@@ -110,18 +110,16 @@ def _described(data: Data) -> str:
     return f"{data.name}{held_out}"
 
 
-def _data(name: str, data: Data, found: Evaluation) -> dict[str, Any]:
+def _data(name: str, data: Data, found: Measured) -> dict[str, Any]:
     return {
         "model": name,
         "data": data.name,
         "val_split": data.val_split,
         "seed": data.seed,
         "images": found.images,
-        "top1": found.top1,
-        "top5": found.top5,
-        "k": found.k,
-        "loss": found.loss,
-        "per_class": [{**vars(score), "accuracy": score.accuracy} for score in found.per_class],
+        **found.scores(),
+        "k": getattr(found, "k", None),
+        "per_class": [score.to_dict() for score in found.per_class],
         "skipped": data.skipped,
         "ignored": data.ignored,
         "notes": data.notes,

@@ -85,7 +85,7 @@ def finetune(
         with out.working(f"Loading {model}"):
             loaded = load_model(model, **reading, trust_pickle=trust_pickle)
         with out.progress() as progress:
-            watcher = Watcher(out, progress, epochs=chosen.epochs, metric=chosen.eval_metric)
+            watcher = Watcher(out, progress, epochs=chosen.epochs, metric=chosen.metric)
             try:
                 kept = settings if folder is not None else {"model": model, **reading}
                 result = finetune(loaded, data, chosen, resume=folder, settings=kept, on_progress=watcher)
@@ -217,5 +217,5 @@ def _data(model: str, data: Data, result: FinetuneResult) -> dict[str, Any]:
         "best_of_phases": {phase: row.to_dict() for phase, row in _best_of_phases(result).items()},
         "epochs": [row.to_dict() for row in result.rows],
         "gates": result.gates,
-        "per_class": [{**vars(score), "accuracy": score.accuracy} for score in result.evaluation.per_class],
+        "per_class": [score.to_dict() for score in result.evaluation.per_class],
     }

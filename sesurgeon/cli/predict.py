@@ -30,13 +30,21 @@ _Images = Annotated[
     list[str] | None,
     typer.Argument(metavar="IMAGES", help="Image files, and folders of them.", show_default=False),
 ]
-TopK = Annotated[int, typer.Option("--topk", min=1, help="Labels an image.")]
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        "--topk",
+        min=1,
+        help="Labels an image; by default 5, or where MODEL gives several labels an image, those above 50 %.",
+        show_default=False,
+    ),
+]
 
 
 def predict(
     model: _Model = None,
     images: _Images = None,
-    topk: TopK = 5,
+    topk: TopK = None,
     img_size: ImgSize = None,
     batch_size: BatchSize = 64,
     workers: Workers = 4,
@@ -50,7 +58,7 @@ def predict(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Say what MODEL sees in IMAGES: the most probable labels of each.
+    """Say what MODEL sees in IMAGES: the most probable labels of each; or all of them, if it gives several an image.
 
     Without a MODEL (the first name is a folder or an image) the newest `runs/finetune/*/best.pt` is taken, or else
     the newest `*.se.pt`. An ONNX file that `export` wrote is a MODEL, too; it runs in onnxruntime. Images that
@@ -105,15 +113,16 @@ def _model_and_images(first: str | None, images: list[str]) -> tuple[str | None,
 
 
 def _table(found: Predictions) -> Table:
-    table = Table("image", "label", "", "then")
+    table = Table("image", "label", "", "and" if found.multi_label else "then")
     table.columns[2].justify = "right"
     for column in table.columns:
         column.overflow = "fold"
     table.columns[2].no_wrap = True
     for image in found.images:
-        best, *others = image.guesses
-        rest = ", ".join(f"{guess.label} {_share(guess.probability)}" for guess in others)
-        table.add_row(_printable(str(image.path)), best.label, _share(best.probability), rest)
+        labels = [(guess.label, _share(guess.probability)) for guess in image.guesses]
+        first = labels[0] if labels else ("", "no label")
+        rest = ", ".join(" ".join(label) for label in labels[1:])
+        table.add_row(_printable(str(image.path)), *first, rest)
     return table
 
 
@@ -121,6 +130,7 @@ def _data(name: str, found: Predictions) -> dict[str, Any]:
     return {
         "model": name,
         "input_size": found.input_size,
+        "multi_label": found.multi_label,
         "images": [
             {"path": _printable(str(image.path)), "guesses": [vars(guess) for guess in image.guesses]}
             for image in found.images

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from sesurgeon.finetune import EpochRow, Evaluation
+    from sesurgeon.finetune import ClassScore, EpochRow, LabelScore, Measured
 
 _MOST_CLASSES = 20
 _LABELS: Mapping[str, str] = MappingProxyType(
@@ -45,6 +45,11 @@ def shown_scores(row: EpochRow, metric: str) -> tuple[str, ...]:
     return usual if metric in usual else (*usual, metric)
 
 
+def usual_score(row: EpochRow) -> str:
+    """The score that people ask for first: "top1", or "map" where images may have several labels."""
+    return tuple(row.scores)[1]
+
+
 def gain(before: EpochRow, after: EpochRow, metric: str) -> str:
     """What changed in the score that epochs are chosen by, in words."""
     change = after.scores[metric] - before.scores[metric]
@@ -54,28 +59,45 @@ def gain(before: EpochRow, after: EpochRow, metric: str) -> str:
     return f"{label[0].upper()}{label[1:]} rose by {change:.2f} points"
 
 
-def score_table(found: Evaluation) -> Table:
-    """Top-1, top-5 (or what there is of it), loss and images."""
+def score_table(found: Measured) -> Table:
+    """Top-1, top-5 (or what there is of it), or mAP and F1; loss and images."""
+    from sesurgeon.finetune import Evaluation
+
+    labels = {**_LABELS, "top5": f"top-{found.k}"} if isinstance(found, Evaluation) else _LABELS
     table = Table(show_header=False)
-    table.add_row("top-1", per_cent(found.top1))
-    table.add_row(f"top-{found.k}", per_cent(found.top5))
+    for name in ("top1", "top5", "map", "f1"):
+        if name in found.scores():
+            table.add_row(labels[name], per_cent(found.scores()[name]))
     table.add_row("loss", number(found.loss))
     table.add_row("images", f"{found.images:,}")
     return table
 
 
-def class_table(found: Evaluation, *, all_classes: bool) -> Group:
+def class_table(found: Measured, *, all_classes: bool) -> Group:
     """Each class of the data; of many the worst only, unless all are asked for."""
-    scores = found.per_class
+    from sesurgeon.finetune import Evaluation
+
+    columns = ("images", "correct", "top-1") if isinstance(found, Evaluation) else ("images", "average precision", "F1")
+    rows = [_class_row(score) for score in found.per_class]
     title = "Classes:"
-    if len(scores) > _MOST_CLASSES and not all_classes:
-        measured = [score for score in scores if score.accuracy is not None]
-        scores = tuple(sorted(measured, key=lambda score: (score.accuracy, score.name))[:_MOST_CLASSES])
-        title = f"The {len(scores)} worst of {len(found.per_class)} classes (--all lists every one):"
+    if len(rows) > _MOST_CLASSES and not all_classes:
+        measured = [(value, cells) for value, cells in rows if value is not None]
+        title = f"The {_MOST_CLASSES} worst of {len(rows)} classes (--all lists every one):"
+        rows = [*sorted(measured)[:_MOST_CLASSES]]
     table = Table()
     table.add_column("class", overflow="fold")
-    for column in ("images", "correct", "top-1"):
+    for column in columns:
         table.add_column(column, justify="right")
-    for score in scores:
-        table.add_row(score.name, f"{score.images:,}", f"{score.correct:,}", per_cent(score.accuracy))
+    for _, cells in rows:
+        table.add_row(*cells)
     return Group(Text(title), table)
+
+
+def _class_row(score: ClassScore | LabelScore) -> tuple[float | None, tuple[str, ...]]:
+    """By which classes are compared, and the cells of its row."""
+    from sesurgeon.finetune import ClassScore
+
+    named = (score.name, f"{score.images:,}")
+    if isinstance(score, ClassScore):
+        return score.accuracy, (*named, f"{score.correct:,}", per_cent(score.accuracy))
+    return score.average_precision, (*named, per_cent(score.average_precision), per_cent(score.f1))

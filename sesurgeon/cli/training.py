@@ -33,7 +33,15 @@ class Training:
     patience: Annotated[
         int | None, _option(_LENGTH, "Stop after so many epochs without a better one.", shows=False)
     ] = None
-    eval_metric: Annotated[str, _option(_LENGTH, "Chooses the best epoch.", metavar="top1|top5|balanced|loss")] = "top1"
+    eval_metric: Annotated[
+        str | None,
+        _option(
+            _LENGTH,
+            "Chooses the best epoch: top1 by default; map (the default), f1 or loss with --multi-label.",
+            metavar="top1|top5|balanced|loss",
+            shows=False,
+        ),
+    ] = None
     lr: Annotated[float, _option(_RATE, "Learning rate.")] = 1e-3
     lr_block_mult: Annotated[float, _option(_RATE, "What is new gets --lr times this.")] = 5.0
     lr_backbone_mult: Annotated[float, _option(_RATE, "Everything else gets --lr times this.")] = 0.1
@@ -47,6 +55,12 @@ class Training:
     smoothing: Annotated[float, _option(_LOSS, "Label smoothing.")] = 0.0
     mixup: Annotated[float, _option(_LOSS, "Alpha of mixup; 0 for none.")] = 0.0
     cutmix: Annotated[float, _option(_LOSS, "Alpha of CutMix; 0 for none.")] = 0.0
+    multi_label: Annotated[
+        bool,
+        _option(
+            _LOSS, "An image may have several labels, or none: in a manifest with | between them.", "--multi-label"
+        ),
+    ] = False
     class_weights: Annotated[bool, _option(_LOSS, "Rare classes weigh more.", "--class-weights")] = False
     distill: Annotated[
         float, _option(_LOSS, "Weight of staying with the network as it came; 1 needs no labels.", metavar="WEIGHT")

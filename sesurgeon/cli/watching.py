@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from sesurgeon.cli.console import Output
 from sesurgeon.cli.images import skipped_note
-from sesurgeon.cli.scoring import number, score_label, score_text
+from sesurgeon.cli.scoring import number, score_label, score_text, usual_score
 from sesurgeon.finetune import (
     Data,
     EpochFinished,
@@ -143,7 +143,7 @@ class Watcher:
         self.out.note(f"The run is kept in {event.folder}")
 
     def _score(self, row: EpochRow, width: int = 0) -> str:
-        name = "top1" if self.metric == "loss" and "top1" in row.scores else self.metric
+        name = usual_score(row) if self.metric == "loss" else self.metric
         return f"{score_label(name)} {score_text(name, row.scores[name]):>{width}}"
 
     def _images_a_second(self, share: float) -> str:

@@ -215,5 +215,6 @@ def _evaluate(folder: Path, model: str | Path, title: str, on_progress: OnDemoPr
         path = folder / model
         loaded: nn.Module = load_onnx(path) if path.suffix == ".onnx" else load(path)
         found = evaluate(loaded, folder / commands.DATA, workers=0, on_progress=on_progress)
+        assert isinstance(found, Evaluation)  # digits have one label each
         say(f"top-1 {found.top1:.2f} %, loss {found.loss:.4f}, {found.images:,} images")
     return found

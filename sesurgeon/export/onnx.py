@@ -61,7 +61,8 @@ def export_onnx(
 
     Input ``input`` with shape (batch, channels, height, width), output ``logits``. Above 2 GB the weights lie
     beside it in ``<path>.data``. The metadata holds ``sesurgeon_version`` and, where known, ``classes`` and
-    ``preprocessing`` as JSON. ``model`` itself is left as it is: a copy is exported.
+    ``preprocessing`` as JSON, and ``multi_label`` where images may have several. ``model`` itself is left as it is: a
+    copy is exported.
 
     Args:
         model: any network with one image tensor in; of several outputs the first is exported.
@@ -157,6 +158,8 @@ def _describe(model: Any, provenance: Provenance) -> None:
     model.metadata_props["sesurgeon_version"] = __version__
     if provenance.classes is not None:
         model.metadata_props["classes"] = json.dumps(provenance.classes)
+    if provenance.multi_label:
+        model.metadata_props["multi_label"] = "true"
     if provenance.preprocessing is not None:
         model.metadata_props["preprocessing"] = json.dumps(provenance.preprocessing.to_dict())
     for graph in (model.graph, *model.functions.values()):

@@ -68,7 +68,8 @@ def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
     except (KeyError, TypeError, ValueError) as error:
         raise UnreadableFileError(f"The metadata of {path} are damaged: {error!r}.") from error
     model = OnnxModel(session)
-    attach_provenance(model, Provenance(Source("module"), classes=classes, preprocessing=preprocessing))
+    several = metadata.get("multi_label") == "true"
+    attach_provenance(model, Provenance(Source("module"), classes, multi_label=several, preprocessing=preprocessing))
     return model.eval()
 
 

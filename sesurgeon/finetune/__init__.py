@@ -24,6 +24,9 @@ from sesurgeon.finetune.run import FinetuneResult as FinetuneResult
 from sesurgeon.finetune.run import finetune as finetune
 from sesurgeon.finetune.scoring.evaluation import evaluate as evaluate
 from sesurgeon.finetune.scoring.evaluation import open_held_out as open_held_out
+from sesurgeon.finetune.scoring.measured import Measured as Measured
+from sesurgeon.finetune.scoring.multilabel import LabelScore as LabelScore
+from sesurgeon.finetune.scoring.multilabel import MultiLabelEvaluation as MultiLabelEvaluation
 from sesurgeon.finetune.scoring.prediction import Guess as Guess
 from sesurgeon.finetune.scoring.prediction import Prediction as Prediction
 from sesurgeon.finetune.scoring.prediction import Predictions as Predictions
@@ -48,6 +51,9 @@ __all__ = [
     "FinetuneResult",
     "Guess",
     "ImagesChecked",
+    "LabelScore",
+    "Measured",
+    "MultiLabelEvaluation",
     "Phase",
     "PhaseStarted",
     "Prediction",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from torch import nn
 from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
-from sesurgeon.finetune.data.images import targets_of
+from sesurgeon.finetune.data.images import labels_of
 from sesurgeon.finetune.data.loader import eval_loader, train_loader
 from sesurgeon.finetune.data.transforms import Augmentation
 from sesurgeon.finetune.data.updates import Shape, Updates
@@ -23,7 +24,7 @@ from sesurgeon.finetune.keeping.runfolder import RunFolder
 from sesurgeon.finetune.keeping.states import write_state
 from sesurgeon.finetune.resuming import fingerprint
 from sesurgeon.finetune.scoring.evaluation import identity_of, measure
-from sesurgeon.finetune.scoring.scores import Evaluation
+from sesurgeon.finetune.scoring.measured import Measured, joined
 from sesurgeon.finetune.task import Task
 from sesurgeon.finetune.training.engine import from_all
 from sesurgeon.finetune.training.objective import balancing_weights, make_objective
@@ -67,12 +68,12 @@ def make_trainer(
     """
     images = data.split("train")
     balances = config.class_weights or config.balanced_sampling
-    counts = _images_by_output(targets_of(images), task) if balances else [1] * len(task.classes)
+    counts = _images_by_output(labels_of(images), task) if balances else [1] * len(task.classes)
     shape = Shape(config.batch_size, config.grad_accum_steps, accelerator.num_processes)
     weights = None
     if config.balanced_sampling:
         by_output = balancing_weights(counts)
-        weights = [by_output[task.labels[target]] for target in targets_of(images)]
+        weights = [by_output[task.indices[label]] for (label,) in labels_of(images)]
     updates = Updates(len(images), shape, config.seed, accelerator.process_index, weights)
     if updates.updates == 0:
         raise DataError(
@@ -89,7 +90,7 @@ def make_trainer(
     recorder = Recorder(
         _measuring(data, task, config, accelerator, stop, on_progress),
         folder if writes else None,
-        config.eval_metric,
+        config.metric,
         {"data": identity_of(data.name), "val_split": data.val_split, "seed": data.seed},
         provenance_of(model).history,
         on_progress,
@@ -102,7 +103,7 @@ def make_trainer(
         accelerator=accelerator,
         updates=updates,
         batches=batches,
-        objective=make_objective(config, counts, accelerator.device, teacher),
+        objective=make_objective(config, counts, len(images), accelerator.device, teacher),
         recorder=recorder,
         write_state=partial(_write_state, folder.states, fingerprint(data)) if writes else None,
         stop=stop,
@@ -125,16 +126,16 @@ def _measuring(
     loader = eval_loader(
         data.val, task.preprocessing, task.labels, batch_size=config.batch_size, workers=config.workers, part=part
     )
-    names = dict(zip(task.labels, data.classes, strict=True))
+    names = dict(zip(task.indices, data.classes, strict=True))
 
     def watch(event: Event) -> None:
         on_progress(event)
         if processes == 1:
             stop.heed()
 
-    def measured(model: nn.Module) -> Evaluation:
-        own = measure(model, loader, names, watch) if part else None
-        return Evaluation.joined([found for found in from_all(accelerator, own) if found is not None])
+    def measured(model: nn.Module) -> Measured:
+        own = measure(model, loader, names, watch, multi_label=task.multi_label) if part else None
+        return joined([found for found in from_all(accelerator, own) if found is not None])
 
     return measured
 
@@ -171,10 +172,10 @@ def _average(model: nn.Module, config: FinetuneConfig) -> Any | None:
     return ModelEmaV3(model, decay=config.model_ema_decay, use_warmup=True) if config.model_ema else None
 
 
-def _images_by_output(targets: Sequence[int], task: Task) -> list[int]:
+def _images_by_output(labels: Sequence[tuple[int, ...]], task: Task) -> list[int]:
     counts = [0] * len(task.classes)
-    for target in targets:
-        counts[task.labels[target]] += 1
+    for label in chain.from_iterable(labels):
+        counts[task.indices[label]] += 1
     return counts
 
 

@@ -15,6 +15,7 @@ SCHEDULES = ("cosine", "tanh", "none")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 AMP_DTYPES = ("bfloat16", "float16")
 METRICS = ("top1", "top5", "balanced", "loss")
+MULTI_LABEL_METRICS = ("map", "f1", "loss")
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
 DEFAULT_OUTPUT = "runs/finetune"
 
@@ -48,7 +49,9 @@ class FinetuneConfig:
         cutmix: likewise of CutMix (https://arxiv.org/abs/1905.04899). With both, each batch gets one or the other.
         aa: an augmentation policy as timm spells it: "rand-m9-mstd0.5" is RandAugment, "augmix-m5-w4-d2", "original".
         reprob: probability of random erasing (https://arxiv.org/abs/1708.04896).
-        class_weights: weigh the loss by the inverse frequency of the classes, on average 1.
+        multi_label: an image may show several classes, or none: each output says yes or no, by binary cross-entropy.
+        class_weights: weigh the loss by the inverse frequency of the classes, on average 1; with ``multi_label``, weigh
+            the images that show a class so that they count as much as those that do not.
         balanced_sampling: draw images with replacement so that all classes come alike often.
         distill: weight of the loss against the network as it came, the rest going to the labels; 1 needs no labels.
         kd_temperature: at which the two outputs are compared (https://arxiv.org/abs/1503.02531).
@@ -62,7 +65,8 @@ class FinetuneConfig:
         channels_last: keep images and weights in that memory order.
         compile: by torch.compile.
         eval_metric: by which the best epoch is chosen: "top1", "top5", "balanced" (the mean of the classes' top-1)
-            or "loss".
+            or "loss"; with ``multi_label`` "map", "f1" (see :class:`sesurgeon.finetune.MultiLabelEvaluation`) or
+            "loss". None takes the first.
         patience: stop after so many epochs of the second phase without a better one; None goes on to the end.
         checkpoint_every: updates between states to resume from, beside those at the end of each epoch.
         log_with: trackers that get the numbers; None takes tensorboard when it is installed, () none.
@@ -99,6 +103,7 @@ class FinetuneConfig:
     cutmix: float = 0.0
     aa: str | None = None
     reprob: float = 0.0
+    multi_label: bool = False
     class_weights: bool = False
     balanced_sampling: bool = False
     distill: float = 0.0
@@ -109,7 +114,7 @@ class FinetuneConfig:
     amp_dtype: str = "bfloat16"
     channels_last: bool = False
     compile: bool = False
-    eval_metric: str = "top1"
+    eval_metric: str | None = None
     patience: int | None = None
     checkpoint_every: int | None = None
     log_with: tuple[str, ...] | None = None
@@ -131,6 +136,11 @@ class FinetuneConfig:
         if problems:
             raise UsageError("\n".join(problems))
 
+    @property
+    def metric(self) -> str:
+        """By which the best epoch is chosen."""
+        return self.eval_metric or _metrics(self)[0]
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as a run's ``args.yaml`` keeps it."""
         log_with = None if self.log_with is None else list(self.log_with)
@@ -138,6 +148,7 @@ class FinetuneConfig:
 
 
 def _problems(config: FinetuneConfig) -> list[str]:
+    with_labels = " with multi_label" if config.multi_label else ""
     checks = [
         (config.epochs >= 1, "epochs", "be at least 1"),
         (
@@ -164,7 +175,12 @@ def _problems(config: FinetuneConfig) -> list[str]:
         (_positive(config.kd_temperature), "kd_temperature", "be above 0"),
         (0 < config.model_ema_decay < 1, "model_ema_decay", "be between 0 and 1"),
         (config.amp_dtype in AMP_DTYPES, "amp_dtype", f"be one of {', '.join(AMP_DTYPES)}"),
-        (config.eval_metric in METRICS, "eval_metric", f"be one of {', '.join(METRICS)}"),
+        (config.metric in _metrics(config), "eval_metric", f"be one of {', '.join(_metrics(config))}{with_labels}"),
+        (
+            not (config.balanced_sampling and config.multi_label),
+            "balanced_sampling",
+            "be off with multi_label: its images are not of one class each; class_weights does its work",
+        ),
         (config.patience is None or config.patience >= 1, "patience", "be at least 1"),
         (config.checkpoint_every is None or config.checkpoint_every >= 1, "checkpoint_every", "be at least 1"),
         (set(config.log_with or ()) <= set(TRACKERS), "log_with", f"be of {', '.join(TRACKERS)}"),
@@ -178,6 +194,10 @@ def _problems(config: FinetuneConfig) -> list[str]:
         (config.name is None or _is_folder_name(config.name), "name", "be a folder name without a path"),
     ]
     return [f"{name} (={getattr(config, name)!r}) must {rule}." for holds, name, rule in checks if not holds]
+
+
+def _metrics(config: FinetuneConfig) -> tuple[str, ...]:
+    return MULTI_LABEL_METRICS if config.multi_label else METRICS
 
 
 def _positive(value: float) -> bool:

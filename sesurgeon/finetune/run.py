@@ -27,7 +27,7 @@ from sesurgeon.finetune.keeping.states import FoundState
 from sesurgeon.finetune.keeping.trackers import trackers_for, tracking
 from sesurgeon.finetune.resuming import check_data, state_of, task_of
 from sesurgeon.finetune.scoring.gatewatch import GateMovement
-from sesurgeon.finetune.scoring.scores import Evaluation
+from sesurgeon.finetune.scoring.measured import Measured
 from sesurgeon.finetune.task import Task, make_task, prepare_model
 from sesurgeon.finetune.training.engine import from_main, make_accelerator
 from sesurgeon.finetune.training.signals import StopAskedError, stop_request
@@ -59,7 +59,7 @@ class FinetuneResult:
     last: Path
     rows: tuple[EpochRow, ...]
     metric: str
-    evaluation: Evaluation
+    evaluation: Measured
     gates: tuple[GateMovement, ...]
     task: Task
 
@@ -193,6 +193,7 @@ def _run_folder(resume: object, config: FinetuneConfig, accelerator: Accelerator
 def _open(spec: str, config: FinetuneConfig, on_progress: OnProgress) -> Data:
     return open_data(
         spec,
+        multi_label=config.multi_label,
         val_split=config.val_split,
         seed=config.seed,
         on_bad_image=config.on_bad_image,

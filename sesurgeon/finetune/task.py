@@ -9,7 +9,7 @@ from torch import nn
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
-from sesurgeon.finetune.data.labels import fits, map_classes
+from sesurgeon.finetune.data.labels import Labels, ManyLabels, fits, map_classes
 from sesurgeon.finetune.data.transforms import make_policy, preprocessing_for
 from sesurgeon.finetune.scoring.outputs import count_outputs
 from sesurgeon.finetune.training.phases import Phase, phases_of
@@ -24,20 +24,27 @@ class Task:
     Attributes:
         preprocessing: what images go through before the model.
         classes: what the model's outputs mean, in order.
-        labels: the output index of each class of the data.
+        indices: the output index of each class of the data.
         head: path of the last layer when it must be replaced; None when it stays.
         new: paths of the modules that are new: inserted blocks, a new head.
         phases: which parameters train when.
         notes: what the user should know, in sentences.
+        multi_label: an image may have several labels.
     """
 
     preprocessing: Preprocessing
     classes: tuple[str, ...]
-    labels: tuple[int, ...]
+    indices: tuple[int, ...]
     head: str | None
     new: frozenset[str]
     phases: tuple[Phase, ...]
     notes: tuple[str, ...]
+    multi_label: bool = False
+
+    @property
+    def labels(self) -> Labels:
+        """What the model should give for an image, by its target in the data."""
+        return ManyLabels(self.indices, len(self.classes)) if self.multi_label else self.indices
 
 
 def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
@@ -46,7 +53,7 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
     Raises:
         DataError: the data have no training set, or images that the model cannot take.
         UsageError: the model is no classifier, has no last layer that could be replaced, or all is frozen; or timm
-            has no such augmentation.
+            has no such augmentation; or the three do not agree on whether an image may have several labels.
     """
     from sesurgeon.models.head import head_of
     from sesurgeon.surgery import blocks_of
@@ -57,6 +64,7 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
     outputs = count_outputs(model, preprocessing)
     known = provenance_of(model).classes
     keeps = fits(data.classes, known, outputs)
+    _check_multi_label(data, config, kept=keeps and provenance_of(model).multi_label)
     classes = known if keeps and known is not None else data.classes
     head = None if keeps else head_of(model)
     new = frozenset(blocks_of(model)) | (frozenset() if head is None else {head})
@@ -73,19 +81,33 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
     return Task(
         preprocessing=preprocessing,
         classes=classes,
-        labels=map_classes(data.classes, classes, len(classes)),
+        indices=map_classes(data.classes, classes, len(classes)),
         head=head,
         new=new,
         phases=phases_of(config, anything_new=bool(new)),
         notes=tuple(notes),
+        multi_label=config.multi_label,
     )
+
+
+def _check_multi_label(data: Data, config: FinetuneConfig, *, kept: bool) -> None:
+    """``kept``: the model gives several labels an image, and keeps its head."""
+    if data.multi_label != config.multi_label:
+        raise UsageError(
+            f"multi_label (={config.multi_label}) of the settings is not that with which {data.name} was opened.",
+            hint="Open the data by open_data(..., multi_label=...) of the same value.",
+        )
+    if kept and not config.multi_label:
+        raise UsageError("The model gives several labels an image.", hint="Go on with it by --multi-label.")
 
 
 def prepare_model(model: nn.Module, task: Task) -> None:
     """Put the new head in, if there is to be one, and write classes and preprocessing into the provenance."""
     from sesurgeon.models.head import replace_head
 
-    provenance = replace(provenance_of(model), classes=task.classes, preprocessing=task.preprocessing)
+    provenance = replace(
+        provenance_of(model), classes=task.classes, multi_label=task.multi_label, preprocessing=task.preprocessing
+    )
     if task.head is not None:
         replace_head(model, len(task.classes))
         provenance = replace(provenance, num_classes=len(task.classes))

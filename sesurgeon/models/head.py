@@ -67,7 +67,7 @@ def set_num_classes(model: nn.Module, num_classes: int | None) -> None:
 def replace_head(model: nn.Module, num_classes: int) -> None:
     """Put a new classifier of ``num_classes`` outputs in place, with fresh weights; auxiliary heads follow.
 
-    The attached provenance takes note: the number of classes is set, their names are forgotten.
+    The attached provenance takes note: the number of classes is set, what they mean is forgotten.
 
     Raises:
         UsageError: ``num_classes`` is not positive, or there is no classifier.
@@ -86,7 +86,7 @@ def replace_head(model: nn.Module, num_classes: int) -> None:
         model.set_submodule(path, _resized(layers[path], num_classes))
     if isinstance(getattr(model, "num_classes", None), int):
         model.num_classes = num_classes  # type: ignore[assignment]
-    attach_provenance(model, replace(provenance_of(model), num_classes=num_classes, classes=None))
+    attach_provenance(model, replace(provenance_of(model), num_classes=num_classes, classes=None, multi_label=False))
 
 
 def _answer_of_timm(model: nn.Module) -> nn.Module:

@@ -24,6 +24,8 @@ class Provenance:
         classes: names of the outputs, in order; None when not known.
         num_classes: outputs of the head that was put in place of the architecture's own; None when it is
             still there.
+        multi_label: each output says by its sigmoid whether an image shows that class, so that it may show several
+            or none; else the softmax of all outputs chooses one.
         preprocessing: what an image goes through before the model; None when not known.
         history: one record a command, oldest first (plain data: str, int, float, bool, None, list, dict).
     """
@@ -31,6 +33,7 @@ class Provenance:
     source: Source
     classes: tuple[str, ...] | None = None
     num_classes: int | None = None
+    multi_label: bool = False
     preprocessing: Preprocessing | None = None
     history: tuple[Mapping[str, Any], ...] = ()
 
@@ -40,6 +43,7 @@ class Provenance:
             "source": self.source.to_dict(),
             "classes": None if self.classes is None else list(self.classes),
             "num_classes": self.num_classes,
+            "multi_label": self.multi_label,
             "preprocessing": None if self.preprocessing is None else self.preprocessing.to_dict(),
             "history": [dict(record) for record in self.history],
         }
@@ -57,6 +61,7 @@ class Provenance:
                 source=Source.from_dict(data["source"]),
                 classes=None if classes is None else tuple(str(name) for name in classes),
                 num_classes=None if num_classes is None else int(num_classes),
+                multi_label=bool(data.get("multi_label", False)),
                 preprocessing=None if preprocessing is None else Preprocessing.from_dict(preprocessing),
                 history=tuple(dict(record) for record in data.get("history", ())),
             )

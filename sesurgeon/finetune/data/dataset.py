@@ -23,6 +23,7 @@ class Data:
         skipped: image files that cannot be read and are in neither set.
         ignored: files in class folders that are no images by their suffix.
         notes: what becomes of unusual images and classes, in sentences.
+        multi_label: the images give a tuple of class indices each, any number of them, in place of one index.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Data:
     skipped: tuple[BadImage, ...] = ()
     ignored: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    multi_label: bool = False
 
     def split(self, name: str) -> Images:
         """The set called "train" or "val".

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Literal, Protocol
+from typing import IO, Literal, Protocol, TypeAlias
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -25,21 +25,29 @@ CONVERSIONS = MappingProxyType(
 )
 
 
+Target: TypeAlias = int | tuple[int, ...]
+"""What an image shows: the index of its class, or those of all its classes where there may be several."""
+
+
 class Images(Protocol):
-    """A set of images with labels: a map-style dataset of (PIL image of any mode, class index)."""
+    """A set of images with labels: a map-style dataset of (PIL image of any mode, target)."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> tuple[Image.Image, int]: ...
+    def __getitem__(self, index: int, /) -> tuple[Image.Image, Target]: ...
 
 
-def targets_of(images: Images) -> list[int]:
-    """The class index of each image; without reading them, where the set knows."""
+def labels_of(images: Images) -> list[tuple[int, ...]]:
+    """The class indices of each image, mostly one; without reading the images, where the set knows."""
     for name in ("targets", "labels", "_labels"):  # as torchvision's datasets call it
         known = getattr(images, name, None)
         if known is not None and len(known) == len(images):
-            return [int(target) for target in known]
-    return [images[index][1] for index in range(len(images))]
+            return [_as_tuple(target) for target in known]
+    return [_as_tuple(images[index][1]) for index in range(len(images))]
+
+
+def _as_tuple(target: Target) -> tuple[int, ...]:
+    return target if isinstance(target, tuple) else (int(target),)
 
 
 class ImageFile(Protocol):
@@ -50,15 +58,15 @@ class ImageFile(Protocol):
 
 @dataclass(frozen=True)
 class FileImages:
-    """Image files with their class indices."""
+    """Image files with their targets."""
 
     paths: tuple[ImageFile, ...]
-    targets: tuple[int, ...]
+    targets: tuple[Target, ...]
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int, /) -> tuple[Image.Image, int]:
+    def __getitem__(self, index: int, /) -> tuple[Image.Image, Target]:
         try:
             return read_image(self.paths[index]), self.targets[index]
         except Exception as error:  # as in check_images; the file was whole when the data were opened

@@ -3,8 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
 
 from sesurgeon.errors import DataError
+
+
+class Labels(Protocol):
+    """``labels[target]`` is what a model should give for an image with that target in the data.
+
+    Where an image has one class these are the model's output indices, in the order of the data's classes.
+    """
+
+    def __getitem__(self, target: Any, /) -> int | Tensor: ...
+
+
+@dataclass(frozen=True)
+class ManyLabels:
+    """What a model should give for images that may show several classes: 1 for each that an image shows, else 0.
+
+    Attributes:
+        indices: the model's output index of each class of the data.
+        outputs: how many the model has.
+    """
+
+    indices: tuple[int, ...]
+    outputs: int
+
+    def __getitem__(self, target: Sequence[int], /) -> Tensor:
+        """Shape (outputs,), float32. ``target`` holds class indices of the data."""
+        wanted = torch.zeros(self.outputs)
+        wanted[[self.indices[index] for index in target]] = 1.0
+        return wanted
 
 
 def map_classes(data_classes: Sequence[str], model_classes: Sequence[str] | None, outputs: int) -> tuple[int, ...]:

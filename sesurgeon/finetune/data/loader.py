@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sesurgeon.errors import DataError
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.images import Images, to_mode
+from sesurgeon.finetune.data.labels import Labels, ManyLabels
 from sesurgeon.finetune.data.randomness import seeded
 from sesurgeon.finetune.data.transforms import MILD, Augmentation, Transform, eval_transform, mode_of, train_transform
 from sesurgeon.finetune.data.updates import Draw, Updates
 from sesurgeon.models.preprocessing import Preprocessing
 
+Item: TypeAlias = tuple[Tensor, int | Tensor]
 
-class PreparedImages(Dataset[tuple[Tensor, int]]):
-    """Images as tensors of shape (C, H, W) with the model's class index.
+Batch = TypeVar("Batch")
+
+
+class PreparedImages(Dataset[Item]):
+    """Images as tensors of shape (C, H, W) with what the model should give for them.
 
     An item is asked for by its index, or by :data:`Draw`: then the seed in it alone decides its random augmentation.
     """
 
-    def __init__(self, images: Images, mode: str, transform: Transform, labels: Sequence[int]) -> None:
+    def __init__(self, images: Images, mode: str, transform: Transform, labels: Labels) -> None:
         self.images = images
         self.mode = mode
         self.transform = transform
@@ -34,7 +40,7 @@ class PreparedImages(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: int | Draw) -> tuple[Tensor, int]:
+    def __getitem__(self, draw: int | Draw) -> Item:
         index, seed = draw if isinstance(draw, tuple) else (draw, 0)
         image, target = self.images[index]
         image = to_mode(image, self.mode)
@@ -45,13 +51,13 @@ class PreparedImages(Dataset[tuple[Tensor, int]]):
 def train_loader(
     images: Images,
     preprocessing: Preprocessing,
-    labels: Sequence[int],
+    labels: Labels,
     sampler: Updates,
     *,
     workers: int,
     augmentation: Augmentation = MILD,
-) -> DataLoader[tuple[Tensor, int]]:
-    """Augmented images, in the batches of ``sampler``. ``labels[i]`` is the model's index of the data's class ``i``."""
+) -> DataLoader[Item]:
+    """Augmented images, in the batches of ``sampler``; of ``labels`` those of their targets."""
     dataset = PreparedImages(images, mode_of(preprocessing), train_transform(preprocessing, augmentation), labels)
     return _loader(dataset, workers, batch_sampler=sampler)
 
@@ -59,12 +65,12 @@ def train_loader(
 def eval_loader(
     images: Images,
     preprocessing: Preprocessing,
-    labels: Sequence[int],
+    labels: Labels,
     *,
     batch_size: int,
     workers: int,
     part: range | None = None,
-) -> DataLoader[tuple[Tensor, int]]:
+) -> DataLoader[Item]:
     """Every image once, in order, nothing random. ``part``: of those images alone."""
     dataset = PreparedImages(images, mode_of(preprocessing), eval_transform(preprocessing), labels)
     return _loader(dataset, workers, batch_size=batch_size, sampler=range(len(images)) if part is None else part)
@@ -76,17 +82,41 @@ def batches(
     """The images of one set in order, as a model sees them in evaluation.
 
     Yields:
-        images of shape (N, C, H, W), float32, and their indices in ``data.classes`` of shape (N,), int64.
+        images of shape (N, C, H, W), float32, and their indices in ``data.classes`` of shape (N,), int64; where an
+        image may have several, ones and zeros of shape (N, classes), float32.
 
     Raises:
         DataError: ``data`` were opened without that set.
     """
     images = data.split(split)
-    labels = range(len(data.classes))
+    indices = tuple(range(len(data.classes)))
+    labels = ManyLabels(indices, len(indices)) if data.multi_label else indices
     yield from eval_loader(images, preprocessing, labels, batch_size=batch_size, workers=workers)
 
 
-def _loader(dataset: PreparedImages, workers: int, **order: Any) -> DataLoader[tuple[Tensor, int]]:
+def read(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches of a loader, with clear words where one of its processes fails.
+
+    Raises:
+        DataError: a process that reads images died, or could not read one.
+    """
+    try:
+        yield from batches
+    except DataError as error:
+        if "DataLoader worker" not in error.message:
+            raise
+        # torch puts the whole traceback of the process in front of what was said there
+        raise DataError(error.message.rpartition("DataError: ")[2].strip()) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DataError(
+            f"A process that reads images died: {error}",
+            hint="Was it killed, or is there too little memory? Give fewer --workers, or 0.",
+        ) from error
+
+
+def _loader(dataset: PreparedImages, workers: int, **order: Any) -> DataLoader[Item]:
     workers = min(workers, _cores())
     return DataLoader(
         dataset,

@@ -4,21 +4,47 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sesurgeon.errors import DataError
 from sesurgeon.finetune.data.classfiles import TRAIN_NAME, VAL_NAMES, ClassFiles, by_class
+from sesurgeon.finetune.data.labelsets import LabelSets, by_labels
 
 SUFFIXES = (".csv", ".tsv")
-_NEEDED = ("path", "label")
+_COLUMNS = ("path", "label")
 _SPLITS = (TRAIN_NAME, *VAL_NAMES)
 _MOST_TOLD = 20
 _FORM = "A manifest has a header with the columns path and label, and may have split (train, val or test)."
 
+Listed = TypeVar("Listed")
+
 
 def list_manifest(path: Path) -> tuple[ClassFiles | None, ClassFiles | None]:
     """The training set, or all there is, and the validation set, if it is apart.
+
+    Raises:
+        DataError: see :func:`read_manifest`.
+    """
+    sets = read_manifest(path)
+    return _two_of({name: by_class(_where(path, name), rows) for name, rows in sets.items()})
+
+
+def list_label_sets(path: Path) -> tuple[LabelSets | None, LabelSets | None]:
+    """The same of images that may have several labels each: the column ``label`` holds them with ``|`` between.
+
+    An empty cell says that the image shows none of the classes.
+
+    Raises:
+        DataError: see :func:`read_manifest`.
+    """
+    sets = read_manifest(path, labels_needed=False)
+    return _two_of({name: by_labels(_where(path, name), rows) for name, rows in sets.items()})
+
+
+def read_manifest(path: Path, *, labels_needed: bool = True) -> dict[str, list[tuple[str, Path]]]:
+    """(Label, file) pairs of each set, sorted by file; a manifest without sets has one, called "".
 
     The file is UTF-8 with a header: the columns ``path`` (relative to the manifest's folder) and ``label``,
     and optionally ``split`` (train, val, validation or test; of the last three the first that is there is
@@ -30,15 +56,16 @@ def list_manifest(path: Path) -> tuple[ClassFiles | None, ClassFiles | None]:
             that is not there or was named before, of an unknown split. They are told together, by line.
     """
     rows = _rows(path)
+    needed = _COLUMNS if labels_needed else _COLUMNS[:1]
     problems: list[str] = []
     lines: dict[Path, int] = {}
     sets: dict[str, list[tuple[str, Path]]] = {}
     for line, row in rows:
         file = path.parent / (row["path"] or "")
-        problem = _problem(row, file, lines)
+        problem = _problem(row, file, lines, needed)
         if problem is None:
             lines[file] = line
-            sets.setdefault((row.get("split") or "").strip().lower(), []).append((row["label"], file))
+            sets.setdefault((row.get("split") or "").strip().lower(), []).append((row["label"] or "", file))
         else:
             problems.append(f"  line {line}: {problem}")
     if problems:
@@ -49,9 +76,17 @@ def list_manifest(path: Path) -> tuple[ClassFiles | None, ClassFiles | None]:
         )
     if not sets:
         raise DataError(f"The manifest {path} names no images.", hint=_FORM)
-    found = {name: by_class(f"{path} ({name})" if name else str(path), _sorted(sets[name])) for name in sets}
+    # sorted, so that no shuffling of rows changes what is held out
+    return {name: sorted(labelled, key=lambda pair: pair[1]) for name, labelled in sets.items()}
+
+
+def _two_of(found: Mapping[str, Listed]) -> tuple[Listed | None, Listed | None]:
     val = next((found[name] for name in VAL_NAMES if name in found), None)
     return found.get(TRAIN_NAME, found.get("")), val
+
+
+def _where(path: Path, name: str) -> str:
+    return f"{path} ({name})" if name else str(path)
 
 
 def _rows(path: Path) -> list[tuple[int, dict[Any, Any]]]:
@@ -69,7 +104,7 @@ def _rows(path: Path) -> list[tuple[int, dict[Any, Any]]]:
     reader = csv.DictReader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=True)
     try:
         reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
-        missing = [name for name in _NEEDED if name not in reader.fieldnames]
+        missing = [name for name in _COLUMNS if name not in reader.fieldnames]
         if missing:
             raise DataError(f"Line 1 of the manifest {path} lacks {' and '.join(missing)}: {header!r}.", hint=_FORM)
         return [(reader.line_num, row) for row in reader]
@@ -77,8 +112,8 @@ def _rows(path: Path) -> list[tuple[int, dict[Any, Any]]]:
         raise DataError(f"Line {reader.reader.line_num} of the manifest {path} is no CSV: {error}.") from error
 
 
-def _problem(row: dict[Any, Any], file: Path, lines: dict[Path, int]) -> str | None:
-    blank = [name for name in _NEEDED if not row[name]]
+def _problem(row: dict[Any, Any], file: Path, lines: dict[Path, int], needed: Sequence[str]) -> str | None:
+    blank = [name for name in needed if not row[name]]
     if blank:
         return f"no {' and no '.join(blank)}"
     if None in row:
@@ -90,7 +125,3 @@ def _problem(row: dict[Any, Any], file: Path, lines: dict[Path, int]) -> str | N
     if not file.is_file():
         return f"there is no file {row['path']}"
     return None
-
-
-def _sorted(labelled: list[tuple[str, Path]]) -> list[tuple[str, Path]]:
-    return sorted(labelled, key=lambda pair: pair[1])  # so that no shuffling of rows changes what is held out

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sesurgeon.finetune.data.classfiles import ClassFiles
 from sesurgeon.finetune.data.images import CONVERSIONS, TINY, Checked
+from sesurgeon.finetune.data.labelsets import SEPARATOR, LabelSets
 
 _MOST_NAMED = 5
 
@@ -29,19 +30,28 @@ def conversion_notes(checks: Sequence[Checked]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def class_notes(sets: Sequence[ClassFiles]) -> tuple[str, ...]:
+def class_notes(sets: Sequence[ClassFiles | LabelSets]) -> tuple[str, ...]:
     """What becomes of unusual classes. ``sets`` is a training and a validation set, or one to measure with."""
     notes = []
     spaced = [repr(name) for name in sets[0].classes if name != name.strip()]
     if spaced:
         notes.append(f"Class names that begin or end with a space keep it: {', '.join(spaced)}.")
+    joined = [name for name in sets[0].classes if SEPARATOR in name]
+    if joined:
+        notes.append(
+            f"Class names have a {SEPARATOR} in them ({_named(joined)}): if these are several labels of an image, "
+            "finetune --multi-label takes them so."
+        )
     if len(sets) == 2:
-        pairs = zip(sets[0].classes, *(found.files for found in sets), strict=True)
+        pairs = list(zip(sets[0].classes, *(found.files for found in sets), strict=True))
+        untrained = [name for name, files, others in pairs if others and not files]
         unmeasured = [(name, len(files)) for name, files, others in pairs if files and not others]
         single = [name for name, images in unmeasured if images == 1]
         several = [name for name, images in unmeasured if images > 1]
         if single:
             notes.append(f"Trained on the only image there is, and not measured: {_named(single)}.")
+        if untrained:
+            notes.append(f"Measured, and without training images: {_named(untrained)}.")
         if several:
             notes.append(f"Trained on, and not measured for want of validation images: {_named(several)}.")
     return tuple(notes)

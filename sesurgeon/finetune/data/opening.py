@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypeAlias
 
-from sesurgeon.errors import DataError
+from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune.config import OnBadImage
 from sesurgeon.finetune.data import archives, hfds, manifest, shards, torchvision_data
 from sesurgeon.finetune.data.classfiles import ClassFiles
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.folder import list_folder
 from sesurgeon.finetune.data.images import Checked, check_images
+from sesurgeon.finetune.data.labelsets import LabelSets, check_some_labelled
 from sesurgeon.finetune.data.notes import class_notes, conversion_notes
 from sesurgeon.finetune.events import ImagesChecked, OnProgress, ignore
+
+FileSet: TypeAlias = ClassFiles | LabelSets
 
 
 def open_data(
     spec: str | os.PathLike[str],
     *,
     training: bool = True,
+    multi_label: bool = False,
     val_split: float | None = 0.2,
     seed: int = 42,
     on_bad_image: OnBadImage = "skip",
@@ -47,6 +52,7 @@ def open_data(
     Args:
         spec: see above.
         training: False opens only what measuring needs.
+        multi_label: an image may have several labels, or none: a manifest has them with ``|`` between.
         val_split: see above. None holds nothing out: all images are there to measure with.
         seed: see above.
         on_bad_image: "skip" leaves unreadable images out and lists them; "error" refuses them.
@@ -58,12 +64,18 @@ def open_data(
     Raises:
         DataError: the data are missing, have one class, an empty class, sets with different classes, or (if
             so asked) an unreadable image.
-        UsageError: torchvision has no such dataset, or a package is missing.
+        UsageError: torchvision has no such dataset, or a package is missing; or several labels an image are
+            asked for, and this is no manifest.
     """
     name = os.fspath(spec)
+    if multi_label and not _is_manifest(name):
+        raise UsageError(
+            f"Several labels an image are read from a manifest, and {name} is none.",
+            hint="Give a .csv or .tsv with the columns path and label, the labels of an image with | between them.",
+        )
     if name.startswith(torchvision_data.PREFIX):
         return _open_torchvision(name, os.fspath(data_dir), training, download)
-    train, val = _list(name, training)
+    train, val = manifest.list_label_sets(Path(name)) if multi_label else _list(name, training)
     sets = _needed_sets(name, train, val, training)
     checks = _check(sets, on_bad_image, workers, on_progress)
     unusable = frozenset(checked.file for checked in checks if checked.problem is not None)
@@ -74,11 +86,14 @@ def open_data(
         sets = list(sets[0].split(share, seed))
     elif training and val is None:
         raise DataError(f"The data {name} have no validation set.", hint="Hold a share out with --val-split.")
+    if isinstance(sets[-1], LabelSets):
+        check_some_labelled(sets[-1])
     return Data(
         name=name,
         classes=sets[0].classes,
         val=sets[-1].images,
         train=sets[0].images if training else None,
+        multi_label=multi_label,
         val_split=share,
         seed=None if share is None else seed,
         skipped=tuple(checked.bad for checked in checks if checked.bad is not None),
@@ -94,24 +109,29 @@ def _list(name: str, training: bool) -> tuple[ClassFiles | None, ClassFiles | No
         return hfds.list_hfds(name.removeprefix(hfds.PREFIX), training=training)
     if name.startswith(shards.PREFIX):
         return shards.list_shards(name.removeprefix(shards.PREFIX), training=training)
-    if path.suffix.lower() in manifest.SUFFIXES and not path.is_dir():
+    if _is_manifest(name):
         return manifest.list_manifest(path)
     if path.suffix.lower() == archives.SUFFIX and not path.is_dir():
         return archives.list_tar(path)
     return list_folder(path, training=training)
 
 
-def _needed_sets(name: str, train: ClassFiles | None, val: ClassFiles | None, training: bool) -> list[ClassFiles]:
+def _is_manifest(name: str) -> bool:
+    path = Path(name)
+    return path.suffix.lower() in manifest.SUFFIXES and not path.is_dir()
+
+
+def _needed_sets(name: str, train: FileSet | None, val: FileSet | None, training: bool) -> list[FileSet]:
     """What is still to be split or used whole; or training and validation set; or the latter alone."""
     if train is not None and val is not None and training:
-        sets = [train, val.over(train.classes)]
+        sets: list[FileSet] = [train, val.over(train.classes)]
     elif val is not None and not training:
         sets = [val]
     elif train is not None and val is None:
         sets = [train]
     else:
         raise DataError(f"The data {name} have a validation set, but no training set.", hint="Training needs both.")
-    if training and len(sets[0].classes) < 2:
+    if training and len(sets[0].classes) < 2 and not isinstance(sets[0], LabelSets):
         raise DataError(
             f"The data {sets[0].where} have one class only: {sets[0].classes[0]}.",
             hint="Training needs at least two classes.",
@@ -119,9 +139,7 @@ def _needed_sets(name: str, train: ClassFiles | None, val: ClassFiles | None, tr
     return sets
 
 
-def _check(
-    sets: list[ClassFiles], on_bad_image: OnBadImage, workers: int, on_progress: OnProgress
-) -> tuple[Checked, ...]:
+def _check(sets: list[FileSet], on_bad_image: OnBadImage, workers: int, on_progress: OnProgress) -> tuple[Checked, ...]:
     files = [file for found in sets for file in found.paths]
     checks = check_images(files, workers=workers, report=lambda done: on_progress(ImagesChecked(done, len(files))))
     bad = [checked.bad for checked in checks if checked.bad is not None]

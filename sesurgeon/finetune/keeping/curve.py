@@ -12,7 +12,7 @@ from sesurgeon.finetune.keeping.records import EpochRow, best_of
 from sesurgeon.finetune.training.phases import Phase
 
 _NAMES: Mapping[str, str] = MappingProxyType(
-    {"top1": "top-1", "top5": "top-5", "balanced": "balanced top-1", "map": "mAP"}
+    {"top1": "top-1", "top5": "top-5", "balanced": "balanced top-1", "map": "mAP", "f1": "F1"}
 )
 _TRAIN, _EVAL, _QUIET = "#7a869a", "#0b5fa5", "#8c8c8c"
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from sesurgeon.finetune.data.dataset import Data
+from sesurgeon.finetune.keeping.bars import draw_classes
 from sesurgeon.finetune.keeping.curve import draw_curve
+from sesurgeon.finetune.keeping.milestones import Milestone
 from sesurgeon.finetune.keeping.pictures import draw_confusion, draw_mistakes
 from sesurgeon.finetune.keeping.recorder import Recorder
-from sesurgeon.finetune.keeping.report import Milestone, write_report
+from sesurgeon.finetune.keeping.report import write_report
 from sesurgeon.finetune.keeping.runfolder import RunFolder
 from sesurgeon.finetune.scoring.gatewatch import GateMovement, watch_gates
+from sesurgeon.finetune.scoring.measured import Measured
+from sesurgeon.finetune.scoring.scores import Evaluation
 from sesurgeon.finetune.task import Task
 from sesurgeon.models import read
 
@@ -30,7 +35,10 @@ def write_overview(
     task: Task,
     batches: Iterable[tuple[Tensor, Any]],
 ) -> tuple[GateMovement, ...]:
-    """``curve.png``, ``confusion.png``, ``mistakes.png`` and ``report.md`` of a run that has ended.
+    """``report.md`` of a run that has ended, and its pictures.
+
+    These are ``curve.png``, and ``confusion.png`` and ``mistakes.png``; or ``classes.png``, where an image may have
+    several labels.
 
     Args:
         folder: of the run; ``best.pt`` in it is the network that is looked at.
@@ -45,8 +53,7 @@ def write_overview(
     """
     assert recorder.best is not None  # the state before training was recorded
     draw_curve(recorder.rows, task.phases, folder.curve, recorder.metric)
-    draw_confusion(recorder.best, folder.confusion)
-    draw_mistakes(data.val, recorder.best, folder.mistakes)
+    pictures = (folder.curve, *_draw(recorder.best, data, folder))
     gates = watch_gates(_best(folder, model), islice(batches, _BATCHES_WATCHED))
     write_report(
         folder.report,
@@ -55,10 +62,20 @@ def write_overview(
         rows=recorder.rows,
         metric=recorder.metric,
         gates=gates,
-        pictures=(folder.curve, folder.confusion, folder.mistakes),
+        pictures=pictures,
         notes=_sentences(task.notes),
     )
     return gates
+
+
+def _draw(best: Measured, data: Data, folder: RunFolder) -> tuple[Path, ...]:
+    """The pictures of an evaluation."""
+    if not isinstance(best, Evaluation):
+        draw_classes(best, folder.classes)
+        return (folder.classes,)
+    draw_confusion(best, folder.confusion)
+    draw_mistakes(data.val, best, folder.mistakes)
+    return folder.confusion, folder.mistakes
 
 
 def _best(folder: RunFolder, model: nn.Module) -> nn.Module:

@@ -38,7 +38,7 @@ def draw_confusion(evaluation: Evaluation, path: Path) -> None:
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     many = len(columns)
     side = min(max(4.5, 2 + 0.42 * many), 10)  # inches
-    figure = _figure(side, side)
+    figure = new_figure(side, side)
     axes = figure.subplots()
     axes.imshow(shares.numpy(), cmap="Blues", norm=PowerNorm(0.5, 0, 1), aspect="equal", interpolation="nearest")
     lettering = lettering_for(evaluation.classes)
@@ -54,7 +54,7 @@ def draw_confusion(evaluation: Evaluation, path: Path) -> None:
     axes.set_ylabel("is")
     axes.set_title(f"top-1 {evaluation.top1:.2f} % of {evaluation.images:,} images", fontsize="medium")
     axes.spines[:].set_color(_QUIET)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_mistakes(images: Images, evaluation: Evaluation, path: Path, most: int = 16) -> None:
@@ -79,13 +79,13 @@ def draw_mistakes(images: Images, evaluation: Evaluation, path: Path, most: int 
     worst = worst_mistakes(evaluation)
     shown = worst[:most]
     if not shown:
-        figure = _figure(5, 1.2)
+        figure = new_figure(5, 1.2)
         figure.text(0.5, 0.5, f"No mistakes among {evaluation.images:,} images.", ha="center", va="center")
-        _save(figure, path)
+        save_figure(figure, path)
         return
     width = min(4, len(shown))
     height = math.ceil(len(shown) / width)
-    figure = _figure(max(2.5 * width, 5), 2.9 * height + 0.8)
+    figure = new_figure(max(2.5 * width, 5), 2.9 * height + 0.8)
     lettering = lettering_for(evaluation.classes)
     tiles = figure.subplots(height, width, squeeze=False).flatten()
     for axes, index in zip(tiles, shown, strict=False):
@@ -95,7 +95,7 @@ def draw_mistakes(images: Images, evaluation: Evaluation, path: Path, most: int 
     of_all = f"The {len(shown)} worst of {len(worst):,} mistakes" if len(shown) < len(worst) else "All mistakes"
     legend = "red: taken for; black: what it is, and the probability that this got"
     figure.suptitle(f"{of_all}\n{legend}", fontsize="medium", color=_QUIET)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def worst_mistakes(evaluation: Evaluation) -> list[int]:
@@ -137,7 +137,8 @@ def _write_counts(axes: Any, counts: Tensor, shares: Tensor) -> None:
         axes.text(column, row, number, ha="center", va="center", color=colour, fontsize="small")
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of matplotlib's, in inches, that needs no screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -146,6 +147,7 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write it as a PNG, whole or not at all."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120, bbox_inches="tight")

@@ -13,7 +13,7 @@ from sesurgeon.errors import SesurgeonError
 from sesurgeon.finetune.events import EpochFinished, OnProgress
 from sesurgeon.finetune.keeping.records import EpochRow, epochs_since_best, goodness
 from sesurgeon.finetune.keeping.runfolder import RunFolder
-from sesurgeon.finetune.scoring.scores import Evaluation
+from sesurgeon.finetune.scoring.measured import Measured, restored
 from sesurgeon.models.provenance import attach_provenance, provenance_of
 
 
@@ -36,7 +36,7 @@ class Recorder:
 
     def __init__(
         self,
-        measure: Callable[[nn.Module], Evaluation],
+        measure: Callable[[nn.Module], Measured],
         folder: RunFolder | None,
         metric: str,
         settings: Mapping[str, Any],
@@ -50,12 +50,12 @@ class Recorder:
         self.history = history
         self.on_progress = on_progress
         self.rows: tuple[EpochRow, ...] = ()
-        self.best: Evaluation | None = None
-        self.milestones: dict[str, Evaluation] = {}
+        self.best: Measured | None = None
+        self.milestones: dict[str, Measured] = {}
 
     def record(
         self, model: nn.Module, epoch: int, phase: str = "", train_loss: float | None = None, lr: float | None = None
-    ) -> Evaluation:
+    ) -> Measured:
         """Evaluate ``model`` after ``epoch`` (-1: before training) and write checkpoints, rows and metrics.
 
         Raises:
@@ -95,10 +95,10 @@ class Recorder:
         """Go on where another recorder was."""
         self.history = tuple(state["history"])
         self.rows = tuple(EpochRow.from_dict(row) for row in state["rows"])
-        self.best = None if state["best"] is None else Evaluation.from_dict(state["best"])
-        self.milestones = {name: Evaluation.from_dict(found) for name, found in state["milestones"].items()}
+        self.best = None if state["best"] is None else restored(state["best"])
+        self.milestones = {name: restored(found) for name, found in state["milestones"].items()}
 
-    def _write(self, folder: RunFolder, model: nn.Module, row: EpochRow, best: Evaluation, is_best: bool) -> None:
+    def _write(self, folder: RunFolder, model: nn.Module, row: EpochRow, best: Measured, is_best: bool) -> None:
         record = {"command": "finetune", **self.settings, **row.to_dict()}
         attach_provenance(model, replace(provenance_of(model), history=(*self.history, record)))
         folder.write_checkpoints(model, is_best=is_best)

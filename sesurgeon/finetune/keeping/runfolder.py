@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from torch import nn
 from sesurgeon.errors import OutputError, UnreadableFileError
 from sesurgeon.files import atomic_write
 from sesurgeon.finetune.keeping.records import EpochRow, best_of, summary_columns
-from sesurgeon.finetune.scoring.scores import Evaluation
+from sesurgeon.finetune.scoring.measured import Measured
 
 _FILES = (
     "best.pt", "last.pt", "teacher.pt", "args.yaml", "plan.yaml", "summary.csv", "metrics.json", "report.md",
-    "curve.png", "confusion.png", "mistakes.png",
+    "curve.png", "confusion.png", "mistakes.png", "classes.png",
 )  # fmt: skip
 
 
@@ -48,6 +48,11 @@ class RunFolder:
     @property
     def mistakes(self) -> Path:
         return self.path / "mistakes.png"
+
+    @property
+    def classes(self) -> Path:
+        """What each class scored, where an image may have several."""
+        return self.path / "classes.png"
 
     @property
     def report(self) -> Path:
@@ -96,7 +101,7 @@ class RunFolder:
         if is_best:
             save(model, self.best)
 
-    def write_rows(self, rows: tuple[EpochRow, ...], best: Evaluation, metric: str) -> None:
+    def write_rows(self, rows: tuple[EpochRow, ...], best: Measured, metric: str) -> None:
         """``summary.csv`` and ``metrics.json``; ``best`` is the evaluation behind the best row by ``metric``."""
         with atomic_write(self.path / "summary.csv") as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, summary_columns(rows), extrasaction="ignore")
@@ -108,7 +113,7 @@ class RunFolder:
             "last": rows[-1].to_dict(),
             "epochs": [row.to_dict() for row in rows],
             "val_images": best.images,
-            "best_per_class": [{**asdict(score), "accuracy": score.accuracy} for score in best.per_class],
+            "best_per_class": [score.to_dict() for score in best.per_class],
         }
         self._write("metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
 

@@ -13,7 +13,7 @@ from sesurgeon.errors import UsageError
 from sesurgeon.finetune.data import shards
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.labels import Labels, ManyLabels, map_classes
-from sesurgeon.finetune.data.loader import eval_loader, read
+from sesurgeon.finetune.data.loader import eval_loader
 from sesurgeon.finetune.data.opening import open_data
 from sesurgeon.finetune.data.transforms import preprocessing_for
 from sesurgeon.finetune.devices import find_device

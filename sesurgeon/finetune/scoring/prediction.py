@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,11 @@ from sesurgeon.finetune.data.loader import eval_loader
 from sesurgeon.finetune.data.transforms import preprocessing_for
 from sesurgeon.finetune.devices import find_device
 from sesurgeon.finetune.events import EvaluationStep, ImagesChecked, OnProgress, ignore
+from sesurgeon.finetune.scoring.multilabel import THRESHOLD
 from sesurgeon.finetune.scoring.outputs import count_outputs, device_of, evaluating, main_logits
 from sesurgeon.models.provenance import provenance_of
+
+_USUAL_TOPK = 5
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Guess:
     Attributes:
         label: the class's name; the index in digits where the model has no names.
         index: the model's output.
-        probability: softmax over all outputs, in [0, 1].
+        probability: softmax over all outputs, in [0, 1]; sigmoid of this output for a model that gives several labels
+            an image.
     """
 
     label: str
@@ -38,7 +42,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one image shows, the most probable class first."""
+    """What one image shows, the most probable class first; where it may be several, perhaps none."""
 
     path: Path
     guesses: tuple[Guess, ...]
@@ -52,18 +56,20 @@ class Predictions:
         images: one a readable image, in the order in which they were given; those of a folder by name.
         skipped: the files that cannot be read.
         input_size: (channels, height, width) of what the model saw.
+        multi_label: the model gives several labels an image.
     """
 
     images: tuple[Prediction, ...]
     skipped: tuple[BadImage, ...]
     input_size: tuple[int, int, int]
+    multi_label: bool = False
 
 
 def predict(
     model: nn.Module,
     images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
     *,
-    topk: int = 5,
+    topk: int | None = None,
     batch_size: int = 64,
     workers: int = 4,
     img_size: int | None = None,
@@ -79,7 +85,8 @@ def predict(
         model: a classifier, also one that :func:`load_onnx` gave.
         images: a file, a folder (searched with its folders for image files), or several of them. Each file
             counts once.
-        topk: guesses an image, at most as many as the model has outputs.
+        topk: guesses an image, at most as many as the model has outputs. None gives 5; of a model that gives several
+            labels an image, all that it finds more probable than not.
         batch_size: images a step.
         workers: processes that read images, at most one a core and one a step.
         img_size: side in pixels, in place of what the model's preprocessing says.
@@ -93,7 +100,7 @@ def predict(
         SesurgeonError: the model's outputs are not finite.
     """
     for name, value in (("topk", topk), ("batch_size", batch_size)):
-        if value < 1:
+        if value is not None and value < 1:
             raise UsageError(f"{name} (={value}) must be at least 1.")
     paths = find_images([images] if isinstance(images, (str, os.PathLike)) else images)
     if device is not None:
@@ -105,6 +112,7 @@ def predict(
         raise DataError(describe_bad_images(bad, len(paths)), hint="Give image files that a viewer can show.")
     files = FileImages(readable, (0,) * len(readable))
     preprocessing = preprocessing_for(model, files, img_size)
+    multi_label = provenance_of(model).multi_label
     names = _names(model, count_outputs(model, preprocessing))
     steps = -(-len(readable) // batch_size)
     # a single step is read sooner here than by a process that has to start
@@ -115,10 +123,10 @@ def predict(
         for step, (batch, _) in enumerate(loader, start=1):
             logits = main_logits(model(batch.to(device_of(model)))).float()
             _check_finite(logits, readable[len(rows) :])
-            rows += _guesses(logits, names, topk)
+            rows += _guesses(logits, names, topk, multi_label)
             on_progress(EvaluationStep(step, steps))
     found = tuple(Prediction(path, guesses) for path, guesses in zip(readable, rows, strict=True))
-    return Predictions(found, bad, preprocessing.input_size)
+    return Predictions(found, bad, preprocessing.input_size, multi_label)
 
 
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
@@ -169,12 +177,14 @@ def _names(model: nn.Module, outputs: int) -> tuple[str, ...]:
     return known if known is not None and len(known) == outputs else tuple(map(str, range(outputs)))
 
 
-def _guesses(logits: Tensor, names: Sequence[str], topk: int) -> list[tuple[Guess, ...]]:
-    best = logits.softmax(1).topk(min(topk, len(names)))
-    return [
-        tuple(Guess(names[index], index, probability) for index, probability in zip(*row, strict=True))
-        for row in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    ]
+def _guesses(logits: Tensor, names: Sequence[str], topk: int | None, multi_label: bool) -> Iterator[tuple[Guess, ...]]:
+    probabilities = logits.sigmoid() if multi_label else logits.softmax(1)
+    most = topk or (len(names) if multi_label else _USUAL_TOPK)
+    least = THRESHOLD if multi_label and topk is None else -1.0
+    best = probabilities.topk(min(most, len(names)))
+    for row in zip(best.indices.tolist(), best.values.tolist(), strict=True):
+        guesses = (Guess(names[index], index, probability) for index, probability in zip(*row, strict=True))
+        yield tuple(guess for guess in guesses if guess.probability > least)
 
 
 def _check_finite(logits: Tensor, paths: Sequence[Path]) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class ClassScore:
     @property
     def accuracy(self) -> float | None:
         return 100 * self.correct / self.images if self.images else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "accuracy": self.accuracy}
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +49,19 @@ class Evaluation:
     predictions: Tensor
     hits: Tensor
     losses: Tensor
+
+    @classmethod
+    def of(cls, batches: Iterable[tuple[Tensor, Tensor]], classes: Mapping[int, str]) -> Evaluation:
+        """From batches of logits (N, outputs) and labels (N,)."""
+        found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        k = outputs = 0
+        for logits, labels in batches:
+            outputs = logits.shape[1]
+            k = min(5, outputs)
+            hits = (logits.topk(k).indices == labels[:, None]).any(1)
+            found.append((labels, logits.argmax(1), hits, F.cross_entropy(logits, labels, reduction="none")))
+        labels, predictions, hits, losses = (torch.cat(column).cpu() for column in zip(*found, strict=True))
+        return cls(classes, outputs, k, labels, predictions, hits, losses)
 
     @property
     def images(self) -> int:
@@ -88,20 +106,12 @@ class Evaluation:
         """One evaluation of which each of ``parts`` has every n-th image, dealt out in turn."""
         if len(parts) == 1:
             return parts[0]
-
-        def merged(name: str) -> Tensor:
-            columns: list[Tensor] = [getattr(part, name) for part in parts]
-            whole = columns[0].new_empty(sum(len(column) for column in columns))
-            for number, column in enumerate(columns):
-                whole[number :: len(parts)] = column
-            return whole
-
         return replace(
             parts[0],
-            labels=merged("labels"),
-            predictions=merged("predictions"),
-            hits=merged("hits"),
-            losses=merged("losses"),
+            labels=in_turn([part.labels for part in parts]),
+            predictions=in_turn([part.predictions for part in parts]),
+            hits=in_turn([part.hits for part in parts]),
+            losses=in_turn([part.losses for part in parts]),
         )
 
     @property
@@ -118,6 +128,14 @@ class Evaluation:
 
         matrix: Tensor = multiclass_confusion_matrix(self.predictions, self.labels, self.outputs)
         return matrix
+
+
+def in_turn(parts: Sequence[Tensor]) -> Tensor:
+    """The rows that were dealt out in turn: the first of each part, the second of each, …"""
+    whole = parts[0].new_empty((sum(map(len, parts)), *parts[0].shape[1:]))
+    for number, part in enumerate(parts):
+        whole[number :: len(parts)] = part
+    return whole
 
 
 def _per_cent(hits: Tensor) -> float:

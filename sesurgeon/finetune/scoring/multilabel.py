@@ -1,0 +1,128 @@
+"""What a network that gives several labels an image scored on a set of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sesurgeon.finetune.scoring.scores import in_turn
+
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """One class of the data.
+
+    Attributes:
+        name: of the class.
+        images: how many show it.
+        average_precision: area under the curve of precision against recall, in per cent; None where no image shows it.
+        f1: harmonic mean of precision and recall at 0.5, in per cent; likewise.
+    """
+
+    name: str
+    images: int
+    average_precision: float | None
+    f1: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class MultiLabelEvaluation:
+    """What was measured, image by image, and the numbers that follow from it.
+
+    Attributes:
+        classes: name of each class of the data by output index of the model, in ascending order of the index. These
+            are the columns below; outputs that the data say nothing of are left out.
+        targets: does the image show the class? Shape (images, classes), bool.
+        probabilities: sigmoid of the outputs, shape (images, classes), float32.
+        losses: binary cross-entropy of each image, mean over the classes, shape (images,), float32.
+    """
+
+    classes: Mapping[int, str]
+    targets: Tensor
+    probabilities: Tensor
+    losses: Tensor
+
+    @classmethod
+    def of(cls, batches: Iterable[tuple[Tensor, Tensor]], classes: Mapping[int, str]) -> MultiLabelEvaluation:
+        """From batches of logits and of ones and zeros, both of shape (N, outputs)."""
+        columns = list(classes)
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        for all_logits, all_targets in batches:
+            logits, targets = all_logits[:, columns], all_targets[:, columns]
+            losses = F.binary_cross_entropy_with_logits(logits, targets, reduction="none").mean(1)
+            found.append((targets > THRESHOLD, logits.sigmoid(), losses))
+        return cls(classes, *(torch.cat(column).cpu() for column in zip(*found, strict=True)))
+
+    @property
+    def images(self) -> int:
+        return len(self.targets)
+
+    @property
+    def loss(self) -> float:
+        """Mean binary cross-entropy over images and classes."""
+        return self.losses.double().mean().item()
+
+    def scores(self) -> dict[str, float]:
+        """What an epoch is judged by: ``loss``, ``map`` and ``f1``.
+
+        ``map`` is the mean of the classes' average precisions and ``f1`` that of their F1 at 0.5 (macro), over the
+        classes that any image shows, in per cent.
+        """
+        scores = self.per_class
+        return {
+            "loss": self.loss,
+            "map": _mean(score.average_precision for score in scores),
+            "f1": _mean(score.f1 for score in scores),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data and tensors, as :meth:`from_dict` takes them."""
+        return {**{name: getattr(self, name) for name in self.__dataclass_fields__}, "classes": dict(self.classes)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> MultiLabelEvaluation:
+        """The inverse of :meth:`to_dict`."""
+        return cls(**data)
+
+    @classmethod
+    def joined(cls, parts: Sequence[MultiLabelEvaluation]) -> MultiLabelEvaluation:
+        """One evaluation of which each of ``parts`` has every n-th image, dealt out in turn."""
+        return replace(
+            parts[0],
+            targets=in_turn([part.targets for part in parts]),
+            probabilities=in_turn([part.probabilities for part in parts]),
+            losses=in_turn([part.losses for part in parts]),
+        )
+
+    @property
+    def per_class(self) -> tuple[LabelScore, ...]:
+        """The data's classes, in the order of the model's outputs."""
+        columns = zip(self.classes.values(), self.probabilities.T, self.targets.T, strict=True)
+        return tuple(_score(name, probabilities, targets) for name, probabilities, targets in columns)
+
+
+def _score(name: str, probabilities: Tensor, targets: Tensor) -> LabelScore:
+    from torchmetrics.functional.classification import binary_average_precision, binary_f1_score
+
+    images = int(targets.sum())
+    if images == 0:
+        return LabelScore(name, 0, None, None)
+    precision = binary_average_precision(probabilities, targets.long()).item()
+    f1 = binary_f1_score(probabilities, targets.long(), threshold=THRESHOLD).item()
+    return LabelScore(name, images, 100 * precision, 100 * f1)
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known)
