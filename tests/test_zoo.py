@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from sesurgeon.blocks import SqueezeExcite
 from sesurgeon.graph import survey
@@ -166,7 +168,7 @@ class Deaf(SqueezeExcite):
 
 
 class Deep(SqueezeExcite):
-    """As behind random depth: left out of the first step and the third."""
+    """Left out of the first step and the third, as by chance."""
 
     steps = 0
 
@@ -189,12 +191,18 @@ def test_a_gradient_that_is_no_number_is_none(part: Any) -> None:
     assert part("gradients").without_gradient(model, model.blocks, (images,)) == (["first", "second"], ["idle"])
 
 
-def test_a_block_that_random_depth_left_out_gets_another_try(part: Any) -> None:
+def test_a_block_that_was_left_out_gets_another_try(part: Any) -> None:
     model = Chain(Deep(4, 4))
     images = torch.randn(2, 4, 5, 5)
     assert part("gradients").without_gradient(model, model.blocks, (images,)) == ([], ["idle"])
     assert model.second.steps > 4
     assert bool(model.first.fc2.weight.any())  # what was right at once is kept
+
+
+def test_random_depth_is_off(part: Any) -> None:
+    model = Chain(nn.Sequential(SqueezeExcite(4, 4), StochasticDepth(0.999, "batch"), DropPath(0.999)))
+    blocks = {"first": model.first, "second": model.second[0]}
+    assert part("gradients").without_gradient(model, blocks, (torch.randn(2, 4, 5, 5),)) == ([], [])
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e12])

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from torchvision.ops import StochasticDepth
 
 from sesurgeon.blocks import SqueezeExcite
 from sesurgeon.blocks.block import zero_
@@ -24,8 +26,8 @@ _FARTHEST = 0.1
 def without_gradient(augmented: nn.Module, blocks: Blocks, inputs: tuple[Any, ...]) -> tuple[list[str], list[str]]:
     """Blocks some of whose parameters get no finite gradient in the second step.
 
-    All of a narrow block's hidden units may happen to be dead for these few images, and random depth may leave a block
-    out of either step: what got no gradient gets other weights and another try. The others keep what they have learnt.
+    All of a narrow block's hidden units may happen to be dead for these few images, and a network may leave a block out
+    of either step by chance: what got no gradient gets other weights and another try. The others keep what they learnt.
 
     Returns:
         Those that get none though the network's outputs depend on them, and those on which no output depends: the
@@ -35,7 +37,7 @@ def without_gradient(augmented: nn.Module, blocks: Blocks, inputs: tuple[Any, ..
     dead = dict(blocks)
     torch.manual_seed(2)
     with buffers_kept(augmented), _only_trainable(augmented, blocks), _watched(blocks, reached):
-        augmented.train()
+        _train_without_random_depth(augmented)
         for _ in range(_TRIES):
             _two_steps(augmented, dead, inputs)
             dead = {path: block for path, block in dead.items() if not all(map(_has_gradient, block.parameters()))}
@@ -114,6 +116,14 @@ def _watched(blocks: Blocks, reached: set[str]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _train_without_random_depth(augmented: nn.Module) -> None:
+    """Train mode; but the last blocks of deep networks are left out of every second step or so, for both images."""
+    augmented.train()
+    for module in augmented.modules():
+        if isinstance(module, (DropPath, StochasticDepth)):
+            module.eval()
 
 
 def _two_steps(augmented: nn.Module, blocks: Blocks, inputs: tuple[Any, ...]) -> None:
