@@ -153,13 +153,14 @@ def _rendered(model: str, data: Data, result: FinetuneResult, epochs: int, flags
     moved = f"{len(result.gates) - len(still)} of {len(result.gates)} gates moved." if result.gates else ""
     if still:
         moved += f" These learned nothing: {', '.join(still[:3])}{' …' if len(still) > 3 else ''} (see report.md)."
-    checkpoint = shlex.quote(str(result.best))
+    checkpoint = shlex.quote(str(result.last if data.unlabelled else result.best))
+    seen = f"predict {checkpoint}{flags} IMAGES" if data.unlabelled else f"evaluate {checkpoint}{flags} {on_data}"
     return Group(
         Text(f"{model}, fine-tuned on {data.name}", style="bold"),
         _epoch_table(result, epochs),
         Text(" ".join(part for part in (outcome, moved) if part)),
         Text(f"Written: {result.folder}/ with best.pt, last.pt, report.md, its pictures, summary.csv and more"),
-        Text(f"Next:    sesurgeon evaluate {checkpoint}{flags} {on_data}"),
+        Text(f"Next:    sesurgeon {seen}"),
         Text(f"         sesurgeon export {checkpoint}{flags} --onnx"),
     )
 

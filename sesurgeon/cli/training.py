@@ -63,7 +63,12 @@ class Training:
     ] = False
     class_weights: Annotated[bool, _option(_LOSS, "Rare classes weigh more.", "--class-weights")] = False
     distill: Annotated[
-        float, _option(_LOSS, "Weight of staying with the network as it came; 1 needs no labels.", metavar="WEIGHT")
+        float,
+        _option(
+            _LOSS,
+            "Weight of staying with the network as it came; 1 needs no labels, nor class folders.",
+            metavar="WEIGHT",
+        ),
     ] = 0.0
     kd_temperature: Annotated[float, _option(_LOSS, "At which outputs are compared then.")] = 4.0
     model_ema: Annotated[bool, _option(_LOSS, "Evaluate and keep a moving average of the weights.", "--model-ema")] = (

@@ -53,7 +53,8 @@ class FinetuneConfig:
         class_weights: weigh the loss by the inverse frequency of the classes, on average 1; with ``multi_label``, weigh
             the images that show a class so that they count as much as those that do not.
         balanced_sampling: draw images with replacement so that all classes come alike often.
-        distill: weight of the loss against the network as it came, the rest going to the labels; 1 needs no labels.
+        distill: weight of the loss against the network as it came, the rest going to the labels; 1 needs no labels:
+            then the data may be a folder or a tar without class folders, see :mod:`.data.unlabelled`.
         kd_temperature: at which the two outputs are compared (https://arxiv.org/abs/1503.02531).
         model_ema: keep a moving average of the weights, and evaluate and write that.
         model_ema_decay: of the average; it is reached after a warm-up, as timm does it.

@@ -18,6 +18,7 @@ from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.loader import eval_loader
 from sesurgeon.finetune.data.opening import open_data
 from sesurgeon.finetune.data.randomness import seeded
+from sesurgeon.finetune.data.unlabelled import lacks_classes
 from sesurgeon.finetune.events import OnProgress, RunResumed, RunStarted, ignore
 from sesurgeon.finetune.keeping.curve import draw_curve
 from sesurgeon.finetune.keeping.finishing import write_overview
@@ -26,6 +27,7 @@ from sesurgeon.finetune.keeping.runfolder import RunFolder, make_run_folder
 from sesurgeon.finetune.keeping.states import FoundState
 from sesurgeon.finetune.keeping.trackers import trackers_for, tracking
 from sesurgeon.finetune.resuming import check_data, state_of, task_of
+from sesurgeon.finetune.scoring.agreement import labelled_by
 from sesurgeon.finetune.scoring.gatewatch import GateMovement
 from sesurgeon.finetune.scoring.measured import Measured
 from sesurgeon.finetune.task import Task, make_task, prepare_model
@@ -50,7 +52,7 @@ class FinetuneResult:
         rows: one a line of ``summary.csv``; the first is the state before training.
         metric: by which the best epoch was chosen.
         evaluation: what ``best`` scored.
-        gates: what the gates of ``best`` did.
+        gates: what the gates of ``best`` did; of ``last`` where the images had no labels.
         task: classes, preprocessing, phases and notes.
     """
 
@@ -100,7 +102,8 @@ def finetune(
     Raises:
         DataError: bad data, see :func:`open_data`; or images that the model cannot take.
         UsageError: the model is no classifier, has no last layer that could be replaced, or the device is not
-            there; nothing to resume from, or another number of processes.
+            there; images without labels for more than distillation alone; nothing to resume from, or another number
+            of processes.
         OutputError: the run folder is there already, or cannot be written.
         SesurgeonError: the loss is not finite.
         KeyboardInterrupt: the run was asked to stop.
@@ -113,7 +116,11 @@ def finetune(
     spec = data.name if isinstance(data, Data) else os.fspath(data)
     if not isinstance(data, Data):
         main = accelerator.is_main_process
-        data = from_main(accelerator, _open(spec, config, on_progress) if main else None)
+        data = from_main(accelerator, _open(spec, model, config, on_progress) if main else None)
+    if data.unlabelled:
+        placed, kept = place(model, config, accelerator), None if state is None else state.content
+        main = accelerator.is_main_process
+        data = from_main(accelerator, labelled_by(placed, data, config, kept) if main else None)
     task = make_task(model, data, config)
     if state is not None:
         check_processes(state.content, accelerator.num_processes)
@@ -190,10 +197,11 @@ def _run_folder(resume: object, config: FinetuneConfig, accelerator: Accelerator
     return from_main(accelerator, made)
 
 
-def _open(spec: str, config: FinetuneConfig, on_progress: OnProgress) -> Data:
+def _open(spec: str, model: nn.Module, config: FinetuneConfig, on_progress: OnProgress) -> Data:
     return open_data(
         spec,
         multi_label=config.multi_label,
+        unlabelled=config.distill == 1 and lacks_classes(spec, provenance_of(model).classes),
         val_split=config.val_split,
         seed=config.seed,
         on_bad_image=config.on_bad_image,

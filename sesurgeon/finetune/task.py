@@ -30,6 +30,7 @@ class Task:
         phases: which parameters train when.
         notes: what the user should know, in sentences.
         multi_label: an image may have several labels.
+        labelled: the data name the classes; else what the model knows of its outputs stays as it is.
     """
 
     preprocessing: Preprocessing
@@ -40,6 +41,7 @@ class Task:
     phases: tuple[Phase, ...]
     notes: tuple[str, ...]
     multi_label: bool = False
+    labelled: bool = True
 
     @property
     def labels(self) -> Labels:
@@ -87,6 +89,7 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
         phases=phases_of(config, anything_new=bool(new)),
         notes=tuple(notes),
         multi_label=config.multi_label,
+        labelled=not data.unlabelled,
     )
 
 
@@ -105,9 +108,9 @@ def prepare_model(model: nn.Module, task: Task) -> None:
     """Put the new head in, if there is to be one, and write classes and preprocessing into the provenance."""
     from sesurgeon.models.head import replace_head
 
-    provenance = replace(
-        provenance_of(model), classes=task.classes, multi_label=task.multi_label, preprocessing=task.preprocessing
-    )
+    provenance = replace(provenance_of(model), multi_label=task.multi_label, preprocessing=task.preprocessing)
+    if task.labelled:
+        provenance = replace(provenance, classes=task.classes)
     if task.head is not None:
         replace_head(model, len(task.classes))
         provenance = replace(provenance, num_classes=len(task.classes))

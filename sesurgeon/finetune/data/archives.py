@@ -69,6 +69,16 @@ def list_tar(path: Path) -> tuple[ClassFiles | None, ClassFiles | None]:
     return by_class(str(path), labelled, ignored=loose), None
 
 
+def list_images(path: Path) -> list[Member]:
+    """All images in a tar, sorted by name.
+
+    Raises:
+        DataError: see :func:`list_tar`.
+    """
+    shown = (member for member in _members(path) if not _hidden(PurePosixPath(member.name).parts))
+    return sorted(shown, key=lambda member: member.name)
+
+
 def _members(path: Path) -> list[Member]:
     from timm.data.readers.reader_image_in_tar import extract_tarinfos
 

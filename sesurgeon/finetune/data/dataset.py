@@ -23,6 +23,7 @@ class Data:
         skipped: image files that cannot be read and are in neither set.
         ignored: files in class folders that are no images by their suffix.
         notes: what becomes of unusual images and classes, in sentences.
+        unlabelled: the images have no labels of their own.
         multi_label: the images give a tuple of class indices each, any number of them, in place of one index.
     """
 
@@ -35,6 +36,7 @@ class Data:
     skipped: tuple[BadImage, ...] = ()
     ignored: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+    unlabelled: bool = False
     multi_label: bool = False
 
     def split(self, name: str) -> Images:

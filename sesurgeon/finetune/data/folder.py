@@ -29,6 +29,11 @@ def list_folder(root: Path, *, training: bool) -> tuple[ClassFiles | None, Class
     return train, val
 
 
+def list_images(root: Path) -> list[Path]:
+    """All image files in ``root`` and its folders, sorted."""
+    return [path for path in _files(root) if path.suffix.lower() in SUFFIXES]
+
+
 def find_splits(root: Path) -> tuple[Path | None, Path | None]:
     """The training and validation folders in ``root``; (None, None) when ``root`` holds class folders itself.
 

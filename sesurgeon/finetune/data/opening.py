@@ -15,6 +15,7 @@ from sesurgeon.finetune.data.folder import list_folder
 from sesurgeon.finetune.data.images import Checked, check_images
 from sesurgeon.finetune.data.labelsets import LabelSets, check_some_labelled
 from sesurgeon.finetune.data.notes import class_notes, conversion_notes
+from sesurgeon.finetune.data.unlabelled import list_unlabelled
 from sesurgeon.finetune.events import ImagesChecked, OnProgress, ignore
 
 FileSet: TypeAlias = ClassFiles | LabelSets
@@ -25,6 +26,7 @@ def open_data(
     *,
     training: bool = True,
     multi_label: bool = False,
+    unlabelled: bool = False,
     val_split: float | None = 0.2,
     seed: int = 42,
     on_bad_image: OnBadImage = "skip",
@@ -53,6 +55,7 @@ def open_data(
         spec: see above.
         training: False opens only what measuring needs.
         multi_label: an image may have several labels, or none: a manifest has them with ``|`` between.
+        unlabelled: take all images of a folder or a tar, in whatever folders they are, and no labels.
         val_split: see above. None holds nothing out: all images are there to measure with.
         seed: see above.
         on_bad_image: "skip" leaves unreadable images out and lists them; "error" refuses them.
@@ -75,8 +78,8 @@ def open_data(
         )
     if name.startswith(torchvision_data.PREFIX):
         return _open_torchvision(name, os.fspath(data_dir), training, download)
-    train, val = manifest.list_label_sets(Path(name)) if multi_label else _list(name, training)
-    sets = _needed_sets(name, train, val, training)
+    train, val = _list(name, training, multi_label, unlabelled)
+    sets = _needed_sets(name, train, val, training, fewest=1 if multi_label or unlabelled else 2)
     checks = _check(sets, on_bad_image, workers, on_progress)
     unusable = frozenset(checked.file for checked in checks if checked.problem is not None)
     sets = [found.without(unusable) for found in sets]
@@ -93,6 +96,7 @@ def open_data(
         classes=sets[0].classes,
         val=sets[-1].images,
         train=sets[0].images if training else None,
+        unlabelled=unlabelled,
         multi_label=multi_label,
         val_split=share,
         seed=None if share is None else seed,
@@ -102,9 +106,13 @@ def open_data(
     )
 
 
-def _list(name: str, training: bool) -> tuple[ClassFiles | None, ClassFiles | None]:
+def _list(name: str, training: bool, multi_label: bool, unlabelled: bool) -> tuple[FileSet | None, FileSet | None]:
     """The training set, or all there is, and the validation set, if it is apart."""
     path = Path(name)
+    if multi_label:
+        return manifest.list_label_sets(path)
+    if unlabelled:
+        return list_unlabelled(path), None
     if name.startswith(hfds.PREFIX):
         return hfds.list_hfds(name.removeprefix(hfds.PREFIX), training=training)
     if name.startswith(shards.PREFIX):
@@ -121,7 +129,7 @@ def _is_manifest(name: str) -> bool:
     return path.suffix.lower() in manifest.SUFFIXES and not path.is_dir()
 
 
-def _needed_sets(name: str, train: FileSet | None, val: FileSet | None, training: bool) -> list[FileSet]:
+def _needed_sets(name: str, train: FileSet | None, val: FileSet | None, training: bool, fewest: int) -> list[FileSet]:
     """What is still to be split or used whole; or training and validation set; or the latter alone."""
     if train is not None and val is not None and training:
         sets: list[FileSet] = [train, val.over(train.classes)]
@@ -131,7 +139,7 @@ def _needed_sets(name: str, train: FileSet | None, val: FileSet | None, training
         sets = [train]
     else:
         raise DataError(f"The data {name} have a validation set, but no training set.", hint="Training needs both.")
-    if training and len(sets[0].classes) < 2 and not isinstance(sets[0], LabelSets):
+    if training and len(sets[0].classes) < fewest:
         raise DataError(
             f"The data {sets[0].where} have one class only: {sets[0].classes[0]}.",
             hint="Training needs at least two classes.",

@@ -41,7 +41,8 @@ def write_overview(
     several labels.
 
     Args:
-        folder: of the run; ``best.pt`` in it is the network that is looked at.
+        folder: of the run; ``best.pt`` in it is the network that is looked at; ``last.pt`` where the images had no
+            labels, for then nothing agrees with the state before training as that state does.
         model: of the same architecture.
         recorder: of the run.
         data: its images.
@@ -49,16 +50,20 @@ def write_overview(
         batches: validation images, as the network sees them.
 
     Returns:
-        what the gates of the best network did.
+        what the gates of that network did.
     """
     assert recorder.best is not None  # the state before training was recorded
     draw_curve(recorder.rows, task.phases, folder.curve, recorder.metric)
-    pictures = (folder.curve, *_draw(recorder.best, data, folder))
-    gates = watch_gates(_best(folder, model), islice(batches, _BATCHES_WATCHED))
+    milestones = [Milestone(name, found) for name, found in recorder.milestones.items()]
+    if not data.unlabelled:
+        milestones.append(Milestone(folder.best.name, recorder.best))
+    pictures = (folder.curve, *_draw(milestones[-1].evaluation, data, folder))
+    looked_at = _read(folder.last if data.unlabelled else folder.best, model)
+    gates = watch_gates(looked_at, islice(batches, _BATCHES_WATCHED))
     write_report(
         folder.report,
         f"{folder.path.name}: fine-tuned on {data.name}",
-        [*(Milestone(name, found) for name, found in recorder.milestones.items()), Milestone("best.pt", recorder.best)],
+        milestones,
         rows=recorder.rows,
         metric=recorder.metric,
         gates=gates,
@@ -68,21 +73,21 @@ def write_overview(
     return gates
 
 
-def _draw(best: Measured, data: Data, folder: RunFolder) -> tuple[Path, ...]:
+def _draw(found: Measured, data: Data, folder: RunFolder) -> tuple[Path, ...]:
     """The pictures of an evaluation."""
-    if not isinstance(best, Evaluation):
-        draw_classes(best, folder.classes)
+    if not isinstance(found, Evaluation):
+        draw_classes(found, folder.classes)
         return (folder.classes,)
-    draw_confusion(best, folder.confusion)
-    draw_mistakes(data.val, best, folder.mistakes)
+    draw_confusion(found, folder.confusion)
+    draw_mistakes(data.val, found, folder.mistakes)
     return folder.confusion, folder.mistakes
 
 
-def _best(folder: RunFolder, model: nn.Module) -> nn.Module:
-    best, content = copy.deepcopy(model), read(str(folder.best), trust_pickle=True)  # which is our own file
+def _read(checkpoint: Path, model: nn.Module) -> nn.Module:
+    network, content = copy.deepcopy(model), read(str(checkpoint), trust_pickle=True)  # which is our own file
     assert isinstance(content, Mapping)
-    best.load_state_dict(content["state_dict"])
-    return best
+    network.load_state_dict(content["state_dict"])
+    return network
 
 
 def _sentences(notes: Sequence[str]) -> Sequence[str]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sesurgeon.errors import DataError, UsageError
 from sesurgeon.models.preprocessing import Preprocessing
+from sesurgeon.models.provenance import provenance_of
 
 
 def main_logits(output: object) -> Tensor:
@@ -49,6 +50,12 @@ def count_outputs(model: nn.Module, preprocessing: Preprocessing) -> int:
                 hint="Give the size that it was made for with --img-size.",
             ) from error
         return main_logits(output).shape[1]
+
+
+def output_names(model: nn.Module, outputs: int) -> tuple[str, ...]:
+    """The classes that the model's checkpoint names; the outputs' indices in digits where it names none."""
+    known = provenance_of(model).classes
+    return known if known is not None and len(known) == outputs else tuple(map(str, range(outputs)))
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -18,7 +18,7 @@ from sesurgeon.finetune.data.transforms import preprocessing_for
 from sesurgeon.finetune.devices import find_device
 from sesurgeon.finetune.events import EvaluationStep, ImagesChecked, OnProgress, ignore
 from sesurgeon.finetune.scoring.multilabel import THRESHOLD
-from sesurgeon.finetune.scoring.outputs import count_outputs, device_of, evaluating, main_logits
+from sesurgeon.finetune.scoring.outputs import count_outputs, device_of, evaluating, main_logits, output_names
 from sesurgeon.models.provenance import provenance_of
 
 _USUAL_TOPK = 5
@@ -113,7 +113,7 @@ def predict(
     files = FileImages(readable, (0,) * len(readable))
     preprocessing = preprocessing_for(model, files, img_size)
     multi_label = provenance_of(model).multi_label
-    names = _names(model, count_outputs(model, preprocessing))
+    names = output_names(model, count_outputs(model, preprocessing))
     steps = -(-len(readable) // batch_size)
     # a single step is read sooner here than by a process that has to start
     workers = min(workers, steps) if steps > 1 else 0
@@ -170,11 +170,6 @@ def _images_in(folder: Path) -> list[Path]:
         for name in names
         if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
     )
-
-
-def _names(model: nn.Module, outputs: int) -> tuple[str, ...]:
-    known = provenance_of(model).classes
-    return known if known is not None and len(known) == outputs else tuple(map(str, range(outputs)))
 
 
 def _guesses(logits: Tensor, names: Sequence[str], topk: int | None, multi_label: bool) -> Iterator[tuple[Guess, ...]]:

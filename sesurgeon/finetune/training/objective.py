@@ -118,5 +118,6 @@ def _mixing(config: FinetuneConfig, classes: int) -> Any | None:
         return None
     from timm.data import Mixup
 
+    several = {"multi_label": True} if config.multi_label else {}  # which older versions of timm do not have
     # smoothing is left to the criterion, which smooths mixed targets as well
-    return Mixup(config.mixup, config.cutmix, label_smoothing=0.0, num_classes=classes, multi_label=config.multi_label)
+    return Mixup(config.mixup, config.cutmix, label_smoothing=0.0, num_classes=classes, **several)
