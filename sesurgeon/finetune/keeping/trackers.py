@@ -44,7 +44,7 @@ def tracking(
     if not accelerator.log_with:
         return on_progress
     plain = {key: value if isinstance(value, (bool, int, float)) else str(value) for key, value in settings.items()}
-    accelerator.project_configuration.set_directories(str(folder))
+    accelerator.project_configuration.logging_dir = str(folder)
     accelerator.init_trackers("sesurgeon", config=plain, init_kwargs={"wandb": {"name": folder.name}})
 
     def both(event: Event) -> None:

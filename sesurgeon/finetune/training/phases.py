@@ -10,6 +10,8 @@ from torch import nn
 
 from sesurgeon.finetune.config import FinetuneConfig
 
+_PARAMETERS_A_LAYER = 12  # as timm.optim.auto_group_layers
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -72,10 +74,28 @@ def param_groups(model: nn.Module, new: Collection[str], config: FinetuneConfig)
 
 
 def _layer_scales(model: nn.Module, decay: float | None) -> dict[nn.Parameter, float]:
-    """Timm's scale of each trainable parameter's rate: ``decay`` to the power of the layers above it."""
-    from timm.optim import param_groups_layer_decay
-
+    """The scale of each parameter's rate: ``decay`` to the power of the layers above it."""
     if decay is None:
         return {}
-    groups = param_groups_layer_decay(model, layer_decay=decay)
-    return {parameter: group["lr_scale"] for group in groups for parameter in group["params"]}
+    layers = _layers(model)
+    top = max(layers.values())
+    return {parameter: decay ** (top - layers.get(name, top)) for name, parameter in model.named_parameters()}
+
+
+def _layers(model: nn.Module) -> dict[str, int]:
+    """The layer of each parameter, from the input on: timm's own where it knows the network, else a dozen in a row.
+
+    Without knowing a network timm takes a dozen parameters for a layer, too; the head is one above all.
+    """
+    from timm.models import group_parameters
+
+    from sesurgeon.models.head import head_of
+
+    if hasattr(model, "group_matcher"):
+        known: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+        return known
+    head = (head_of(model),)
+    body = [name for name, _ in model.named_parameters() if not is_new(name, head)]
+    layers = {name: index // _PARAMETERS_A_LAYER for index, name in enumerate(body)}
+    top = max(layers.values(), default=0) + 1
+    return {name: layers.get(name, top) for name, _ in model.named_parameters()}

@@ -1,0 +1,206 @@
+"""What timm's users know, one by one: that each does what it is for."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sesurgeon.errors import UsageError
+from sesurgeon.finetune import FinetuneConfig, FinetuneResult, RunStopped, finetune
+from sesurgeon.finetune.keeping.trackers import trackers_for
+from sesurgeon.finetune.training.objective import Objective, balancing_weights, distillation_loss
+from sesurgeon.finetune.training.phases import Phase, enter, param_groups
+from sesurgeon.finetune.training.teacher import make_teacher
+from sesurgeon.surgery import add_se, blocks_of, load
+
+MakeNet = Callable[..., nn.Module]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> FinetuneConfig:
+    return FinetuneConfig(
+        epochs=2, freeze_epochs=1, batch_size=8, workers=0, device="cpu", output=str(tmp_path / "runs"), log_with=()
+    )
+
+
+@pytest.fixture
+def augmented(make_net: MakeNet) -> nn.Module:
+    return add_se(make_net(), example_inputs=torch.zeros(1, 1, 8, 8))
+
+
+def trained(model: nn.Module, data: Path, config: FinetuneConfig) -> tuple[dict[str, Tensor], FinetuneResult]:
+    ours = copy.deepcopy(model)
+    result = finetune(ours, data, config)
+    return ours.state_dict(), result
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mixup": 0.5},
+        {"cutmix": 1.0},
+        {"smoothing": 0.1},
+        {"aa": "rand-m9-mstd0.5"},
+        {"reprob": 1.0},
+        {"clip_grad": 1e-3, "opt": "sgd"},
+        {"layer_decay": 0.5},
+        {"distill": 0.5},
+        {"balanced_sampling": True},
+        {"amp": True},
+        {"warmup_epochs": 0.5},
+    ],
+    ids=str,
+)
+def test_each_changes_what_is_learned_and_the_same_way_each_time(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig, change: dict[str, object]
+) -> None:
+    plain, _ = trained(augmented, split_folder, replace(config, opt=str(change.get("opt", "adamw"))))
+    one, result = trained(augmented, split_folder, replace(config, **change))  # type: ignore[arg-type]
+    two, _ = trained(augmented, split_folder, replace(config, **change))  # type: ignore[arg-type]
+    assert any(not torch.equal(one[name], plain[name]) for name in one)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert all(bool(tensor.isfinite().all()) for tensor in one.values())
+    assert result.rows[-1].train_loss is not None
+
+
+def test_channels_last_stays_and_learns_the_same(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig
+) -> None:
+    plain, _ = trained(augmented, split_folder, config)
+    ours = copy.deepcopy(augmented)
+    finetune(ours, split_folder, replace(config, channels_last=True))
+    assert ours.get_parameter("block.conv.weight").is_contiguous(memory_format=torch.channels_last)
+    assert all(torch.allclose(plain[name], tensor, atol=1e-4) for name, tensor in ours.state_dict().items())
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same(augmented: nn.Module, split_folder: Path, config: FinetuneConfig) -> None:
+    plain, _ = trained(augmented, split_folder, config)
+    ours, _ = trained(augmented, split_folder, replace(config, compile=True))
+    assert list(ours) == list(plain)
+    assert all(torch.allclose(plain[name], ours[name], atol=1e-3) for name in plain)
+
+
+def test_the_average_of_the_weights_is_what_is_evaluated_and_kept(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig
+) -> None:
+    config = replace(config, model_ema=True, model_ema_decay=0.9)
+    raw, result = trained(augmented, split_folder, config)
+    kept = load(result.last, trust_pickle=True).state_dict()
+    assert list(kept) == list(raw)
+    assert not torch.equal(kept["block.se.fc1.weight"], raw["block.se.fc1.weight"])
+    start = augmented.state_dict()["block.se.fc2.weight"]
+    assert (kept["block.se.fc2.weight"] - start).norm() < (raw["block.se.fc2.weight"] - start).norm()
+
+
+def test_a_run_without_gain_stops_early(augmented: nn.Module, split_folder: Path, config: FinetuneConfig) -> None:
+    events: list[object] = []
+    config = replace(config, epochs=9, patience=2, lr=1e-9)
+    result = finetune(augmented, split_folder, config, on_progress=events.append)
+    assert [row.epoch for row in result.rows] == [-1, 0, 1, 2]
+    assert [event for event in events if isinstance(event, RunStopped)] == [RunStopped(3)]
+
+
+def test_the_best_epoch_is_chosen_by_the_metric(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig
+) -> None:
+    result = finetune(augmented, split_folder, replace(config, epochs=4, lr=0.02, eval_metric="loss"))
+    assert result.best_row.eval_loss == min(row.eval_loss for row in result.rows)
+    assert result.evaluation.loss == result.best_row.eval_loss
+
+
+def test_the_report_ties_the_run_together(augmented: nn.Module, split_folder: Path, config: FinetuneConfig) -> None:
+    result = finetune(augmented, split_folder, replace(config, lr=0.02))
+    report = (result.folder / "report.md").read_text()
+    names = ["base: without blocks", "after surgery", "after phase 1", "after phase 2", "best.pt"]
+    lines = [next(line for line in report.splitlines() if line.startswith(f"| {name} ")) for name in names]
+    assert lines[0].split("|")[2:6] == lines[1].split("|")[2:6]  # surgery changed no score
+    assert [gate.gate for gate in result.gates] == list(blocks_of(augmented))
+    for picture in ("curve.png", "confusion.png", "mistakes.png"):
+        assert f"({picture})" in report
+        assert (result.folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_tensorboard_gets_the_numbers_where_it_is_installed(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig
+) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    assert trackers_for(None) == ("tensorboard",)
+    result = finetune(augmented, split_folder, replace(config, log_with=None))
+    events = accumulator.EventAccumulator(str(result.folder / "sesurgeon"))
+    events.Reload()
+    assert [point.step for point in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+    scores = [point.value for point in events.Scalars("epoch/eval_top1")]
+    assert scores == [row.scores["top1"] for row in result.rows]
+
+
+def test_a_tracker_that_is_not_installed_is_named() -> None:
+    with pytest.raises(UsageError, match="mlflow"):
+        trackers_for(("mlflow",))
+    assert trackers_for(()) == ()
+
+
+def test_distillation_is_the_papers_divergence() -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(5, 3, requires_grad=True), torch.randn(5, 3)
+    p, q = (teacher / 4).softmax(1), (student / 4).softmax(1)
+    expected = (p * (p.log() - q.log())).sum(1).mean() * 16
+    assert torch.allclose(distillation_loss(student, teacher, 4.0), expected, rtol=1e-4)
+    assert distillation_loss(teacher, teacher, 4.0).abs() < 1e-6
+
+
+def test_the_teacher_is_the_network_without_blocks_while_they_change_nothing(augmented: nn.Module) -> None:
+    images = torch.randn(2, 1, 8, 8)
+    teacher = make_teacher(augmented, images)
+    assert not blocks_of(teacher)
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert torch.equal(teacher(images), augmented.eval()(images))
+    with torch.no_grad():
+        augmented.get_parameter("block.se.fc2.weight").fill_(0.3)
+    teacher = make_teacher(augmented, images)
+    assert blocks_of(teacher)
+    assert torch.equal(teacher(images), augmented.eval()(images))
+
+
+def test_with_distillation_alone_labels_play_no_part(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig
+) -> None:
+    one, _ = trained(augmented, split_folder, replace(config, distill=1.0, smoothing=0.0))
+    two, _ = trained(augmented, split_folder, replace(config, distill=1.0, smoothing=0.3))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_new_head_has_nothing_to_be_distilled_from(
+    make_net: MakeNet, split_folder: Path, config: FinetuneConfig
+) -> None:
+    model = add_se(make_net(5), example_inputs=torch.zeros(1, 1, 8, 8))
+    with pytest.raises(UsageError, match="head gives way"):
+        finetune(model, split_folder, replace(config, distill=0.5))
+
+
+def test_weights_balance_classes() -> None:
+    weights = balancing_weights([30, 10, 0])
+    assert weights == [20 / 30, 2.0, 0.0]
+    assert 30 * weights[0] == 10 * weights[1]
+    objective = Objective(nn.CrossEntropyLoss(torch.tensor(weights), reduction="none"))
+    logits, labels = torch.randn(6, 3), torch.tensor([0, 0, 0, 1, 1, 1])
+    each = F.cross_entropy(logits, labels, reduction="none")
+    expected = (each[:3].sum() * weights[0] + each[3:].sum() * weights[1]) / 6
+    assert torch.allclose(objective.loss(logits, labels, logits), expected)
+
+
+def test_rates_fall_from_layer_to_layer() -> None:
+    model = load("timm:test_resnet")
+    enter(model, Phase("all", 0, 1), (), {name for name, _ in model.named_parameters()})
+    groups = param_groups(model, (), FinetuneConfig(lr=1.0, lr_backbone_mult=1.0, layer_decay=0.5))
+    rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    by_name = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
+    assert by_name["fc.weight"] == 1.0
+    assert by_name["conv1.0.weight"] < by_name["layer1.0.conv1.weight"] < by_name["layer4.0.conv1.weight"] <= 1.0
