@@ -9,7 +9,7 @@ from sesurgeon.finetune.keeping.pictures import new_figure, save_figure
 from sesurgeon.finetune.scoring.multilabel import MultiLabelEvaluation
 
 _MOST_SHOWN = 40
-_BAR, _CHANCE = "#0b5fa5", "#b3261e"
+_BAR, _CHANCE = "#a9c9e8", "#b3261e"
 
 
 def draw_classes(evaluation: MultiLabelEvaluation, path: Path) -> None:
@@ -32,7 +32,15 @@ def draw_classes(evaluation: MultiLabelEvaluation, path: Path) -> None:
     figure = new_figure(7, 1.4 + 0.25 * len(worst))
     axes = figure.subplots()
     axes.barh(places, [precision for precision, _, _ in worst], color=_BAR, height=0.7)
-    axes.plot([share for _, _, share in worst], places, "|", color=_CHANCE, markersize=9, label="by chance")
+    axes.plot(
+        [share for _, _, share in worst],
+        places,
+        "|",
+        color=_CHANCE,
+        markersize=13,
+        markeredgewidth=2,
+        label="by chance",
+    )
     axes.set_yticks(places, [lettering[index] for _, index, _ in worst], fontsize="small", **lettering.style)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
