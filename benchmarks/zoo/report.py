@@ -52,12 +52,12 @@ def markdown(records: Sequence[Record], wanted: int) -> str:
 
     python benchmarks/zoo.py
 {unfinished}
-For each network, with random weights and two inputs of the smallest side that it takes, and with the blocks of the
-policies `standard` and `inner` together: finite outputs, `torch.equal` to those of the untouched network in eval and in
-train mode, by sesurgeon's own proof and once more on other inputs; every original state-dict key in its place, and no
-new key but the blocks'; a gradient in every parameter of every block after two steps; then, with gates that have moved
-by up to a tenth, equal outputs of a deep copy; keys and outputs as before after removal. For a sample, the outputs of
-the ONNX file with those gates in onnxruntime.
+For each network, with random weights and two inputs of the smallest side that it takes (one of 384 pixels and more),
+and with the blocks of the policies `standard` and `inner` together: finite outputs, `torch.equal` to those of the
+untouched network in eval and in train mode, by sesurgeon's own proof and once more on other inputs; every original
+state-dict key in its place, and no new key but the blocks'; a gradient in every parameter of every block after two
+steps; then, with gates that have moved by up to a tenth, equal outputs of a deep copy; keys and outputs as before after
+removal. For a sample, the outputs of the ONNX file with those gates in onnxruntime.
 
 {_totals(records)}
 

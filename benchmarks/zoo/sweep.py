@@ -25,6 +25,7 @@ from zoo.networks import Network, build, build_empty, count_convs, settle
 
 Record = dict[str, Any]
 _SIDES = (64, 96, 128, 160, 192, 224, 256, 288, 299, 320, 384, 448, 512)
+_LARGE_SIDE = 384
 _FEW_CONVS = 4
 _REASONS = 5
 
@@ -138,11 +139,14 @@ def _status(policies: Mapping[str, Record]) -> Record:
 
 
 def _smallest_images(model: nn.Module) -> tuple[torch.Tensor]:
-    """Two images of the smallest side that the network takes in both modes; as it is configured where none does."""
+    """Two images of the smallest side that the network takes in both modes; as it is configured where none does.
+
+    One large image where one will do: two of 512 pixels take more memory than most machines have.
+    """
     preprocessing = provenance_of(model).preprocessing
     channels, *configured = (3, 224, 224) if preprocessing is None else preprocessing.input_size
     for side in sorted({*_SIDES, configured[0]}):
-        inputs = (random_input((2, channels, side, side), model),)
+        inputs = (random_input((1 if side >= _LARGE_SIDE else 2, channels, side, side), model),)
         if _runs(model, inputs):
             return inputs
     return (random_input((2, channels, *configured), model),)
