@@ -150,11 +150,11 @@ def our_epoch(model: nn.Module, setting: Setting, phase: Phase) -> Callable[[], 
     accelerator = make_accelerator(config)
     images = data.split("train")
     updates = Updates(len(images), Shape(setting.batch_size), config.seed)
-    loader = train_loader(images, setting.preprocessing, range(10), updates, workers=setting.workers)
+    loader = train_loader(images, setting.preprocessing, tuple(range(10)), updates, workers=setting.workers)
     trainable = frozenset(name for name, _ in model.named_parameters())
     new = frozenset(blocks_of(model))
     training = start_phase(model, phase, new, trainable, config, updates.updates, accelerator)
-    objective = make_objective(config, [1] * 10, accelerator.device, None)
+    objective = make_objective(config, [1] * 10, len(images), accelerator.device, None)
     number = iter(range(1000))
 
     def epoch() -> float:
@@ -197,8 +197,8 @@ def document(options: argparse.Namespace, lines: Sequence[str]) -> str:
         --images {options.images} -j {options.workers} --threads {options.threads} --rounds {options.rounds}
 
 Ratios of sesurgeon's images a second to those of timm {timm.__version__}'s training loop, round by round in one
-process, on {options.threads} CPU threads with torch {torch.__version__}: the median of {options.rounds} rounds, and from
-the least to the most. In phase 1 the backbone is frozen: its layers need no gradients of weights, and below the first
+process, on {options.threads} CPU threads with torch {torch.__version__}: the median of {options.rounds} rounds, and
+from the least to the most. In phase 1 the backbone is frozen: its layers need no gradients of weights, and below the first
 block nothing is computed backwards. In phase 2 both train everything; sesurgeon's loop also looks whether each loss is
 finite and asks whether it should stop.
 

@@ -206,6 +206,7 @@ def _finetune(folder: Path, settings: DemoSettings, on_progress: OnDemoProgress)
         freeze_epochs=settings.freeze_epochs,
         workers=0,
         output=str(folder / "runs" / "finetune"),
+        log_with=(),
     )
     return finetune(load(folder / commands.AUGMENTED), folder / commands.DATA, config, on_progress=on_progress)
 

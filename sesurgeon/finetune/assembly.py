@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from sesurgeon.errors import DataError, UsageError
+from sesurgeon.errors import DataError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.images import labels_of
@@ -62,25 +62,16 @@ def make_trainer(
         stop: is looked at between updates and between batches of an evaluation.
         on_progress: gets the events.
 
-    Raises:
-        DataError: there are fewer images than an update is dealt out to.
-        UsageError: distillation is asked for, and the network gets a new head.
     """
     images = data.split("train")
     balances = config.class_weights or config.balanced_sampling
     counts = _images_by_output(labels_of(images), task) if balances else [1] * len(task.classes)
-    shape = Shape(config.batch_size, config.grad_accum_steps, accelerator.num_processes)
+    shape = _shape(config, accelerator)
     weights = None
     if config.balanced_sampling:
         by_output = balancing_weights(counts)
         weights = [by_output[task.indices[label]] for (label,) in labels_of(images)]
     updates = Updates(len(images), shape, config.seed, accelerator.process_index, weights)
-    if updates.updates == 0:
-        raise DataError(
-            f"{data.name} has {len(images)} training images, and an update is dealt out to "
-            f"{shape.steps * shape.processes} steps.",
-            hint="Take fewer processes or --grad-accum-steps.",
-        )
     batches = train_loader(
         images, task.preprocessing, task.labels, updates, workers=config.workers,
         augmentation=Augmentation(config.hflip, config.aa, config.reprob),
@@ -109,6 +100,25 @@ def make_trainer(
         stop=stop,
         on_progress=on_progress,
     )
+
+
+def check_enough_images(data: Data, config: FinetuneConfig, accelerator: Accelerator) -> None:
+    """Refuse data of which no update can be made.
+
+    Raises:
+        DataError: there are fewer training images than an update is dealt out to.
+    """
+    images, shape = len(data.split("train")), _shape(config, accelerator)
+    if Updates(images, shape, config.seed).updates == 0:
+        raise DataError(
+            f"{data.name} has {images} training images, and an update is dealt out to "
+            f"{shape.steps * shape.processes} steps.",
+            hint="Take fewer processes or --grad-accum-steps.",
+        )
+
+
+def _shape(config: FinetuneConfig, accelerator: Accelerator) -> Shape:
+    return Shape(config.batch_size, config.grad_accum_steps, accelerator.num_processes)
 
 
 def place(model: nn.Module, config: FinetuneConfig, accelerator: Accelerator) -> nn.Module:
@@ -152,11 +162,6 @@ def _teacher(
 
     if config.distill == 0:
         return None
-    if task.head is not None:
-        raise UsageError(
-            f"distill (={config.distill:g}) asks to keep the network's outputs, and its head gives way to a new one.",
-            hint="Leave --distill out, or fine-tune on the classes that the network knows.",
-        )
     if not resumes:
         teacher = make_teacher(model, torch.rand(2, *task.preprocessing.input_size))
         if accelerator.is_main_process:

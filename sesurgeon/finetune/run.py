@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from sesurgeon.finetune.assembly import make_trainer, place
+from sesurgeon.finetune.assembly import check_enough_images, make_trainer, place
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.loader import eval_loader
@@ -126,6 +126,7 @@ def finetune(
         check_processes(state.content, accelerator.num_processes)
         check_data(state.content, data)
         task = task_of(state.content, task, config)
+    check_enough_images(data, config, accelerator)
     folder = _run_folder(resume, config, accelerator)
     if accelerator.is_main_process:
         source = {"model": str(provenance_of(model).source), "data": spec, **(settings or {})}

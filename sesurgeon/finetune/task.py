@@ -55,7 +55,8 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
     Raises:
         DataError: the data have no training set, or images that the model cannot take.
         UsageError: the model is no classifier, has no last layer that could be replaced, or all is frozen; or timm
-            has no such augmentation; or the three do not agree on whether an image may have several labels.
+            has no such augmentation; distillation is asked for, and the network gets a new head; or model, data and
+            settings do not agree on whether an image may have several labels.
     """
     from sesurgeon.models.head import head_of
     from sesurgeon.surgery import blocks_of
@@ -69,6 +70,11 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
     _check_multi_label(data, config, kept=keeps and provenance_of(model).multi_label)
     classes = known if keeps and known is not None else data.classes
     head = None if keeps else head_of(model)
+    if head is not None and config.distill > 0:
+        raise UsageError(
+            f"distill (={config.distill:g}) asks to keep the network's outputs, and its head gives way to a new one.",
+            hint="Leave --distill out, or fine-tune on the classes that the network knows.",
+        )
     new = frozenset(blocks_of(model)) | (frozenset() if head is None else {head})
     if not new and not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError(

@@ -23,7 +23,7 @@ from sesurgeon.cli.loading import flags_to_load
 from sesurgeon.finetune import FinetuneConfig
 from sesurgeon.models import Provenance, Source, attach_provenance, provenance_of
 
-SHORT = ("--data", "data", "--epochs", "2", "-j", "0", "--device", "cpu")
+SHORT = ("--data", "data", "--epochs", "2", "-j", "0", "--device", "cpu", "--log-with", "none")
 
 
 def finetune(*arguments: str) -> Result:

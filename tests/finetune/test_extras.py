@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sesurgeon.errors import UsageError
+from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune import FinetuneConfig, FinetuneResult, RunStopped, finetune
 from sesurgeon.finetune.keeping.trackers import trackers_for
 from sesurgeon.finetune.training.objective import Objective, balancing_weights, distillation_loss
@@ -183,6 +183,15 @@ def test_a_new_head_has_nothing_to_be_distilled_from(
     model = add_se(make_net(5), example_inputs=torch.zeros(1, 1, 8, 8))
     with pytest.raises(UsageError, match="head gives way"):
         finetune(model, split_folder, replace(config, distill=0.5))
+    assert not Path(config.output).exists()
+
+
+def test_too_few_images_for_an_update_are_refused_before_anything_is_written(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig
+) -> None:
+    with pytest.raises(DataError, match="24 training images"):
+        finetune(augmented, split_folder, replace(config, grad_accum_steps=25))
+    assert not Path(config.output).exists()
 
 
 def test_weights_balance_classes() -> None:

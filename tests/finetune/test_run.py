@@ -39,7 +39,7 @@ Settings = Callable[..., FinetuneConfig]
 def settings(tmp_path: Path) -> Settings:
     def make(**changes: object) -> FinetuneConfig:
         small = FinetuneConfig(
-            epochs=2, freeze_epochs=1, batch_size=8, workers=0, device="cpu", output=str(tmp_path / "runs")
+            epochs=2, freeze_epochs=1, batch_size=8, workers=0, device="cpu", output=str(tmp_path / "runs"), log_with=()
         )
         return replace(small, **changes)  # type: ignore[arg-type]
 
@@ -370,6 +370,7 @@ def test_digits_are_learned(tmp_path: Path, make_net: MakeNet, settings: Setting
         folder = tmp_path / "digits" / str(label)
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray((pixels * 255 / 16).astype("uint8")).save(folder / f"{number}.png")
+    torch.manual_seed(0)  # of the blocks' first layers
     model = add_se(make_net(3), example_inputs=torch.zeros(1, 1, 8, 8))
     result = finetune(model, tmp_path / "digits", settings(epochs=5, lr=0.01, lr_backbone_mult=2.0, batch_size=16))
     assert result.best_row.scores["top1"] > 90

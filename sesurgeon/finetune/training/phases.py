@@ -91,8 +91,9 @@ def _layers(model: nn.Module) -> dict[str, int]:
 
     from sesurgeon.models.head import head_of
 
-    if hasattr(model, "group_matcher"):
-        known: dict[str, int] = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    matcher = getattr(model, "group_matcher", None)
+    if callable(matcher):
+        known: dict[str, int] = group_parameters(model, matcher(coarse=False), reverse=True)
         return known
     head = (head_of(model),)
     body = [name for name, _ in model.named_parameters() if not is_new(name, head)]
