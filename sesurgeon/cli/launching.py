@@ -43,6 +43,7 @@ def launch(processes: int) -> None:
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)  # it tells of each signal that it passes on
     threads = max(1, (os.cpu_count() or 1) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else each takes all cores
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it warns that no parameter is unused, which is as well
     try:
         elastic_launch(config, sys.executable)("-m", "sesurgeon", *sys.argv[1:])
     except ChildFailedError as error:
