@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 # A file that somebody else wrote must not make us run code.
-_ONLY_TYPED = ("trust_pickle", "config", "resume", "help")
+_ONLY_TYPED = ("trust_pickle", "config", "resume", "force", "help")
 
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -33,6 +33,9 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     unknown = [key for key in entries if key not in known]
     if unknown:
         raise typer.BadParameter("\n".join(_refusal(path, key, known) for key in unknown))
+    for key in ("model", "arch"):
+        if str(entries.get(key, "")).startswith("factory:"):
+            raise typer.BadParameter(f"{path}: {entries[key]} would be imported and run; type it, if you want that.")
     context.default_map = {key: _typed(value) for key, value in entries.items() if value is not None}
     return path
 

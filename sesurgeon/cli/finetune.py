@@ -15,7 +15,7 @@ from sesurgeon.cli.configuring import ConfigFile
 from sesurgeon.cli.console import Output, reporting
 from sesurgeon.cli.images import OptionalDataSpec
 from sesurgeon.cli.latest import given_or_latest, latest_augmented
-from sesurgeon.cli.launching import INTERRUPTED, is_launched, is_main, launch
+from sesurgeon.cli.launching import INTERRUPTED, is_launched, is_main, launch, leave_group
 from sesurgeon.cli.loading import flags_to_load, load_model
 from sesurgeon.cli.options import (
     Arch,
@@ -90,10 +90,12 @@ def finetune(
                 kept = settings if folder is not None else {"model": model, **reading}
                 result = finetune(loaded, data, chosen, resume=folder, settings=kept, on_progress=watcher)
             except (KeyboardInterrupt, SesurgeonError) as error:
-                watcher.say_what_is_kept(flags_to_load(loaded, trust_pickle))
+                diverged = type(error) is SesurgeonError  # and would again
+                watcher.say_what_is_kept(flags_to_load(loaded, trust_pickle), onwards=not diverged)
                 if isinstance(error, KeyboardInterrupt) and not main:
                     raise typer.Exit(INTERRUPTED) from error  # the main process says it
                 raise
+        leave_group()
         if main:
             images = watcher.data
             next_flags = flags_to_load(loaded, trust_pickle)
@@ -118,6 +120,7 @@ def _found(
         return None, {}, given_or_latest(model, latest_augmented, out), data
     from sesurgeon.finetune import newest_run
     from sesurgeon.finetune.keeping.runfolder import RunFolder
+    from sesurgeon.finetune.resuming import check_states
 
     given = [name for name in ("model", "data", "config") if context.params.get(name) is not None]
     if given:
@@ -127,6 +130,7 @@ def _found(
     output = Path(training.output)
     folder = newest_run(output) if training.name is None else output / training.name
     settings = RunFolder(folder).read_settings()
+    check_states(RunFolder(folder))
     if training.name is None:
         out.note(f"Going on with {folder}, the newest run there.")
     return folder, settings, str(folder / "last.pt"), str(settings["data"])

@@ -21,6 +21,14 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def leave_group() -> None:
+    """Take leave of the other processes, where there are any: torch warns of those who do not."""
+    import torch.distributed
+
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def launch(processes: int) -> None:
     """Run the command that is running now in as many processes, and leave as they do.
 

@@ -102,8 +102,13 @@ class Watcher:
             case RunStopped(epoch):
                 self.out.note(f"Stopped before epoch {epoch + 1}: none was the best for as long as --patience says.")
 
-    def say_what_is_kept(self, flags: str = "") -> None:
-        """After an interrupt or an error; ``flags`` are what reading the checkpoint needs."""
+    def say_what_is_kept(self, flags: str = "", *, onwards: bool = True) -> None:
+        """After an interrupt or an error.
+
+        Args:
+            flags: what reading the checkpoint needs.
+            onwards: say how to go on.
+        """
         if self.started is None:
             return
         folder = self.started.folder
@@ -111,7 +116,7 @@ class Watcher:
             done = self.rows[-1].epoch + 1
             when = f"epoch {done} of {self.epochs}" if done else "its start, before any training"
             self.out.note(f"Kept: {folder / 'last.pt'}, the state after {when}.")
-        if self.state is not None:
+        if self.state is not None and onwards:
             where = f"--output {shlex.quote(str(folder.parent))} --name {shlex.quote(folder.name)}"
             self.out.note(f"To go on: sesurgeon finetune --resume {where}{flags}")
 

@@ -45,6 +45,7 @@ def make_trainer(
     accelerator: Accelerator,
     folder: RunFolder,
     *,
+    trainable: frozenset[str],
     resumes: bool,
     stop: StopRequest,
     on_progress: OnProgress,
@@ -58,6 +59,7 @@ def make_trainer(
         config: the settings.
         accelerator: the machine.
         folder: of the run.
+        trainable: names of the parameters that were not frozen when the network came.
         resumes: the run goes on: what it keeps in its folder is taken from there.
         stop: is looked at between updates and between batches of an evaluation.
         on_progress: gets the events.
@@ -90,6 +92,7 @@ def make_trainer(
         model=model,
         average=_average(model, config),
         task=task,
+        trainable=trainable,
         config=config,
         accelerator=accelerator,
         updates=updates,

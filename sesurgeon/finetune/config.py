@@ -143,9 +143,12 @@ class FinetuneConfig:
         return self.eval_metric or _metrics(self)[0]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as a run's ``args.yaml`` keeps it."""
-        log_with = None if self.log_with is None else list(self.log_with)
-        return {**asdict(self), "log_with": log_with}
+        """Plain data, as a run's ``args.yaml`` keeps it: what another run could be started with.
+
+        ``force`` is left out: a file should not replace a run.
+        """
+        log_with = None if self.log_with is None else list(self.log_with) or ["none"]
+        return {name: value for name, value in {**asdict(self), "log_with": log_with}.items() if name != "force"}
 
 
 def _problems(config: FinetuneConfig) -> list[str]:
@@ -161,15 +164,21 @@ def _problems(config: FinetuneConfig) -> list[str]:
         (_positive(config.lr), "lr", "be above 0"),
         (_positive(config.lr_block_mult), "lr_block_mult", "be above 0"),
         (_positive(config.lr_backbone_mult), "lr_backbone_mult", "be above 0"),
-        (config.opt in _optimizers(), "opt", "be an optimiser of timm's, as adamw, sgd or lamb"),
+        (config.opt in _optimizers(), "opt", "be a first-order optimiser of timm's, as adamw, sgd or lamb"),
         (config.sched in SCHEDULES, "sched", f"be one of {', '.join(SCHEDULES)}"),
         (0 <= config.weight_decay < math.inf, "weight_decay", "be 0 or more"),
         (0 <= config.warmup_epochs < math.inf, "warmup_epochs", "be 0 or more"),
+        (config.sched != "none" or config.warmup_epochs == 0, "warmup_epochs", "be 0 without a schedule"),
         (config.grad_accum_steps >= 1, "grad_accum_steps", "be at least 1"),
         (config.layer_decay is None or 0 < config.layer_decay <= 1, "layer_decay", "be above 0 and at most 1"),
         (config.clip_grad is None or _positive(config.clip_grad), "clip_grad", "be above 0"),
         (0 <= config.smoothing < 1, "smoothing", "be from 0 to below 1"),
         (0 <= config.mixup < math.inf, "mixup", "be 0 or more"),
+        (
+            config.batch_size % 2 == 0 or config.mixup == config.cutmix == 0,
+            "batch_size",
+            "be even with mixup and cutmix, which mix pairs",
+        ),
         (0 <= config.cutmix < math.inf, "cutmix", "be 0 or more"),
         (0 <= config.reprob <= 1, "reprob", "be from 0 to 1"),
         (0 <= config.distill <= 1, "distill", "be from 0 to 1"),
@@ -210,6 +219,6 @@ def _is_folder_name(name: str) -> bool:
 
 
 def _optimizers() -> list[str]:
-    from timm.optim import list_optimizers
+    from timm.optim import get_optimizer_info, list_optimizers
 
-    return list(list_optimizers())
+    return [name for name in list_optimizers() if not get_optimizer_info(name).second_order]

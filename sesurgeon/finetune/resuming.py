@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from sesurgeon.errors import DataError, UsageError
+from sesurgeon.errors import DataError, UnreadableFileError, UsageError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
+from sesurgeon.finetune.data.images import FileImages, Images
 from sesurgeon.finetune.keeping.runfolder import RunFolder
 from sesurgeon.finetune.keeping.states import FoundState, clear_unfinished, newest_state
 from sesurgeon.finetune.task import Task
@@ -27,7 +29,7 @@ def newest_run(output: Path) -> Path:
     Raises:
         UsageError: there is none.
     """
-    states = [(file.stat().st_mtime_ns, str(file)) for file in output.glob("*/states/*.pt")]
+    states = [(file.stat().st_mtime_ns, str(file)) for file in output.glob("*/states/epoch-*.pt")]
     if not states:
         raise UsageError(
             f"There is no run in {output} that wrote a state.",
@@ -52,7 +54,7 @@ def resumed_config(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> F
     known = {field.name for field in fields(FinetuneConfig)}
     before = {name: value for name, value in settings.items() if name in known}
     if before.get("log_with") is not None:
-        before["log_with"] = tuple(before["log_with"])
+        before["log_with"] = tuple(name for name in before["log_with"] if name != "none")
     fixed = {name: value for name, value in changes.items() if name not in CHANGEABLE and value != before.get(name)}
     if fixed:
         listed = ", ".join(f"{name} (={value!r}, the run has {before.get(name)!r})" for name, value in fixed.items())
@@ -75,22 +77,50 @@ def state_of(folder: RunFolder) -> FoundState:
 
     Raises:
         UsageError: there is none.
-        UnreadableFileError: it was written by another sesurgeon.
+        UnreadableFileError: all are damaged, or it was written by another sesurgeon.
     """
     clear_unfinished(folder.path)
     clear_unfinished(folder.states)
+    check_states(folder)
     found = newest_state(folder.states)
     if found is None:
-        raise UsageError(
-            f"There is no state to resume from in {folder.path}: the run was stopped before its first was written.",
-            hint="Start it anew, without --resume.",
+        torn = ", ".join(str(path) for path in sorted(folder.states.glob("epoch-*.pt")))
+        raise UnreadableFileError(
+            f"All states of the run are damaged: {torn}.", hint="Start a new run from its last.pt or best.pt."
         )
     return found
 
 
+def check_states(folder: RunFolder) -> None:
+    """Refuse to go on with a run that wrote no state.
+
+    Raises:
+        UsageError: so it is.
+    """
+    if not any(folder.states.glob("epoch-*.pt")):
+        raise UsageError(
+            f"There is no state to resume from in {folder.path}: the run was stopped before its first was written.",
+            hint="Start it anew, without --resume; --force replaces what there is.",
+        )
+
+
 def fingerprint(data: Data) -> dict[str, Any]:
     """What must be the same when a run goes on."""
-    return {"train": len(data.split("train")), "val": len(data.val), "classes": list(data.classes)}
+    train = data.split("train")
+    return {
+        "train": len(train),
+        "val": len(data.val),
+        "classes": list(data.classes),
+        "files": [_digest(train), _digest(data.val)],
+    }
+
+
+def _digest(images: Images) -> str:
+    """Of the names and targets of image files, in order; folders may have moved."""
+    if not isinstance(images, FileImages):
+        return ""
+    named = [(str(path).rpartition("/")[2], target) for path, target in zip(images.paths, images.targets, strict=True)]
+    return hashlib.sha256(repr(named).encode()).hexdigest()[:16]
 
 
 def check_data(state: Mapping[str, Any], data: Data) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import nn
 
 from sesurgeon.finetune.assembly import check_enough_images, make_trainer, place
@@ -17,7 +16,7 @@ from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.loader import eval_loader
 from sesurgeon.finetune.data.opening import open_data
-from sesurgeon.finetune.data.randomness import seeded
+from sesurgeon.finetune.data.randomness import reseed, seeded
 from sesurgeon.finetune.data.unlabelled import lacks_classes
 from sesurgeon.finetune.events import OnProgress, RunResumed, RunStarted, ignore
 from sesurgeon.finetune.keeping.curve import draw_curve
@@ -130,7 +129,7 @@ def finetune(
     folder = _run_folder(resume, config, accelerator)
     if accelerator.is_main_process:
         source = {"model": str(provenance_of(model).source), "data": spec, **(settings or {})}
-        folder.write_settings(model, {**source, **config.to_dict(), "name": folder.path.name})
+        folder.write_settings(model, {**source, **config.to_dict()})
     on_progress = tracking(accelerator, folder.path, config.to_dict(), on_progress)
     with seeded(config.seed, accelerator.device), stop_request() as stop, _flags_kept(model):
         prepare_model(model, task)
@@ -138,9 +137,9 @@ def finetune(
         on_progress(RunStarted(folder.path, data, task))
         trainer = make_trainer(
             model, data, task, config, accelerator, folder,
-            resumes=state is not None, stop=stop, on_progress=on_progress,
+            trainable=_trainable(model, state), resumes=state is not None, stop=stop, on_progress=on_progress,
         )  # fmt: skip
-        torch.manual_seed(config.seed + accelerator.process_index)
+        reseed(config.seed + accelerator.process_index, accelerator.device)
         with _curve_drawn(trainer, folder):
             if state is None:
                 _record_the_start(trainer, task)
@@ -151,7 +150,8 @@ def finetune(
         if accelerator.is_main_process:
             seen = eval_loader(data.val, task.preprocessing, task.labels, batch_size=config.batch_size, workers=0)
             gates = write_overview(folder, model, trainer.recorder, data, task, seen)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
     recorder = trainer.recorder
     assert recorder.best is not None  # the state before training was recorded
     return FinetuneResult(
@@ -168,6 +168,13 @@ def _curve_drawn(trainer: Trainer, folder: RunFolder) -> Iterator[None]:
         if trainer.write_state is not None and len(trainer.recorder.rows) > 1:
             draw_curve(trainer.recorder.rows, trainer.task.phases, folder.curve, trainer.recorder.metric)
         raise
+
+
+def _trainable(model: nn.Module, state: FoundState | None) -> frozenset[str]:
+    """The parameters that a run may train: those that were not frozen at its start."""
+    if state is not None:
+        return frozenset(state.content["trainable"])
+    return frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def _record_the_start(trainer: Trainer, task: Task) -> None:

@@ -123,16 +123,15 @@ def _loader(dataset: PreparedImages, workers: int, **order: Any) -> DataLoader[I
         **order,
         generator=torch.Generator(),  # else the loader draws from the caller's random numbers
         num_workers=workers,
-        worker_init_fn=_leave_signals_to_the_main_process,
+        worker_init_fn=_leave_interrupts_to_the_main_process,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """A terminal's Ctrl-C and a cluster's SIGTERM reach all processes; workers end with the one that they serve."""
+def _leave_interrupts_to_the_main_process(worker: int) -> None:
+    """A terminal's Ctrl-C reaches all processes. (SIGTERM must do what it does: it is how Python ends its workers.)"""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _cores() -> int:

@@ -36,6 +36,15 @@ def set_random_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
+def reseed(seed: int, device: torch.device) -> None:
+    """Start the random numbers of the CPU, and of ``device``, anew."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Random numbers by ``seed`` alone for a while, below 2**32; afterwards they go on as if nothing had been drawn.
@@ -48,11 +57,7 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     state = torch.get_rng_state()
     on_device = torch.cuda.get_rng_state(device) if device is not None and device.type == "cuda" else None
     try:
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)
-        if on_device is not None:
-            torch.cuda.manual_seed(seed)
+        reseed(seed, device or torch.device("cpu"))
         yield
     finally:
         random.setstate(python)

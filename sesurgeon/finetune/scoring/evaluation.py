@@ -13,7 +13,7 @@ from sesurgeon.errors import UsageError
 from sesurgeon.finetune.data import shards
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.labels import Labels, ManyLabels, map_classes
-from sesurgeon.finetune.data.loader import eval_loader
+from sesurgeon.finetune.data.loader import eval_loader, read
 from sesurgeon.finetune.data.opening import open_data
 from sesurgeon.finetune.data.transforms import preprocessing_for
 from sesurgeon.finetune.devices import find_device
@@ -139,6 +139,6 @@ def measure(
 def _outputs(model: nn.Module, batches: Batches, on_progress: OnProgress) -> Iterator[tuple[Tensor, Tensor]]:
     """(Logits, labels) of each batch."""
     device = device_of(model)
-    for step, (images, labels) in enumerate(batches, start=1):
+    for step, (images, labels) in enumerate(read(batches), start=1):
         yield main_logits(model(images.to(device))).float(), labels.to(device)
         on_progress(EvaluationStep(step, len(batches)))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sesurgeon.errors import DataError, SesurgeonError, UsageError
 from sesurgeon.finetune.data.folder import SUFFIXES
 from sesurgeon.finetune.data.images import BadImage, FileImages, find_bad_images
-from sesurgeon.finetune.data.loader import eval_loader
+from sesurgeon.finetune.data.loader import eval_loader, read
 from sesurgeon.finetune.data.transforms import preprocessing_for
 from sesurgeon.finetune.devices import find_device
 from sesurgeon.finetune.events import EvaluationStep, ImagesChecked, OnProgress, ignore
@@ -120,7 +120,7 @@ def predict(
     loader = eval_loader(files, preprocessing, (0,), batch_size=batch_size, workers=workers)
     rows: list[tuple[Guess, ...]] = []
     with evaluating(model), torch.no_grad():
-        for step, (batch, _) in enumerate(loader, start=1):
+        for step, (batch, _) in enumerate(read(loader), start=1):
             logits = main_logits(model(batch.to(device_of(model)))).float()
             _check_finite(logits, readable[len(rows) :])
             rows += _guesses(logits, names, topk, multi_label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+_PATIENCE = timedelta(days=1)  # the others wait while the main process decodes each image on trial
 _PRECISIONS = {"bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -29,7 +31,7 @@ def make_accelerator(config: FinetuneConfig, trackers: tuple[str, ...] = ()) -> 
     Raises:
         UsageError: the device is not there, or cannot compute in that precision.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
 
     device = find_device(config.device)
@@ -38,12 +40,14 @@ def make_accelerator(config: FinetuneConfig, trackers: tuple[str, ...] = ()) -> 
             "amp_dtype (='float16') needs an accelerator, and this run is on the CPU.",
             hint="Leave --amp-dtype out to take bfloat16.",
         )
-    AcceleratorState._reset_state()  # it outlives an Accelerator, and refuses the settings of the next run
+    # it outlives an Accelerator, and refuses the settings of the next run; a group of processes stays one
+    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     return Accelerator(
         cpu=device.type == "cpu",
         mixed_precision=_PRECISIONS[config.amp_dtype] if config.amp else "no",
         log_with=list(trackers) or None,
         project_dir=config.output,  # until the run has a folder
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
 
 
@@ -54,10 +58,19 @@ def shared(model: nn.Module, accelerator: Accelerator, *, compiled: bool = False
     """
     wrapped = model
     if accelerator.num_processes > 1:
-        on_device = None if accelerator.device.type == "cpu" else [accelerator.local_process_index]
+        on_device = None if accelerator.device.type == "cpu" else [accelerator.device]
         # some blocks are on no way to the output (what a last layer computes beside its class token)
         wrapped = nn.parallel.DistributedDataParallel(model, device_ids=on_device, find_unused_parameters=True)
     return torch.compile(wrapped) if compiled else wrapped  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def average_buffers(accelerator: Accelerator, model: nn.Module) -> None:
+    """Give all processes the mean of their BatchNorm statistics (timm: ``--dist-bn reduce``)."""
+    if accelerator.num_processes > 1:
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.copy_(accelerator.reduce(buffer.clone(), reduction="mean"))
 
 
 def from_main(accelerator: Accelerator, value: Value | None) -> Value:

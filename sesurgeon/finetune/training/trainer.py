@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from sesurgeon.errors import SesurgeonError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.updates import Updates
 from sesurgeon.finetune.events import OnProgress, PhaseStarted, RunStopped, StateWritten
 from sesurgeon.finetune.keeping.recorder import Recorder
 from sesurgeon.finetune.task import Task
-from sesurgeon.finetune.training.engine import any_of_all, sums_over_all
+from sesurgeon.finetune.training.engine import any_of_all, average_buffers, sums_over_all
 from sesurgeon.finetune.training.loop import PhaseTraining, Tally, start_phase, train_epoch, updates_between_looks
 from sesurgeon.finetune.training.objective import Objective
 from sesurgeon.finetune.training.phases import Phase
@@ -36,6 +37,7 @@ class Trainer:
         model: the network.
         average: timm's moving average of its weights; None without one.
         task: phases, and what is new.
+        trainable: names of the parameters that were not frozen when the network came.
         config: of the run.
         accelerator: the machine.
         updates: which images make which update.
@@ -50,6 +52,7 @@ class Trainer:
     model: nn.Module
     average: Any | None
     task: Task
+    trainable: frozenset[str]
     config: FinetuneConfig
     accelerator: Accelerator
     updates: Updates
@@ -73,14 +76,13 @@ class Trainer:
             SesurgeonError: the loss is not finite.
             DataError, OutputError: images that cannot be read, files that cannot be written.
         """
-        trainable = frozenset(name for name, parameter in self.model.named_parameters() if parameter.requires_grad)
         for phase in self.task.phases:
             end = phase.first_epoch + phase.epochs
             first = phase.first_epoch if resumed is None else max(phase.first_epoch, resumed["epoch"])
             if first >= end:
                 continue
             training = start_phase(
-                self.model, phase, self.task.new, trainable, self.config, self.updates.updates, self.accelerator,
+                self.model, phase, self.task.new, self.trainable, self.config, self.updates.updates, self.accelerator,
                 self.average,
             )  # fmt: skip
             tally, update = Tally(), 0
@@ -103,10 +105,11 @@ class Trainer:
         self.updates.start(epoch, update)
 
         def after_update(number: int, tally: Tally) -> None:
-            stop = number % updates_between_looks(self.accelerator) == 0 and self._must_stop()
+            alone = self.accelerator.num_processes == 1
+            stop = (alone or number % updates_between_looks(self.accelerator) == 0) and self._must_stop()
             every = self.config.checkpoint_every
             due = every is not None and number % every == 0 and number < self.updates.updates
-            if (stop or due) and math.isfinite(tally.look()):
+            if (stop or due) and not any_of_all(self.accelerator, not math.isfinite(tally.look())):
                 self._write(training, Position(epoch, number), tally)
             if stop:
                 raise KeyboardInterrupt
@@ -115,6 +118,11 @@ class Trainer:
             training, self.batches, self.updates, self.objective, self.config, self.accelerator, tally, after_update,
             self.on_progress,
         )  # fmt: skip
+        average_buffers(self.accelerator, self.model)
+        if self.average is not None:
+            average_buffers(self.accelerator, self.average.module)
+        if self.accelerator.num_processes > 1:  # which finish an evaluation that is under way, whoever asks
+            self._write(training, Position(epoch, self.updates.updates), tally)
         try:
             self._evaluate(training.phase, epoch, tally)
         except StopAskedError:
@@ -127,18 +135,29 @@ class Trainer:
     def _evaluate(self, phase: Phase, epoch: int, tally: Tally) -> None:
         total, images = sums_over_all(self.accelerator, tally.total, tally.images)
         found = self.recorder.record(self.shown, epoch, phase.name, total / images, tally.lr)
-        if epoch + 1 == phase.first_epoch + phase.epochs:
-            self.recorder.milestones[f"after phase {self.task.phases.index(phase) + 1}"] = found
+        self.recorder.milestones[f"after phase {self.task.phases.index(phase) + 1}"] = found  # so far
 
     def _write(self, training: PhaseTraining, position: Position, tally: Tally) -> None:
+        self._check_weights(position)
         state = {
             **captured(training, position, tally, self.accelerator),
             "new": sorted(self.task.new),
+            "trainable": sorted(self.trainable),
             "recorder": self.recorder.state(),
         }
         if self.write_state is not None:
             path = self.write_state(position.epoch, position.update, state)
             self.on_progress(StateWritten(path, position.epoch, position.update))
+
+    def _check_weights(self, position: Position) -> None:
+        """Refuse to keep weights from which no run could go on."""
+        broken = [name for name, tensor in self.model.state_dict().items() if not bool(tensor.isfinite().all())]
+        if broken:
+            raise SesurgeonError(
+                f"Weights are not finite after step {position.update} of epoch {position.epoch}: {broken[0]}, and "
+                f"{len(broken) - 1} more. The state before is kept.",
+                hint="A gradient overflowed: start a new run with a lower --lr, with --clip-grad 1 or --warmup-epochs.",
+            )
 
     def _must_stop(self) -> bool:
         return any_of_all(self.accelerator, self.stop.asked)
