@@ -110,7 +110,8 @@ def killed(after: float, *arguments: str) -> int:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow  # minutes of starting processes; test_resume.py does the same within one
+@pytest.mark.parametrize("kills", [2, 20])
 def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(workplace: Path, kills: int) -> None:
     epochs = str(max(30, 4 * kills))
     whole = ("net.se.pt", *SHORT, "--epochs", epochs, "-b", "4", "--checkpoint-every", "1")
