@@ -33,9 +33,9 @@ class Provenance:
     source: Source
     classes: tuple[str, ...] | None = None
     num_classes: int | None = None
-    multi_label: bool = False
     preprocessing: Preprocessing | None = None
     history: tuple[Mapping[str, Any], ...] = ()
+    multi_label: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as it is kept in checkpoints."""

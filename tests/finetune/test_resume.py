@@ -292,6 +292,7 @@ def test_a_disk_that_is_full_keeps_the_last_good_state(
     assert len((folder / "summary.csv").read_text().splitlines()) == 1 + 4
 
 
+@pytest.mark.slow  # where torch notices the death, in the loader or in the midst of a step, is a matter of time
 def test_a_reading_process_that_dies_is_named(augmented: nn.Module, split_folder: Path, config: FinetuneConfig) -> None:
     def kill_readers() -> None:
         for process in multiprocessing.active_children():

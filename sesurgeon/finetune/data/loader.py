@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Iterable, Iterator
@@ -100,8 +101,19 @@ def read(batches: Iterable[Batch]) -> Iterator[Batch]:
     Raises:
         DataError: a process that reads images died, or could not read one.
     """
-    try:
+    with dead_readers_named():
         yield from batches
+
+
+@contextlib.contextmanager
+def dead_readers_named() -> Iterator[None]:
+    """Clear words for what a loader's processes raise; torch raises in the midst of anything when one of them dies.
+
+    Raises:
+        DataError: a process that reads images died, or could not read one.
+    """
+    try:
+        yield
     except DataError as error:
         if "DataLoader worker" not in error.message:
             raise
