@@ -115,7 +115,7 @@ def dead_readers_named() -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        if "DataLoader worker" not in error.message:
+        if "Caught DataError in DataLoader worker" not in error.message:
             raise
         # torch puts the whole traceback of the process in front of what was said there
         raise DataError(error.message.rpartition("DataError: ")[2].strip()) from error
