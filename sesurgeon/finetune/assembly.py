@@ -63,16 +63,16 @@ def make_trainer(
         resumes: the run goes on: what it keeps in its folder is taken from there.
         stop: is looked at between updates and between batches of an evaluation.
         on_progress: gets the events.
-
     """
     images = data.split("train")
     balances = config.class_weights or config.balanced_sampling
-    counts = _images_by_output(labels_of(images), task) if balances else [1] * len(task.classes)
+    labels = labels_of(images) if balances else []
+    counts = _images_by_output(labels, task) if balances else [1] * len(task.classes)
     shape = _shape(config, accelerator)
     weights = None
     if config.balanced_sampling:
         by_output = balancing_weights(counts)
-        weights = [by_output[task.indices[label]] for (label,) in labels_of(images)]
+        weights = [by_output[task.indices[label]] for (label,) in labels]
     updates = Updates(len(images), shape, config.seed, accelerator.process_index, weights)
     batches = train_loader(
         images, task.preprocessing, task.labels, updates, workers=config.workers,

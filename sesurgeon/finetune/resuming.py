@@ -13,7 +13,7 @@ from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.images import FileImages, Images
 from sesurgeon.finetune.keeping.runfolder import RunFolder
-from sesurgeon.finetune.keeping.states import FoundState, clear_unfinished, newest_state
+from sesurgeon.finetune.keeping.states import FoundState, clear_unfinished, newest_state, states_in
 from sesurgeon.finetune.task import Task
 from sesurgeon.finetune.training.phases import phases_of
 
@@ -84,7 +84,7 @@ def state_of(folder: RunFolder) -> FoundState:
     check_states(folder)
     found = newest_state(folder.states)
     if found is None:
-        torn = ", ".join(str(path) for path in sorted(folder.states.glob("epoch-*.pt")))
+        torn = ", ".join(str(path) for path in reversed(states_in(folder.states)))
         raise UnreadableFileError(
             f"All states of the run are damaged: {torn}.", hint="Start a new run from its last.pt or best.pt."
         )
@@ -97,7 +97,7 @@ def check_states(folder: RunFolder) -> None:
     Raises:
         UsageError: so it is.
     """
-    if not any(folder.states.glob("epoch-*.pt")):
+    if not states_in(folder.states):
         raise UsageError(
             f"There is no state to resume from in {folder.path}: the run was stopped before its first was written.",
             hint="Start it anew, without --resume; --force replaces what there is.",

@@ -231,6 +231,17 @@ def test_a_full_disk_leaves_nothing(here: Path) -> None:
     assert [path.name for path in here.iterdir()] == ["net.pt"]
 
 
+def interrupted(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What came of add-se, run by a program that interrupts it; there is nothing in the folder."""
+    words = ["add-se", "torchvision:resnet18", *SHAPE]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=folder, env=ENVIRONMENT
+    )
+    assert done.returncode == 130, done.stderr
+    assert list(folder.iterdir()) == []
+    return done
+
+
 def test_ctrl_c_exits_130_and_leaves_nothing(here: Path) -> None:
     program = (
         "import os, signal, threading;"
@@ -239,14 +250,9 @@ def test_ctrl_c_exits_130_and_leaves_nothing(here: Path) -> None:
         "run, key = TracingSession.run, threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT));"
         "TracingSession.run = lambda *args: (key.start(), run(*args)); main()"
     )
-    words = ["add-se", "torchvision:resnet18", *SHAPE]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=here, env=ENVIRONMENT
-    )
-    assert done.returncode == 130, done.stderr
+    done = interrupted(program, here)
     assert done.stderr.splitlines()[-1] == "Interrupted."
     assert "Traceback" not in done.stderr
-    assert list(here.iterdir()) == []
 
 
 def test_ctrl_c_while_torch_loads_numpy_is_not_lost(here: Path) -> None:
@@ -257,13 +263,8 @@ def test_ctrl_c_while_torch_loads_numpy_is_not_lost(here: Path) -> None:
         "key = lambda self, name, *_: press(self) if name == 'numpy.linalg' else None;"
         "sys.meta_path.insert(0, type('Key', (MetaPathFinder,), {'find_spec': key})()); main()"
     )
-    words = ["add-se", "torchvision:resnet18", *SHAPE]
-    done = subprocess.run(
-        [sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=here, env=ENVIRONMENT
-    )
-    assert done.returncode == 130, done.stderr
+    done = interrupted(program, here)
     assert done.stderr == "Interrupted.\n"
-    assert list(here.iterdir()) == []
 
 
 def test_inspect_names_sites_costs_and_reasons(here: Path) -> None:

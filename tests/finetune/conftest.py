@@ -8,9 +8,12 @@ import pytest
 import torch
 from finetune_nets import TinyNet
 from PIL import Image
+from torch import nn
 
+from sesurgeon.finetune import FinetuneConfig
 from sesurgeon.models.provenance import Provenance, attach_provenance
 from sesurgeon.models.source import Source
+from sesurgeon.surgery import add_se
 
 torch.set_num_threads(1)
 
@@ -51,6 +54,20 @@ def class_folder(tmp_path: Path) -> Path:
 def fill() -> Callable[..., Path]:
     """``fill(root, classes, images, size=8)`` makes a folder of class folders."""
     return fill_folder
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> FinetuneConfig:
+    """A short run on the CPU, one epoch of each phase."""
+    return FinetuneConfig(
+        epochs=2, freeze_epochs=1, batch_size=8, workers=0, device="cpu", output=str(tmp_path / "runs"), log_with=()
+    )
+
+
+@pytest.fixture
+def augmented(make_net: Callable[..., TinyNet]) -> nn.Module:
+    """The small network with blocks in it."""
+    return add_se(make_net(), example_inputs=torch.zeros(1, 1, 8, 8))
 
 
 @pytest.fixture

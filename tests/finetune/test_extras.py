@@ -23,18 +23,6 @@ from sesurgeon.surgery import add_se, blocks_of, load
 MakeNet = Callable[..., nn.Module]
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> FinetuneConfig:
-    return FinetuneConfig(
-        epochs=2, freeze_epochs=1, batch_size=8, workers=0, device="cpu", output=str(tmp_path / "runs"), log_with=()
-    )
-
-
-@pytest.fixture
-def augmented(make_net: MakeNet) -> nn.Module:
-    return add_se(make_net(), example_inputs=torch.zeros(1, 1, 8, 8))
-
-
 def trained(model: nn.Module, data: Path, config: FinetuneConfig) -> tuple[dict[str, Tensor], FinetuneResult]:
     ours = copy.deepcopy(model)
     result = finetune(ours, data, config)

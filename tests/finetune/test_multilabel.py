@@ -121,7 +121,7 @@ def test_what_cannot_be_is_refused(manifest: Path, class_folder: Path, tmp_path:
         open_data(class_folder, multi_label=True)
     text = manifest.read_text()
     manifest.write_text(text.replace(",top,val", ",nowhere,val"))
-    with pytest.raises(DataError, match="has labels that no training image has: nowhere"):
+    with pytest.raises(DataError, match="has classes without training images: nowhere"):
         open_data(manifest, multi_label=True)
     lines = [line if ",train" in line else f"{line.split(',')[0]},,val" for line in text.splitlines()[1:]]
     manifest.write_text("\n".join(["path,label,split", *lines]))

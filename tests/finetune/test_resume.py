@@ -51,15 +51,8 @@ EVERYTHING = {
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> FinetuneConfig:
-    return FinetuneConfig(
-        epochs=3, freeze_epochs=1, batch_size=4, workers=0, device="cpu", output=str(tmp_path / "runs"), log_with=()
-    )
-
-
-@pytest.fixture
-def augmented(make_net: MakeNet) -> nn.Module:
-    return add_se(make_net(), example_inputs=torch.zeros(1, 1, 8, 8))
+def config(config: FinetuneConfig) -> FinetuneConfig:
+    return replace(config, epochs=3, batch_size=4)
 
 
 class Stopping:

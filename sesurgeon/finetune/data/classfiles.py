@@ -81,12 +81,7 @@ class ClassFiles:
         Raises:
             DataError: a class of these files is not among them.
         """
-        unknown = sorted(set(self.classes) - set(classes))
-        if unknown:
-            raise DataError(
-                f"{self.where} has classes without training images: {', '.join(unknown)}.",
-                hint="Give each of them training images, or leave their images out.",
-            )
+        check_all_trained(self.where, self.classes, classes)
         files = dict(zip(self.classes, self.files, strict=True))
         return replace(self, classes=classes, files=tuple(files.get(name, ()) for name in classes))
 
@@ -117,6 +112,18 @@ def sorted_labels(labels: Iterable[str]) -> list[str]:
     names = set(labels)
     numbers = all(name.isascii() and name.isdecimal() for name in names)
     return sorted(names, key=(lambda name: (int(name), name)) if numbers else None)
+
+
+def check_all_trained(where: str, classes: Iterable[str], trained: Iterable[str]) -> None:
+    """Raises:
+    DataError: there is a name in ``classes`` that is not among the ``trained`` ones.
+    """
+    unknown = sorted(set(classes) - set(trained))
+    if unknown:
+        raise DataError(
+            f"{where} has classes without training images: {', '.join(unknown)}.",
+            hint="Give each of them training images, or leave them out.",
+        )
 
 
 def check_none_empty(where: str, empty: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sesurgeon.errors import DataError
-from sesurgeon.finetune.data.classfiles import by_class, check_none_empty
+from sesurgeon.finetune.data.classfiles import by_class, check_all_trained, check_none_empty
 from sesurgeon.finetune.data.images import FileImages, ImageFile
 
 SEPARATOR = "|"
@@ -75,12 +75,7 @@ class LabelSets:
         Raises:
             DataError: a class of these files is not among them.
         """
-        unknown = sorted(set(self.classes) - set(classes))
-        if unknown:
-            raise DataError(
-                f"{self.where} has labels that no training image has: {', '.join(unknown)}.",
-                hint="Give each of them training images, or leave them out.",
-            )
+        check_all_trained(self.where, self.classes, classes)
         places = [classes.index(name) for name in self.classes]
         targets = tuple(tuple(sorted(places[index] for index in target)) for target in self.targets)
         return replace(self, classes=classes, targets=targets)

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from sesurgeon.files import atomic_write
+from sesurgeon.finetune.keeping.pictures import new_figure, save_figure
 from sesurgeon.finetune.keeping.records import EpochRow, best_of
 from sesurgeon.finetune.training.phases import Phase
 
@@ -29,36 +29,22 @@ def draw_curve(rows: tuple[EpochRow, ...], phases: tuple[Phase, ...], path: Path
     Raises:
         OutputError: ``path`` cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 4)
     left, right = figure.subplots(1, 2)
     _draw_losses(left, rows)
     _draw_score(right, rows, metric)
     for axes in (left, right):
         _draw_phases(axes, phases)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    save_figure(figure, path)
 
 
 def _draw_losses(axes: Any, rows: tuple[EpochRow, ...]) -> None:
     trained = [row for row in rows if row.train_loss is not None]
-    axes.plot(
-        [row.epoch + 1 for row in trained],
-        [row.train_loss for row in trained],
-        "o-",
-        color=_TRAIN,
-        label="train",
-    )
-    axes.plot(
-        [row.epoch + 1 for row in rows],
-        [row.eval_loss for row in rows],
-        "o-",
-        color=_EVAL,
-        label="validation",
-    )
+    for shown, losses, color, label in (
+        (trained, [row.train_loss for row in trained], _TRAIN, "train"),
+        (rows, [row.eval_loss for row in rows], _EVAL, "validation"),
+    ):
+        axes.plot([row.epoch + 1 for row in shown], losses, "o-", color=color, label=label)
     axes.set_ylabel("loss")
     axes.legend(frameon=False)
 

@@ -44,7 +44,7 @@ def write_state(folder: Path, epoch: int, update: int, content: Mapping[str, Any
     path = folder / f"epoch-{epoch:05}-update-{update:08}.pt"
     with atomic_write(path) as temporary:
         torch.save({"format": FORMAT, **content}, temporary)
-    for old in _states(folder)[_KEPT:]:
+    for old in states_in(folder)[_KEPT:]:
         old.unlink(missing_ok=True)
     return path
 
@@ -56,7 +56,7 @@ def newest_state(folder: Path) -> FoundState | None:
         UnreadableFileError: it was written by another sesurgeon.
     """
     torn: list[Path] = []
-    for path in _states(folder):
+    for path in states_in(folder):
         content = _read(path)
         if content is None:
             torn.append(path)
@@ -77,7 +77,8 @@ def clear_unfinished(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _states(folder: Path) -> list[Path]:
+def states_in(folder: Path) -> list[Path]:
+    """The files of all states, the newest first."""
     return sorted(folder.glob("epoch-*-update-*.pt"), reverse=True)
 
 

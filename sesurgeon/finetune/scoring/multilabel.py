@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sesurgeon.finetune.scoring.scores import in_turn
+from sesurgeon.finetune.scoring.perimage import PerImage
 
 THRESHOLD = 0.5
 
@@ -37,7 +37,7 @@ class LabelScore:
 
 
 @dataclass(frozen=True, eq=False)
-class MultiLabelEvaluation:
+class MultiLabelEvaluation(PerImage):
     """What was measured, image by image, and the numbers that follow from it.
 
     Attributes:
@@ -48,7 +48,6 @@ class MultiLabelEvaluation:
         losses: binary cross-entropy of each image, mean over the classes, shape (images,), float32.
     """
 
-    classes: Mapping[int, str]
     targets: Tensor
     probabilities: Tensor
     losses: Tensor
@@ -85,25 +84,6 @@ class MultiLabelEvaluation:
             "map": _mean(score.average_precision for score in scores),
             "f1": _mean(score.f1 for score in scores),
         }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data and tensors, as :meth:`from_dict` takes them."""
-        return {**{name: getattr(self, name) for name in self.__dataclass_fields__}, "classes": dict(self.classes)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> MultiLabelEvaluation:
-        """The inverse of :meth:`to_dict`."""
-        return cls(**data)
-
-    @classmethod
-    def joined(cls, parts: Sequence[MultiLabelEvaluation]) -> MultiLabelEvaluation:
-        """One evaluation of which each of ``parts`` has every n-th image, dealt out in turn."""
-        return replace(
-            parts[0],
-            targets=in_turn([part.targets for part in parts]),
-            probabilities=in_turn([part.probabilities for part in parts]),
-            losses=in_turn([part.losses for part in parts]),
-        )
 
     @property
     def per_class(self) -> tuple[LabelScore, ...]:

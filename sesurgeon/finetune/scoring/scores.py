@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from sesurgeon.finetune.scoring.perimage import PerImage
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class ClassScore:
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class Evaluation(PerImage):
     """What was measured, image by image, and the numbers that follow from it.
 
     Attributes:
@@ -42,7 +44,6 @@ class Evaluation:
         losses: cross-entropy of each image, shape (images,), float32.
     """
 
-    classes: Mapping[int, str]
     outputs: int
     k: int
     labels: Tensor
@@ -92,28 +93,6 @@ class Evaluation:
         """What an epoch is judged by."""
         return {"loss": self.loss, "top1": self.top1, "top5": self.top5, "balanced": self.balanced}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data and tensors, as :meth:`from_dict` takes them."""
-        return {**{name: getattr(self, name) for name in self.__dataclass_fields__}, "classes": dict(self.classes)}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Evaluation:
-        """The inverse of :meth:`to_dict`."""
-        return cls(**data)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Evaluation]) -> Evaluation:
-        """One evaluation of which each of ``parts`` has every n-th image, dealt out in turn."""
-        if len(parts) == 1:
-            return parts[0]
-        return replace(
-            parts[0],
-            labels=in_turn([part.labels for part in parts]),
-            predictions=in_turn([part.predictions for part in parts]),
-            hits=in_turn([part.hits for part in parts]),
-            losses=in_turn([part.losses for part in parts]),
-        )
-
     @property
     def per_class(self) -> tuple[ClassScore, ...]:
         """The data's classes, in the order of the model's outputs."""
@@ -128,14 +107,6 @@ class Evaluation:
 
         matrix: Tensor = multiclass_confusion_matrix(self.predictions, self.labels, self.outputs)
         return matrix
-
-
-def in_turn(parts: Sequence[Tensor]) -> Tensor:
-    """The rows that were dealt out in turn: the first of each part, the second of each, …"""
-    whole = parts[0].new_empty((sum(map(len, parts)), *parts[0].shape[1:]))
-    for number, part in enumerate(parts):
-        whole[number :: len(parts)] = part
-    return whole
 
 
 def _per_cent(hits: Tensor) -> float:
