@@ -77,6 +77,8 @@ def finetune(
         else:
             chosen = resumed_config(settings, _typed(context, training))
             reading = {"arch": arch, "model_kwargs": None, "num_classes": None, "pretrained": False}
+            if not _is_typed(context, "num_processes"):
+                num_processes = int(settings.get("num_processes", 1))
         if num_processes > 1 and not is_launched():
             launch(num_processes)
             return
@@ -87,7 +89,7 @@ def finetune(
         with out.progress() as progress:
             watcher = Watcher(out, progress, epochs=chosen.epochs, metric=chosen.metric)
             try:
-                kept = settings if folder is not None else {"model": model, **reading}
+                kept = settings or {"model": model, **reading, "num_processes": num_processes}
                 result = finetune(loaded, data, chosen, resume=folder, settings=kept, on_progress=watcher)
             except (KeyboardInterrupt, SesurgeonError) as error:
                 diverged = type(error) is SesurgeonError  # and would again

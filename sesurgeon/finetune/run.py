@@ -31,6 +31,7 @@ from sesurgeon.finetune.scoring.gatewatch import GateMovement
 from sesurgeon.finetune.scoring.measured import Measured
 from sesurgeon.finetune.task import Task, make_task, prepare_model
 from sesurgeon.finetune.training.engine import from_main, make_accelerator
+from sesurgeon.finetune.training.loop import check_optimizer
 from sesurgeon.finetune.training.signals import StopAskedError, stop_request
 from sesurgeon.finetune.training.state import check_processes, put_back_weights
 from sesurgeon.finetune.training.trainer import Trainer
@@ -100,9 +101,9 @@ def finetune(
 
     Raises:
         DataError: bad data, see :func:`open_data`; or images that the model cannot take.
-        UsageError: the model is no classifier, has no last layer that could be replaced, or the device is not
-            there; images without labels for more than distillation alone; nothing to resume from, or another number
-            of processes.
+        UsageError: the model is no classifier, has no last layer that could be replaced, or the device or the
+            optimiser is not there; images without labels for more than distillation alone; nothing to resume from,
+            or another number of processes.
         OutputError: the run folder is there already, or cannot be written.
         SesurgeonError: the loss is not finite.
         KeyboardInterrupt: the run was asked to stop.
@@ -126,6 +127,7 @@ def finetune(
         check_data(state.content, data)
         task = task_of(state.content, task, config)
     check_enough_images(data, config, accelerator)
+    check_optimizer(config, accelerator.device)
     folder = _run_folder(resume, config, accelerator)
     if accelerator.is_main_process:
         source = {"model": str(provenance_of(model).source), "data": spec, **(settings or {})}

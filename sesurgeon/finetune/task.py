@@ -11,6 +11,7 @@ from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.labels import Labels, ManyLabels, fits, map_classes
 from sesurgeon.finetune.data.transforms import make_policy, preprocessing_for
+from sesurgeon.finetune.remarks import remarks_on
 from sesurgeon.finetune.scoring.outputs import count_outputs
 from sesurgeon.finetune.training.phases import Phase, phases_of
 from sesurgeon.models.preprocessing import Preprocessing
@@ -86,13 +87,15 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
         notes.append(f"The head {head} with {outputs} outputs gives way to a new one for {len(classes)} classes.")
     if config.freeze_epochs and not new:
         notes.append("The model has no inserted blocks and keeps its head: there is no phase with a frozen backbone.")
+    phases = phases_of(config, anything_new=bool(new))
+    notes += remarks_on(config, phases)
     return Task(
         preprocessing=preprocessing,
         classes=classes,
         indices=map_classes(data.classes, classes, len(classes)),
         head=head,
         new=new,
-        phases=phases_of(config, anything_new=bool(new)),
+        phases=phases,
         notes=tuple(notes),
         multi_label=config.multi_label,
         labelled=not data.unlabelled,

@@ -64,6 +64,7 @@ def test_a_finished_run_takes_more_epochs(workplace: Path) -> None:
         ([*SHORT, "--log-with", "wandb"], 2, "not installed: wandb"),
         ([*SHORT, "--aa", "nonsense"], 2, "no augmentation policy"),
         ([*SHORT, "--amp", "--amp-dtype", "float16"], 2, "needs an accelerator"),
+        ([*SHORT, "--opt", "fusedadam"], 2, "opt (='fusedadam') cannot be had here"),
     ],
 )
 def test_bad_requests_are_refused(workplace: Path, arguments: list[str], code: int, message: str) -> None:
@@ -157,10 +158,10 @@ def test_two_processes_train_as_one_with_twice_the_batch(workplace: Path) -> Non
     assert torch.allclose(losses("two"), one, rtol=1e-4, atol=1e-6)
     assert torch.allclose(losses("steps"), one, rtol=1e-4, atol=1e-6)
 
-    refused = finetune("--resume", "--name", "two", "--epochs", "4")
+    refused = finetune("--resume", "--name", "two", "--epochs", "4", "--num-processes", "1")
     assert refused.exit_code == 2
     assert "--num-processes 2" in refused.stderr
-    more = in_processes("--resume", "--name", "two", "--epochs", "4", "--num-processes", "2")
+    more = in_processes("--resume", "--name", "two", "--epochs", "4")
     assert more.returncode == 0, more.stderr
     assert len(losses("two")) == 5
 
@@ -170,6 +171,23 @@ def test_an_error_in_several_processes_has_its_exit_code(workplace: Path) -> Non
     assert result.returncode == 1, result.stderr
     assert "The data folder nowhere does not exist" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
+def test_sigterm_to_the_whole_group_lets_the_readers_finish_the_step(workplace: Path) -> None:
+    arguments = ("net.se.pt", "--data", "data", "-j", "1", "--device", "cpu", "--log-with", "none")
+    command = [sys.executable, "-m", "sesurgeon", "finetune", *arguments, "--epochs", "100000"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, start_new_session=True
+    ) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            if line.startswith("epoch      2/100000"):
+                break
+        os.killpg(run.pid, signal.SIGTERM)
+        _, error = run.communicate(timeout=120)
+    assert run.returncode == 130, error
+    assert error.splitlines()[-1] == "Interrupted."
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune import FinetuneConfig, FinetuneResult, RunStopped, finetune
 from sesurgeon.finetune.keeping.trackers import trackers_for
+from sesurgeon.finetune.remarks import remarks_on
 from sesurgeon.finetune.training.objective import Objective, balancing_weights, distillation_loss
-from sesurgeon.finetune.training.phases import Phase, enter, param_groups
+from sesurgeon.finetune.training.phases import Phase, enter, param_groups, phases_of
 from sesurgeon.finetune.training.teacher import make_teacher
 from sesurgeon.surgery import add_se, blocks_of, load
 
@@ -56,6 +57,33 @@ def test_each_changes_what_is_learned_and_the_same_way_each_time(
     assert all(torch.equal(one[name], two[name]) for name in one)
     assert all(bool(tensor.isfinite().all()) for tensor in one.values())
     assert result.rows[-1].train_loss is not None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kd_temperature": 2.0}, "kd_temperature (=2.0) has no effect without distill."),
+        ({"amp_dtype": "float16"}, "amp_dtype (=float16) has no effect without amp."),
+        ({"distill": 1.0, "smoothing": 0.1}, "smoothing (=0.1) has no effect with distill (=1), which looks"),
+        ({"warmup_epochs": 0.75}, "Warm-up takes half of the 1 epochs from 1 on"),
+        ({"distill": 1.0, "kd_temperature": 2.0, "warmup_epochs": 0.5}, ""),
+        ({}, ""),
+    ],
+    ids=str,
+)
+def test_settings_without_effect_are_named(config: FinetuneConfig, change: dict[str, object], said: str) -> None:
+    changed = replace(config, **change)  # type: ignore[arg-type]
+    notes = list(remarks_on(changed, phases_of(changed, anything_new=True)))
+    assert bool(notes) == bool(said)
+    assert not said or notes[-1].startswith(said)
+
+
+def test_an_optimiser_that_is_not_there_is_refused_before_anything_is_written(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig
+) -> None:
+    with pytest.raises(UsageError, match=r"opt \(='bnbadam'\) cannot be had here"):
+        finetune(augmented, split_folder, replace(config, opt="bnbadam"))
+    assert not Path(config.output).exists()
 
 
 def test_channels_last_stays_and_learns_the_same(

@@ -25,6 +25,8 @@ Item: TypeAlias = tuple[Tensor, int | Tensor]
 
 Batch = TypeVar("Batch")
 
+_GRACE = 30  # seconds, for the longest step
+
 
 class PreparedImages(Dataset[Item]):
     """Images as tensors of shape (C, H, W) with what the model should give for them.
@@ -135,15 +137,20 @@ def _loader(dataset: PreparedImages, workers: int, **order: Any) -> DataLoader[I
         **order,
         generator=torch.Generator(),  # else the loader draws from the caller's random numbers
         num_workers=workers,
-        worker_init_fn=_leave_interrupts_to_the_main_process,
+        worker_init_fn=_outlive_a_request_to_stop,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def _leave_interrupts_to_the_main_process(worker: int) -> None:
-    """A terminal's Ctrl-C reaches all processes. (SIGTERM must do what it does: it is how Python ends its workers.)"""
+def _outlive_a_request_to_stop(worker: int) -> None:
+    """A terminal's Ctrl-C and a cluster's SIGTERM reach all processes, and the main one is to finish its step.
+
+    SIGTERM ends a process that reads images a little later: it is also how Python ends those that nobody needs.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):  # not on Windows
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
 
 
 def _cores() -> int:

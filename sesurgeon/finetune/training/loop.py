@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.errors import SesurgeonError
+from sesurgeon.errors import SesurgeonError, UsageError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.loader import read
 from sesurgeon.finetune.data.updates import Updates
@@ -104,22 +104,15 @@ def start_phase(
     average: Any | None = None,
 ) -> PhaseTraining:
     """Freeze or release the backbone and make the phase's optimiser and schedule."""
-    from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2
 
     enter(model, phase, new, trainable)
-    optimizer = create_optimizer_v2(
-        param_groups(model, new, config),
-        opt=config.opt,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        **_kernel(config.opt),
-    )
+    optimizer = _make_optimizer(param_groups(model, new, config), config)
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched=config.sched,
         num_epochs=phase.epochs,
-        warmup_epochs=min(config.warmup_epochs, phase.epochs / 2),
+        warmup_epochs=min(config.warmup_epochs, phase.longest_warmup),
         warmup_lr=0.0,
         step_on_epochs=False,
         updates_per_epoch=updates_per_epoch,
@@ -128,6 +121,29 @@ def start_phase(
     prepared = accelerator.prepare_optimizer(optimizer)
     wrapped = shared(model, accelerator, compiled=config.compile)
     return PhaseTraining(model, wrapped, phase, new, prepared, scheduler, average)
+
+
+def check_optimizer(config: FinetuneConfig, device: torch.device) -> None:
+    """Refuse an optimiser that wants another device, or a package that is not installed.
+
+    Raises:
+        UsageError: so it is.
+    """
+    try:
+        _make_optimizer([{"params": [nn.Parameter(torch.zeros(1, device=device))]}], config)
+    except Exception as error:  # each of timm's says it in its own way
+        raise UsageError(
+            f"opt (={config.opt!r}) cannot be had here: {error}.", hint="Take adamw, sgd or lamb, which need nothing."
+        ) from error
+
+
+def _make_optimizer(groups: list[dict[str, Any]], config: FinetuneConfig) -> torch.optim.Optimizer:
+    from timm.optim import create_optimizer_v2
+
+    optimizer: torch.optim.Optimizer = create_optimizer_v2(
+        groups, opt=config.opt, lr=config.lr, weight_decay=config.weight_decay, **_kernel(config.opt)
+    )
+    return optimizer
 
 
 def _kernel(opt: str) -> dict[str, bool]:

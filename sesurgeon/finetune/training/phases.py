@@ -28,6 +28,11 @@ class Phase:
     first_epoch: int
     epochs: int
 
+    @property
+    def longest_warmup(self) -> float:
+        """In epochs: a schedule needs some of its phase to come down again."""
+        return self.epochs / 2
+
 
 def phases_of(config: FinetuneConfig, *, anything_new: bool) -> tuple[Phase, ...]:
     """The phases of a run. With nothing new to train alone, all epochs train everything."""
