@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.blocks.gates import without_factor
-from sesurgeon.blocks.layout import Convolution
+from sesurgeon.blocks.kernel import scaled_by_mean
+from sesurgeon.blocks.layout import Convolution, Layout, Squeeze
 
 
 class Block(nn.Module):
@@ -77,6 +78,30 @@ class Scaling(Block):
         N may be missing.
         """
         return x * self.excitation(x)
+
+
+class Squeezing(Scaling):
+    """``x * factors(squeeze(x))``: the mean or the maximum over all places says by how much."""
+
+    layout: Layout
+    squeeze: Squeeze
+
+    def factors(self, squeezed: Tensor) -> Tensor:
+        """From the mean or maximum of each channel to its factor, both of shape (N, C, 1, ...)."""
+        raise NotImplementedError
+
+    def excitation(self, x: Tensor) -> Tensor:
+        """The factors by which ``x`` is scaled: as ``x``, but of size 1 in every spatial dimension."""
+        return self.layout.restored(self.factors(self.layout.squeezed(x, self.squeeze)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As :meth:`Scaling.forward`."""
+        if self.squeeze == "avg":
+            return scaled_by_mean(x, self.layout, self.factors, self.parameters())
+        return super().forward(x)
+
+    def extra_repr(self) -> str:
+        return f"squeeze={self.squeeze}, channel_dim={self.layout.channel_dim}"
 
 
 def zero_(layer: nn.Module) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from sesurgeon.blocks.block import Scaling, zero_
+from sesurgeon.blocks.block import Squeezing, zero_
 from sesurgeon.blocks.gates import GateName, make_gate
 from sesurgeon.blocks.layout import Layout, Squeeze
 
 
-class EfficientChannelAttention(Scaling):
+class EfficientChannelAttention(Squeezing):
     """``x * gate(conv(squeeze(x)))``, the convolution running over the channels (https://arxiv.org/abs/1910.03151).
 
     Its only parameters are the k weights of that convolution, k an odd number near (log2(C) + 1) / 2. They are
@@ -45,18 +45,13 @@ class EfficientChannelAttention(Scaling):
         if identity:
             zero_(self.conv)
 
-    def excitation(self, x: Tensor) -> Tensor:
-        """The factors by which ``x`` is scaled: as ``x``, but of size 1 in every spatial dimension."""
-        squeezed = self.layout.squeezed(x, self.squeeze)
+    def factors(self, squeezed: Tensor) -> Tensor:
         sequence = squeezed.flatten(self.layout.first).unsqueeze(-2)
         factors: Tensor = self.gate(self.conv(sequence)).squeeze(-2)
-        return self.layout.restored(self.layout.at_one_place(factors))
+        return self.layout.at_one_place(factors)
 
     def readers(self) -> Sequence[Tensor]:
         return (self.conv.weight,)
-
-    def extra_repr(self) -> str:
-        return f"squeeze={self.squeeze}, channel_dim={self.layout.channel_dim}"
 
 
 def kernel_size(channels: int) -> int:

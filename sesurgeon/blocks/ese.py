@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sesurgeon.blocks.block import Scaling, zero_
+from sesurgeon.blocks.block import Squeezing, zero_
 from sesurgeon.blocks.gates import GateName, make_gate
 from sesurgeon.blocks.layout import Layout, Squeeze
 
 
-class EffectiveSqueezeExcite(Scaling):
+class EffectiveSqueezeExcite(Squeezing):
     """``x * gate(fc(squeeze(x)))``: SE without a narrow layer (CenterMask, https://arxiv.org/abs/1911.06667).
 
     Parameters and their names are those of timm's ``EffectiveSEModule``; so is the hard sigmoid.
@@ -42,13 +42,9 @@ class EffectiveSqueezeExcite(Scaling):
         if identity:
             zero_(self.fc)
 
-    def excitation(self, x: Tensor) -> Tensor:
-        """The factors by which ``x`` is scaled: as ``x``, but of size 1 in every spatial dimension."""
-        factors: Tensor = self.gate(self.fc(self.layout.squeezed(x, self.squeeze)))
-        return self.layout.restored(factors)
+    def factors(self, squeezed: Tensor) -> Tensor:
+        factors: Tensor = self.gate(self.fc(squeezed))
+        return factors
 
     def readers(self) -> Sequence[Tensor]:
         return (self.fc.weight,)
-
-    def extra_repr(self) -> str:
-        return f"squeeze={self.squeeze}, channel_dim={self.layout.channel_dim}"

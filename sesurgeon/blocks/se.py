@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from sesurgeon.blocks.block import Scaling, zero_
+from sesurgeon.blocks.block import Squeezing, zero_
 from sesurgeon.blocks.gates import GateName, make_gate
 from sesurgeon.blocks.layout import Layout, Squeeze
 
 
-class SqueezeExcite(Scaling):
+class SqueezeExcite(Squeezing):
     """``x * gate(fc2(relu(fc1(squeeze(x)))))``, the squeeze over all places (https://arxiv.org/abs/1709.01507).
 
     Parameters and their names are those of timm's ``SEModule`` (``fc1``, ``fc2``: convolutions of size 1), so that
@@ -51,14 +51,9 @@ class SqueezeExcite(Scaling):
         if identity:
             zero_(self.fc2)
 
-    def excitation(self, x: Tensor) -> Tensor:
-        """The factors by which ``x`` is scaled: as ``x``, but of size 1 in every spatial dimension."""
-        squeezed = self.layout.squeezed(x, self.squeeze)
+    def factors(self, squeezed: Tensor) -> Tensor:
         factors: Tensor = self.gate(self.fc2(self.act(self.fc1(squeezed))))
-        return self.layout.restored(factors)
+        return factors
 
     def readers(self) -> Sequence[Tensor]:
         return (self.fc1.weight,)
-
-    def extra_repr(self) -> str:
-        return f"squeeze={self.squeeze}, channel_dim={self.layout.channel_dim}"

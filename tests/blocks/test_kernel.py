@@ -1,0 +1,200 @@
+"""The fast backward pass: the bits of the plain operations forward, their gradients backward, wherever it is run."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from cases import CHANNELS, LAYOUTS, scramble, tensor, trained
+from torch import Tensor, nn
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
+from torch.utils.checkpoint import checkpoint
+
+from sesurgeon.blocks import Block, BlockConfig, SqueezeExcite, build_block
+from sesurgeon.blocks.block import Scaling
+
+KINDS = ("se", "ese", "eca")
+
+
+def plain(block: Block, x: Tensor) -> Tensor:
+    """The operations as autograd sees them."""
+    assert isinstance(block, Scaling)
+    return x * block.excitation(x)
+
+
+def gradients(run: Callable[[Tensor], Tensor], block: nn.Module, x: Tensor, seen: Tensor) -> list[Tensor]:
+    x = x.detach().requires_grad_()
+    return list(torch.autograd.grad(run(x), (x, *block.parameters()), seen))
+
+
+def is_fast(y: Tensor) -> bool:
+    return y.grad_fn is not None and "ScaleByMean" in type(y.grad_fn).__name__
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("spatial_dims", "channel_dim"), LAYOUTS)
+@pytest.mark.parametrize("batch", [True, False])
+def test_gradients_are_those_of_the_plain_operations(
+    kind: str, spatial_dims: int, channel_dim: int, batch: bool
+) -> None:
+    block = trained(BlockConfig(kind), spatial_dims, channel_dim).double()  # type: ignore[arg-type]
+    x = tensor(spatial_dims, channel_dim, torch.float64)
+    x = x if batch else x[0]
+    seen = torch.randn_like(x)
+    assert torch.equal(block(x), plain(block, x))
+    assert is_fast(block(x))
+    expected = gradients(lambda x: plain(block, x), block, x, seen)
+    torch.testing.assert_close(gradients(block, block, x, seen), expected)
+
+
+MEMORY: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels-last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    "expanded": lambda x: x[:, :, :1, :1].expand_as(x),
+    "sliced": lambda x: torch.cat([x, x], 1)[:, : x.shape[1]],
+}
+
+
+@pytest.mark.parametrize("of_gradient", MEMORY)
+@pytest.mark.parametrize("of_input", MEMORY)
+def test_in_every_order_of_memory(of_input: str, of_gradient: str) -> None:
+    block = trained(BlockConfig("se")).double()
+    x = MEMORY[of_input](tensor(dtype=torch.float64))
+    seen = MEMORY[of_gradient](tensor(dtype=torch.float64))
+    expected = gradients(lambda x: plain(block, x), block, x, seen)
+    torch.testing.assert_close(gradients(block, block, x, seen), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("order", ["contiguous", "channels-last"])
+def test_in_half_precision_it_is_no_further_from_the_truth(dtype: torch.dtype, order: str) -> None:
+    torch.manual_seed(0)
+    block, x, seen = trained(BlockConfig("se")), torch.randn(4, CHANNELS, 9, 9), torch.randn(4, CHANNELS, 9, 9)
+    half, x, seen = block.to(dtype), MEMORY[order](x.to(dtype)), MEMORY[order](seen.to(dtype))
+    exact = copy.deepcopy(half).double()
+    truth = gradients(lambda x: plain(exact, x), exact, x.double(), seen.double())
+    ours = gradients(half, half, x, seen)
+    theirs = gradients(lambda x: plain(half, x), half, x, seen)
+    assert torch.equal(half(x), plain(half, x))
+    for found, usual, right in zip(ours, theirs, truth, strict=True):
+        assert found.dtype == dtype
+        assert (found - right).norm() <= 1.1 * (usual - right).norm() + 1e-3 * right.norm()
+
+
+@pytest.mark.parametrize("of_input", [torch.float32, torch.bfloat16])
+def test_under_autocast(of_input: torch.dtype) -> None:
+    block, x = trained(BlockConfig("se")), tensor(dtype=of_input)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, expected = block(x), plain(block, x)
+    assert is_fast(y)
+    assert y.dtype == expected.dtype
+    assert torch.equal(y, expected)
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = block(x)
+    y.float().square().sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == of_input
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in block.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_finite_differences_agree_once_and_twice(kind: str) -> None:
+    block = build_block(BlockConfig(kind, gate="sigmoid"), 4).double()  # torch's hard sigmoid goes back but once
+    scramble(block)
+    x = torch.randn(2, 4, 3, 2, dtype=torch.float64, requires_grad=True)
+    inputs = (x, *block.parameters())  # which are perturbed in place
+
+    def run(x: Tensor, *_: Tensor) -> Tensor:
+        y: Tensor = block(x)
+        return y
+
+    assert is_fast(run(x))
+    assert gradcheck(run, inputs)
+    assert gradgradcheck(run, inputs)
+
+
+def test_what_is_frozen_gets_no_gradient() -> None:
+    block, x = trained(BlockConfig("se")), tensor()
+    block(x).sum().backward()  # the images themselves: only the block learns
+    assert all(p.grad is not None for p in block.parameters())
+    block.requires_grad_(False)
+    x.requires_grad_()
+    expected = torch.autograd.grad(plain(block, x).square().sum(), x)[0]
+    torch.testing.assert_close(torch.autograd.grad(block(x).square().sum(), x)[0], expected)
+    assert block(x.detach()).grad_fn is None
+
+
+def test_one_may_go_back_twice_and_out_of_a_copy() -> None:
+    block, x = trained(BlockConfig("se")), tensor().requires_grad_()
+    y = copy.deepcopy(block)(x).sum()
+    once = torch.autograd.grad(y, x, retain_graph=True)[0]
+    assert torch.equal(torch.autograd.grad(y, x)[0], once)
+
+
+def test_hooks_on_its_parts_still_run() -> None:
+    block, seen = SqueezeExcite(CHANNELS, 4), list[Tensor]()
+    block.gate.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    assert is_fast(block(tensor()))
+    assert [tuple(factors.shape) for factors in seen] == [(3, CHANNELS, 1, 1)]
+
+
+def test_nothing_but_the_tensor_is_kept_for_the_way_back() -> None:
+    block, x, kept = trained(BlockConfig("se")), tensor().requires_grad_(), list[Tensor]()
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: (kept.append(one), one)[1], lambda one: one):
+        block(x)
+    large = [one for one in kept if one.shape == x.shape]
+    assert [one.data_ptr() for one in large] == [x.data_ptr()]
+
+
+def test_a_transformation_of_functions_sees_the_plain_operations() -> None:
+    block, x = trained(BlockConfig("se")).double(), tensor(dtype=torch.float64)
+    values = {name: value.detach() for name, value in block.named_parameters()}
+
+    def loss(values: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(block, values, (x,)).square().sum()
+
+    found = torch.func.grad(loss)(values, x)
+    expected = torch.autograd.grad(plain(block, x).square().sum(), list(block.parameters()))
+    torch.testing.assert_close(list(found.values()), list(expected))
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(values, x[:, None])
+    torch.testing.assert_close([one.sum(0) for one in each.values()], list(expected))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # which torch itself calls here
+def test_forward_mode_differentiation() -> None:
+    block, x, way = trained(BlockConfig("se")).double(), tensor(dtype=torch.float64), tensor(dtype=torch.float64)
+    with forward_ad.dual_level():
+        moved = forward_ad.unpack_dual(block(forward_ad.make_dual(x, way))).tangent
+    step = 1e-6
+    torch.testing.assert_close(moved, (block(x + step * way) - block(x - step * way)) / (2 * step))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace")
+def test_exported_and_traced_it_is_the_plain_operations() -> None:
+    block, x = trained(BlockConfig("se")), tensor()
+    program = torch.export.export(nn.Sequential(block), (x,))
+    assert {"mean", "mul"} <= {
+        str(node.target).split(".")[1] for node in program.graph.nodes if "aten" in str(node.target)
+    }
+    assert torch.equal(program.module()(x), block(x))
+    traced = torch.jit.trace(block, x)
+    assert torch.equal(traced(x), block(x))
+
+
+def test_recomputed_in_the_backward_pass() -> None:
+    block, x = trained(BlockConfig("se")), tensor()
+    expected = gradients(block, block, x, torch.ones_like(x))
+    found = gradients(lambda x: checkpoint(block, x, use_reentrant=False), block, x, torch.ones_like(x))
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.slow  # a compiler starts
+def test_compiled_it_learns_the_same() -> None:
+    block, x = trained(BlockConfig("se")), tensor()
+    compiled = torch.compile(block, fullgraph=True)
+    ones = torch.ones_like(x)
+    torch.testing.assert_close(gradients(compiled, block, x, ones), gradients(block, block, x, ones))
