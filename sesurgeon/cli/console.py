@@ -9,14 +9,16 @@ import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from sesurgeon.errors import SesurgeonError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 _INTERRUPTED = 130
 _PIPE_WIDTH = 200
@@ -49,6 +51,8 @@ class Output:
 
     def progress(self) -> Progress:
         """Bars for counted work; they show on a terminal only."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         return Progress(
             TextColumn("{task.description}"),
             BarColumn(),

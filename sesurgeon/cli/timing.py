@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from sesurgeon.cli.console import Output
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
     from torch import nn
 
     from sesurgeon.export import LatencyRatio

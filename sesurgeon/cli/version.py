@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-from importlib import metadata
 
 import typer
 from rich.table import Table
@@ -34,6 +33,8 @@ def print_version(asked: bool) -> None:
 
 
 def _installed(library: str) -> str:
+    from importlib import metadata
+
     try:
         return metadata.version(library)
     except metadata.PackageNotFoundError:

@@ -1,0 +1,132 @@
+"""One Squeeze-and-Excitation block, forward and backward: sesurgeon's against timm's, torchvision's and the textbook's.
+
+    python benchmarks/block.py
+
+All in one process, in turn, each round in another order; ratios are taken round by round. Beside them stands the floor
+that the memory sets: seven passes over the tensor (three forward, four backward) at the speed at which it is copied in
+the same round. Writes benchmarks/block.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import timm
+import torch
+import torchvision
+from timm.layers.squeeze_excite import SqueezeExcite as TimmSqueezeExcite
+from torch import Tensor, nn
+from torchvision.ops import SqueezeExcitation
+
+from sesurgeon.blocks import SqueezeExcite
+from sesurgeon.files import atomic_write
+
+TABLE = Path(__file__).with_suffix(".md")
+SHAPES = ((256, 56), (512, 28), (1024, 14), (2048, 7))
+ORDERS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
+PEERS = ("timm", "torchvision", "textbook", "floor")
+PASSES = 7
+
+
+class Textbook(nn.Module):
+    """As the paper draws it."""
+
+    def __init__(self, channels: int, rd_channels: int) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.fc1, self.fc2 = nn.Linear(channels, rd_channels), nn.Linear(rd_channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        squeezed = self.pool(x).flatten(1)
+        gate = torch.sigmoid(self.fc2(torch.relu(self.fc1(squeezed))))
+        return x * gate[:, :, None, None].expand_as(x)
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    lines, ratios = list[str](), dict[str, list[float]]()
+    for order, memory_format in ORDERS.items():
+        for channels, side in SHAPES:
+            x = torch.randn(options.batch, channels, side, side).to(memory_format=memory_format)
+            rounds = measured(x, options.rounds)
+            cells = [f"{channels} @ {side}", order, f"{1000 * statistics.median(rounds['ours']):.1f}"]
+            for peer in PEERS:
+                shares = sorted(a / b for a, b in zip(rounds["ours"], rounds[peer], strict=True))
+                cells.append(f"{statistics.median(shares):.2f} ({shares[0]:.2f} to {shares[-1]:.2f})")
+                ratios.setdefault(f"{order}: {peer}", []).append(statistics.median(shares))
+            lines.append(f"| {' | '.join(cells)} |")
+            print(lines[-1], flush=True)
+    with atomic_write(TABLE) as temporary:
+        temporary.write_text(page(options, lines, ratios), encoding="utf-8")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    return parser.parse_args()
+
+
+def measured(x: Tensor, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each, round by round, after one round that does not count."""
+    channels = x.shape[1]
+    narrow = channels // 16
+    blocks: dict[str, nn.Module] = {
+        "ours": SqueezeExcite(channels, narrow),
+        "timm": TimmSqueezeExcite(channels, rd_channels=narrow),
+        "torchvision": SqueezeExcitation(channels, narrow),
+        "textbook": Textbook(channels, narrow),
+    }
+    leaf, seen, copy = x.clone().requires_grad_(), torch.randn_like(x), torch.empty_like(x)
+    runs: Mapping[str, Callable[[], object]] = {
+        **{name: lambda block=block: block(leaf).backward(seen) for name, block in blocks.items()},
+        "copy": lambda: copy.copy_(x),
+    }
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name in random.Random(turn).sample(list(runs), len(runs)):
+            leaf.grad = None
+            began = time.perf_counter()
+            runs[name]()
+            found[name].append(time.perf_counter() - began)
+    counted = {name: times[1:] for name, times in found.items()}
+    # a copy reads the tensor and writes it: two passes
+    return {**counted, "floor": [PASSES / 2 * seconds for seconds in counted["copy"]]}
+
+
+def page(options: argparse.Namespace, lines: list[str], ratios: Mapping[str, list[float]]) -> str:
+    means = {name: f"{math.exp(statistics.fmean(map(math.log, found))):.2f}" for name, found in ratios.items()}
+    summary = [f"| {order} | {' | '.join(means[f'{order}: {peer}'] for peer in PEERS)} |" for order in ORDERS]
+    peers = " | ".join(f": {peer}" for peer in PEERS)
+    versions = f"timm {timm.__version__}, torchvision {torchvision.__version__}, torch {torch.__version__}"
+    return f"""# One block, forward and backward
+
+    python benchmarks/block.py --batch {options.batch} --threads {options.threads} --rounds {options.rounds}
+
+sesurgeon's `SqueezeExcite` in fp32, {options.batch} images, {options.threads} CPU threads, reduction 16, against timm's
+`SqueezeExcite`, torchvision's `SqueezeExcitation` and the textbook's module (pool, two Linear, sigmoid, expand,
+multiply): our milliseconds, and the ratio of our time to theirs, the median of {options.rounds} rounds, and from least
+to most. The floor is {PASSES} passes over the tensor at the speed of a copy in the same round. {versions}.
+
+| C @ side | memory | ours, ms | {peers} |
+| --- | --- | ---: | ---: | ---: | ---: | ---: |
+{chr(10).join(lines)}
+
+Geometric means:
+
+| memory | {peers} |
+| --- | ---: | ---: | ---: | ---: |
+{chr(10).join(summary)}
+"""
+
+
+if __name__ == "__main__":
+    main()
