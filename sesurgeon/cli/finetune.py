@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -12,9 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from sesurgeon.cli.configuring import ConfigFile
-from sesurgeon.cli.console import Output, reporting
+from sesurgeon.cli.console import reporting
 from sesurgeon.cli.images import OptionalDataSpec
-from sesurgeon.cli.latest import given_or_latest, latest_augmented
 from sesurgeon.cli.launching import INTERRUPTED, is_launched, is_main, launch, leave_group
 from sesurgeon.cli.loading import flags_to_load, load_model
 from sesurgeon.cli.options import (
@@ -28,10 +26,11 @@ from sesurgeon.cli.options import (
     Quiet,
     TrustPickle,
 )
+from sesurgeon.cli.running import new_run, resumed_run
 from sesurgeon.cli.scoring import gain, score_label, score_text, shown_scores
 from sesurgeon.cli.spread import spread
 from sesurgeon.cli.training import NumProcesses, Resume, Training
-from sesurgeon.errors import SesurgeonError, UsageError
+from sesurgeon.errors import SesurgeonError
 
 if TYPE_CHECKING:
     from sesurgeon.finetune import Data, EpochRow, FinetuneResult
@@ -63,34 +62,21 @@ def finetune(
     """
     main = is_main()
     with reporting(json=json, quiet=quiet or not main, debug=debug) as out:
-        reading: dict[str, Any] = {
-            "arch": arch,
-            "model_kwargs": model_kwargs,
-            "num_classes": num_classes,
-            "pretrained": pretrained,
-        }
-        folder, settings, model, data = _found(context, training, resume, model, data, out)
-        from sesurgeon.finetune import FinetuneConfig, finetune, resumed_config
-
-        if folder is None:
-            chosen = FinetuneConfig(**training.settings())
-        else:
-            chosen = resumed_config(settings, _typed(context, training))
-            reading = {"arch": arch, "model_kwargs": None, "num_classes": None, "pretrained": False}
-            if not _is_typed(context, "num_processes"):
-                num_processes = int(settings.get("num_processes", 1))
-        if num_processes > 1 and not is_launched():
-            launch(num_processes)
+        run = (resumed_run if resume else new_run)(context, training, out)
+        if run.processes > 1 and not is_launched():
+            launch(run.processes)
             return
         from sesurgeon.cli.watching import Watcher
+        from sesurgeon.finetune import finetune
 
-        with out.working(f"Loading {model}"):
-            loaded = load_model(model, **reading, trust_pickle=trust_pickle)
+        with out.working(f"Loading {run.model}"):
+            loaded = load_model(run.model, **run.reading, trust_pickle=trust_pickle)
         with out.progress() as progress:
-            watcher = Watcher(out, progress, epochs=chosen.epochs, metric=chosen.metric)
+            watcher = Watcher(out, progress, epochs=run.config.epochs, metric=run.config.metric)
             try:
-                kept = settings or {"model": model, **reading, "num_processes": num_processes}
-                result = finetune(loaded, data, chosen, resume=folder, settings=kept, on_progress=watcher)
+                result = finetune(
+                    loaded, run.data, run.config, resume=run.folder, settings=run.settings, on_progress=watcher
+                )
             except (KeyboardInterrupt, SesurgeonError) as error:
                 diverged = type(error) is SesurgeonError  # and would again
                 watcher.say_what_is_kept(flags_to_load(loaded, trust_pickle), onwards=not diverged)
@@ -101,52 +87,11 @@ def finetune(
         if main:
             images = watcher.data
             next_flags = flags_to_load(loaded, trust_pickle)
-            on_data = f"--data {shlex.quote(data)}"
-            if data.startswith("torchvision:"):
-                on_data += f" --data-dir {shlex.quote(chosen.data_dir)}"
-            rendered = _rendered(model, images, result, chosen.epochs, next_flags, on_data)
-            out.result(rendered, _data(model, images, result))
-
-
-def _found(
-    context: typer.Context, training: Training, resume: bool, model: str | None, data: str | None, out: Output
-) -> tuple[Path | None, dict[str, Any], str, str]:
-    """The folder of the run that goes on, if one does, and its settings; MODEL and DATA.
-
-    Raises:
-        UsageError: no DATA; or MODEL, DATA or a configuration is given for a run that goes on and has its own.
-    """
-    if not resume:
-        if data is None:
-            raise UsageError("Missing option '--data'.", hint="Name the images: --data FOLDER, or as --help says.")
-        return None, {}, given_or_latest(model, latest_augmented, out), data
-    from sesurgeon.finetune import newest_run
-    from sesurgeon.finetune.keeping.runfolder import RunFolder
-    from sesurgeon.finetune.resuming import check_states
-
-    given = [name for name in ("model", "data", "config") if context.params.get(name) is not None]
-    if given:
-        raise UsageError(
-            f"--resume goes on with a run's own {' and '.join(given)}.", hint=f"Leave {' and '.join(given)} out."
-        )
-    output = Path(training.output)
-    folder = newest_run(output) if training.name is None else output / training.name
-    settings = RunFolder(folder).read_settings()
-    check_states(RunFolder(folder))
-    if training.name is None:
-        out.note(f"Going on with {folder}, the newest run there.")
-    return folder, settings, str(folder / "last.pt"), str(settings["data"])
-
-
-def _typed(context: typer.Context, training: Training) -> dict[str, Any]:
-    """The settings that were typed, but for those that say which run is meant."""
-    typed = {name for name in training.settings() if _is_typed(context, name) and name not in ("output", "name")}
-    return {name: value for name, value in training.settings().items() if name in typed}
-
-
-def _is_typed(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"  # an enumeration of typer's own click
+            on_data = f"--data {shlex.quote(run.data)}"
+            if run.data.startswith("torchvision:"):
+                on_data += f" --data-dir {shlex.quote(run.config.data_dir)}"
+            rendered = _rendered(run.model, images, result, run.config.epochs, next_flags, on_data)
+            out.result(rendered, _data(run.model, images, result))
 
 
 def _rendered(model: str, data: Data, result: FinetuneResult, epochs: int, flags: str, on_data: str) -> Group:

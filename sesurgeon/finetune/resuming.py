@@ -81,27 +81,19 @@ def state_of(folder: RunFolder) -> FoundState:
     """
     clear_unfinished(folder.path)
     clear_unfinished(folder.states)
-    check_states(folder)
-    found = newest_state(folder.states)
-    if found is None:
-        torn = ", ".join(str(path) for path in reversed(states_in(folder.states)))
-        raise UnreadableFileError(
-            f"All states of the run are damaged: {torn}.", hint="Start a new run from its last.pt or best.pt."
-        )
-    return found
-
-
-def check_states(folder: RunFolder) -> None:
-    """Refuse to go on with a run that wrote no state.
-
-    Raises:
-        UsageError: so it is.
-    """
-    if not states_in(folder.states):
+    states = states_in(folder.states)
+    if not states:
         raise UsageError(
             f"There is no state to resume from in {folder.path}: the run was stopped before its first was written.",
-            hint="Start it anew, without --resume; --force replaces what there is.",
+            hint="Start it again.",
         )
+    found = newest_state(folder.states)
+    if found is None:
+        raise UnreadableFileError(
+            f"All states of the run are damaged: {', '.join(map(str, reversed(states)))}.",
+            hint="Start a new run from its last.pt or best.pt.",
+        )
+    return found
 
 
 def fingerprint(data: Data) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -92,6 +93,25 @@ def test_the_settings_of_a_run_are_such_a_file(workplace: Path) -> None:
     result = finetune("--config", "runs/finetune/exp/args.yaml", "--name", "again")
     assert result.exit_code == 0, result.stderr
     assert same_weights("runs/finetune/exp/last.pt", "runs/finetune/again/last.pt")
+
+
+def test_a_run_that_was_stopped_before_its_first_state_starts_again(workplace: Path) -> None:
+    assert finetune("net.se.pt", *SHORT, "--epochs", "1", "--mixup", "0.2", "--name", "whole").exit_code == 0
+    shutil.copytree("runs/finetune/whole", "runs/finetune/torn")
+    for state in (workplace / "runs/finetune/torn/states").glob("*"):
+        state.unlink()
+    result = finetune("--resume", "--name", "torn")
+    assert result.exit_code == 0, result.stderr
+    assert "stopped before its first state was written: it starts again" in result.stderr
+    assert same_weights("runs/finetune/whole/last.pt", "runs/finetune/torn/last.pt")
+
+
+def test_starting_again_does_not_run_what_a_file_names(workplace: Path) -> None:
+    (workplace / "runs/finetune/torn").mkdir(parents=True)
+    (workplace / "runs/finetune/torn/args.yaml").write_text("model: factory:os:getcwd\ndata: data")
+    result = finetune("--resume", "--name", "torn")
+    assert result.exit_code == 2
+    assert "would import and run factory:os:getcwd" in re.sub(r"[\s│]+", " ", result.stderr)
 
 
 def killed(after: float, *arguments: str) -> int:

@@ -98,10 +98,15 @@ def test_channels_last_stays_and_learns_the_same(
 
 @pytest.mark.slow
 def test_a_compiled_network_learns_the_same(augmented: nn.Module, split_folder: Path, config: FinetuneConfig) -> None:
+    for module in augmented.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # a compiler draws its own random numbers
+    config = replace(config, opt="sgd", lr=0.1)
     plain, _ = trained(augmented, split_folder, config)
     ours, _ = trained(augmented, split_folder, replace(config, compile=True))
     assert list(ours) == list(plain)
-    assert all(torch.allclose(plain[name], ours[name], atol=1e-3) for name in plain)
+    assert any((plain[name] - tensor).abs().max() > 1e-2 for name, tensor in augmented.state_dict().items())
+    assert all(torch.allclose(plain[name], ours[name], rtol=1e-4, atol=1e-5) for name in plain)
 
 
 def test_the_average_of_the_weights_is_what_is_evaluated_and_kept(

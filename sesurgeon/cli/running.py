@@ -1,0 +1,111 @@
+"""Which run is meant: a new one, or one that goes on with its own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from sesurgeon.cli.console import Output
+from sesurgeon.cli.latest import given_or_latest, latest_augmented
+from sesurgeon.cli.training import Training
+from sesurgeon.errors import UsageError
+
+if TYPE_CHECKING:
+    from sesurgeon.finetune import FinetuneConfig
+
+READING = ("arch", "model_kwargs", "num_classes", "pretrained")
+"""The options that say how MODEL is read."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a command line asks for.
+
+    Attributes:
+        model, data: as a user writes them.
+        reading: values of ``READING``.
+        config: how it is trained.
+        processes: on this machine.
+        settings: what ``args.yaml`` says beside the configuration.
+        folder: of the run that goes on; None for one that starts.
+    """
+
+    model: str
+    data: str
+    reading: Mapping[str, Any]
+    config: FinetuneConfig
+    processes: int
+    settings: Mapping[str, Any]
+    folder: Path | None = None
+
+
+def new_run(context: typer.Context, training: Training, out: Output) -> Run:
+    """A run as the options say.
+
+    Raises:
+        UsageError: there is no DATA, or a setting makes no sense.
+    """
+    from sesurgeon.finetune import FinetuneConfig
+
+    given = context.params
+    if given["data"] is None:
+        raise UsageError("Missing option '--data'.", hint="Name the images: --data FOLDER, or as --help says.")
+    model = given_or_latest(given["model"], latest_augmented, out)
+    reading, processes = {name: given[name] for name in READING}, given["num_processes"]
+    settings = {"model": model, **reading, "num_processes": processes}
+    return Run(model, given["data"], reading, FinetuneConfig(**training.settings()), processes, settings)
+
+
+def resumed_run(context: typer.Context, training: Training, out: Output) -> Run:
+    """The run of that name, or the newest, with its own settings; it starts again where it wrote no state.
+
+    Raises:
+        UsageError: MODEL, DATA or a configuration is given, or a setting that would make it another run.
+        UnreadableFileError: the folder is that of no run.
+    """
+    from sesurgeon.finetune import newest_run, resumed_config
+    from sesurgeon.finetune.keeping.runfolder import RunFolder
+    from sesurgeon.finetune.keeping.states import states_in
+
+    given = [name for name in ("model", "data", "config") if context.params.get(name) is not None]
+    if given:
+        raise UsageError(
+            f"--resume goes on with a run's own {' and '.join(given)}.", hint=f"Leave {' and '.join(given)} out."
+        )
+    output = Path(training.output)
+    folder = newest_run(output) if training.name is None else output / training.name
+    settings = RunFolder(folder).read_settings()
+    config = resumed_config(settings, _typed(context, training))
+    typed_processes = _is_typed(context, "num_processes")
+    processes = context.params["num_processes"] if typed_processes else int(settings.get("num_processes", 1))
+    if states_in(RunFolder(folder).states):
+        if training.name is None:
+            out.note(f"Going on with {folder}, the newest run there.")
+        reading = {**dict.fromkeys(READING), "arch": context.params["arch"], "pretrained": False}
+        last = str(folder / "last.pt")
+        return Run(last, str(settings["data"]), reading, config, processes, settings, folder)
+    reading, model = {name: settings.get(name) for name in READING}, str(settings["model"])
+    for source in (model, str(reading["arch"])):
+        if source.startswith("factory:") and not context.params["trust_pickle"]:
+            raise UsageError(
+                f"{folder} wrote no state, and starting it again would import and run {source}, as args.yaml says.",
+                hint="Give --trust-pickle, if you want that.",
+            )
+    out.note(f"{folder} was stopped before its first state was written: it starts again, with its settings.")
+    config = replace(config, output=str(output), name=folder.name, force=True)
+    return Run(model, str(settings["data"]), reading, config, processes, settings)
+
+
+def _typed(context: typer.Context, training: Training) -> dict[str, Any]:
+    """The settings that were typed, but for those that say which run is meant."""
+    typed = {name for name in training.settings() if _is_typed(context, name) and name not in ("output", "name")}
+    return {name: value for name, value in training.settings().items() if name in typed}
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"  # an enumeration of typer's own click
