@@ -21,6 +21,7 @@ from sesurgeon.export.parity import Parity, onnx_parity, random_images
 from sesurgeon.files import atomic_write, check_writable
 from sesurgeon.models.inputs import example_inputs as default_inputs
 from sesurgeon.models.provenance import Provenance, provenance_of
+from sesurgeon.surgery.folding import fold_gate_scale
 
 # protobuf holds no message of 2 GiB or more; the rest is room for the graph itself
 _ONE_FILE_LIMIT = 2**31 - 2**24
@@ -62,7 +63,7 @@ def export_onnx(
     Input ``input`` with shape (batch, channels, height, width), output ``logits``. Above 2 GB the weights lie
     beside it in ``<path>.data``. The metadata holds ``sesurgeon_version`` and, where known, ``classes`` and
     ``preprocessing`` as JSON, and ``multi_label`` where images may have several. ``model`` itself is left as it is: a
-    copy is exported.
+    copy is exported, with its gates' factors folded into the layers before them where that is exact.
 
     Args:
         model: any network with one image tensor in; of several outputs the first is exported.
@@ -83,7 +84,7 @@ def export_onnx(
     model = getattr(model, "_orig_mod", model)  # out of torch.compile's wrapper, whose forward takes anything
     provenance = provenance_of(model)
     image = _one_image(model, example_inputs)
-    prepared = one_output(model, image)
+    prepared = one_output(_folded(model), image)
     program = _to_onnx(prepared, image, opset)
     _describe(program.model, provenance)
 
@@ -105,6 +106,14 @@ def export_onnx(
         size=size,
         parity=parity,
     )
+
+
+def _folded(model: nn.Module) -> nn.Module:
+    """``model`` with plain gates where their factor can go into the layer before: an operation less for each block."""
+    try:
+        return fold_gate_scale(model)
+    except (UsageError, VerificationError):  # changed since surgery, or augmented before it came into another network
+        return model
 
 
 def _one_image(model: nn.Module, given: Tensor | tuple[Tensor, ...] | None) -> Tensor:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import Counter
 from pathlib import Path
 
 import onnx
 import onnxruntime
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from sesurgeon.errors import OutputError, UntraceableError, UsageError, VerificationError
@@ -18,6 +20,7 @@ from sesurgeon.export import onnx as onnx_export
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance
 from sesurgeon.models.source import Source
+from sesurgeon.surgery import add_se, blocks_of
 
 IMAGE = torch.zeros(1, 3, 16, 16)
 
@@ -111,6 +114,21 @@ def test_the_images_given_are_compared_too(net: Net, tmp_path: Path) -> None:
 
 def test_without_verify_nothing_is_compared(net: Net, tmp_path: Path) -> None:
     assert export_onnx(net, tmp_path / "net.onnx", example_inputs=IMAGE, verify=False).parity is None
+
+
+def test_a_block_is_pooling_two_layers_two_activations_and_one_product(tmp_path: Path) -> None:
+    model = torchvision.models.resnet18().eval()
+    augmented = add_se(model, example_inputs=torch.randn(1, 3, 32, 32), policy=("standard", "inner"))
+    images = torch.randn(2, 3, 32, 32)
+    kinds = []
+    for network in (model, augmented):
+        export_onnx(network, tmp_path / "net.onnx", example_inputs=images)
+        kinds.append(Counter(node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node))
+    blocks = len(blocks_of(augmented))
+    assert blocks == 16
+    assert kinds[1] - kinds[0] == Counter(
+        {"ReduceMean": blocks, "Conv": 2 * blocks, "Relu": blocks, "Sigmoid": blocks, "Mul": blocks}
+    )
 
 
 def test_the_callers_model_stays_as_it_is(net: Net, tmp_path: Path) -> None:
