@@ -77,14 +77,22 @@ def add_se(
     """
     with reporting(json=json, quiet=quiet, debug=debug) as out:
         with interrupts_held():  # torch loads numpy, and goes on without it if it was interrupted
-            from sesurgeon.placement import model_cost, plan_costs, read_plan, settle, survey_for, write_plan
+            from sesurgeon.placement import (
+                model_cost,
+                plan_costs,
+                read_in_part,
+                refuse_all,
+                settle,
+                survey_for,
+                write_plan,
+            )
             from sesurgeon.surgery import operate, operate_by, save
         path = output or beside(model, ".se.pt")
         _check_plan_is_alone(plan, selection)
         if not dry_run:
             _check_outputs(path, plan_out, force=force)
         with out.working(f"Operating on {model}"):
-            read = None if plan is None else read_plan(plan)
+            read, problems = (None, ()) if plan is None else read_in_part(plan)
             policies, config, filters = settle(selection.choices())
             loaded = load_model(
                 model,
@@ -98,6 +106,7 @@ def add_se(
             if read is None:
                 surgery = operate(loaded, config, policies=policies, filters=filters, example_inputs=inputs)
             else:
+                refuse_all(problems, read, loaded, inputs, str(plan))
                 surgery = operate_by(read, survey_for(read, loaded, inputs))
             costs = plan_costs(surgery.plan, surgery.survey)
             before = model_cost(loaded, surgery.survey.inputs)

@@ -95,7 +95,15 @@ def inspect(
     with reporting(json=json, quiet=quiet, debug=debug) as out:
         with out.working(f"Looking at {model}"):
             from sesurgeon.graph import survey
-            from sesurgeon.placement import block_cost, choose, images_in, model_cost, plan_from_survey, settle
+            from sesurgeon.placement import (
+                block_cost,
+                choose,
+                images_in,
+                model_cost,
+                plan_from_survey,
+                settle,
+                unused_pattern,
+            )
             from sesurgeon.surgery import apply_plan
 
             policies, config, filters = settle(selection.choices())
@@ -110,10 +118,12 @@ def inspect(
             found = survey(loaded, parse_inputs(input_shape, loaded))
             reached, passed_over = choose(found.sites, policies)
             seen = {site.id: site for site in reached}
-            chosen = filters.keep([site for site in reached if site.attention is None])
+            chosen = filters.keep([site for site in reached if site.attention is None], reached)
             images = images_in(found.inputs)
             costs = {site.id: block_cost(config, site, images) for site in found.sites}
             cost = model_cost(loaded, found.inputs)
+        for glob in filters.unused(reached):
+            out.note(f"Warning: {unused_pattern(glob)}")
         ratios: Sequence[LatencyRatio] = []
         if latency and chosen:
             planned = plan_from_survey(found, policies, config, filters)

@@ -21,7 +21,7 @@ from sesurgeon.export.parity import Parity, onnx_parity, random_images
 from sesurgeon.files import atomic_write, check_writable
 from sesurgeon.models.inputs import example_inputs as default_inputs
 from sesurgeon.models.provenance import Provenance, provenance_of
-from sesurgeon.surgery.folding import fold_gate_scale
+from sesurgeon.surgery.folding import fold
 
 # protobuf holds no message of 2 GiB or more; the rest is room for the graph itself
 _ONE_FILE_LIMIT = 2**31 - 2**24
@@ -111,7 +111,7 @@ def export_onnx(
 def _folded(model: nn.Module) -> nn.Module:
     """``model`` with plain gates where their factor can go into the layer before: an operation less for each block."""
     try:
-        return fold_gate_scale(model)
+        return fold(model).model
     except (UsageError, VerificationError):  # changed since surgery, or augmented before it came into another network
         return model
 

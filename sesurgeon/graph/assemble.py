@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import fx, nn
 
+from sesurgeon.blocks import Block
 from sesurgeon.graph import ops
 from sesurgeon.graph.candidates import Candidate
 from sesurgeon.graph.describe import describe, network_of
@@ -163,6 +164,6 @@ def _unfollowed(graphs: Mapping[bool, LocalGraphs]) -> list[LeftAlone]:
     for local in graphs.values():
         for path, reason in local.unfollowed.items():
             module = local.model.get_submodule(path)
-            if any(ops.is_conv(part) for part in module.modules()):
+            if not isinstance(module, Block) and any(ops.is_conv(part) for part in module.modules()):
                 reasons.setdefault(path, f"{type(module).__name__} cannot be followed: {reason}")
     return [LeftAlone(path, reason) for path, reason in reasons.items()]

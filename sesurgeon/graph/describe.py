@@ -71,7 +71,7 @@ def describe(network: Network, path: str, candidate: Candidate, host: str | None
     if tensor.ndim == 3 and not _is_convolutional(local.model, flow.owner, called, dim):
         return None
     places = tensor.shape[2:] if dim == 1 else tensor.shape[1:-1]
-    if candidate.kind == "conv" and places.numel() == 1 == max(candidate.kernel_size):  # a little layer inside a gate
+    if candidate.kind == "conv" and places.numel() == 1 and _is_fully_connected(flow.owner, candidate):
         return None
     name = tensor_name(local, path, candidate.node)
     return Site(
@@ -95,6 +95,16 @@ def describe(network: Network, path: str, candidate: Candidate, host: str | None
         or (_gate_around(network, path) if candidate.kind == "conv" else None),
         calls=local.times_called[owner],
     )
+
+
+def _is_fully_connected(owner: nn.Module, candidate: Candidate) -> bool:
+    """Is it a linear layer in the form of a convolution: a layer of a gate (kernel 1), or of timm's VGG (kernel 7)?
+
+    Of a map of a single place it is one that moves by one and pads nothing: its kernel covers all that it sees.
+    """
+    convolution = owner.get_submodule(candidate.convolution or "")
+    covers = isinstance(convolution, _ConvNd) and set(convolution.stride) == {1} and set(convolution.padding) == {0}
+    return covers or max(candidate.kernel_size) == 1
 
 
 def _gate_around(network: Network, path: str) -> str | None:

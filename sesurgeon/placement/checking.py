@@ -42,6 +42,29 @@ def check_not_augmented(model: nn.Module) -> None:
         raise UsageError("The model has inserted blocks already; take them out first (sesurgeon.remove_se).")
 
 
+def refuse_all(
+    problems: Sequence[Problem], plan: Plan, model: nn.Module, example_inputs: Any = None, origin: str = "The plan"
+) -> None:
+    """Refuse a plan that could be read in part only, and say what else is wrong with it for ``model``.
+
+    Args:
+        problems: found in reading; without any, nothing is done.
+        plan: what could be read.
+        model, example_inputs: as for :func:`survey_for`.
+        origin: what the plan is called in messages.
+
+    Raises:
+        UsageError: there are problems; all are listed, by line.
+    """
+    if not problems:
+        return
+    try:
+        others = list(_problems(plan, survey_for(plan, model, example_inputs)))
+    except SesurgeonError:  # which is to be mended after what cannot be read
+        others = []
+    refuse(f"{origin} cannot be used", sorted((*problems, *others), key=lambda problem: problem.line))
+
+
 def completed(plan: Plan, found: Survey) -> Plan:
     """``plan`` with nothing left open, for the network that was surveyed.
 

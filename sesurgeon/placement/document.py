@@ -67,6 +67,19 @@ def plan_from_data(data: Any, lines: Mapping[Path, int] | None = None, origin: s
     Raises:
         UsageError: a version that this sesurgeon does not know; or all problems, with their lines.
     """
+    plan, problems = plan_in_part(data, lines, origin)
+    refuse(f"{origin} cannot be read", problems)
+    return plan
+
+
+def plan_in_part(
+    data: Any, lines: Mapping[Path, int] | None = None, origin: str = "The plan"
+) -> tuple[Plan, tuple[Problem, ...]]:
+    """As :func:`plan_from_data`, but a plan without what is wrong in it, and what that is.
+
+    Raises:
+        UsageError: a version that this sesurgeon does not know, or no plan at all.
+    """
     reader = _Reader(lines or {})
     if not isinstance(data, Mapping):
         raise UsageError(f"{origin} is no plan: it has no keys, such as version and blocks.")
@@ -75,9 +88,7 @@ def plan_from_data(data: Any, lines: Mapping[Path, int] | None = None, origin: s
     if data.get("version") != VERSION:
         version = f"has version {data['version']!r}" if "version" in data else "has no version"
         raise UsageError(f"{origin} {version}; this sesurgeon reads version {VERSION}.")
-    plan = reader.plan(data)
-    refuse(f"{origin} cannot be read", reader.problems)
-    return plan
+    return reader.plan(data), tuple(reader.problems)
 
 
 def _from_version_1(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,8 +114,8 @@ class _Reader:
             self._add(("policy",), f"policy must be a list of names, not {policy!r}")
             names = []
         inputs = data.get("inputs")
-        if "inputs" in data:
-            self._check_inputs(inputs)
+        if "inputs" in data and not self._are_inputs(inputs):
+            inputs = None
         defaults = self._defaults(data.get("defaults", {}))
         return Plan(architecture, tuple(names), inputs, self._entries(data.get("blocks"), defaults))
 
@@ -129,13 +140,15 @@ class _Reader:
                 self._add(("architecture", key), f"{key} must be a text, not {value!r}")
         return Architecture(str(texts["class"]), str(texts["fingerprint"]), {str(k): str(v) for k, v in parts.items()})
 
-    def _check_inputs(self, inputs: Any) -> None:
+    def _are_inputs(self, inputs: Any) -> bool:
         if not isinstance(inputs, list):
             self._add(("inputs",), f"inputs must be a list of arguments, not {inputs!r}")
-            return
+            return False
+        before = len(self.problems)
         for number, argument in enumerate(inputs):
             for text in wrong_with(argument):
                 self._add(("inputs", number), text)
+        return len(self.problems) == before
 
     def _entries(self, blocks: Any, defaults: Mapping[str, Any]) -> tuple[Entry, ...]:
         if not (isinstance(blocks, list) and blocks):
@@ -162,8 +175,10 @@ class _Reader:
             return None
         if not (isinstance(attribute, str) and (attribute.isidentifier() or "attribute" not in block)):
             self._add((*path, "attribute"), f"attribute must be a name, not {attribute!r}")
+            attribute = ""
         if not _is_whole(channels) or (channels < 1 and "channels" in block):
             self._add((*path, "channels"), f"channels must be a number from 1 on, not {channels!r}")
+            channels = 0
         given = self._settings({key: value for key, value in block.items() if key in _SETTINGS}, path)
         inherits = given.get("block", defaults.get("block")) == defaults.get("block")
         config = self._config({**defaults, **given} if inherits else given, path)

@@ -104,13 +104,14 @@ class Filters:
         name = option.split()[0]
         if name == "--include":
             return f"Nearest site ids: {', '.join(_nearest(self.include, before))}."
+        there = f"Sites before it: {', '.join(site.id for site in before[:5])}{', …' if len(before) > 5 else ''}."
         if name in ("--stages", "--skip-last-stage"):
-            return f"Stages that have sites: {', '.join(map(str, sorted({site.stage for site in before})))}."
+            return f"{there} Stages that have sites: {', '.join(map(str, sorted({site.stage for site in before})))}."
         if name == "--min-channels":
-            return f"The widest site has {max(site.channels for site in before)} channels."
+            return f"{there} The widest has {max(site.channels for site in before)} channels."
         if name == "--kernel":
-            return f"Sizes that there are: {', '.join(sorted({_written(site.kernel_size) for site in before}))}."
-        return f"Sites before it: {', '.join(site.id for site in before[:5])}."
+            return f"{there} Sizes: {', '.join(sorted({_written(site.kernel_size) for site in before}))}."
+        return there
 
 
 def _written(kernel: Kernel) -> str:
@@ -122,6 +123,10 @@ def _matches(site: Site, globs: Sequence[str]) -> bool:
 
 
 def _nearest(globs: Sequence[str], sites: Sequence[Site]) -> list[str]:
-    ids = [site.id for site in sites]
-    near = [match for glob in globs for match in difflib.get_close_matches(glob.strip("*"), ids, n=5, cutoff=0.4)]
-    return list(dict.fromkeys(near))[:8] or ids[:8]
+    """The ids whose beginnings are most like the patterns."""
+    texts = [glob.strip("*") for glob in globs]
+
+    def distance(site: Site) -> float:
+        return -max(difflib.SequenceMatcher(None, text, site.id[: len(text) + 1]).ratio() for text in texts)
+
+    return [site.id for site in sorted(sites, key=distance)[:8]]

@@ -12,8 +12,9 @@ from sesurgeon.errors import UnreadableFileError
 from sesurgeon.files import atomic_write
 from sesurgeon.graph import Survey
 from sesurgeon.placement.costs import Cost, block_cost, images_in
-from sesurgeon.placement.document import entry_to_data, plan_from_data, plan_to_data
+from sesurgeon.placement.document import entry_to_data, plan_in_part, plan_to_data
 from sesurgeon.placement.plan import Entry, Plan
+from sesurgeon.placement.problems import Problem, refuse
 from sesurgeon.placement.yaml_lines import parse_yaml
 
 _WIDTH = 84  # a line is ended behind the first word beyond it
@@ -28,6 +29,18 @@ def read_plan(path: str | Path) -> Plan:
         UnreadableFileError: there is no such file, or it is no text.
         UsageError: it is no plan; all problems are named, each with its line.
     """
+    plan, problems = read_in_part(path)
+    refuse(f"{path} cannot be read", problems)
+    return plan
+
+
+def read_in_part(path: str | Path) -> tuple[Plan, tuple[Problem, ...]]:
+    """As :func:`read_plan`, but the plan without what is wrong in it, and what that is: see :func:`refuse_all`.
+
+    Raises:
+        UnreadableFileError: there is no such file, or it is no text.
+        UsageError: it is no plan.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -40,7 +53,7 @@ def read_plan(path: str | Path) -> Plan:
     except OSError as error:
         raise UnreadableFileError(f"The plan {path} cannot be opened: {error.strerror or error}.") from error
     data, lines = parse_yaml(text, str(path))
-    return plan_from_data(data, lines, str(path))
+    return plan_in_part(data, lines, str(path))
 
 
 def plan_costs(plan: Plan, found: Survey) -> dict[str, Cost]:

@@ -23,6 +23,12 @@ class Problem:
     where: str
     text: str
 
+    @property
+    def line(self) -> int:
+        """Of the file; 0 where it has none."""
+        number = self.where.removeprefix("line ")
+        return int(number) if number.isdecimal() else 0
+
     def __str__(self) -> str:
         return f"{self.where}: {self.text}" if self.where else self.text
 

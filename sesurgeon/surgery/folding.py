@@ -7,6 +7,7 @@ network with plain gates, to the last bit: how a network leaves us for timm's ``
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -57,9 +58,13 @@ class _Step:
 def fold_gate_scale(model: nn.Module, inplace: bool = False) -> nn.Module:
     """``model`` with plain gates (``sigmoid`` for ``2 * sigmoid``) and the same outputs to the last bit.
 
-    See :func:`fold`, which also says which blocks could not be folded.
+    Warns of blocks that could not be folded, and names them. See :func:`fold`.
     """
-    return fold(model, inplace).model
+    folding = fold(model, inplace)
+    if folding.left:
+        left = "; ".join(f"{one.path}: {one.reason}" for one in folding.left)
+        warnings.warn(f"Blocks keep the factor of their gates: {left}", stacklevel=2)
+    return folding.model
 
 
 def fold(model: nn.Module, inplace: bool = False) -> Folding:

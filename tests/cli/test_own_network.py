@@ -111,6 +111,7 @@ def test_every_command_works_on_it(workplace: Path) -> None:
         "8", "-b", "4")  # fmt: skip
     best = "runs/finetune/exp/best.pt"
     run("evaluate", best, *ARCH, "--data", "data")
+    run("predict", best, "data", *ARCH)
     run("export", best, *ARCH, "--onnx", "-o", "net.onnx")
     run("evaluate", "net.onnx", "--data", "data")
     run("export", best, *ARCH, "--plain", "-o", "net.plain.pth")

@@ -128,7 +128,9 @@ def test_a_dry_run_writes_no_plan_either(here: Path) -> None:
 
 
 @pytest.mark.parametrize(("words", "code", "messages"), [
-    (("add-se", "net.pt", "--plan", "bad.yaml"), 2, ["bad.yaml cannot be read:\n", "line 3: unknown key", "line 4: "]),
+    (("add-se", "net.pt", "--plan", "bad.yaml", *SHAPE), 2,
+     ["bad.yaml cannot be used:\n", "line 3: unknown key", "line 3: there is no site a", "line 4: ",
+      "line 4: there is no site b", "line 5: attribute must", "line 5: 1:residual has 8 channels, not 9"]),
     (("add-se", "net.pt", "--plan", "torn.yaml"), 2, ["torn.yaml is not YAML: line 3: "]),
     (("add-se", "net.pt", "--plan", "no.yaml"), 3, ["There is no plan no.yaml", "sesurgeon plan MODEL -o plan.yaml"]),
     (("add-se", "net.pt", "--plan", "net.pt"), 3, ["net.pt is no plan"]),
@@ -154,7 +156,10 @@ def test_bad_input_has_one_clear_message_and_its_exit_code(
     here: Path, words: tuple[str, ...], code: int, messages: list[str]
 ) -> None:
     (here / "good.yaml").write_text("version: 2\nblocks:\n- {site: '1:residual'}\n")
-    (here / "bad.yaml").write_text("version: 2\nblocks:\n- {site: a, typo: 1}\n- {site: b, rd_ratio: 2}\n")
+    (here / "bad.yaml").write_text(
+        "version: 2\nblocks:\n- {site: a, typo: 1}\n- {site: b, rd_ratio: 2}\n"
+        "- {site: '1:residual', attribute: a.b, channels: 9}\n"
+    )
     (here / "torn.yaml").write_text("version: 2\nblocks: [\n")
     (here / "misfit.yaml").write_text(
         "version: 2\ninputs: [{shape: [2, 3, 16, 16], dtype: float32}]\nblocks:\n"

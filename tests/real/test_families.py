@@ -1,6 +1,7 @@
-"""One network of each family of torchvision and timm, held to all that benchmarks/zoo.py checks.
+"""Networks of 49 families of torchvision and timm, held to all that benchmarks/zoo.py checks.
 
-The lightest of each family; those that take longer run with ``pytest -m slow``.
+The lightest of each of these families; those that take longer run with ``pytest -m slow``. One of every family runs
+in CI beside the tests (``python benchmarks/zoo.py --one-per-family``).
 """
 
 from __future__ import annotations

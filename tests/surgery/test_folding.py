@@ -19,6 +19,8 @@ from tests.detectors import detector
 from tests.networks import FunctionalResNet, OddNet, PlainNet, trained_like
 from tests.surgery.trained import IMAGES, assert_same, augmented
 
+pytestmark = pytest.mark.filterwarnings("ignore:Blocks keep the factor")
+
 
 def test_the_factor_moves_by_hand() -> None:
     model = augmented(PlainNet())
@@ -60,6 +62,11 @@ def test_every_block_can_be_folded(block: str, inplace: bool) -> None:
     assert folding.folded == ("2.se", "5.se")
     assert all(part.gate_scale == 1 for part in blocks_of(folding.model).values())
     assert_same(folding.model, before)
+
+
+def test_blocks_that_keep_their_factor_are_named_to_users_of_the_function() -> None:
+    with pytest.warns(UserWarning, match=r"Blocks keep the factor of their gates: mixed\.se: the tensor x before it"):
+        fold_gate_scale(add_se(OddNet(), IMAGES))
 
 
 def test_what_is_plain_already_is_neither_folded_nor_left() -> None:
