@@ -84,7 +84,10 @@ def test_nested_folders_odd_names_and_other_files(class_folder: Path) -> None:
     assert data.classes == ("left", "right", "猫 ")
     assert "deeper/x.PNG" in _names(data.val)
     assert data.ignored == (odd / "notes.txt",)
-    assert data.notes == ("Class names that begin or end with a space keep it: '猫 '.",)
+    assert data.notes == (
+        f"Left aside, for their names are not those of images: {odd / 'notes.txt'}.",
+        "Class names that begin or end with a space keep it: '猫 '.",
+    )
 
 
 def test_a_folder_of_tars_is_told_from_a_folder_of_classes(tmp_path: Path) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from sesurgeon.finetune.data.classfiles import ClassFiles
-from sesurgeon.finetune.data.images import CONVERSIONS, TINY, Checked
+from sesurgeon.finetune.data.images import CONVERSIONS, TINY, BadImage, Checked
 from sesurgeon.finetune.data.labelsets import SEPARATOR, LabelSets
 
 _MOST_NAMED = 5
@@ -28,6 +29,19 @@ def conversion_notes(checks: Sequence[Checked]) -> tuple[str, ...]:
         is_or_are = "1 image is" if len(tiny) == 1 else f"{len(tiny):,} images are"
         notes.append(f"{is_or_are} narrower or lower than {TINY} pixels and used all the same: {_named(tiny)}.")
     return tuple(notes)
+
+
+def left_out_notes(skipped: Sequence[BadImage]) -> tuple[str, ...]:
+    """Which files cannot be read, all by name, for the record."""
+    listed = "; ".join(f"{image.path} ({image.reason})" for image in skipped)
+    return (f"Left out, for they cannot be read: {listed}.",) if skipped else ()
+
+
+def ignored_notes(ignored: Sequence[Path]) -> tuple[str, ...]:
+    """Which files beside the images are none by their names: a .gif is not looked at either."""
+    if not ignored:
+        return ()
+    return (f"Left aside, for their names are not those of images: {_named([*map(str, ignored)])}.",)
 
 
 def class_notes(sets: Sequence[ClassFiles | LabelSets]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.folder import list_folder
 from sesurgeon.finetune.data.images import Checked, check_images
 from sesurgeon.finetune.data.labelsets import LabelSets, check_some_labelled
-from sesurgeon.finetune.data.notes import class_notes, conversion_notes
+from sesurgeon.finetune.data.notes import class_notes, conversion_notes, ignored_notes
 from sesurgeon.finetune.data.unlabelled import list_unlabelled
 from sesurgeon.finetune.events import ImagesChecked, OnProgress, ignore
 
@@ -102,7 +102,7 @@ def open_data(
         seed=None if share is None else seed,
         skipped=tuple(checked.bad for checked in checks if checked.bad is not None),
         ignored=ignored,
-        notes=(*conversion_notes(checks), *class_notes(sets)),
+        notes=(*ignored_notes(ignored), *conversion_notes(checks), *class_notes(sets)),
     )
 
 

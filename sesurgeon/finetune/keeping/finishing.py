@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sesurgeon.finetune.data.dataset import Data
+from sesurgeon.finetune.data.notes import left_out_notes
 from sesurgeon.finetune.keeping.bars import draw_classes
 from sesurgeon.finetune.keeping.curve import draw_curve
 from sesurgeon.finetune.keeping.milestones import Milestone
@@ -68,7 +69,7 @@ def write_overview(
         metric=recorder.metric,
         gates=gates,
         pictures=pictures,
-        notes=_sentences(task.notes),
+        notes=(*left_out_notes(data.skipped), *filter(None, task.notes)),
     )
     return gates
 
@@ -88,7 +89,3 @@ def _read(checkpoint: Path, model: nn.Module) -> nn.Module:
     assert isinstance(content, Mapping)
     network.load_state_dict(content["state_dict"])
     return network
-
-
-def _sentences(notes: Sequence[str]) -> Sequence[str]:
-    return [note for note in notes if note]

@@ -252,8 +252,8 @@ def _not_finite(
     if not bool(images.isfinite().all()):
         cause = "The images of that step are not finite themselves: look at the data."
     elif config.amp and config.amp_dtype == "float16":
-        cause = "Numbers above 65,504 overflow in float16: give --amp-dtype bfloat16, or lower --lr."
+        cause = "Numbers above 65,504 overflow in float16: start a new run with --amp-dtype bfloat16 or a lower --lr."
     else:
-        cause = "The learning rate is likely too high: lower --lr, or give --warmup-epochs or --clip-grad 1."
-    when = f"in epoch {updates.epoch}, step {number} of {updates.updates}, at the learning rate {lr:g}"
+        cause = "The learning rate is likely too high: start a new run, lower --lr, or give --warmup-epochs or --clip-grad 1."
+    when = f"in epoch {updates.epoch + 1}, step {number} of {updates.updates}, at the learning rate {lr:g}"
     return SesurgeonError(f"The loss is {loss} {when}.", hint=cause)

@@ -154,7 +154,7 @@ class Trainer:
         broken = [name for name, tensor in self.model.state_dict().items() if not bool(tensor.isfinite().all())]
         if broken:
             raise SesurgeonError(
-                f"Weights are not finite after step {position.update} of epoch {position.epoch}: {broken[0]}, and "
+                f"Weights are not finite after {_when(position)}: {broken[0]}, and "
                 f"{len(broken) - 1} more. The state before is kept.",
                 hint="A gradient overflowed: start a new run with a lower --lr, with --clip-grad 1 or --warmup-epochs.",
             )
@@ -174,3 +174,8 @@ class Trainer:
         sizes = [(parameter.numel(), parameter.requires_grad) for parameter in self.model.parameters()]
         trained = sum(size for size, trains in sizes if trains)
         self.on_progress(PhaseStarted(phase, trained, sum(size for size, _ in sizes)))
+
+
+def _when(position: Position) -> str:
+    """In words, epochs counted from 1."""
+    return f"step {position.update} of epoch {position.epoch + 1}" if position.update else f"epoch {position.epoch}"
