@@ -254,6 +254,6 @@ def _not_finite(
     elif config.amp and config.amp_dtype == "float16":
         cause = "Numbers above 65,504 overflow in float16: start a new run with --amp-dtype bfloat16 or a lower --lr."
     else:
-        cause = "The learning rate is likely too high: start a new run, lower --lr, or give --warmup-epochs or --clip-grad 1."
+        cause = "The learning rate is likely too high: start a new run with a lower --lr, or with --clip-grad 1."
     when = f"in epoch {updates.epoch + 1}, step {number} of {updates.updates}, at the learning rate {lr:g}"
     return SesurgeonError(f"The loss is {loss} {when}.", hint=cause)
