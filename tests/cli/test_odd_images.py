@@ -22,6 +22,7 @@ from sesurgeon.cli.app import app
 ODD = ("猫", "dogs ", "only one")
 SETTINGS = ("--epochs", "1", "--freeze-epochs", "0", "--img-size", "8", "-j", "0", "--device", "cpu")
 NOTES = [
+    "Left aside, for their names are not those of images: photos/dogs /notes.txt.",
     "Converted when read: 1 CMYK image (to the model's colours), 1 16-bit image (to its upper 8 bits), "
     "1 transparent image (laid over white).",
     "1 image is narrower or lower than 8 pixels and used all the same: photos/dogs /dot.png.",
@@ -76,10 +77,11 @@ def test_it_trains_and_says_what_became_of_each(network: str) -> None:
         ("photos/dogs /torn.jpg", True)
     ]
     assert report["ignored"] == ["photos/dogs /notes.txt"]
-    assert report["notes"][:4] == NOTES
+    assert report["notes"][: len(NOTES)] == NOTES
     assert report["images"] == {"train": 13, "val": 3}  # 7 of dogs and 8 of cats, of which 1 and 2 are held out; 1
     assert np.isfinite([row["eval_loss"] for row in report["epochs"]]).all()
     assert {score["name"]: score["images"] for score in report["per_class"]} == {"dogs ": 1, "only one": 0, "猫": 2}
+    assert "torn.jpg (" in Path(report["folder"], "report.md").read_text(encoding="utf-8").replace("\\", "")
     for told in (*NOTES, "1 unreadable image is left out:\n  photos/dogs /torn.jpg: "):
         assert told in result.stderr
 
