@@ -163,8 +163,8 @@ class Chain(nn.Module):
 class Deaf(SqueezeExcite):
     """Nothing reaches its parameters."""
 
-    def excitation(self, x: Tensor) -> Tensor:
-        return super().excitation(x).detach()
+    def factors(self, squeezed: Tensor) -> Tensor:
+        return super().factors(squeezed).detach()
 
 
 class Deep(SqueezeExcite):

@@ -75,10 +75,13 @@ class _ScaleByMean(torch.autograd.Function):
         scale: Tensor = ctx.scale
         of_scale = _sum_of_products(grad, x.to(grad.dtype), layout).to(scale.dtype)
         of_mean, *of_parameters = _gradients(scale, (ctx.mean, *parameters), needed, of_scale)
-        of_x = None
-        if of_mean is not None:
-            share = layout.restored(of_mean) / (x.numel() // of_mean.numel())
-            of_x = torch.addcmul(share.to(grad.dtype), grad, scale.detach().to(grad.dtype)).to(x.dtype)
+        if not needed[0]:
+            return None, None, None, *of_parameters
+        fixed = scale.detach().to(grad.dtype)
+        if of_mean is None:  # the factors do not depend on it
+            return (grad * fixed).to(x.dtype), None, None, *of_parameters
+        share = layout.restored(of_mean) / (x.numel() // of_mean.numel())
+        of_x = torch.addcmul(share.to(grad.dtype), grad, fixed).to(x.dtype)
         return of_x, None, None, *of_parameters
 
 
@@ -87,6 +90,8 @@ def _gradients(
 ) -> list[Tensor | None]:
     """Of those inputs that need one; None for the others. The graph is kept: a user may go back twice."""
     wanted = [one for one, needs in zip(inputs, needed, strict=True) if needs]
+    if not output.requires_grad:
+        return [None] * len(inputs)
     found = iter(
         torch.autograd.grad(output, wanted, grad, retain_graph=True, create_graph=create_graph, allow_unused=True)
     )

@@ -128,6 +128,18 @@ def test_what_is_frozen_gets_no_gradient() -> None:
     assert block(x.detach()).grad_fn is None
 
 
+def test_factors_that_depend_on_nothing_pass_the_gradient_on() -> None:
+    class Constant(SqueezeExcite):
+        def factors(self, squeezed: Tensor) -> Tensor:
+            return super().factors(squeezed).detach()
+
+    block, x = Constant(CHANNELS, 4, identity=False), tensor().requires_grad_()
+    block(x).sum().backward()
+    assert x.grad is not None
+    assert torch.equal(x.grad, block.excitation(x).expand_as(x))
+    assert all(parameter.grad is None for parameter in block.parameters())
+
+
 def test_one_may_go_back_twice_and_out_of_a_copy() -> None:
     block, x = trained(BlockConfig("se")), tensor().requires_grad_()
     y = copy.deepcopy(block)(x).sum()
