@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sesurgeon.blocks.block import Block, Scaling, oppose_, zero_
 from sesurgeon.blocks.gates import GateName, make_gate
 from sesurgeon.blocks.layout import Layout
+from sesurgeon.blocks.pointwise import pointwise
 
 
 class Cbam(Block):
@@ -70,9 +71,13 @@ class ChannelAttention(Scaling):
 
     def excitation(self, x: Tensor) -> Tensor:
         """The factors by which ``x`` is scaled: as ``x``, but of size 1 in every spatial dimension."""
-        of_mean = self.fc2(self.act(self.fc1(self.layout.squeezed(x, "avg"))))
-        of_max = self.fc2(self.act(self.fc1(self.layout.squeezed(x, "max"))))
+        of_mean = self.logits(self.layout.squeezed(x, "avg"))
+        of_max = self.logits(self.layout.squeezed(x, "max"))
         return self.layout.restored(self.gate(of_mean + of_max))
+
+    def logits(self, squeezed: Tensor) -> Tensor:
+        """From the mean or maximum of each channel, before the gate."""
+        return pointwise(self.fc2, self.act(pointwise(self.fc1, squeezed)))
 
     def readers(self) -> Sequence[Tensor]:
         return (self.fc1.weight,)

@@ -9,6 +9,7 @@ from torch import Tensor
 from sesurgeon.blocks.block import Squeezing, zero_
 from sesurgeon.blocks.gates import GateName, make_gate
 from sesurgeon.blocks.layout import Layout, Squeeze
+from sesurgeon.blocks.pointwise import pointwise
 
 
 class EffectiveSqueezeExcite(Squeezing):
@@ -43,7 +44,7 @@ class EffectiveSqueezeExcite(Squeezing):
             zero_(self.fc)
 
     def factors(self, squeezed: Tensor) -> Tensor:
-        factors: Tensor = self.gate(self.fc(squeezed))
+        factors: Tensor = self.gate(pointwise(self.fc, squeezed))
         return factors
 
     def readers(self) -> Sequence[Tensor]:

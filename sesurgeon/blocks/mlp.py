@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from sesurgeon.blocks.layout import Layout
+from sesurgeon.blocks.pointwise import pointwise
 
 
 class ConvMlp(nn.Module):
@@ -26,7 +27,7 @@ class ConvMlp(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """From (N, C, *places) to the same shape."""
-        logits: Tensor = self.fc2(self.act(self.norm(self.fc1(z))))
+        logits: Tensor = pointwise(self.fc2, self.act(self.norm(pointwise(self.fc1, z))))
         return logits
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sesurgeon.blocks.block import Squeezing, zero_
 from sesurgeon.blocks.gates import GateName, make_gate
 from sesurgeon.blocks.layout import Layout, Squeeze
+from sesurgeon.blocks.pointwise import pointwise
 
 
 class SqueezeExcite(Squeezing):
@@ -52,7 +53,7 @@ class SqueezeExcite(Squeezing):
             zero_(self.fc2)
 
     def factors(self, squeezed: Tensor) -> Tensor:
-        factors: Tensor = self.gate(self.fc2(self.act(self.fc1(squeezed))))
+        factors: Tensor = self.gate(pointwise(self.fc2, self.act(pointwise(self.fc1, squeezed))))
         return factors
 
     def readers(self) -> Sequence[Tensor]:

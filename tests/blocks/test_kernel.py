@@ -210,3 +210,13 @@ def test_compiled_it_learns_the_same() -> None:
     compiled = torch.compile(block, fullgraph=True)
     ones = torch.ones_like(x)
     torch.testing.assert_close(gradients(compiled, block, x, ones), gradients(block, block, x, ones))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_empty_batch_has_no_gradient_and_no_error(kind: str) -> None:
+    block = trained(BlockConfig(kind), 2, 1)  # type: ignore[arg-type]
+    x = torch.zeros(0, CHANNELS, 4, 4, requires_grad=True)
+    block(x).sum().backward()
+    assert x.grad is not None
+    assert x.grad.shape == x.shape
+    assert all(one.grad is None or not one.grad.any() for one in block.parameters())

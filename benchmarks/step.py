@@ -1,0 +1,152 @@
+"""A training step of SE-ResNet-50 over one of ResNet-50: sesurgeon's blocks against timm's, in time and in memory.
+
+    python benchmarks/step.py
+
+timm's `resnet50`, the same with sesurgeon's blocks (policy `standard`, which puts them where timm has them), and timm's
+`seresnet50`: forward, loss, backward and an SGD step on random images, each network in a process of its own, in turn.
+Overheads are taken round by round. Memory is the highest resident size, above that before the first step (Linux):
+gradients and the optimiser's are in it.
+Writes benchmarks/step.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import statistics
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+import sesurgeon
+from sesurgeon.files import atomic_write
+
+TABLE = Path(__file__).with_suffix(".md")
+NETWORKS = ("resnet50", "ours", "timm's")
+
+
+def main() -> None:
+    options = parse()
+    context = multiprocessing.get_context("spawn")
+    pipes = {}
+    for name in NETWORKS:
+        pipes[name], theirs = context.Pipe()
+        context.Process(target=take_turns, args=(name, options, theirs), daemon=True).start()
+        pipes[name].recv()  # it is ready
+    seconds: dict[str, list[float]] = {name: [] for name in NETWORKS}
+    for number in range(options.rounds + 1):
+        for name in (*NETWORKS[number % 3 :], *NETWORKS[: number % 3]):
+            pipes[name].send("step")
+            took = pipes[name].recv()
+            if number:  # the first warms up
+                seconds[name].append(took)
+        print(f"round {number} of {options.rounds}", flush=True)
+    memory = {}
+    for name, pipe in pipes.items():
+        pipe.send("memory")
+        memory[name] = pipe.recv()
+        pipe.send("stop")
+    with atomic_write(TABLE) as temporary:
+        temporary.write_text(page(options, seconds, memory), encoding="utf-8")
+    print(TABLE.read_text(encoding="utf-8"))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-b", "--batch-size", type=int, default=16)
+    parser.add_argument("--img-size", type=int, default=160)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--channels-last", action="store_true")
+    return parser.parse_args()
+
+
+def take_turns(name: str, options: argparse.Namespace, pipe: Connection) -> None:
+    """In a process of its own: a step whenever it is asked for."""
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    order = torch.channels_last if options.channels_last else torch.contiguous_format
+    model = network(name, options.img_size).train().to(memory_format=order)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    images = torch.randn(options.batch_size, 3, options.img_size, options.img_size).to(memory_format=order)
+    labels = torch.randint(1000, (options.batch_size,))
+
+    def step() -> None:
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    Path("/proc/self/clear_refs").write_text("5")  # the highest size so far is forgotten
+    before = resident("VmRSS")
+    pipe.send("ready")
+    while (asked := pipe.recv()) != "stop":
+        if asked == "memory":
+            pipe.send(resident("VmHWM") - before)
+            continue
+        began = time.perf_counter()
+        step()
+        pipe.send(time.perf_counter() - began)
+
+
+def network(name: str, side: int) -> nn.Module:
+    if name == "timm's":
+        return timm.create_model("seresnet50")
+    model = timm.create_model("resnet50")
+    return model if name == "resnet50" else sesurgeon.add_se(model, torch.randn(2, 3, side, side))
+
+
+def resident(field: str) -> int:
+    """Bytes, as Linux tells them."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def page(options: argparse.Namespace, seconds: dict[str, list[float]], memory: dict[str, int]) -> str:
+    base = seconds["resnet50"]
+    over = {name: [b / a - 1 for a, b in zip(base, seconds[name], strict=True)] for name in NETWORKS[1:]}
+    best = {name: min(seconds[name]) / min(base) - 1 for name in NETWORKS[1:]}
+    rows = []
+    for name in NETWORKS:
+        cells = [name, f"{1000 * statistics.median(seconds[name]):.0f}"]
+        cells.append("" if name == "resnet50" else spread([100 * one for one in over[name]], " %"))
+        cells.append("" if name == "resnet50" else f"{100 * best[name]:.1f} %")
+        cells.append(f"{memory[name] / 1e6:.0f}")
+        cells.append("" if name == "resnet50" else f"{(memory[name] - memory['resnet50']) / 1e6:+.0f}")
+        rows.append(f"| {' | '.join(cells)} |")
+    space_share = (memory["ours"] - memory["resnet50"]) / (memory["timm's"] - memory["resnet50"])
+    order = " --channels-last" if options.channels_last else ""
+    return f"""# A training step of SE-ResNet-50
+
+    python benchmarks/step.py -b {options.batch_size} --img-size {options.img_size} --threads {options.threads} \\
+        --rounds {options.rounds}{order}
+
+timm {timm.__version__}, torch {torch.__version__}, {options.threads} CPU threads, fp32: medians of {options.rounds}
+rounds, and from least to most.
+
+| network | step, ms | over resnet50 | quickest steps | peak, MB | over resnet50 |
+| --- | ---: | ---: | ---: | ---: | ---: |
+{chr(10).join(rows)}
+
+Of the quickest step of each, our overhead is {best["ours"] / best["timm's"]:.2f} of timm's; of memory it is
+{space_share:.2f} of it. The memory's floor is the tensor that each block scales, {floor(options) / 1e6:.0f} MB in all:
+the gate's gradient needs it, and in a network without blocks the sum is written over it.
+"""
+
+
+def spread(values: list[float], unit: str) -> str:
+    return f"{statistics.median(values):.1f}{unit} ({min(values):.1f} to {max(values):.1f})"
+
+
+def floor(options: argparse.Namespace) -> int:
+    """Bytes of what the sixteen blocks scale."""
+    side = options.img_size // 4
+    stages = ((3, 256, 1), (4, 512, 2), (6, 1024, 4), (3, 2048, 8))
+    return sum(4 * count * options.batch_size * channels * (side // by) ** 2 for count, channels, by in stages)
+
+
+if __name__ == "__main__":
+    main()
