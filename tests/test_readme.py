@@ -28,12 +28,12 @@ def test_every_command_and_flag_in_it_exists() -> None:
 
     from sesurgeon.cli.app import app
 
-    verbs = get_command(app).commands  # type: ignore[attr-defined]
+    group = get_command(app)
     lines = re.findall(r"^ {4}(?:pip install \. && )?sesurgeon ([^#\n]*)", README, flags=re.M)
     assert len(lines) >= 15
     for line in lines:
         verb, *words = line.split()
-        options = {option for parameter in verbs[verb].params for option in parameter.opts}
+        options = {option for parameter in group.get_command(None, verb).params for option in parameter.opts}
         assert {word for word in words if word.startswith("-")} <= options, line
 
 

@@ -58,7 +58,7 @@ def predict(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Say what MODEL sees in IMAGES: the most probable labels of each; or all of them, if it gives several an image.
+    """Say what MODEL sees in IMAGES: the most probable labels of each; or all of them, if it gives several.
 
     Without a MODEL (the first name is a folder or an image) the newest `runs/finetune/*/best.pt` is taken, or else
     the newest `*.se.pt`. An ONNX file that `export` wrote is a MODEL, too; it runs in onnxruntime. Images that

@@ -6,10 +6,12 @@ import json
 import subprocess
 import sys
 
+import pytest
 from typer.testing import CliRunner
 
 import sesurgeon
 from sesurgeon.cli.app import app
+from sesurgeon.cli.verbs import SUMMARIES
 
 run = CliRunner().invoke
 
@@ -19,6 +21,38 @@ def test_help_lists_the_verbs() -> None:
     assert result.exit_code == 0
     assert "export" in result.stdout
     assert "version" in result.stdout
+
+
+def test_the_list_of_verbs_says_what_they_say_of_themselves() -> None:
+    listed = run(app, ["--help"], env={"COLUMNS": "300"}).stdout
+    for verb, summary in SUMMARIES.items():
+        assert f"│ {verb} " in listed
+        assert summary in listed
+        assert summary in run(app, [verb, "--help"], env={"COLUMNS": "300"}).stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["finetune", "--help"], ["finetune", "--no-such-option"]])
+def test_help_never_import_torch(arguments: list[str]) -> None:
+    outcome = after("app(standalone_mode=False)", *arguments)
+    assert outcome[-1] == "torch: False"
+
+
+def test_completion_never_imports_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "_SESURGEON_COMPLETE": "complete_bash",
+        "COMP_WORDS": "sesurgeon pl",
+        "COMP_CWORD": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert after("app(prog_name='sesurgeon')") == ["plan", "torch: False"]
+
+
+def after(call: str, *arguments: str) -> list[str]:
+    """What a process prints that ends by saying whether it imported torch."""
+    at_end = "atexit.register(lambda: print('torch:', 'torch' in sys.modules))"
+    code = f"import atexit, sys; {at_end}; from sesurgeon.cli.app import app; {call}"
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
 
 
 def test_usage_errors_exit_with_2() -> None:
