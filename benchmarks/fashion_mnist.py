@@ -30,6 +30,7 @@ from sesurgeon.models import provenance_of
 
 HERE = Path(__file__).parent
 DATA = "torchvision:FashionMNIST"
+FORMATS = {"float32": ("--onnx",), "float16": ("--half",), "int8": ("--int8",)}
 
 
 def small_resnet() -> ResNet:
@@ -126,27 +127,35 @@ def main() -> None:
     tuned = command("finetune", *data, *shape, *tuning, work=options.work)
     best = "runs/finetune/fashion/best.pt"
     last = command("evaluate", best, *data, work=options.work)
-    export = command("export", "--onnx", best, "-o", "fashion.onnx", "--force", work=options.work)
-    counts = predictions(options.work / best, options.work / "fashion.onnx", options.data_dir)
-    results = {"before": before, "surgery": surgery, "after": after, "tuned": tuned, "last": last, "export": export}
+    exports, counts = {}, {}
+    for name, flags in FORMATS.items():
+        calib = ("--calib", DATA, "--data-dir", data[-1]) if name == "int8" else ()
+        exports[name] = command("export", best, *flags, *calib, "-o", f"{name}.onnx", "--force", work=options.work)
+        counts[name] = predictions(options.work / best, options.work / f"{name}.onnx", options.data_dir)
+    exports["pt2"] = command("export", best, "--pt2", "-o", "fashion.pt2", "--force", work=options.work)
+    results = {"before": before, "surgery": surgery, "after": after, "tuned": tuned, "last": last, "exports": exports}
     (options.work / "results.json").write_text(json.dumps(results | {"predictions": counts}, indent=1))
-    write_table(before, surgery, after, last, counts, options)
+    write_table(before, surgery, after, last, exports, counts, options)
 
 
 def write_table(
-    before: dict, surgery: dict, after: dict, last: dict, counts: dict, options: argparse.Namespace
+    before: dict, surgery: dict, after: dict, last: dict, exports: dict, counts: dict, options: argparse.Namespace
 ) -> None:
     """``fashion_mnist.md``."""
-    onnx = 100 * counts["onnx_correct"] / counts["images"]
-    differ = (
-        f"{counts['different']} of {counts['images']:,} labels differ from PyTorch's, {counts['ties']} of them ties"
-    )
     rows = [
         ("the base network, 175 thousand parameters", f"{before['top1']:.2f} %", ""),
         ("after `add-se`", f"{after['top1']:.2f} %", f"{len(surgery['blocks'])} blocks, outputs bit-identical"),
         (f"after `finetune`, {options.epochs} epochs", f"{last['top1']:.2f} %", "one seed, no control without SE"),
-        ("the ONNX file in onnxruntime", f"{onnx:.2f} %", differ),
     ]
+    for name, flags in FORMATS.items():
+        found = counts[name]
+        differ = (
+            f"{found['different']} of {found['images']:,} labels differ from PyTorch's, {found['ties']} of them ties"
+        )
+        label = f"its ONNX file of {name} in onnxruntime (`{' '.join(flags)}`), {exports[name]['size'] / 1000:,.0f} kB"
+        rows.append((label, f"{100 * found['onnx_correct'] / found['images']:.2f} %", differ))
+    parity = f"largest difference to PyTorch {exports['pt2']['parity']['max_abs']:g}"
+    rows.append(("its torch.export file (`--pt2`)", f"{last['top1']:.2f} %", parity))
     lines = ["| Fashion-MNIST, 10,000 test images | top-1 | |", "|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in rows]
     words = f"--data-dir DIR --work DIR --base-epochs {options.base_epochs} --epochs {options.epochs}"

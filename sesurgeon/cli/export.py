@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -10,7 +13,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from sesurgeon.cli.calibrating import Calib, calibration_images
 from sesurgeon.cli.console import Output, reporting
+from sesurgeon.cli.images import DataDir
 from sesurgeon.cli.latest import given_or_latest, latest_trained
 from sesurgeon.cli.loading import load_model
 from sesurgeon.cli.naming import beside
@@ -32,8 +37,12 @@ from sesurgeon.errors import UsageError
 from sesurgeon.files import check_writable
 
 if TYPE_CHECKING:
-    from sesurgeon.export import OnnxReport, PlainReport
+    from torch import nn
+
+    from sesurgeon.export import OnnxReport, Parity, PlainReport, Precision, Pt2Report
     from sesurgeon.surgery import Folding
+
+_FEW_BATCHES = 3
 
 Onnx = Annotated[
     bool, typer.Option("--onnx", help="As one ONNX file; so it is without --plain too.", show_default=False)
@@ -47,16 +56,81 @@ Plain = Annotated[
         show_default=False,
     ),
 ]
+Half = Annotated[bool, typer.Option("--half", help="ONNX with weights of 16 bits: half the size.", show_default=False)]
+Int8 = Annotated[
+    bool,
+    typer.Option("--int8", help="ONNX with weights and activations of 8 bits; needs --calib.", show_default=False),
+]
+Simplify = Annotated[
+    bool, typer.Option("--simplify", help="Let onnxslim take out of an ONNX file what need not be there.")
+]
+Pt2 = Annotated[bool, typer.Option("--pt2", help="As a file for torch.export.load.", show_default=False)]
 Opset = Annotated[
     int | None,
     typer.Option(min=1, help="Version of ONNX's operators; torch's own choice by default.", show_default=False),
 ]
 
 
+@dataclass(frozen=True)
+class Format:
+    """What a user asked for.
+
+    Raises:
+        UsageError: a combination that does not exist.
+    """
+
+    onnx: bool
+    plain: bool
+    half: bool
+    int8: bool
+    simplify: bool
+    pt2: bool
+    opset: int | None
+    calib: str | None
+
+    def __post_init__(self) -> None:
+        wanted = {"--onnx": self.onnx, "--half": self.half, "--int8": self.int8, "--simplify": self.simplify}
+        asked = [name for name, given in wanted.items() if given]
+        if self.pt2 and (asked or self.plain):
+            others = ", ".join([*asked, *(["--plain"] if self.plain else [])])
+            raise UsageError(f"--pt2 writes a file of its own kind, not of {others}.", hint="Run export once for each.")
+        if self.half and self.int8:
+            raise UsageError("--half and --int8 exclude each other.", hint="Run export once for each.")
+        if self.int8 != (self.calib is not None):
+            raise UsageError(
+                "--int8 needs --calib DATA, and --calib is for --int8: activations get their ranges from images.",
+                hint="Give both, or leave both out.",
+            )
+        if self.opset is not None and not self.as_onnx:
+            raise UsageError("--opset is for ONNX files.", hint="Give --onnx too, or leave it out.")
+
+    @property
+    def as_onnx(self) -> bool:
+        return self.onnx or self.half or self.int8 or self.simplify or not (self.plain or self.pt2)
+
+    @property
+    def precision(self) -> Precision:
+        return "float16" if self.half else "int8" if self.int8 else "float32"
+
+    @property
+    def suffix(self) -> str:
+        """Of a file whose name the user did not say."""
+        if self.pt2:
+            return ".pt2"
+        bits = ".half" if self.half else ".int8" if self.int8 else ""
+        return (".plain" if self.plain else "") + bits + (".onnx" if self.as_onnx else ".pth")
+
+
 def export(
     model: OptionalModel = None,
     onnx: Onnx = False,
     plain: Plain = False,
+    half: Half = False,
+    int8: Int8 = False,
+    calib: Calib = None,
+    data_dir: DataDir = "data",
+    simplify: Simplify = False,
+    pt2: Pt2 = False,
     output: OutputPath = None,
     opset: Opset = None,
     force: Force = False,
@@ -74,20 +148,19 @@ def export(
     The ONNX file's batch size is free, and its metadata holds classes and preprocessing. With `--plain` the factor of
     each gate goes into the layer before it, which changes no output by a single bit: an augmented `resnet50` becomes
     what timm calls `seresnet50`. Without a MODEL the newest `runs/finetune/*/best.pt` is taken, or else the newest
-    `*.se.pt`. A file whose outputs differ is not kept.
+    `*.se.pt`. A file whose outputs differ is not kept; of `--int8` it is said how many labels stay the same.
     """
     with reporting(json=json, quiet=quiet, debug=debug) as out:
-        as_onnx = onnx or not plain
-        if opset is not None and not as_onnx:
-            raise UsageError("--opset is for ONNX files.", hint="Give --onnx too, or leave it out.")
+        asked = Format(onnx, plain, half, int8, simplify, pt2, opset, calib)
         name = given_or_latest(model, latest_trained, out)
-        path = output or beside(name, (".plain" if plain else "") + (".onnx" if as_onnx else ".pth"))
+        path = output or beside(name, asked.suffix)
         check_writable(path, force=force)
         with out.working(f"Exporting {name}"):
-            from sesurgeon.export import check_plain_path, export_onnx, export_plain
-            from sesurgeon.surgery import fold
+            from sesurgeon.export import check_plain_path, check_pt2_path
 
-            if not as_onnx:
+            if pt2:
+                check_pt2_path(path)
+            elif not asked.as_onnx:
                 check_plain_path(path)
             loaded = load_model(
                 name,
@@ -97,15 +170,7 @@ def export(
                 pretrained=pretrained,
                 trust_pickle=trust_pickle,
             )
-            folding: Folding | None
-            if as_onnx:
-                folding = fold(loaded) if plain else None
-                report = export_onnx(loaded if folding is None else folding.model, path, opset=opset, force=force)
-                table, data = _onnx_table(report), vars(report)
-            else:
-                written = export_plain(loaded, path, force=force)
-                folding = written.folding
-                table, data = _plain_table(written), {"path": path, "tensors": written.tensors, "size": written.size}
+            table, data, folding = _write(loaded, path, asked, data_dir, out, force=force)
         if folding is None:
             out.result(table, {"model": name} | data)
         else:
@@ -113,21 +178,70 @@ def export(
             _warn(out, folding)
 
 
+def _write(
+    model: nn.Module, path: Path, asked: Format, data_dir: str, out: Output, *, force: bool
+) -> tuple[Table, dict[str, Any], Folding | None]:
+    """Write the file; what is shown of it, what is told of it, and what was folded if that was asked for."""
+    from sesurgeon.export import export_onnx, export_plain, export_pt2
+    from sesurgeon.surgery import fold
+
+    if asked.pt2:
+        of_pt2 = export_pt2(model, path, force=force)
+        return _pt2_table(of_pt2), vars(of_pt2), None
+    if not asked.as_onnx:
+        written = export_plain(model, path, force=force)
+        data = {"path": path, "tensors": written.tensors, "size": written.size}
+        return _plain_table(written), data, written.folding
+    folding = fold(model) if asked.plain else None
+    found = None if asked.calib is None else calibration_images(model, asked.calib, data_dir, out)
+    calibration, comparison = found or ([], [])
+    report = export_onnx(
+        model if folding is None else folding.model,
+        path,
+        opset=asked.opset,
+        example_inputs=calibration[0] if calibration else None,  # of the size that images have
+        precision=asked.precision,
+        calibration=calibration,
+        compare_on=comparison,
+        simplify=asked.simplify,
+        force=force,
+    )
+    return _onnx_table(report), vars(report), folding
+
+
 def _onnx_table(report: OnnxReport) -> Table:
     table = Table(show_header=False)
     table.add_row("file", str(report.path))
     table.add_row("size", filesize.decimal(report.size))
     table.add_row("opset", str(report.opset))
+    table.add_row("precision", report.precision)
     table.add_row("input", _shape(report.input_shape))
     table.add_row("logits", _shape(report.output_shape))
-    if report.parity is not None:
-        parity = report.parity
-        batches = " and ".join(str(size) for size in parity.batch_sizes)
-        table.add_row("onnxruntime against PyTorch", f"at batch {batches}")
-        table.add_row("  largest absolute difference", f"{parity.max_abs:.3g}")
-        table.add_row("  over the largest output", f"{parity.max_rel:.3g} (allowed: {parity.tolerance:g})")
-        table.add_row("  top-1 agreement", f"{parity.top1_agreement:.0%}")
+    _add_parity(table, "onnxruntime against PyTorch", report.parity)
     return table
+
+
+def _pt2_table(report: Pt2Report) -> Table:
+    table = Table(show_header=False)
+    table.add_row("file", str(report.path))
+    table.add_row("size", filesize.decimal(report.size))
+    table.add_row("input", _shape(report.input_shape))
+    table.add_row("output", _shape(report.output_shape))
+    _add_parity(table, "the file against the model", report.parity)
+    return table
+
+
+def _add_parity(table: Table, title: str, parity: Parity | None) -> None:
+    if parity is None:
+        return
+    images = sum(parity.batch_sizes)
+    small = len(parity.batch_sizes) <= _FEW_BATCHES
+    on = f"at batch {' and '.join(map(str, parity.batch_sizes))}" if small else f"on {images:,} images"
+    allowed = f" (allowed: {parity.tolerance:g})" if parity.tolerance < math.inf else ""
+    table.add_row(title, on)
+    table.add_row("  largest absolute difference", f"{parity.max_abs:.3g}")
+    table.add_row("  over the largest output", f"{parity.max_rel:.3g}{allowed}")
+    table.add_row("  top-1 agreement", f"{parity.top1_agreement:.1%}")
 
 
 def _plain_table(report: PlainReport) -> Table:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 from sesurgeon import __version__
 from sesurgeon.errors import UntraceableError, UsageError, VerificationError
-from sesurgeon.export.capture import capture, first_line, one_output, quiet_exporter, run
-from sesurgeon.export.parity import Parity, onnx_parity, random_images
+from sesurgeon.export.capture import capture, first_line, quiet_exporter, run
+from sesurgeon.export.parity import Parity, noise, onnx_parity
+from sesurgeon.export.precision import TOLERANCES, Precision, reduce
+from sesurgeon.export.precision import simplify as simplify_file
+from sesurgeon.export.prepare import prepare
 from sesurgeon.files import atomic_write, check_writable
-from sesurgeon.models.inputs import example_inputs as default_inputs
-from sesurgeon.models.provenance import Provenance, provenance_of
-from sesurgeon.surgery.folding import fold
+from sesurgeon.models.provenance import Provenance
 
 # protobuf holds no message of 2 GiB or more; the rest is room for the graph itself
 _ONE_FILE_LIMIT = 2**31 - 2**24
-_PARITY_BATCHES = (1, 4)
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class OnnxReport:
         input_shape: (channels, height, width) of ``input``; its batch is free.
         output_shape: of ``logits`` for one image.
         size: bytes on disk, external data included.
+        precision: of its weights.
         parity: how far onnxruntime is from PyTorch; None when that was not asked for.
     """
 
@@ -46,6 +47,7 @@ class OnnxReport:
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
     size: int
+    precision: Precision
     parity: Parity | None
 
 
@@ -55,13 +57,17 @@ def export_onnx(
     *,
     opset: int | None = None,
     example_inputs: Tensor | tuple[Tensor, ...] | None = None,
+    precision: Precision = "float32",
+    calibration: Sequence[Tensor] = (),
+    compare_on: Sequence[Tensor] = (),
+    simplify: bool = False,
     force: bool = True,
     verify: bool = True,
 ) -> OnnxReport:
-    """Write ``model`` in eval mode, in float32, as one ONNX file.
+    """Write ``model`` in eval mode as one ONNX file.
 
-    Input ``input`` with shape (batch, channels, height, width), output ``logits``. Above 2 GB the weights lie
-    beside it in ``<path>.data``. The metadata holds ``sesurgeon_version`` and, where known, ``classes`` and
+    Input ``input`` with shape (batch, channels, height, width), output ``logits``, both of float32. Above 2 GB the
+    weights lie beside it in ``<path>.data``. The metadata holds ``sesurgeon_version`` and, where known, ``classes`` and
     ``preprocessing`` as JSON, and ``multi_label`` where images may have several. ``model`` itself is left as it is: a
     copy is exported, with its gates' factors folded into the layers before them where that is exact.
 
@@ -70,32 +76,43 @@ def export_onnx(
         path: where to; nothing lies there unless all checks have passed.
         opset: of ONNX's operators; the exporter's own choice by default.
         example_inputs: images, as the model takes them; made from the model by default.
+        precision: of the weights: float32; float16, half the size; int8, a quarter, and faster on many processors.
+        calibration: batches of images for int8, prepared as for the model; a few hundred are enough.
+        compare_on: batches of images on which the file is compared with PyTorch.
+        simplify: let onnxslim take out what need not be there.
         force: replace what lies at ``path``.
-        verify: compare with PyTorch in onnxruntime, at batch 1 and 4 (and on ``example_inputs`` where given).
+        verify: compare with PyTorch in onnxruntime, at batch 1 and 4 of random images, on ``compare_on`` and on
+            ``example_inputs``; int8, whose ranges are those of real images, on ``compare_on`` or ``calibration`` alone.
 
     Raises:
         OutputError: ``path`` cannot be written.
-        UsageError: ``opset`` cannot be had, or ``example_inputs`` are more than one tensor.
+        UsageError: ``opset`` cannot be had, ``example_inputs`` are more than one tensor, int8 lacks images, or the file
+            would be above 2 GB, which is for float32 alone.
         UntraceableError: the network cannot be exported, or works for one batch size alone.
         VerificationError: onnxruntime does not compute what PyTorch computes.
     """
     path = Path(path)
     check_writable(path, force=force)
-    model = getattr(model, "_orig_mod", model)  # out of torch.compile's wrapper, whose forward takes anything
-    provenance = provenance_of(model)
-    image = _one_image(model, example_inputs)
-    prepared = one_output(_folded(model), image)
+    if precision == "int8" and not calibration:
+        raise UsageError("int8 needs images, from which activations get their ranges.", hint="Give calibration images.")
+    prepared, image, provenance = prepare(model, example_inputs)
     program = _to_onnx(prepared, image, opset)
     _describe(program.model, provenance)
 
     with _draft(path, force=force) as draft:
         _save(program.model, draft)
+        if simplify or precision != "float32":
+            _reduce(draft, precision, calibration, slim=simplify)
         _check(draft)
         parity = None
         if verify:
-            batches = [random_images((size, *image.shape[1:]), provenance.preprocessing) for size in _PARITY_BATCHES]
-            parity = onnx_parity(prepared, draft, batches if example_inputs is None else [*batches, image])
-            _require(parity)
+            if precision == "int8":
+                batches = list(compare_on or calibration)
+            else:
+                batches = [*noise(image, provenance.preprocessing), *compare_on]
+                batches += [] if example_inputs is None else [image]
+            parity = onnx_parity(prepared, draft, batches, TOLERANCES[precision])
+            parity.require("onnxruntime's")
         size = sum(file.stat().st_size for file in draft.parent.iterdir())
 
     return OnnxReport(
@@ -104,29 +121,9 @@ def export_onnx(
         input_shape=tuple(image.shape[1:]),
         output_shape=tuple(run(prepared, image).shape[1:]),
         size=size,
+        precision=precision,
         parity=parity,
     )
-
-
-def _folded(model: nn.Module) -> nn.Module:
-    """``model`` with plain gates where their factor can go into the layer before: an operation less for each block."""
-    try:
-        return fold(model).model
-    except (UsageError, VerificationError):  # changed since surgery, or augmented before it came into another network
-        return model
-
-
-def _one_image(model: nn.Module, given: Tensor | tuple[Tensor, ...] | None) -> Tensor:
-    """The example as one float32 tensor on the CPU."""
-    inputs = default_inputs(model) if given is None else given
-    inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
-    if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or not inputs[0].ndim:
-        given_types = ", ".join(type(value).__name__ for value in inputs) or "nothing"
-        raise UsageError(
-            f"An exported file takes one tensor, the images; the example inputs are {given_types}.",
-            hint="Wrap the model in a module whose forward takes the images alone.",
-        )
-    return inputs[0].detach().to("cpu", torch.float32)
 
 
 def _to_onnx(model: nn.Module, image: Tensor, opset: int | None) -> torch.onnx.ONNXProgram:
@@ -200,6 +197,21 @@ def _save(model: Any, path: Path) -> None:
     onnx_ir.save(model, path, external_data=_data_of(path).name if weights > _ONE_FILE_LIMIT else None)
 
 
+def _reduce(draft: Path, precision: Precision, calibration: Sequence[Tensor], *, slim: bool) -> None:
+    if _data_of(draft).exists():
+        raise UsageError(
+            "The network is above 2 GB, where a file can only be of float32 and as it is.",
+            hint="Leave out --half, --int8 and --simplify.",
+        )
+    if slim:
+        simplify_file(draft)
+    if precision != "float32":
+        full = draft.with_name("full.onnx")
+        os.replace(draft, full)
+        reduce(full, draft, precision, calibration)
+        full.unlink()
+
+
 def _data_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
@@ -211,12 +223,3 @@ def _check(path: Path) -> None:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise VerificationError(f"onnx.checker refuses the exported file: {error}") from error
-
-
-def _require(parity: Parity) -> None:
-    if not parity.passed:
-        raise VerificationError(
-            f"onnxruntime's outputs are up to {parity.max_abs:.3g} off PyTorch's, {parity.max_rel:.3g} of "
-            f"the largest (allowed: {parity.tolerance:g}); top-1 agrees on {parity.top1_agreement:.0%}.",
-            hint="No file was written. Look for what forward does differently while it is exported.",
-        )

@@ -13,9 +13,7 @@ from sesurgeon.errors import VerificationError
 from sesurgeon.export.capture import run
 from sesurgeon.models.preprocessing import Preprocessing
 
-# Two runtimes add up the same float32 products in another order: 1e-7 to 1e-5 of the largest logit.
-# A wrong operator (another padding, another epsilon) shows from about 1e-3 on.
-TOLERANCE = 1e-4
+_BATCHES = (1, 4)
 
 
 @dataclass(frozen=True)
@@ -34,20 +32,30 @@ class Parity:
     max_abs: float
     max_rel: float
     top1_agreement: float
-    tolerance: float = TOLERANCE
+    tolerance: float
 
     @property
     def passed(self) -> bool:
         return self.max_rel <= self.tolerance  # false for nan, too
 
+    def require(self, whose: str) -> None:
+        """Raise a VerificationError that says how far ``whose`` outputs are off, unless they pass."""
+        if not self.passed:
+            raise VerificationError(
+                f"{whose} outputs are up to {self.max_abs:.3g} off PyTorch's, {self.max_rel:.3g} of "
+                f"the largest (allowed: {self.tolerance:g}); top-1 agrees on {self.top1_agreement:.0%}.",
+                hint="No file was written. Look for what forward does differently while it is exported.",
+            )
 
-def onnx_parity(model: nn.Module, path: Path, batches: Sequence[Tensor]) -> Parity:
+
+def onnx_parity(model: nn.Module, path: Path, batches: Sequence[Tensor], tolerance: float) -> Parity:
     """Run the ONNX file at ``path`` in onnxruntime on the CPU, and compare it with ``model``.
 
     Args:
         model: in eval mode, on the CPU, with one tensor in and one tensor out.
         path: the file; its only input is ``input``, its only output is ``logits``.
         batches: float32 images, each with shape (batch, channels, height, width).
+        tolerance: what passes.
 
     Raises:
         VerificationError: onnxruntime cannot load or run the file, or an output has another shape.
@@ -62,15 +70,16 @@ def onnx_parity(model: nn.Module, path: Path, batches: Sequence[Tensor]) -> Pari
         got = [torch.from_numpy(session.run(["logits"], {"input": batch.numpy()})[0]) for batch in batches]
     except Exception as error:  # onnxruntime's errors share no narrower base class
         raise VerificationError(f"onnxruntime cannot run the exported file: {error}") from error
-    return compare(expected, got)
+    return compare(expected, got, tolerance)
 
 
-def compare(expected: Sequence[Tensor], got: Sequence[Tensor]) -> Parity:
+def compare(expected: Sequence[Tensor], got: Sequence[Tensor], tolerance: float) -> Parity:
     """Compare outputs, batch by batch.
 
     Args:
         expected: PyTorch's outputs, each with shape (batch, classes), or (batch, ...).
         got: the other's.
+        tolerance: what passes.
 
     Raises:
         VerificationError: an output has another shape.
@@ -89,7 +98,13 @@ def compare(expected: Sequence[Tensor], got: Sequence[Tensor]) -> Parity:
         max_abs=float(largest),
         max_rel=float(largest / scale) if largest else 0.0,
         top1_agreement=float(same_top1.float().mean()),
+        tolerance=tolerance,
     )
+
+
+def noise(image: Tensor, preprocessing: Preprocessing | None) -> list[Tensor]:
+    """One and four random images of the size of those in ``image`` (batch, ...): what every file is compared on."""
+    return [random_images((size, *image.shape[1:]), preprocessing) for size in _BATCHES]
 
 
 def random_images(shape: tuple[int, ...], preprocessing: Preprocessing | None) -> Tensor:

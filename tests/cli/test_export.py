@@ -7,10 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnxruntime
 import pytest
+import torch
+from torch import nn
+from torchvision.models.resnet import BasicBlock
 from typer.testing import CliRunner, Result
 
 import sesurgeon
@@ -81,7 +85,7 @@ def test_the_newest_model_is_taken_and_the_proof_printed(folder: Path) -> None:
     assert (folder / "tiny.onnx").is_file()
     assert "tiny.onnx" in result.stdout
     assert "at batch 1 and 4" in result.stdout
-    assert "100%" in result.stdout
+    assert "100.0%" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -125,3 +129,66 @@ def test_ctrl_c_leaves_nothing_and_exits_with_130(folder: Path) -> None:
         _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, "Interrupted.\n")
     assert not list(folder.glob("*.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "precision"),
+    [(["--half"], "net.half.onnx", "float16"), (["--simplify"], "net.onnx", "float32")],
+)
+def test_formats_of_onnx(folder: Path, arguments: list[str], name: str, precision: str) -> None:
+    make_net(folder)
+    result = export("net.se.pt", *arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert (report["path"], report["precision"]) == (name, precision)
+    assert (folder / name).stat().st_size == report["size"]
+
+
+def test_int8_is_calibrated_on_training_and_compared_on_validation_images(
+    folder: Path, images: Callable[[Path, Sequence[str], int], Path]
+) -> None:
+    make_net(folder)
+    images(folder / "data" / "train", ("a", "b", "c"), 3)
+    images(folder / "data" / "val", ("a", "b", "c"), 2)
+    result = export("net.se.pt", "--int8", "--calib", "data", "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert (report["path"], report["parity"]["batch_sizes"]) == ("net.int8.onnx", [6])
+    shown = export("net.se.pt", "--int8", "--calib", "data", "--force")
+    assert "top-1 agreement" in shown.stdout
+
+
+def test_pt2(folder: Path) -> None:
+    make_net(folder)
+    result = export("net.se.pt", "--pt2")
+    assert result.exit_code == 0, result.stderr
+    assert "the file against the model" in result.stdout
+    assert (folder / "net.pt2").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--pt2", "--half"], "--pt2 writes a file of its own kind, not of --half"),
+        (["--pt2", "--plain"], "--pt2 writes a file of its own kind, not of --plain"),
+        (["--pt2", "-o", "net.onnx"], "no name for a torch.export file"),
+        (["--half", "--int8"], "exclude each other"),
+        (["--int8"], "--int8 needs --calib DATA"),
+        (["--calib", "data"], "--calib is for --int8"),
+        (["--pt2", "--opset", "20"], "--opset is for ONNX files"),
+    ],
+)
+def test_formats_that_do_not_go_together(folder: Path, arguments: list[str], said: str) -> None:
+    make_net(folder)
+    before = sorted(folder.iterdir())
+    result = export("net.se.pt", *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert sorted(folder.iterdir()) == before
+
+
+def make_net(folder: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), BasicBlock(8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net.append(nn.Linear(8, 3))
+    sesurgeon.save(sesurgeon.add_se(net, torch.randn(2, 1, 8, 8)), folder / "net.se.pt")

@@ -16,7 +16,7 @@ def test_differences_are_those_of_the_worst_batch_over_the_largest_output() -> N
     expected = [torch.tensor([[1.0, -8.0]]), torch.tensor([[2.0, 1.0], [0.0, 4.0]])]
     got = [torch.tensor([[1.0, -8.5]]), torch.tensor([[2.0, 1.0], [3.0, 2.0]])]
 
-    parity = compare(expected, got)
+    parity = compare(expected, got, 1e-4)
 
     assert parity.batch_sizes == (1, 2)
     assert parity.max_abs == 3.0
@@ -26,15 +26,15 @@ def test_differences_are_those_of_the_worst_batch_over_the_largest_output() -> N
 
 
 def test_equal_outputs_pass_even_when_all_are_zero() -> None:
-    parity = compare([torch.zeros(2, 3)], [torch.zeros(2, 3)])
+    parity = compare([torch.zeros(2, 3)], [torch.zeros(2, 3)], 1e-4)
     assert (parity.max_abs, parity.max_rel, parity.top1_agreement) == (0.0, 0.0, 1.0)
     assert parity.passed
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_an_output_that_is_not_finite_does_not_pass(bad: float) -> None:
-    assert not compare([torch.ones(1, 2)], [torch.tensor([[1.0, bad]])]).passed
-    assert not compare([torch.tensor([[1.0, bad]])], [torch.tensor([[1.0, bad]])]).passed
+    assert not compare([torch.ones(1, 2)], [torch.tensor([[1.0, bad]])], 1e-4).passed
+    assert not compare([torch.tensor([[1.0, bad]])], [torch.tensor([[1.0, bad]])], 1e-4).passed
 
 
 def test_top1_of_a_map_is_taken_pixel_by_pixel() -> None:
@@ -42,12 +42,12 @@ def test_top1_of_a_map_is_taken_pixel_by_pixel() -> None:
     expected[:, 0] = 1.0
     got = expected.clone()
     got[0, 1, 0, 0] = 2.0
-    assert compare([expected], [got]).top1_agreement == 3 / 4
+    assert compare([expected], [got], 1e-4).top1_agreement == 3 / 4
 
 
 def test_another_shape_is_an_error() -> None:
     with pytest.raises(VerificationError, match=r"\(1, 3\).*\(3,\)"):
-        compare([torch.zeros(1, 3)], [torch.zeros(3)])
+        compare([torch.zeros(1, 3)], [torch.zeros(3)], 1e-4)
 
 
 def test_random_images_lie_in_the_range_of_the_preprocessing() -> None:

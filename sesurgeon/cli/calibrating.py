@@ -1,0 +1,49 @@
+"""Images for int8: some to find the ranges of activations on, others to see how many labels stay the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sesurgeon.cli.console import Output
+from sesurgeon.cli.images import skipped_note
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_CALIBRATED_ON, _COMPARED_ON = 256, 1024  # images; more change ranges and shares little
+_BATCH = 32
+
+Calib = Annotated[
+    str | None,
+    typer.Option(
+        "--calib",
+        metavar="DATA",
+        help="For --int8: images like those that the model will see, as finetune's --data takes them.",
+        show_default=False,
+    ),
+]
+
+
+def calibration_images(model: nn.Module, spec: str, data_dir: str, out: Output) -> tuple[list[Tensor], list[Tensor]]:
+    """Batches of training and of validation images, evenly spread over all of them."""
+    from sesurgeon.finetune import open_data, preprocessing_for
+    from sesurgeon.finetune.data.loader import eval_loader
+    from sesurgeon.finetune.data.unlabelled import lacks_classes
+    from sesurgeon.models import provenance_of
+
+    known = provenance_of(model)
+    unlabelled = not known.multi_label and lacks_classes(spec, known.classes)
+    data = open_data(spec, multi_label=known.multi_label, unlabelled=unlabelled, data_dir=data_dir)
+    if data.skipped:
+        out.note(skipped_note(data.skipped))
+    found = []
+    for split, most in (("train", _CALIBRATED_ON), ("val", _COMPARED_ON)):
+        images = data.split(split)
+        preprocessing = preprocessing_for(model, images)
+        part = range(0, len(images), -(-len(images) // most))
+        labels = [0] * len(data.classes)  # nobody looks at them
+        loader = eval_loader(images, preprocessing, labels, batch_size=_BATCH, workers=0, part=part)
+        found.append([batch for batch, _ in loader])
+    return found[0], found[1]

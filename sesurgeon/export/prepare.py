@@ -1,0 +1,51 @@
+"""A network as all exported files hold it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sesurgeon.errors import SesurgeonError, UsageError
+from sesurgeon.export.capture import one_output
+from sesurgeon.models.inputs import example_inputs as default_inputs
+from sesurgeon.models.provenance import Provenance, provenance_of
+from sesurgeon.surgery import fold, plan_of
+
+
+def prepare(
+    model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...] | None
+) -> tuple[nn.Module, Tensor, Provenance]:
+    """A copy of ``model`` in eval mode and float32, on the CPU, that gives one tensor; an example; where it came from.
+
+    Where the factors of its gates can go into the layers before them, exactly, they are there.
+
+    Raises:
+        UsageError: ``example_inputs`` are more than one tensor.
+        UntraceableError: the model cannot be copied, fails on the example, or gives no tensor with a batch.
+    """
+    model = getattr(model, "_orig_mod", model)  # out of torch.compile's wrapper, whose forward takes anything
+    image = _one_image(model, example_inputs)
+    return one_output(_folded(model), image), image, provenance_of(model)
+
+
+def _folded(model: nn.Module) -> nn.Module:
+    """``model`` with plain gates where their factor can go into the layer before: an operation less for each block."""
+    if plan_of(model) is None:
+        return model
+    try:
+        return fold(model).model
+    except SesurgeonError:  # its layers were changed since surgery
+        return model
+
+
+def _one_image(model: nn.Module, given: Tensor | tuple[Tensor, ...] | None) -> Tensor:
+    """The example as one float32 tensor on the CPU."""
+    inputs = default_inputs(model) if given is None else given
+    inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
+    if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or not inputs[0].ndim:
+        given_types = ", ".join(type(value).__name__ for value in inputs) or "nothing"
+        raise UsageError(
+            f"An exported file takes one tensor, the images; the example inputs are {given_types}.",
+            hint="Wrap the model in a module whose forward takes the images alone.",
+        )
+    return inputs[0].detach().to("cpu", torch.float32)

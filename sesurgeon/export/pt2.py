@@ -1,0 +1,117 @@
+"""A torch.export file with a free batch size: a graph without the code that made it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sesurgeon import __version__
+from sesurgeon.errors import UsageError, VerificationError
+from sesurgeon.export.capture import capture, first_line, quiet_exporter, run
+from sesurgeon.export.parity import Parity, compare, noise
+from sesurgeon.export.precision import TOLERANCES
+from sesurgeon.export.prepare import prepare
+from sesurgeon.files import atomic_write, check_writable
+from sesurgeon.models.provenance import Provenance
+
+SUFFIX = ".pt2"  # torch.export.load refuses others
+
+_METADATA = "sesurgeon.json"
+
+
+@dataclass(frozen=True)
+class Pt2Report:
+    """What was written.
+
+    Attributes:
+        path: the file.
+        input_shape: (channels, height, width) of the images; their batch is free.
+        output_shape: for one image.
+        size: bytes on disk.
+        parity: how far the file, read again, is from PyTorch's module; None when that was not asked for.
+    """
+
+    path: Path
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    size: int
+    parity: Parity | None
+
+
+def export_pt2(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    example_inputs: Tensor | tuple[Tensor, ...] | None = None,
+    force: bool = True,
+    verify: bool = True,
+) -> Pt2Report:
+    """Write ``model`` in eval mode, in float32, for ``torch.export.load``: it runs without sesurgeon, and without timm.
+
+    ``torch.export.load(path, extra_files={"sesurgeon.json": ""})`` fills in classes and preprocessing as JSON.
+    ``model`` itself is left as it is: a copy is exported, with its gates' factors folded where that is exact.
+
+    Args:
+        model: any network with one image tensor in; of several outputs the first is exported.
+        path: where to, a name that ends in .pt2; nothing lies there unless all checks have passed.
+        example_inputs: images, as the model takes them; made from the model by default.
+        force: replace what lies at ``path``.
+        verify: read the file again and compare with PyTorch, at batch 1 and 4.
+
+    Raises:
+        OutputError: ``path`` cannot be written.
+        UsageError: another suffix, or ``example_inputs`` are more than one tensor.
+        UntraceableError: the network cannot be exported, or works for one batch size alone.
+        VerificationError: the file does not compute what the model computes.
+    """
+    path = Path(path)
+    check_pt2_path(path)
+    check_writable(path, force=force)
+    prepared, image, provenance = prepare(model, example_inputs)
+    program = capture(prepared, image)
+    with atomic_write(path, force=force) as temporary:
+        with quiet_exporter():
+            torch.export.save(program, temporary, extra_files={_METADATA: json.dumps(_described(provenance))})
+        parity = _parity(prepared, temporary, image, provenance) if verify else None
+    return Pt2Report(
+        path=path,
+        input_shape=tuple(image.shape[1:]),
+        output_shape=tuple(run(prepared, image).shape[1:]),
+        size=path.stat().st_size,
+        parity=parity,
+    )
+
+
+def check_pt2_path(path: Path) -> None:
+    """Raise a UsageError for a name that ``torch.export.load`` would refuse."""
+    if path.suffix != SUFFIX:
+        raise UsageError(f"{path} is no name for a torch.export file.", hint=f"Let it end in {SUFFIX}.")
+
+
+def _described(provenance: Provenance) -> dict[str, object]:
+    preprocessing = provenance.preprocessing
+    return {
+        "sesurgeon_version": __version__,
+        "classes": provenance.classes,
+        "multi_label": provenance.multi_label,
+        "preprocessing": None if preprocessing is None else preprocessing.to_dict(),
+    }
+
+
+def _parity(model: nn.Module, path: Path, image: Tensor, provenance: Provenance) -> Parity:
+    batches = noise(image, provenance.preprocessing)
+    try:
+        with quiet_exporter():
+            read = torch.export.load(path).module()
+        with torch.no_grad():
+            got = [read(batch) for batch in batches]
+    except Exception as error:  # torch.export's errors share no narrower base class
+        raise VerificationError(f"The exported file cannot be run: {first_line(error)}") from error
+    parity = compare([run(model, batch) for batch in batches], got, TOLERANCES["float32"])
+    parity.require("The file's")
+    return parity

@@ -1,0 +1,107 @@
+"""Fewer bits: half the size and a quarter, close to PyTorch, and said how close."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+from sesurgeon.errors import UntraceableError, UsageError, VerificationError
+from sesurgeon.export import export_onnx, load_onnx, precision
+from sesurgeon.models.preprocessing import Preprocessing
+from sesurgeon.models.provenance import Provenance, attach_provenance, provenance_of
+from sesurgeon.models.source import Source
+from sesurgeon.surgery import add_se
+
+PREPROCESSING = Preprocessing((3, 32, 32), (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), "bilinear", 0.9)
+CLASSES = tuple("abcdefgh")
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        head = nn.Linear(128, 8)
+        nn.init.normal_(head.weight)  # logits far apart
+        body = [nn.Conv2d(3, 128, 3, 4), BasicBlock(128, 128), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        model = add_se(nn.Sequential(*body, head), torch.randn(2, 3, 32, 32))
+    attach_provenance(model, Provenance(Source("module"), CLASSES, None, PREPROCESSING))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(16, 3, 32, 32, generator=generator) for _ in range(2)]
+
+
+def test_half_is_half_the_size_and_close(network: nn.Module, images: list[Tensor], tmp_path: Path) -> None:
+    whole = export_onnx(network, tmp_path / "whole.onnx")
+    half = export_onnx(network, tmp_path / "half.onnx", precision="float16", compare_on=images)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["half.onnx", "whole.onnx"]
+    assert half.size < 0.52 * whole.size
+    assert whole.parity is not None
+    assert half.parity is not None
+    assert half.parity.batch_sizes == (1, 4, 16, 16)
+    assert whole.parity.max_rel < 1e-5 < half.parity.max_rel < half.parity.tolerance == 0.02
+    assert half.parity.top1_agreement == 1.0
+    kinds = {onnx.TensorProto.DataType.Name(weight.data_type) for weight in onnx.load(half.path).graph.initializer}
+    assert "FLOAT" not in kinds
+
+
+def test_int8_is_a_quarter_and_its_agreement_is_told(network: nn.Module, images: list[Tensor], tmp_path: Path) -> None:
+    whole = export_onnx(network, tmp_path / "whole.onnx")
+    report = export_onnx(
+        network, tmp_path / "int8.onnx", precision="int8", calibration=images[:1], compare_on=images[1:]
+    )
+    assert report.precision == "int8"
+    assert report.size < 0.3 * whole.size
+    assert report.parity is not None
+    assert report.parity.batch_sizes == (16,)
+    assert 0.8 < report.parity.top1_agreement <= 1.0
+    assert 1e-4 < report.parity.max_rel < 0.5
+    operators = Counter(node.op_type for node in onnx.load(report.path).graph.node)
+    assert operators["QuantizeLinear"] > 0
+    with torch.no_grad():
+        expected, got = network(images[1]), load_onnx(report.path)(images[1])
+    assert (expected - got).abs().max() == report.parity.max_abs
+
+
+@pytest.mark.parametrize("kind", ["float16", "int8"])
+def test_batches_are_free_and_metadata_stay(
+    network: nn.Module, images: list[Tensor], tmp_path: Path, kind: precision.Precision
+) -> None:
+    report = export_onnx(network, tmp_path / "net.onnx", precision=kind, calibration=images, simplify=True)
+    model = load_onnx(report.path)
+    assert (provenance_of(model).classes, provenance_of(model).preprocessing) == (CLASSES, PREPROCESSING)
+    for size in (1, 3):
+        assert model(torch.randn(size, 3, 32, 32)).shape == (size, 8)
+
+
+def test_simplified_it_is_no_larger_and_computes_the_same(network: nn.Module, tmp_path: Path) -> None:
+    plain = export_onnx(network, tmp_path / "plain.onnx")
+    simple = export_onnx(network, tmp_path / "simple.onnx", simplify=True)
+    nodes = [len(onnx.load(report.path).graph.node) for report in (plain, simple)]
+    assert nodes[1] <= nodes[0]
+    assert simple.parity is not None
+    assert simple.parity.passed
+
+
+def test_what_is_too_far_off_is_not_kept(network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(precision.TOLERANCES, "float16", 1e-6)
+    with pytest.raises(VerificationError, match="onnxruntime's outputs are up to"):
+        export_onnx(network, tmp_path / "half.onnx", precision="float16")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_without_images_is_refused(network: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="int8 needs images"):
+        export_onnx(network, tmp_path / "int8.onnx", precision="int8")
+    with pytest.raises(UntraceableError, match="cannot make it int8"):
+        export_onnx(network, tmp_path / "int8.onnx", precision="int8", calibration=[torch.randn(1, 3, 20, 20)])
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,85 @@
+"""A torch.export file: the model's bits, any batch, and its metadata."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from sesurgeon.errors import OutputError, UsageError, VerificationError
+from sesurgeon.export import export_pt2, pt2
+from sesurgeon.models.preprocessing import Preprocessing
+from sesurgeon.models.provenance import Provenance, attach_provenance
+from sesurgeon.models.source import Source
+from sesurgeon.surgery import add_se
+
+PREPROCESSING = Preprocessing((3, 32, 32), (0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    model = add_se(timm.create_model("resnet10t", num_classes=3), torch.randn(2, 3, 32, 32))
+    attach_provenance(model, Provenance(Source("module"), ("a", "b", "c"), None, PREPROCESSING))
+    return model
+
+
+def test_read_again_it_computes_the_same_bits_at_any_batch(network: nn.Module, tmp_path: Path) -> None:
+    report = export_pt2(network, tmp_path / "net.pt2")
+    assert [file.name for file in tmp_path.iterdir()] == ["net.pt2"]
+    assert (report.input_shape, report.output_shape) == ((3, 32, 32), (3,))
+    assert report.size == report.path.stat().st_size
+    assert report.parity is not None
+    assert report.parity.max_abs == 0
+    extra = {"sesurgeon.json": ""}
+    read = torch.export.load(report.path, extra_files=extra).module()
+    network.eval()
+    for size in (1, 5):
+        images = torch.randn(size, 3, 32, 32)
+        with torch.no_grad():
+            assert torch.equal(read(images), network(images))
+    described = json.loads(extra["sesurgeon.json"])
+    assert described["classes"] == ["a", "b", "c"]
+    assert Preprocessing.from_dict(described["preprocessing"]) == PREPROCESSING
+
+
+def test_it_runs_without_sesurgeon_and_timm(network: nn.Module, tmp_path: Path) -> None:
+    report = export_pt2(network, tmp_path / "net.pt2", verify=False)
+    assert report.parity is None
+    code = (
+        f"import sys, torch; read = torch.export.load({str(report.path)!r}).module();"
+        "print(tuple(read(torch.randn(2, 3, 32, 32)).shape));"
+        "print([name for name in ('sesurgeon', 'timm') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.split("\n")[:2] == ["(2, 3)", "[]"]
+
+
+class Different(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).mean((2, 3)) + (1 if torch.compiler.is_exporting() else 0)
+
+
+def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(VerificationError, match="The file's outputs are up to"):
+        export_pt2(Different(), tmp_path / "net.pt2", example_inputs=torch.randn(1, 3, 8, 8))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_and_files_are_checked_first(network: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"end in \.pt2") as caught:
+        export_pt2(network, tmp_path / "net.onnx")
+    assert pt2.SUFFIX in str(caught.value)
+    (tmp_path / "net.pt2").write_text("mine")
+    with pytest.raises(OutputError):
+        export_pt2(network, tmp_path / "net.pt2", force=False)
+    assert (tmp_path / "net.pt2").read_text() == "mine"
