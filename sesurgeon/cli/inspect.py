@@ -95,15 +95,7 @@ def inspect(
     with reporting(json=json, quiet=quiet, debug=debug) as out:
         with out.working(f"Looking at {model}"):
             from sesurgeon.graph import survey
-            from sesurgeon.placement import (
-                block_cost,
-                choose,
-                images_in,
-                model_cost,
-                plan_from_survey,
-                settle,
-                unused_pattern,
-            )
+            from sesurgeon.placement import block_cost, choose, images_in, model_cost, plan_from_survey, settle
             from sesurgeon.surgery import apply_plan
 
             policies, config, filters = settle(selection.choices())
@@ -122,8 +114,8 @@ def inspect(
             images = images_in(found.inputs)
             costs = {site.id: block_cost(config, site, images) for site in found.sites}
             cost = model_cost(loaded, found.inputs)
-        for glob in filters.unused(reached):
-            out.note(f"Warning: {unused_pattern(glob)}")
+        for warning in filters.unused(reached):
+            out.note(f"Warning: {warning}")
         ratios: Sequence[LatencyRatio] = []
         if latency and chosen:
             planned = plan_from_survey(found, policies, config, filters)

@@ -24,7 +24,7 @@ from sesurgeon.cli.planning import blocks_data, plan_table
 from sesurgeon.cli.rendering import left_alone_lines, totals_table, uncounted_lines
 from sesurgeon.cli.selecting import InputShape, Selection, parse_inputs
 from sesurgeon.cli.spread import spread
-from sesurgeon.cli.timing import Latency, latency_table, timed
+from sesurgeon.cli.timing import Latency, MaxLatency, latency_table, parse_share, timed
 from sesurgeon.files import check_writable
 
 
@@ -35,6 +35,7 @@ def plan(
     output: OutputPath = None,
     force: Force = False,
     latency: Latency = False,
+    max_latency: MaxLatency = None,
     input_shape: InputShape = None,
     arch: Arch = None,
     model_kwargs: ModelKwargs = None,
@@ -51,6 +52,7 @@ def plan(
     `sesurgeon add-se MODEL --plan plan.yaml`. MODEL stays as it is.
     """
     with reporting(json=json, quiet=quiet, debug=debug) as out:
+        most = parse_share(max_latency)
         if output is not None:
             check_writable(output, force=force)
         with out.working(f"Planning for {model}"):
@@ -76,10 +78,16 @@ def plan(
             )
             found = survey(loaded, parse_inputs(input_shape, loaded))
             made = plan_from_survey(found, policies, config, filters)
+            fitted = []
+            if most is not None:
+                from sesurgeon.export import fit_latency
+
+                made, fits = fit_latency(loaded, made, found, most)
+                fitted.append(fits)
             costs = plan_costs(made, found)
             before = model_cost(loaded, found.inputs)
             after = sum(costs.values(), before)
-        ratios = timed(out, loaded, apply_plan(loaded, made), found.inputs) if latency else []
+        ratios = timed(out, loaded, apply_plan(loaded, made), found.inputs) if latency else fitted
         if output is not None:
             write_plan(made, output, costs=costs, name=model, force=force)
         for warning in made.warnings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 from rich.table import Table
 
 from sesurgeon.cli.console import Output
+from sesurgeon.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -22,12 +24,42 @@ Latency = Annotated[
 ]
 
 
-def timed(out: Output, base: nn.Module, augmented: nn.Module, inputs: tuple[Any, ...]) -> list[LatencyRatio]:
+def parse_share(text: str | None) -> float | None:
+    """``5%`` or ``0.05`` as 0.05.
+
+    Raises:
+        UsageError: neither.
+    """
+    if text is None:
+        return None
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < math.inf:
+        raise UsageError(f"--max-latency {text} is no share.", hint="Give one as 5% or 0.05.")
+    return share
+
+
+MaxLatency = Annotated[
+    str | None,
+    typer.Option(
+        "--max-latency",
+        metavar="5%",
+        help="Drop the blocks that cost most time a parameter until it takes at most this much longer here (PyTorch).",
+        show_default=False,
+    ),
+]
+
+
+def timed(
+    out: Output, base: nn.Module, augmented: nn.Module, inputs: tuple[Any, ...], **options: Any
+) -> list[LatencyRatio]:
     """:func:`sesurgeon.export.measure_latency`, with a bar for each runtime and batch size."""
     from sesurgeon.export import measure_latency
 
     with out.progress() as progress:
-        return measure_latency(base, augmented, inputs, progress=_Bars(progress))
+        return measure_latency(base, augmented, inputs, progress=_Bars(progress), **options)
 
 
 def latency_table(ratios: Sequence[LatencyRatio]) -> Table:

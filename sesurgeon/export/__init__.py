@@ -1,20 +1,32 @@
 """Ship a model: a file, and the proof that it computes what PyTorch computes."""
 
-from sesurgeon.export.latency import LatencyRatio, measure_latency
+from sesurgeon.export.budget import fit_latency
+from sesurgeon.export.latency import LatencyRatio, Runtime, measure_latency
 from sesurgeon.export.onnx import OnnxReport, export_onnx
 from sesurgeon.export.onnx_model import OnnxModel, load_onnx
 from sesurgeon.export.parity import Parity
 from sesurgeon.export.plain import PlainReport, check_plain_path, export_plain
+from sesurgeon.export.precision import Precision
+from sesurgeon.export.pt2 import Pt2Report, check_pt2_path, export_pt2
+from sesurgeon.export.shares import BlockShare, block_shares
 
 __all__ = [
+    "BlockShare",
     "LatencyRatio",
     "OnnxModel",
     "OnnxReport",
     "Parity",
     "PlainReport",
+    "Precision",
+    "Pt2Report",
+    "Runtime",
+    "block_shares",
     "check_plain_path",
+    "check_pt2_path",
     "export_onnx",
     "export_plain",
+    "export_pt2",
+    "fit_latency",
     "load_onnx",
     "measure_latency",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from sesurgeon.errors import UntraceableError, UsageError
 from sesurgeon.export.capture import first_line
@@ -22,7 +24,9 @@ from sesurgeon.export.onnx import export_onnx
 from sesurgeon.models import fresh, isolated, random_states, restore_random_states
 from sesurgeon.placement import images_in
 
-Runtime = Literal["torch", "onnxruntime"]
+Runtime = Literal["torch", "compiled", "onnxruntime", "training"]
+"""PyTorch as it is; by torch.compile; onnxruntime; a step of training: forward, backward and an update by SGD."""
+
 Progress = Callable[[str, int, int], None]
 Runner = Callable[[tuple[Any, ...]], object]
 
@@ -35,7 +39,7 @@ class LatencyRatio:
     """Two networks, timed in one runtime at one batch size.
 
     Attributes:
-        runtime: "torch" or "onnxruntime".
+        runtime: see :data:`Runtime`.
         batch: images in a batch.
         base_ms, augmented_ms: medians of the milliseconds that a batch takes.
         ratio: of these medians, the augmented network's over the base's.
@@ -57,11 +61,12 @@ def measure_latency(
     augmented: nn.Module,
     images: Tensor | tuple[Any, ...],
     *,
+    batches: Sequence[int] | None = None,
     repeats: int = 20,
     runtimes: Sequence[Runtime] = ("torch", "onnxruntime"),
     progress: Progress | None = None,
 ) -> list[LatencyRatio]:
-    """Time both networks in eval mode, at batch 1 and at the batch of ``images``.
+    """Time both networks, in eval mode but for training.
 
     They run in turn, and which goes first changes from pair to pair, so that whatever else the machine does falls
     on both. In torch they run where they are; in onnxruntime on the CPU, in float32, with as many threads as torch
@@ -71,6 +76,7 @@ def measure_latency(
         base: the network without blocks.
         augmented: the same with blocks.
         images: a batch, or the tuple of the positional arguments of forward.
+        batches: sizes; images are repeated where there are fewer. By default 1 and that of ``images``.
         repeats: pairs that are timed, at least 2.
         runtimes: which, in this order.
         progress: called after each pair with a title, the number of pairs done, and that of all pairs.
@@ -79,16 +85,18 @@ def measure_latency(
         An entry for each runtime and batch size; where a runtime cannot take the networks it holds the reason.
 
     Raises:
-        UsageError: fewer than 2 repeats, or an unknown runtime.
+        UsageError: fewer than 2 repeats, an unknown runtime, or a batch of less than one image.
     """
-    _check(repeats, runtimes)
     arguments = images if isinstance(images, tuple) else (images,)
+    sizes = sorted(set(batches or (1, images_in(arguments))))
+    _check(repeats, runtimes, sizes)
+    arguments = _repeated(arguments, sizes[-1])
     states = random_states()
     try:
         return [
             measured
             for runtime in runtimes
-            for measured in _in_runtime(runtime, base, augmented, arguments, repeats, progress or _tell_nobody)
+            for measured in _in_runtime(runtime, base, augmented, arguments, sizes, repeats, progress or _tell_nobody)
         ]
     finally:
         restore_random_states(states)
@@ -127,9 +135,11 @@ def _seconds(name: str, run: Runner, arguments: tuple[Any, ...], clock: Callable
         return clock() - start
 
 
-def _check(repeats: int, runtimes: Sequence[str]) -> None:
+def _check(repeats: int, runtimes: Sequence[str], sizes: Sequence[int]) -> None:
     if repeats < 2:
         raise UsageError(f"repeats (={repeats}) must be at least 2: one pair has no spread.")
+    if sizes[0] < 1:
+        raise UsageError(f"A batch of {sizes[0]} images cannot be timed.")
     for runtime in runtimes:
         if runtime not in _OPENERS:
             raise UsageError(f"There is no runtime '{runtime}'.", hint=f"Known runtimes: {', '.join(_OPENERS)}.")
@@ -140,10 +150,10 @@ def _in_runtime(
     base: nn.Module,
     augmented: nn.Module,
     arguments: tuple[Any, ...],
+    sizes: Sequence[int],
     repeats: int,
     progress: Progress,
 ) -> list[LatencyRatio]:
-    sizes = sorted({1, images_in(arguments)})
     opener = _OPENERS[runtime]
     with contextlib.ExitStack() as stack:
         try:
@@ -172,6 +182,21 @@ def summary(runtime: Runtime, size: int, pairs: Sequence[tuple[float, float]]) -
     return LatencyRatio(runtime, size, 1000 * base, 1000 * augmented, augmented / base, (low, high))
 
 
+def _repeated(arguments: tuple[Any, ...], images: int) -> tuple[Any, ...]:
+    """The arguments for at least ``images`` images: what there is, again and again."""
+    times = -(-images // max(1, images_in(arguments)))
+    if times == 1:
+        return arguments
+    return tuple(
+        argument * times
+        if isinstance(argument, list)
+        else argument.repeat(times, *[1] * (argument.ndim - 1))
+        if isinstance(argument, Tensor) and argument.ndim
+        else argument
+        for argument in arguments
+    )
+
+
 def _first(arguments: tuple[Any, ...], images: int) -> tuple[Any, ...]:
     """The arguments for the first ``images`` images."""
     return tuple(
@@ -191,7 +216,8 @@ def _blaming(name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _in_torch(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Runner]:
+def in_torch(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Runner]:
+    """A call of ``model`` in eval mode, without gradients, that has ended when it returns."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
     def run(given: tuple[Any, ...]) -> None:
@@ -200,6 +226,32 @@ def _in_torch(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Runner]:
             torch.accelerator.synchronize(device)
 
     with isolated(model, training=False):
+        yield run
+
+
+@contextlib.contextmanager
+def _compiled(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Runner]:
+    with in_torch(torch.compile(copy.deepcopy(model)), arguments) as run:  # type: ignore[arg-type]
+        yield run
+    torch.compiler.reset()
+
+
+@contextlib.contextmanager
+def _in_training(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Runner]:
+    trained = copy.deepcopy(model).train().requires_grad_()
+    optimizer = torch.optim.SGD(trained.parameters(), lr=1e-6, momentum=0.9)
+    device = next((parameter.device for parameter in trained.parameters()), torch.device("cpu"))
+
+    def run(given: tuple[Any, ...]) -> None:
+        outputs = [leaf for leaf in tree_leaves(trained(*given)) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        loss = torch.stack([output.float().mean() for output in outputs]).sum()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+
+    with torch.enable_grad():
         yield run
 
 
@@ -220,7 +272,9 @@ def _in_onnxruntime(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Ru
 
 
 _OPENERS: Mapping[Runtime, Callable[[nn.Module, tuple[Any, ...]], contextlib.AbstractContextManager[Runner]]] = (
-    MappingProxyType({"torch": _in_torch, "onnxruntime": _in_onnxruntime})
+    MappingProxyType(
+        {"torch": in_torch, "compiled": _compiled, "onnxruntime": _in_onnxruntime, "training": _in_training}
+    )
 )
 
 

@@ -72,8 +72,9 @@ class Filters:
         return kept[:: self.every]
 
     def unused(self, sites: Sequence[Site]) -> list[str]:
-        """The include and exclude globs that match none of ``sites``."""
-        return [glob for glob in (*self.include, *self.exclude) if not any(_matches(site, (glob,)) for site in sites)]
+        """A sentence for each include or exclude glob that matches none of ``sites``, the policy's."""
+        globs = [glob for glob in (*self.include, *self.exclude) if not any(_matches(site, (glob,)) for site in sites)]
+        return [f"The pattern '{glob}' matches no site of the policy." for glob in globs]
 
     def _tests(self, last: int) -> list[tuple[str, Callable[[Site], bool]]]:
         """Each filter that was given: the option as a user writes it, and what a site must fulfil."""

@@ -56,7 +56,7 @@ def plan_from_survey(found: Survey, policies: Sequence[str], config: BlockConfig
             + _why_none(gated, found.left_alone, found.sites),
             hint="`sesurgeon inspect --all` lists what was found.",
         )
-    unused = [unused_pattern(glob) for glob in filters.unused(chosen)]
+    unused = filters.unused(chosen)
     unused += [f"Policy '{name}' has no site here." for name in policies if not POLICIES[name](found.sites)]
     return Plan(
         architecture_of(found.model),
@@ -66,11 +66,6 @@ def plan_from_survey(found: Survey, policies: Sequence[str], config: BlockConfig
         (*gated, *left_alone, *found.left_alone),
         tuple(unused),
     )
-
-
-def unused_pattern(glob: str) -> str:
-    """What is said of an include or exclude pattern that chooses nothing."""
-    return f"The pattern '{glob}' matches no site of the policy."
 
 
 def choose(sites: Sequence[Site], policies: Sequence[str]) -> tuple[list[Site], list[LeftAlone]]:

@@ -240,3 +240,19 @@ def test_the_help_names_what_there_is() -> None:
     for kind in (BlockName, GateName, Squeeze, Init):
         assert set(get_args(kind)) <= set(words)
     assert set(POLICIES) <= set(words)
+
+
+def test_a_bound_on_time(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ratios = iter((1.5, 1.02))
+
+    def made_up(base: nn.Module, augmented: nn.Module, *_: Any, **__: Any) -> list[LatencyRatio]:
+        ratio = next(ratios)
+        return [LatencyRatio("torch", 2, 0.001, 0.001 * ratio, ratio, (ratio, ratio))]
+
+    monkeypatch.setattr("sesurgeon.export.budget.measure_latency", made_up)
+    told = json.loads(run("plan", "net.pt", *SHAPE, "--max-latency", "5%", "-o", "plan.yaml", "--json").stdout)
+    assert told["latency"][0]["ratio"] == 1.02
+    assert 1 <= len(told["blocks"]) == len(yaml.safe_load((here / "plan.yaml").read_text())["blocks"]) < 3
+    assert "to keep to the bound on time" in told["left_alone"][-1]["reason"]
+    for wrong in ("much", "-1%", "nan"):
+        assert "is no share" in run("plan", "net.pt", "--max-latency", wrong, code=2).stderr

@@ -150,5 +150,22 @@ def test_what_the_watcher_raises_is_no_failure_of_a_runtime() -> None:
 def test_one_pair_and_unknown_runtimes_are_refused() -> None:
     with pytest.raises(UsageError, match=r"repeats \(=1\)"):
         measure_latency(Net(), Net(), IMAGES, repeats=1)
-    with pytest.raises(UsageError, match=r"'tensorrt'.\nKnown runtimes: torch, onnxruntime"):
+    with pytest.raises(UsageError, match=r"'tensorrt'.\nKnown runtimes: torch, compiled, onnxruntime, training"):
         measure_latency(Net(), Net(), IMAGES, runtimes=["tensorrt"])  # type: ignore[list-item]
+
+
+def test_a_training_step_and_batches_beyond_the_images_leave_both_networks_as_they_were() -> None:
+    base, augmented = Net(), Net()
+    before = [{name: value.clone() for name, value in net.state_dict().items()} for net in (base, augmented)]
+    batches = [
+        one.batch for one in measure_latency(base, augmented, IMAGES, batches=(7, 2), repeats=2, runtimes=["training"])
+    ]
+    assert batches == [2, 7]
+    for net, state in zip((base, augmented), before, strict=True):
+        assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+        assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_a_batch_of_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match="A batch of 0 images"):
+        measure_latency(Net(), Net(), IMAGES, batches=(0, 2))

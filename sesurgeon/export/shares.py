@@ -1,0 +1,79 @@
+"""Where in an augmented network the time of its blocks goes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from sesurgeon.export.latency import Runner, in_torch
+from sesurgeon.models import fresh
+from sesurgeon.surgery import blocks_of
+
+_WARM_UP = 3
+
+
+@dataclass(frozen=True)
+class BlockShare:
+    """One block in a pass through the network.
+
+    Attributes:
+        block: its path.
+        ms: the median of its milliseconds.
+        share: of the milliseconds of the whole pass, from 0 to 1.
+    """
+
+    block: str
+    ms: float
+    share: float
+
+
+def block_shares(model: nn.Module, arguments: tuple[Any, ...], *, repeats: int = 20) -> list[BlockShare]:
+    """Time each inserted block within passes of ``model`` in eval mode, where it is; the model is left as it was.
+
+    Args:
+        model: with blocks; without any the list is empty.
+        arguments: the positional arguments of forward.
+        repeats: passes that are timed.
+    """
+    blocks = blocks_of(model)
+    seconds: dict[str, list[float]] = {path: [] for path in blocks}
+    began: dict[str, float] = {}
+
+    def start(path: str, *_: object) -> None:
+        began[path] = _now()
+
+    def stop(path: str, *_: object) -> None:
+        seconds[path].append(_now() - began[path])
+
+    handles = []
+    for path, block in blocks.items():
+        handles.append(block.register_forward_pre_hook(partial(start, path)))
+        handles.append(block.register_forward_hook(partial(stop, path)))
+    try:
+        with in_torch(model, arguments) as run:
+            whole = [_timed(run, arguments) for _ in range(_WARM_UP + repeats)]
+    finally:
+        for handle in handles:
+            handle.remove()
+    total = median(whole[_WARM_UP:])
+    medians = {path: median(found[_WARM_UP:]) for path, found in seconds.items()}
+    return [BlockShare(path, 1000 * one, one / total) for path, one in medians.items()]
+
+
+def _timed(run: Runner, arguments: tuple[Any, ...]) -> float:
+    given = fresh(arguments)
+    began = _now()
+    run(given)
+    return _now() - began
+
+
+def _now() -> float:
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,65 @@
+"""``sesurgeon benchmark``: what is timed and told; never how long anything takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models.resnet import BasicBlock
+from typer.testing import CliRunner, Result
+
+import sesurgeon
+from sesurgeon.cli.app import app
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    body = [nn.Conv2d(1, 8, 3, padding=1), BasicBlock(8, 8), BasicBlock(8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    net = nn.Sequential(*body, nn.Linear(8, 3))
+    sesurgeon.save(sesurgeon.add_se(net, torch.randn(2, 1, 8, 8)), tmp_path / "net.se.pt")
+    sesurgeon.save(sesurgeon.add_se(net, torch.randn(2, 1, 8, 8), policy="inner"), tmp_path / "inner.se.pt")
+    return tmp_path
+
+
+def benchmark(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["benchmark", *arguments, "--repeats", "2", "--input-shape", "2,1,8,8"])
+
+
+def test_runtimes_batches_and_blocks(folder: Path) -> None:
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    threads = torch.get_num_threads()
+    result = benchmark("net.se.pt", "-b", "1", "-b", "5", "--threads", "1", "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert (report["model"], report["vs"], report["threads"]) == ("net.se.pt", None, 1)
+    timed = [(one["runtime"], one["batch"]) for one in report["latency"]]
+    assert timed == [(runtime, size) for runtime in ("torch", "onnxruntime", "training") for size in (1, 5)]
+    for one in report["latency"]:
+        assert one["failure"] is None or (one["runtime"], one["batch"]) == ("training", 1)  # BatchNorm wants two
+        assert one["failure"] is not None or one["ratio"] == pytest.approx(one["augmented_ms"] / one["base_ms"])
+    assert [block["block"] for block in report["blocks"]] == ["1.se", "2.se"]
+    assert all(0 < block["share"] < 1 for block in report["blocks"])
+    assert torch.get_num_threads() == threads
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_against_another_network() -> None:
+    result = benchmark("net.se.pt", "--vs", "inner.se.pt", "--runtime", "torch", "-b", "2")
+    assert result.exit_code == 0, result.stderr
+    assert "net.se.pt against inner.se.pt" in result.stdout
+    assert "its 2 blocks take" in result.stdout
+    assert "onnxruntime" not in result.stdout
+
+
+def test_what_cannot_be_timed_is_refused(folder: Path) -> None:
+    sesurgeon.save(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()), folder / "plain.pt")
+    refused = benchmark("plain.pt")
+    assert refused.exit_code == 2
+    assert "--vs" in refused.stderr
+    unknown = benchmark("net.se.pt", "--runtime", "tensorrt")
+    assert unknown.exit_code == 2
+    assert "no runtime 'tensorrt'" in unknown.stderr
