@@ -41,7 +41,8 @@ class CallTracer(fx.Tracer):
     """
 
     def __init__(self, call: ModuleCall, fakes: FakeTensorMode, freeze_numbers: bool) -> None:
-        super().__init__(autowrap_modules=())  # the session sees to that
+        no_modules: tuple[Any, ...] = ()  # the session sees to them
+        super().__init__(autowrap_modules=no_modules)
         self.root = call.module
         self.graph = fx.Graph()
         self.tensor_attrs = {}
