@@ -3,21 +3,23 @@
     python benchmarks/finetune.py --data-dir DIR
 
 The same network (timm's resnet50 with SE blocks inserted, or another), the same image files of Fashion-MNIST at the
-same size through the same transform, batch, readers and optimiser, on the same machine. Each round trains one epoch
-with each of the three, so that what else the machine does falls on all alike; ratios are taken round by round. timm's
-package has no train.py, so its loop is repeated here as it stands there (train_one_epoch of timm 1.0: loader, forward,
-loss, backward, step, meters). DIR holds Fashion-MNIST as torchvision keeps it. Writes benchmarks/finetune.md.
+same size through the same transform, batch, readers and optimiser, on the same machine. Each of the three has a process
+of its own, as it has in use (the command sets up its process's memory, see cli/memory.py). They take turns, an epoch
+each, while the others wait, so that what else the machine does falls on all alike; ratios are taken round by round.
+timm's package has no train.py, so its loop is repeated here as it stands there (train_one_epoch of timm 1.0: loader,
+forward, loss, backward, step, meters). DIR holds Fashion-MNIST as torchvision keeps it. Writes benchmarks/finetune.md.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import timm
@@ -30,6 +32,7 @@ from torch import nn
 from torchvision.datasets import FashionMNIST
 
 import sesurgeon
+from sesurgeon.cli.memory import keep_freed_memory
 from sesurgeon.files import atomic_write
 from sesurgeon.finetune import FinetuneConfig, open_data
 from sesurgeon.finetune.data.loader import train_loader
@@ -47,31 +50,28 @@ TABLE = Path(__file__).with_suffix(".md")
 
 @dataclass(frozen=True)
 class Setting:
-    """What both train on."""
+    """What all train on."""
 
     images: Path
     preprocessing: Preprocessing
     batch_size: int
     workers: int
+    threads: int
+
+
+SIDES = ("timm", "phase 2", "phase 1")
 
 
 def main() -> None:
     options = parse()
-    torch.set_num_threads(options.threads)
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         images = write_images(Path(options.data_dir), Path(folder), options.images)
         size = (3, options.img_size, options.img_size)
-        setting = Setting(images, Preprocessing(size, (0.5,) * 3, (0.5,) * 3), options.batch_size, options.workers)
+        preprocessing = Preprocessing(size, (0.5,) * 3, (0.5,) * 3)
+        setting = Setting(images, preprocessing, options.batch_size, options.workers, options.threads)
         for name in options.model:
-            base = timm.create_model(name, num_classes=10)
-            model = sesurgeon.add_se(base, torch.randn(2, *size))
-            epochs = {
-                "timm": timm_epoch(copy.deepcopy(model), setting),
-                "phase 1": our_epoch(copy.deepcopy(model), setting, Phase("blocks", 0, 1000)),
-                "phase 2": our_epoch(copy.deepcopy(model), setting, Phase("all", 0, 1000)),
-            }
-            lines.append(row(name, len(blocks_of(model)), options, measured(epochs, options.rounds)))
+            lines.append(row(name, options, measured(name, setting, options.rounds)))
             print(lines[-1], flush=True)
     with atomic_write(TABLE) as temporary:
         temporary.write_text(document(options, lines), encoding="utf-8")
@@ -169,19 +169,43 @@ def our_epoch(model: nn.Module, setting: Setting, phase: Phase) -> Callable[[], 
     return epoch
 
 
-def measured(epochs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Images a second of each, round by round; the first round warms up and does not count."""
-    found: dict[str, list[float]] = {name: [] for name in epochs}
+def measured(name: str, setting: Setting, rounds: int) -> dict[str, list[float]]:
+    """Images a second of each side, round by round; the first round warms up and does not count."""
+    context = multiprocessing.get_context("spawn")
+    pipes = {}
+    for side in SIDES:
+        pipes[side], theirs = context.Pipe()
+        context.Process(target=take_turns, args=(side, name, setting, theirs)).start()  # no daemon: it may have readers
+        pipes[side].recv()  # it is ready
+    found: dict[str, list[float]] = {side: [] for side in SIDES}
     for number in range(rounds + 1):
-        for name, epoch in epochs.items():
-            speed = epoch()
+        for side in (*SIDES[number % 3 :], *SIDES[: number % 3]):
+            pipes[side].send("go")
+            speed = pipes[side].recv()
             if number:
-                found[name].append(speed)
+                found[side].append(speed)
+    for pipe in pipes.values():
+        pipe.send("stop")
     return found
 
 
-def row(name: str, blocks: int, options: argparse.Namespace, found: dict[str, list[float]]) -> str:
-    cells = [name, str(blocks), f"{options.img_size} px", str(options.batch_size)]
+def take_turns(side: str, name: str, setting: Setting, pipe: Connection) -> None:
+    """In a process of its own: an epoch whenever it is asked for."""
+    torch.set_num_threads(setting.threads)
+    torch.manual_seed(0)
+    if side != "timm":
+        keep_freed_memory()
+    base = timm.create_model(name, num_classes=10)
+    model = sesurgeon.add_se(base, torch.randn(2, *setting.preprocessing.input_size))
+    phase = Phase("blocks" if side == "phase 1" else "all", 0, 1000)
+    epoch = timm_epoch(model, setting) if side == "timm" else our_epoch(model, setting, phase)
+    pipe.send("ready")
+    while pipe.recv() == "go":
+        pipe.send(epoch())
+
+
+def row(name: str, options: argparse.Namespace, found: dict[str, list[float]]) -> str:
+    cells = [name, f"{options.img_size} px", str(options.batch_size)]
     cells += [f"{statistics.median(found['timm']):.1f}"]
     for phase in ("phase 2", "phase 1"):
         ratios = [ours / peer for ours, peer in zip(found[phase], found["timm"], strict=True)]
@@ -196,14 +220,15 @@ def document(options: argparse.Namespace, lines: Sequence[str]) -> str:
     python benchmarks/finetune.py --data-dir DIR{models} --img-size {options.img_size} -b {options.batch_size} \\
         --images {options.images} -j {options.workers} --threads {options.threads} --rounds {options.rounds}
 
-Ratios of sesurgeon's images a second to those of timm {timm.__version__}'s training loop, round by round in one
-process, on {options.threads} CPU threads with torch {torch.__version__}: the median of {options.rounds} rounds, and
-from the least to the most. In phase 1 the backbone is frozen: its layers need no gradients of weights, and below the
-first block nothing is computed backwards. In phase 2 both train everything; sesurgeon's loop also looks whether each
-loss is finite and asks whether it should stop, and takes the optimiser's fused kernel.
+Ratios of sesurgeon's images a second to those of timm {timm.__version__}'s training loop, both on the network with SE
+blocks, in a process each, in turn, on {options.threads} CPU threads with torch {torch.__version__}: the median of
+{options.rounds} rounds, and from the least to the most. In phase 1 the backbone is frozen: its layers need no gradients
+of weights, and below the first block nothing is computed backwards. In phase 2 both train everything; sesurgeon's loop
+also looks whether each loss is finite and asks whether it should stop, takes the optimiser's fused kernel, and the
+command lets the C library keep what tensors free.
 
-| network | blocks | images | batch | timm, images/s | phase 2 : timm | phase 1 : timm |
-| --- | --- | --- | --- | --- | --- | --- |
+| network | images | batch | timm, images/s | phase 2 : timm | phase 1 : timm |
+| --- | --- | --- | --- | --- | --- |
 {chr(10).join(lines)}
 """
 

@@ -33,6 +33,10 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     unknown = [key for key in entries if key not in known]
     if unknown:
         raise typer.BadParameter("\n".join(_refusal(path, key, known) for key in unknown))
+    single = {str(parameter.name) for parameter in context.command.params if not parameter.multiple}
+    lists = [key for key in sorted(single & entries.keys()) if isinstance(entries[key], (list, dict))]
+    if lists:
+        raise typer.BadParameter("\n".join(f"{path}: {key} takes one value, not {entries[key]}." for key in lists))
     for key in ("model", "arch"):
         if str(entries.get(key, "")).startswith("factory:"):
             raise typer.BadParameter(f"{path}: {entries[key]} would be imported and run; type it, if you want that.")

@@ -104,6 +104,9 @@ class Training:
     amp_dtype: Annotated[str, _option(_COMPUTING, "Of --amp.", metavar="bfloat16|float16")] = "bfloat16"
     channels_last: Annotated[bool, _option(_COMPUTING, "Memory order of images.", "--channels-last")] = False
     compile: Annotated[bool, _option(_COMPUTING, "By torch.compile.", "--compile")] = False
+    sync_bn: Annotated[
+        bool, _option(_COMPUTING, "BatchNorm over the images of all processes together.", "--sync-bn")
+    ] = False
     output: Annotated[str, _option(_WHERE, "Holds the runs.", "--output", "-o", metavar="FOLDER")] = "runs/finetune"
     name: Annotated[
         str | None,

@@ -80,8 +80,12 @@ def make_trainer(
     )  # fmt: skip
     teacher = _teacher(model, task, config, accelerator, folder, resumes)
     writes = accelerator.is_main_process
+    part = range(accelerator.process_index, len(data.val), accelerator.num_processes)
+    measured = eval_loader(
+        data.val, task.preprocessing, task.labels, batch_size=config.batch_size, workers=config.workers, part=part
+    )
     recorder = Recorder(
-        _measuring(data, task, config, accelerator, stop, on_progress),
+        _measuring(measured, data, task, accelerator, stop, on_progress),
         folder if writes else None,
         config.metric,
         {"data": identity_of(data.name), "val_split": data.val_split, "seed": data.seed},
@@ -97,6 +101,7 @@ def make_trainer(
         accelerator=accelerator,
         updates=updates,
         batches=batches,
+        readers=(batches, measured),
         objective=make_objective(config, counts, len(images), accelerator.device, teacher),
         recorder=recorder,
         write_state=partial(_write_state, folder.states, fingerprint(data)) if writes else None,
@@ -131,14 +136,15 @@ def place(model: nn.Module, config: FinetuneConfig, accelerator: Accelerator) ->
 
 
 def _measuring(
-    data: Data, task: Task, config: FinetuneConfig, accelerator: Accelerator, stop: StopRequest, on_progress: OnProgress
+    loader: Any,
+    data: Data,
+    task: Task,
+    accelerator: Accelerator,
+    stop: StopRequest,
+    on_progress: OnProgress,
 ) -> Any:
-    """A function that evaluates a network on the validation images, each process on its part of them."""
-    process, processes = accelerator.process_index, accelerator.num_processes
-    part = range(process, len(data.val), processes)
-    loader = eval_loader(
-        data.val, task.preprocessing, task.labels, batch_size=config.batch_size, workers=config.workers, part=part
-    )
+    """A function that evaluates a network on the validation images, each process on its part of them, ``loader``'s."""
+    processes = accelerator.num_processes
     names = dict(zip(task.indices, data.classes, strict=True))
 
     def watch(event: Event) -> None:
@@ -147,7 +153,7 @@ def _measuring(
             stop.heed()
 
     def measured(model: nn.Module) -> Measured:
-        own = measure(model, loader, names, watch, multi_label=task.multi_label) if part else None
+        own = measure(model, loader, names, watch, multi_label=task.multi_label) if len(loader) else None
         return joined([found for found in from_all(accelerator, own) if found is not None])
 
     return measured

@@ -65,6 +65,7 @@ class FinetuneConfig:
         amp_dtype: "bfloat16" or "float16"; the latter on accelerators only.
         channels_last: keep images and weights in that memory order.
         compile: by torch.compile.
+        sync_bn: BatchNorm takes mean and variance over the images of all processes, not of each by itself.
         eval_metric: by which the best epoch is chosen: "top1", "top5", "balanced" (the mean of the classes' top-1)
             or "loss"; with ``multi_label`` "map", "f1" (see :class:`sesurgeon.finetune.MultiLabelEvaluation`) or
             "loss". None takes the first.
@@ -115,6 +116,7 @@ class FinetuneConfig:
     amp_dtype: str = "bfloat16"
     channels_last: bool = False
     compile: bool = False
+    sync_bn: bool = False
     eval_metric: str | None = None
     patience: int | None = None
     checkpoint_every: int | None = None
@@ -185,6 +187,7 @@ def _problems(config: FinetuneConfig) -> list[str]:
         (_positive(config.kd_temperature), "kd_temperature", "be above 0"),
         (0 < config.model_ema_decay < 1, "model_ema_decay", "be between 0 and 1"),
         (config.amp_dtype in AMP_DTYPES, "amp_dtype", f"be one of {', '.join(AMP_DTYPES)}"),
+        (not (config.compile and config.sync_bn), "sync_bn", "be off with compile"),
         (config.metric in _metrics(config), "eval_metric", f"be one of {', '.join(_metrics(config))}{with_labels}"),
         (
             not (config.balanced_sampling and config.multi_label),

@@ -14,7 +14,7 @@ from torch import nn
 from sesurgeon.finetune.assembly import check_enough_images, make_trainer, place
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
-from sesurgeon.finetune.data.loader import dead_readers_named, eval_loader
+from sesurgeon.finetune.data.loader import dead_readers_named, end_readers, eval_loader
 from sesurgeon.finetune.data.opening import open_data
 from sesurgeon.finetune.data.randomness import reseed, seeded
 from sesurgeon.finetune.data.unlabelled import lacks_classes
@@ -142,7 +142,8 @@ def finetune(
             trainable=_trainable(model, state), resumes=state is not None, stop=stop, on_progress=on_progress,
         )  # fmt: skip
         reseed(config.seed + accelerator.process_index, accelerator.device)
-        with dead_readers_named(), _curve_drawn(trainer, folder):
+        with dead_readers_named(), _curve_drawn(trainer, folder), contextlib.ExitStack() as at_last:
+            at_last.callback(end_readers, *trainer.readers)
             if state is None:
                 _record_the_start(trainer, task)
             else:

@@ -24,7 +24,7 @@ SETTINGS = ("--epochs", "1", "--freeze-epochs", "0", "--img-size", "8", "-j", "0
 NOTES = [
     "Left aside, for their names are not those of images: photos/dogs /notes.txt.",
     "Converted when read: 1 CMYK image (to the model's colours), 1 16-bit image (to its upper 8 bits), "
-    "1 transparent image (laid over white).",
+    "1 transparent image (laid over white unless the model takes transparency).",
     "1 image is narrower or lower than 8 pixels and used all the same: photos/dogs /dot.png.",
     "Class names that begin or end with a space keep it: 'dogs '.",
     "Trained on the only image there is, and not measured: only one.",
@@ -117,12 +117,21 @@ def test_the_same_images_train_the_same_from_a_manifest_and_from_a_tar(photos: P
     ]
 
 
-def test_a_network_for_four_channels_is_refused_before_anything_is_written(photos: Path) -> None:
+def test_a_network_for_transparency_trains_too(photos: Path) -> None:
     network = make_network(4, photos / "any.se.pt")
+    result = run("finetune", network, "--data", "photos", *SETTINGS, "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["preprocessing"]["input_size"] == [4, 8, 8]
+    assert np.isfinite([row["eval_loss"] for row in report["epochs"]]).all()
+
+
+def test_a_network_for_five_channels_is_refused_before_anything_is_written(photos: Path) -> None:
+    network = make_network(5, photos / "any.se.pt")
     for verb in ("finetune", "evaluate"):
         result = run(verb, network, "--data", "photos", "-j", "0", "--device", "cpu")
         assert result.exit_code == 1, result.stderr
-        assert "takes 4 input channels, and images give 1 (grey) or 3 (colour)" in result.stderr
+        assert "takes 5 input channels, and images give 1 (grey) or 3 (colour)" in result.stderr
     assert not (photos / "runs").exists()
 
 

@@ -62,6 +62,7 @@ def test_a_finished_run_takes_more_epochs(workplace: Path) -> None:
         (["--config", "missing.yaml", *SHORT], 2, "cannot be read"),
         (["--config", "wrong.yaml", *SHORT], 2, "did you mean epochs?"),
         (["--config", "trusting.yaml", *SHORT], 2, "from the command line alone"),
+        (["--config", "listed.yaml", *SHORT], 2, "name takes one value, not ['a']"),
         ([*SHORT, "--log-with", "wandb"], 2, "not installed: wandb"),
         ([*SHORT, "--aa", "nonsense"], 2, "no augmentation policy"),
         ([*SHORT, "--amp", "--amp-dtype", "float16"], 2, "needs an accelerator"),
@@ -71,6 +72,7 @@ def test_a_finished_run_takes_more_epochs(workplace: Path) -> None:
 def test_bad_requests_are_refused(workplace: Path, arguments: list[str], code: int, message: str) -> None:
     assert finetune(*SHORT, "--epochs", "1").exit_code == 0
     (workplace / "wrong.yaml").write_text("epoch: 3")
+    (workplace / "listed.yaml").write_text("name: [a]")
     (workplace / "trusting.yaml").write_text("trust-pickle: true")
     before = {path: path.read_bytes() for path in workplace.rglob("*") if path.is_file()}
     result = finetune(*arguments)
@@ -131,8 +133,7 @@ def killed(after: float, *arguments: str) -> int:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-@pytest.mark.slow  # minutes of starting processes; test_resume.py does the same within one
-@pytest.mark.parametrize("kills", [2, 20])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_the_same(workplace: Path, kills: int) -> None:
     epochs = str(max(30, 4 * kills))
     whole = ("net.se.pt", *SHORT, "--epochs", epochs, "-b", "4", "--checkpoint-every", "1")
@@ -184,6 +185,24 @@ def test_two_processes_train_as_one_with_twice_the_batch(workplace: Path) -> Non
     more = in_processes("--resume", "--name", "two", "--epochs", "4")
     assert more.returncode == 0, more.stderr
     assert len(losses("two")) == 5
+
+
+def test_with_sync_bn_they_do_so_with_batch_norm_too(workplace: Path) -> None:
+    common = ("net.se.pt", *SHORT, "--epochs", "3", "--freeze-epochs", "1", "--lr", "0.02", "--quiet")
+    common += ("--lr-backbone-mult", "1", "--opt", "sgd")
+    assert finetune(*common, "--name", "one", "-b", "8").exit_code == 0
+    two = in_processes(*common, "--name", "two", "-b", "4", "--num-processes", "2", "--sync-bn")
+    assert two.returncode == 0, two.stderr
+    one = losses("one")
+    assert one[1:, 0].max() - one[1:, 0].min() > 0.005  # it does move
+    assert torch.allclose(losses("two"), one, rtol=1e-4, atol=1e-6)
+
+
+def test_without_it_they_do_not(workplace: Path) -> None:
+    common = ("net.se.pt", *SHORT, "--epochs", "2", "--freeze-epochs", "0", "--lr", "0.02", "--opt", "sgd")
+    assert finetune(*common, "--name", "one", "-b", "8").exit_code == 0
+    assert in_processes(*common, "--name", "two", "-b", "4", "--num-processes", "2").returncode == 0
+    assert not torch.allclose(losses("two"), losses("one"), rtol=1e-4, atol=1e-6)
 
 
 def test_an_error_in_several_processes_has_its_exit_code(workplace: Path) -> None:

@@ -37,6 +37,18 @@ def test_transparency_is_laid_over_white() -> None:
     assert _pixel(to_mode(Image.new("LA", (1, 1), (0, 0)), "L")) == 255
 
 
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+@pytest.mark.parametrize("rare", ["LAB", "La", "RGBa", "HSV", "YCbCr", "CMYK", "1", "P", "PA", "I;16", "I"])
+def test_whatever_pillow_reads_becomes_what_a_model_takes(rare: str, mode: str) -> None:
+    assert to_mode(Image.new(rare, (2, 2)), mode).mode == mode
+
+
+def test_transparency_stays_where_the_model_takes_it() -> None:
+    assert _pixel(to_mode(Image.new("RGBA", (1, 1), (1, 2, 3, 4)), "RGBA")) == (1, 2, 3, 4)
+    assert _pixel(to_mode(Image.new("RGB", (1, 1), (1, 2, 3)), "RGBA")) == (1, 2, 3, 255)
+    assert _pixel(to_mode(Image.new("LA", (1, 1), (7, 9)), "LA")) == (7, 9)
+
+
 def test_a_palette_with_transparency_is_resolved(tmp_path: Path) -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([9, 8, 7, 200, 100, 50])
@@ -92,7 +104,7 @@ def test_unusual_images_are_counted_by_what_becomes_of_them(tmp_path: Path) -> N
     ]  # fmt: skip
     assert conversion_notes(checks) == (
         "Converted when read: 1 CMYK image (to the model's colours), 1 16-bit image (to its upper 8 bits), "
-        "2 transparent images (laid over white).",
+        "2 transparent images (laid over white unless the model takes transparency).",
         f"1 image is narrower or lower than 8 pixels and used all the same: {tmp_path / 'tiny.png'}.",
     )
 

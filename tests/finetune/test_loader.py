@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import torch
 
+from sesurgeon.errors import DataError
 from sesurgeon.finetune import batches, open_data
-from sesurgeon.finetune.data.loader import eval_loader, train_loader
+from sesurgeon.finetune.data.loader import eval_loader, read, train_loader
 from sesurgeon.finetune.data.updates import Shape, Updates
 from sesurgeon.models.preprocessing import Preprocessing
 
@@ -46,3 +49,15 @@ def test_batches_are_the_images_as_the_model_sees_them(split_folder: Path) -> No
     assert labels.tolist() == [0] * 6 + [1] * 6
     first = torch.tensor(list(data.val[0][0].tobytes())).reshape(8, 8) / 255
     assert torch.allclose(pictures[0, 0], first, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("reset by peer"), FileNotFoundError("socket"), EOFError()])
+def test_a_batch_that_a_dead_process_had_is_named_so(error: Exception) -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        raise error
+
+    reading = read(broken())
+    assert next(reading) == 1
+    with pytest.raises(DataError, match="A process that reads images died"):
+        next(reading)

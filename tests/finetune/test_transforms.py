@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sesurgeon.errors import DataError
+from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune import preprocessing_for
-from sesurgeon.finetune.data.transforms import Augmentation, eval_transform, train_transform
+from sesurgeon.finetune.data.images import to_mode
+from sesurgeon.finetune.data.transforms import Augmentation, eval_transform, mode_of, train_transform
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance
 from sesurgeon.models.source import Source
@@ -53,9 +54,23 @@ def test_the_default_follows_model_and_images(make_net: MakeNet) -> None:
     assert preprocessing_for(make_net(), Pictures([(4000, 3000)])).input_size == (1, 224, 224)
 
 
-def test_a_model_for_two_channels_is_refused(make_net: MakeNet) -> None:
-    with pytest.raises(DataError, match="2 input channels"):
-        preprocessing_for(make_net(channels=2), Pictures([(8, 8)]))
+def test_a_model_for_five_channels_is_refused(make_net: MakeNet) -> None:
+    with pytest.raises(DataError, match="5 input channels"):
+        preprocessing_for(make_net(channels=5), Pictures([(8, 8)]))
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "LA"), (3, "RGB"), (4, "RGBA")])
+def test_the_channels_of_a_model_are_those_of_images(make_net: MakeNet, channels: int, mode: str) -> None:
+    found = preprocessing_for(make_net(channels=channels), Pictures([(8, 8)] * 2))
+    assert (found.input_size, len(found.mean), len(found.std)) == ((channels, 8, 8), channels, channels)
+    assert mode_of(found) == mode
+    image = to_mode(Image.new("RGBA", (8, 8), (51, 51, 51, 102)), mode)
+    for transform in (eval_transform(found), train_transform(found)):
+        assert transform(image).shape == (channels, 8, 8)
+    if mode.endswith("A"):
+        assert torch.allclose(eval_transform(found)(image)[-1], torch.tensor(-0.2), atol=1e-6)  # 2 * 102 / 255 - 1
+        with pytest.raises(UsageError, match=r"aa \(='rand-m9-mstd0.5'\)"):
+            train_transform(found, Augmentation(aa="rand-m9-mstd0.5"))
 
 
 @pytest.mark.parametrize("size", [(50, 40), (40, 90), (32, 32)])

@@ -14,13 +14,14 @@ from PIL import Image, UnidentifiedImageError
 
 from sesurgeon.errors import DataError
 
-MODES = {1: "L", 3: "RGB"}
+_BY_WAY_OF = {"LAB": "RGB", "La": "LA", "RGBa": "RGBA"}  # Pillow converts these to few others
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 TINY = 8  # pixels a side; an image that is smaller shows next to nothing
 CONVERSIONS = MappingProxyType(
     {
         "CMYK": "to the model's colours",
         "16-bit": "to its upper 8 bits",
-        "transparent": "laid over white",
+        "transparent": "laid over white unless the model takes transparency",
     }
 )
 
@@ -116,18 +117,23 @@ def read_image(file: ImageFile) -> Image.Image:
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """``image`` as 8-bit "L" or "RGB".
+    """``image`` in one of :data:`MODES`, of 8 bits.
 
-    16-bit values keep their upper 8 bits (Pillow would clip them to white). Transparency is laid over white,
-    as a viewer shows it: the colours under it are often garbage.
+    16-bit values keep their upper 8 bits (Pillow would clip them to white). Where the mode has no transparency, the
+    image is laid over white, as a viewer shows it: the colours under it are often garbage. Where it has, an image
+    without any is opaque.
 
     Raises:
         ValueError: the pixels are floating-point numbers, whose range nothing tells.
     """
+    if image.mode in _BY_WAY_OF:
+        image = image.convert(_BY_WAY_OF[image.mode])
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, whose range is not known")
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
+    elif mode.endswith("A"):
+        image = image.convert("RGBA")
     elif image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

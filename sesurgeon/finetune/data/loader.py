@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -16,7 +16,7 @@ from sesurgeon.errors import DataError
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.images import Images, to_mode
 from sesurgeon.finetune.data.labels import Labels, ManyLabels
-from sesurgeon.finetune.data.randomness import seeded
+from sesurgeon.finetune.data.randomness import reseed, untouched
 from sesurgeon.finetune.data.transforms import MILD, Augmentation, Transform, eval_transform, mode_of, train_transform
 from sesurgeon.finetune.data.updates import Draw, Updates
 from sesurgeon.models.preprocessing import Preprocessing
@@ -25,6 +25,7 @@ Item: TypeAlias = tuple[Tensor, int | Tensor]
 
 Batch = TypeVar("Batch")
 
+_CPU = torch.device("cpu")
 _GRACE = 30  # seconds, for the longest step
 
 
@@ -44,11 +45,20 @@ class PreparedImages(Dataset[Item]):
         return len(self.images)
 
     def __getitem__(self, draw: int | Draw) -> Item:
-        index, seed = draw if isinstance(draw, tuple) else (draw, 0)
+        return self.__getitems__([draw])[0]
+
+    def __getitems__(self, draws: Sequence[int | Draw]) -> list[Item]:
+        """The items of a batch: keeping the random numbers' states takes longer than seeding them."""
+        with untouched():
+            return [self._item(*draw) if isinstance(draw, tuple) else self._item(draw) for draw in draws]
+
+    def _item(self, index: int, seed: int = 0) -> Item:
         image, target = self.images[index]
-        image = to_mode(image, self.mode)
-        with seeded(seed):
-            return self.transform(image), self.labels[target]
+        reseed(seed, _CPU)
+        try:
+            return self.transform(to_mode(image, self.mode)), self.labels[target]
+        except Exception as error:  # Pillow raises anything
+            raise DataError(f"The image number {index + 1} cannot be prepared for the model: {error}") from error
 
 
 def train_loader(
@@ -98,13 +108,30 @@ def batches(
 
 
 def read(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches of a loader, with clear words where one of its processes fails.
+    """The batches of a loader, with clear words where one of its processes fails; the others end then, too.
 
     Raises:
         DataError: a process that reads images died, or could not read one.
     """
     with dead_readers_named():
-        yield from batches
+        try:
+            yield from batches
+        except (OSError, EOFError) as error:  # a batch cannot be fetched from a process that is gone
+            end_readers(batches)
+            raise _died(error) from error
+        except Exception:
+            end_readers(batches)
+            raise
+
+
+def end_readers(*loaders: Iterable[Any]) -> None:
+    """End the processes of loaders that nobody will ask again.
+
+    Left to the interpreter's end, they would take its SIGTERM for a request to stop, and wait.
+    """
+    for loader in loaders:
+        if (readers := getattr(loader, "_iterator", None)) is not None:
+            readers._shutdown_workers()
 
 
 @contextlib.contextmanager
@@ -124,10 +151,14 @@ def dead_readers_named() -> Iterator[None]:
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise DataError(
-            f"A process that reads images died: {error}",
-            hint="Was it killed, or is there too little memory? Give fewer --workers, or 0.",
-        ) from error
+        raise _died(error) from error
+
+
+def _died(error: Exception) -> DataError:
+    return DataError(
+        f"A process that reads images died: {error}",
+        hint="Was it killed, or is there too little memory? Give fewer --workers, or 0.",
+    )
 
 
 def _loader(dataset: PreparedImages, workers: int, **order: Any) -> DataLoader[Item]:

@@ -53,11 +53,18 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
         seed: of all of them.
         device: an accelerator whose numbers are seeded, too; without one only the CPU's are.
     """
+    with untouched(device):
+        reseed(seed, device or torch.device("cpu"))
+        yield
+
+
+@contextlib.contextmanager
+def untouched(device: torch.device | None = None) -> Iterator[None]:
+    """Afterwards random numbers go on as if nothing had been drawn, on the CPU and on ``device``."""
     python, numpy = random.getstate(), np.random.get_state()
     state = torch.get_rng_state()
     on_device = torch.cuda.get_rng_state(device) if device is not None and device.type == "cuda" else None
     try:
-        reseed(seed, device or torch.device("cpu"))
         yield
     finally:
         random.setstate(python)

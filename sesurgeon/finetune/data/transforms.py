@@ -22,7 +22,13 @@ SMALL = 64  # pixels; up to here images are shifted rather than zoomed, and neve
 _LARGEST_OWN_SIZE = 256
 _USUAL_SIZE = 224
 _LOOKED_AT = 64  # images
-_STATISTICS = {1: ((0.5,), (0.5,)), 3: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))}  # 3: ImageNet's
+_COLOUR = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's
+_STATISTICS = {
+    1: ((0.5,), (0.5,)),
+    2: ((0.5, 0.5), (0.5, 0.5)),
+    3: _COLOUR,
+    4: ((*_COLOUR[0], 0.5), (*_COLOUR[1], 0.5)),
+}
 
 
 def preprocessing_for(model: nn.Module, images: Images, img_size: int | None = None) -> Preprocessing:
@@ -30,7 +36,7 @@ def preprocessing_for(model: nn.Module, images: Images, img_size: int | None = N
 
     The default takes the channels of the model's first convolution; the images' own size when the first ones
     share one of at most 256 pixels, else 224 x 224; ImageNet's mean and deviation for colour, 0.5 and 0.5 for
-    grey.
+    grey and for transparency.
 
     Args:
         model: the model, with its provenance.
@@ -38,7 +44,7 @@ def preprocessing_for(model: nn.Module, images: Images, img_size: int | None = N
         img_size: side in pixels, in place of the size found.
 
     Raises:
-        DataError: the model takes neither grey nor colour images.
+        DataError: the model takes more channels than images have.
     """
     known = provenance_of(model).preprocessing
     if known is None:
@@ -51,7 +57,7 @@ def preprocessing_for(model: nn.Module, images: Images, img_size: int | None = N
 
 
 def default_preprocessing(channels: int, height: int, width: int) -> Preprocessing:
-    """For a model that says nothing: ImageNet's mean and deviation for colour, 0.5 and 0.5 for grey."""
+    """For a model that says nothing: ImageNet's mean and deviation for colour, 0.5 and 0.5 for the rest."""
     mean, std = _STATISTICS.get(channels, ((), ()))
     return Preprocessing((channels, height, width), mean, std)
 
@@ -60,13 +66,14 @@ def mode_of(preprocessing: Preprocessing) -> str:
     """Pillow's mode for the model's input channels.
 
     Raises:
-        DataError: they are neither 1 nor 3.
+        DataError: they are more than 4.
     """
     channels = preprocessing.input_size[0]
     if channels not in MODES:
         raise DataError(
-            f"The model takes {channels} input channels, and images give 1 (grey) or 3 (colour).",
-            hint="Only models with 1 or 3 input channels can be trained on images.",
+            f"The model takes {channels} input channels, and images give 1 (grey) or 3 (colour), 2 or 4 with "
+            "transparency.",
+            hint="Only models with 1 to 4 input channels can be trained on images.",
         )
     return MODES[channels]
 
@@ -111,7 +118,7 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation = M
     small = max(height, width) <= SMALL
     hflip = augmentation.hflip
     if hflip is None:
-        hflip = 0.5 if channels == 3 and not small else 0.0
+        hflip = 0.5 if channels >= 3 and not small else 0.0
     on_pictures = [transforms.RandomHorizontalFlip(hflip)] if hflip > 0 else []
     if augmentation.aa is not None:
         on_pictures.append(make_policy(augmentation.aa, preprocessing))
@@ -135,11 +142,17 @@ def make_policy(name: str, preprocessing: Preprocessing) -> Any:
     """An augmentation policy of timm's, with timm's usual settings for images of that size.
 
     Raises:
-        UsageError: timm has none of that name.
+        UsageError: timm has none of that name; or images have a transparency, with which none of them works.
     """
     from timm.data import auto_augment as aa
 
-    _, height, width = preprocessing.input_size
+    channels, height, width = preprocessing.input_size
+    if channels in (2, 4):
+        raise UsageError(
+            f"aa (={name!r}) works on grey and colour images, and the model takes {channels} channels: "
+            "transparency, too.",
+            hint="Leave --aa out.",
+        )
     settings: dict[str, Any] = {
         "translate_const": int(min(height, width) * 0.45),
         "img_mean": _fill(preprocessing),

@@ -20,6 +20,7 @@ from sesurgeon.finetune.events import OnProgress, TrainStep
 from sesurgeon.finetune.training.engine import any_of_all, shared
 from sesurgeon.finetune.training.objective import Objective
 from sesurgeon.finetune.training.phases import Phase, enter, param_groups, set_train_mode
+from sesurgeon.finetune.training.sync_bn import synced_batch_norm
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -218,13 +219,14 @@ def _update(
     tally: Tally,
 ) -> Tensor:
     """One update of the weights, unless a loss on the CPU is not finite; the images of its last step."""
+    syncs = config.sync_bn and accelerator.num_processes > 1
     share = accelerator.num_processes / updates.size(update)  # of an image; processes' gradients are averaged
     images = torch.empty(0)
     for step, (images, labels) in enumerate(hand, start=1):
         images, labels = _on_device(images, labels, config, accelerator)
         images, targets = objective.mixed(images, labels)
         alone = contextlib.nullcontext() if step == len(hand) else accelerator.no_sync(training.wrapped)
-        with alone:
+        with alone, synced_batch_norm(active=syncs):
             with accelerator.autocast():
                 loss = objective.loss(training.wrapped(images), targets, images)
             tally.add(loss, len(labels))

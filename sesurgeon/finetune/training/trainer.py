@@ -42,6 +42,7 @@ class Trainer:
         accelerator: the machine.
         updates: which images make which update.
         batches: a loader of them.
+        readers: that one and the loader of the validation images: their processes end with the run.
         objective: what is minimised.
         recorder: evaluates and writes.
         write_state: keeps a state under its epoch and update; None on processes that write nothing.
@@ -57,6 +58,7 @@ class Trainer:
     accelerator: Accelerator
     updates: Updates
     batches: Any
+    readers: tuple[Any, ...]
     objective: Objective
     recorder: Recorder
     write_state: WriteState | None

@@ -1,0 +1,47 @@
+"""What tensors free stays with the process."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# how many pages are handed out while a block of 16 MB is taken, written and freed ten times
+SCRIPT = """
+import resource, sys
+import numpy
+if sys.argv[1] == "keep":
+    from sesurgeon.cli.memory import keep_freed_memory
+    keep_freed_memory()
+numpy.ones(2**21)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    one, other = numpy.ones(2**21), numpy.ones(2**21)
+    del one, other
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def page_faults(mode: str, **environment: str) -> int:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, mode], capture_output=True, text=True, check=True, env={**clean, **environment}
+    )
+    return int(result.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is glibc that is told")
+def test_what_is_freed_is_not_handed_out_anew() -> None:
+    plain = page_faults("plain", MALLOC_MMAP_THRESHOLD_="131072")
+    assert page_faults("keep") < plain / 2
+    assert page_faults("keep", MALLOC_MMAP_THRESHOLD_="131072") > plain / 2  # the user's word counts
+
+
+def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sesurgeon.cli import memory
+
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    memory.keep_freed_memory()
