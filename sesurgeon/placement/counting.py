@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -141,10 +142,11 @@ def _watched(blocks: Iterable[nn.Module], counter: _Counter) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _attention_in_steps() -> Iterator[None]:
-    """Keep ``nn.MultiheadAttention`` off its fast path in eval mode: one operation, of which nobody knows the cost."""
+    """Keep attention to its single products: not every torch knows the cost of an operation that does them all."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
