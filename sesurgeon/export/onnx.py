@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from sesurgeon import __version__
 from sesurgeon.errors import UntraceableError, UsageError, VerificationError
+from sesurgeon.export.blocked import for_blocked_layout
 from sesurgeon.export.capture import capture, first_line, quiet_exporter, run
 from sesurgeon.export.parity import Parity, noise, onnx_parity
 from sesurgeon.export.precision import TOLERANCES, Precision, reduce
@@ -61,6 +62,7 @@ def export_onnx(
     calibration: Sequence[Tensor] = (),
     compare_on: Sequence[Tensor] = (),
     simplify: bool = False,
+    for_cpu: bool = False,
     force: bool = True,
     verify: bool = True,
 ) -> OnnxReport:
@@ -80,14 +82,16 @@ def export_onnx(
         calibration: batches of images for int8, prepared as for the model; a few hundred are enough.
         compare_on: batches of images on which the file is compared with PyTorch.
         simplify: let onnxslim take out what need not be there.
+        for_cpu: write float32 for the kernels that onnxruntime has on CPUs, where scaling by channels is slow: more
+            nodes and less time there (see :mod:`sesurgeon.export.blocked`).
         force: replace what lies at ``path``.
         verify: compare with PyTorch in onnxruntime, at batch 1 and 4 of random images, on ``compare_on`` and on
             ``example_inputs``; int8, whose ranges are those of real images, on ``compare_on`` or ``calibration`` alone.
 
     Raises:
         OutputError: ``path`` cannot be written.
-        UsageError: ``opset`` cannot be had, ``example_inputs`` are more than one tensor, int8 lacks images, or the file
-            would be above 2 GB, which is for float32 alone.
+        UsageError: ``opset`` cannot be had, ``example_inputs`` are more than one tensor, int8 lacks images, or a
+            precision other than float32 is asked for together with ``for_cpu`` or for a file above 2 GB.
         UntraceableError: the network cannot be exported, or works for one batch size alone.
         VerificationError: onnxruntime does not compute what PyTorch computes.
     """
@@ -95,8 +99,14 @@ def export_onnx(
     check_writable(path, force=force)
     if precision == "int8" and not calibration:
         raise UsageError("int8 needs images, from which activations get their ranges.", hint="Give calibration images.")
+    if for_cpu and precision != "float32":
+        raise UsageError(
+            f"for_cpu is for float32, not for {precision}: kernels differ.", hint="Ask for one of the two."
+        )
     prepared, image, provenance = prepare(model, example_inputs)
     program = _to_onnx(prepared, image, opset)
+    if for_cpu:
+        for_blocked_layout(program.model)
     _describe(program.model, provenance)
 
     with _draft(path, force=force) as draft:

@@ -133,7 +133,11 @@ def test_ctrl_c_leaves_nothing_and_exits_with_130(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "name", "precision"),
-    [(["--half"], "net.half.onnx", "float16"), (["--simplify"], "net.onnx", "float32")],
+    [
+        (["--half"], "net.half.onnx", "float16"),
+        (["--simplify"], "net.onnx", "float32"),
+        (["--for-cpu"], "net.cpu.onnx", "float32"),
+    ],
 )
 def test_formats_of_onnx(folder: Path, arguments: list[str], name: str, precision: str) -> None:
     make_net(folder)
@@ -173,6 +177,8 @@ def test_pt2(folder: Path) -> None:
         (["--pt2", "--plain"], "--pt2 writes a file of its own kind, not of --plain"),
         (["--pt2", "-o", "net.onnx"], "no name for a torch.export file"),
         (["--half", "--int8"], "exclude each other"),
+        (["--for-cpu", "--half"], "--for-cpu is for float32"),
+        (["--for-cpu", "--pt2"], "not of --for-cpu"),
         (["--int8"], "--int8 needs --calib DATA"),
         (["--calib", "data"], "--calib is for --int8"),
         (["--pt2", "--opset", "20"], "--opset is for ONNX files"),

@@ -1,0 +1,154 @@
+"""The same ONNX graph, written for onnxruntime's CPU kernels.
+
+They keep tensors in blocks of channels, and fuse a convolution with the sum and the ReLU behind it. A multiplication by
+one factor a channel breaks both: it has no kernel for blocks, so that the tensor is laid out anew before it and after
+it, and the sum and the ReLU are passes of their own. All of these have kernels for blocks: a product of two tensors of
+one shape, a maximum over windows, and a depthwise convolution, which takes the sum and the ReLU behind it along.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def for_blocked_layout(model: Any) -> None:
+    """Rewrite an ``onnx_ir.Model`` in place; what it computes stays, up to rounding.
+
+    - Means over all places become ``GlobalAveragePool``, and those of a pointwise convolution's output that only a
+      convolution reads are taken of its input: the mean of W x + b is W mean(x) + b, and W merges with the next weight.
+    - Factors of each channel are spread over the places, a row and then its columns, as the maximum over windows that
+      see nothing else; then they multiply as a tensor of the same shape.
+    - Behind the product comes a depthwise convolution by 1, where a sum follows that no other convolution takes along.
+    """
+    import onnx_ir.passes.common
+
+    graph = model.graph
+    for node in list(graph):
+        if node.op_type == "ReduceMean" and _is_over_places(node):
+            _pool(graph, node)
+    for node in list(graph):
+        if node.op_type == "GlobalAveragePool":
+            _pool_earlier(graph, node)
+    for node in list(graph):
+        if node.op_type == "Mul":
+            _spread_factors(graph, node)
+    onnx_ir.passes.common.RemoveUnusedNodesPass()(model)  # the weights that merged
+
+
+def _is_over_places(node: Any) -> bool:
+    """Whether a mean is taken over height and width, which stay as 1."""
+    axes = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
+    keeps = node.attributes["keepdims"].value if "keepdims" in node.attributes else 1
+    rank = len(node.inputs[0].shape or ())
+    return axes is not None and keeps == 1 and rank == 4 and {axis % rank for axis in axes.numpy().tolist()} == {2, 3}
+
+
+def _pool(graph: Any, mean: Any) -> None:
+    pooled = _before(graph, mean, "GlobalAveragePool", [mean.inputs[0]], mean.outputs[0])
+    _replace(graph, mean, pooled)
+
+
+def _pool_earlier(graph: Any, pool: Any) -> None:
+    """From conv -> pool -> fc to pool -> fc', with the weights of both in one."""
+    conv, readers = pool.inputs[0].producer(), pool.outputs[0].consumers()
+    if conv is None or not _is_pointwise(conv) or len(readers) != 1 or not _is_pointwise(readers[0]):
+        return
+    fc = readers[0]
+    (inner, inner_bias), (outer, outer_bias) = _weights(conv), _weights(fc)
+    weight = _constant(graph, f"{fc.inputs[1].name}_of_{conv.inputs[0].name}", (outer @ inner)[:, :, None, None])
+    bias = _constant(graph, f"{weight.name}_bias", outer @ inner_bias + outer_bias)
+    means = _before(graph, pool, "GlobalAveragePool", [conv.inputs[0]], None, shape=_pooled(conv.inputs[0]))
+    merged = _before(graph, fc, "Conv", [means, weight, bias], fc.outputs[0], kernel_shape=[1, 1])
+    _replace(graph, fc, merged)
+    graph.remove(pool, safe=True)
+
+
+def _spread_factors(graph: Any, product: Any) -> None:
+    tensor, factors = sorted(product.inputs, key=lambda value: _places(value) == (1, 1))
+    places = _places(tensor)
+    if places is None or places == (1, 1) or _places(factors) != (1, 1) or factors.producer() is None:
+        return
+    height, width = places
+    shape = list(factors.shape)
+    for window, size in (([1, width], [*shape[:3], width]), ([height, 1], [*shape[:2], height, width])):
+        pads = [side - 1 for side in window] * 2
+        factors = _before(graph, product, "MaxPool", [factors], None, size, kernel_shape=window, pads=pads)
+    spread = _before(graph, product, "Mul", [tensor, factors], product.outputs[0])
+    if _needs_carrier(product.outputs[0]):
+        channels = int(shape[1])
+        ones = _constant(graph, f"{spread.name}_ones", np.ones((channels, 1, 1, 1)))
+        spread = _before(
+            graph, product, "Conv", [spread, ones], product.outputs[0], group=channels, kernel_shape=[1, 1]
+        )
+    _replace(graph, product, spread)
+
+
+def _needs_carrier(scaled: Any) -> bool:
+    """Whether only a sum reads it whose other side is no convolution's output: then none would take the sum along."""
+    readers = scaled.consumers()
+    if len(readers) != 1 or readers[0].op_type != "Add":
+        return False
+    makers = [value.producer() for value in readers[0].inputs if value is not scaled]
+    return all(maker is None or maker.op_type != "Conv" for maker in makers)
+
+
+def _is_pointwise(node: Any) -> bool:
+    """Whether it is a dense convolution of size 1, of constants, that leaves no place out."""
+    if node.op_type != "Conv" or any(value.const_value is None for value in node.inputs[1:] if value is not None):
+        return False
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    strides, pads = attributes.get("strides", (1, 1)), attributes.get("pads", (0, 0, 0, 0))
+    kernel = tuple(node.inputs[1].const_value.shape)[2:]
+    plain = set(strides) == {1} and set(pads) == {0} and attributes.get("auto_pad", "NOTSET") == "NOTSET"
+    return kernel == (1, 1) and attributes.get("group", 1) == 1 and plain
+
+
+def _weights(conv: Any) -> tuple[Any, Any]:
+    """The matrix and the bias of a convolution of size 1, in float64."""
+    weight = conv.inputs[1].const_value.numpy()[:, :, 0, 0].astype(np.float64)
+    has_bias = len(conv.inputs) > 2 and conv.inputs[2] is not None
+    return weight, conv.inputs[2].const_value.numpy().astype(np.float64) if has_bias else np.zeros(len(weight))
+
+
+def _places(value: Any) -> tuple[int, int] | None:
+    """Height and width of (N, C, H, W), where they are known."""
+    shape = value.shape
+    if shape is None or len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
+        return None
+    return shape[2], shape[3]
+
+
+def _pooled(value: Any) -> list[Any]:
+    return [*value.shape[:2], 1, 1]
+
+
+def _constant(graph: Any, name: str, value: Any) -> Any:
+    import onnx_ir as ir
+
+    made = ir.val(name, const_value=ir.tensor(value.astype(np.float32), name=name))
+    graph.register_initializer(made)
+    return made
+
+
+def _before(
+    graph: Any, place: Any, operation: str, inputs: list[Any], like: Any, shape: Any = None, **attributes: Any
+) -> Any:
+    """The output of a new node in front of ``place``, with the type and shape of ``like``, or of the first input."""
+    import onnx_ir as ir
+
+    made = ir.node(operation, inputs, attributes=attributes)
+    (output,) = made.outputs
+    source = inputs[0] if like is None else like
+    output.type, output.shape = source.type, source.shape if shape is None else ir.Shape(shape)
+    graph.insert_before(place, made)
+    return output
+
+
+def _replace(graph: Any, node: Any, output: Any) -> None:
+    """Let all that read ``node`` read ``output``, and take it out."""
+    import onnx_ir as ir
+
+    ir.convenience.replace_all_uses_with(node.outputs[0], output, replace_graph_outputs=True)
+    graph.remove(node, safe=True)

@@ -1,0 +1,102 @@
+"""ONNX for onnxruntime's kernels on CPUs: other nodes, the same outputs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
+
+from sesurgeon.errors import UsageError
+from sesurgeon.export import export_onnx
+from sesurgeon.surgery import add_se, blocks_of
+from tests.networks import OddNet, trained_like
+
+
+def bottlenecks(*, policy: str, block: str = "se") -> nn.Module:
+    """One with a projection on its shortcut and one without, 64 channels in the stream, live gates."""
+    torch.manual_seed(0)
+    project = nn.Sequential(nn.Conv2d(16, 64, 1, bias=False), nn.BatchNorm2d(64))
+    body = [nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), Bottleneck(16, 16, downsample=project), Bottleneck(64, 16)]
+    model = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 5))
+    augmented = add_se(trained_like(model), torch.randn(2, 3, 20, 32), policy=policy, block=block)
+    for inserted in blocks_of(augmented).values():
+        for parameter in inserted.parameters():
+            nn.init.normal_(parameter, std=0.3)
+    return augmented.eval()
+
+
+def written(model: nn.Module, images: Tensor, folder: Path) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The portable file and that for CPUs, both compared with PyTorch by the exporter on ``images`` and others."""
+    files = {name: folder / f"{name}.onnx" for name in ("any", "cpu")}
+    for name, path in files.items():
+        report = export_onnx(model, path, example_inputs=images, for_cpu=name == "cpu")
+        assert report.parity is not None
+        assert report.parity.max_rel < 1e-5
+        assert report.parity.batch_sizes == (1, 4, len(images))
+    return onnx.load(files["any"]), onnx.load(files["cpu"])
+
+
+def kinds(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+def test_factors_are_spread_and_a_convolution_takes_the_sum_along(tmp_path: Path) -> None:
+    portable, for_cpu = written(bottlenecks(policy="standard"), torch.randn(2, 3, 20, 32), tmp_path)
+    assert kinds(portable)["ReduceMean"] == 3
+    expected = kinds(portable) - Counter({"ReduceMean": 3})
+    expected += Counter({"GlobalAveragePool": 3, "MaxPool": 2 * 2})
+    expected += Counter({"Conv": 1})  # behind one product of two: the other's sum is with a projection
+    assert kinds(for_cpu) == expected
+
+
+def test_means_of_a_pointwise_convolution_are_taken_before_it(tmp_path: Path) -> None:
+    portable, for_cpu = written(bottlenecks(policy="standard"), torch.randn(2, 3, 20, 32), tmp_path)
+    widths = [{weight.name: tuple(weight.dims) for weight in model.graph.initializer} for model in (portable, for_cpu)]
+    assert sum(shape == (8, 64, 1, 1) for shape in widths[0].values()) == 2  # fc1 of 64 channels
+    assert sum(shape == (8, 64, 1, 1) for shape in widths[1].values()) == 0
+    assert sum(shape == (8, 16, 1, 1) for shape in widths[1].values()) == 2  # and of the 16 before the last convolution
+
+
+@pytest.mark.parametrize("policy", ["standard", "inner"])
+def test_tensors_keep_their_layout(policy: str, tmp_path: Path) -> None:
+    portable, for_cpu = written(bottlenecks(policy=policy), torch.randn(2, 3, 20, 32), tmp_path)
+
+    def changes(model: onnx.ModelProto) -> int:
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        options.log_severity_level = 3
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        found = kinds(onnx.load(tmp_path / "optimized.onnx"))
+        return found["ReorderInput"] + found["ReorderOutput"]
+
+    if changes(portable) == 0:
+        pytest.skip("onnxruntime keeps no blocks of channels on this processor")
+    assert changes(for_cpu) < changes(portable) / 2
+
+
+@pytest.mark.parametrize("block", ["cbam", "ge"])
+def test_other_blocks_compute_the_same(block: str, tmp_path: Path) -> None:
+    portable, for_cpu = written(bottlenecks(policy="standard", block=block), torch.randn(2, 3, 20, 32), tmp_path)
+    assert kinds(for_cpu)["ReduceMean"] <= kinds(portable)["ReduceMean"]
+
+
+def test_networks_of_any_kind_compute_the_same(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 33, 33)
+    network = add_se(trained_like(OddNet()), images, policy=["standard", "inner", "post"])
+    for inserted in blocks_of(network).values():
+        for parameter in inserted.parameters():
+            nn.init.normal_(parameter, std=0.3)
+    written(network.eval(), images, tmp_path)
+
+
+def test_it_is_for_float32(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="for_cpu is for float32, not for float16"):
+        export_onnx(bottlenecks(policy="inner"), tmp_path / "net.onnx", for_cpu=True, precision="float16")
+    assert list(tmp_path.iterdir()) == []
