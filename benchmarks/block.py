@@ -32,6 +32,7 @@ SHAPES = ((256, 56), (512, 28), (1024, 14), (2048, 7))
 ORDERS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 PEERS = ("timm", "torchvision", "textbook", "floor")
 PASSES = 7
+WARM_UP = 3  # rounds: until the memory that each asks for has been handed out once
 
 
 class Textbook(nn.Module):
@@ -76,7 +77,7 @@ def parse() -> argparse.Namespace:
 
 
 def measured(x: Tensor, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each, round by round, after one round that does not count."""
+    """Seconds of each, round by round, after some that do not count."""
     channels = x.shape[1]
     narrow = channels // 16
     blocks: dict[str, nn.Module] = {
@@ -91,13 +92,13 @@ def measured(x: Tensor, rounds: int) -> dict[str, list[float]]:
         "copy": lambda: copy.copy_(x),
     }
     found: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds + 1):
+    for turn in range(WARM_UP + rounds):
         for name in random.Random(turn).sample(list(runs), len(runs)):
             leaf.grad = None
             began = time.perf_counter()
             runs[name]()
             found[name].append(time.perf_counter() - began)
-    counted = {name: times[1:] for name, times in found.items()}
+    counted = {name: times[WARM_UP:] for name, times in found.items()}
     # a copy reads the tensor and writes it: two passes
     return {**counted, "floor": [PASSES / 2 * seconds for seconds in counted["copy"]]}
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sesurgeon.blocks.eager import is_plain_training
 from sesurgeon.blocks.layout import Layout
+from sesurgeon.blocks.pages import fresh_like
 
 Factors = Callable[[Tensor], Tensor]
 """From means (N, C, 1, ...) to factors of that shape."""
@@ -48,7 +49,7 @@ class _ScaleByMean(torch.autograd.Function):
             scale = layout.restored(factors(mean))
         ctx.save_for_backward(x, *parameters)
         ctx.layout, ctx.factors, ctx.mean, ctx.scale = layout, factors, mean, scale
-        return x * scale.detach()
+        return torch.mul(x, scale.detach(), out=fresh_like(x, torch.result_type(x, scale)))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -101,14 +102,17 @@ def _sum_of_products(a: Tensor, b: Tensor, layout: Layout) -> Tensor:
 
 def _scaled_and_shifted(a: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
     """``a * scale + shift`` for factors of each image and channel, in one pass."""
-    rows = _rows(a, a, layout)
+    found = fresh_like(a, a.dtype)
+    rows = _rows(a, found, layout)
     if rows is None:
-        return torch.addcmul(shift, a, scale)
+        return torch.addcmul(shift, a, scale, out=found)
     zeros, ones = _standard(rows[0])
-    found: Tensor = torch.native_batch_norm(
-        rows[0], scale.flatten().to(ones), shift.flatten().to(ones), zeros, ones, False, 0.0, 0.0
-    )[0]
-    return found.view_as(a)
+    unused = zeros[:0]
+    torch.ops.aten.native_batch_norm.out(
+        rows[0], scale.flatten().to(ones), shift.flatten().to(ones), zeros, ones, False, 0.0, 0.0,
+        out=rows[1], save_mean=unused, save_invstd=unused.clone(),
+    )  # fmt: skip
+    return found
 
 
 def _rows(a: Tensor, b: Tensor, layout: Layout) -> tuple[Tensor, Tensor] | None:

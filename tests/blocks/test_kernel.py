@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sesurgeon.blocks import Block, BlockConfig, SqueezeExcite, build_block
 from sesurgeon.blocks.block import Scaling
+from sesurgeon.blocks.pages import fresh_like
 
 KINDS = ("se", "ese", "eca")
 
@@ -187,7 +188,7 @@ def test_forward_mode_differentiation() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace")
 def test_exported_and_traced_it_is_the_plain_operations() -> None:
-    block, x = trained(BlockConfig("se")), tensor()
+    block, x = trained(BlockConfig("se")).eval(), tensor()
     program = torch.export.export(nn.Sequential(block), (x,))
     assert {"mean", "mul"} <= {
         str(node.target).split(".")[1] for node in program.graph.nodes if "aten" in str(node.target)
@@ -220,3 +221,23 @@ def test_an_empty_batch_has_no_gradient_and_no_error(kind: str) -> None:
     assert x.grad is not None
     assert x.grad.shape == x.shape
     assert all(one.grad is None or not one.grad.any() for one in block.parameters())
+
+
+@pytest.mark.parametrize("order", ["contiguous", "channels-last"])
+def test_large_tensors_in_large_pages_are_the_same(order: str) -> None:
+    torch.manual_seed(0)
+    block = build_block(BlockConfig("se"), 64)
+    scramble(block)
+    x, seen = (MEMORY[order](torch.randn(3, 64, 90, 70)) for _ in range(2))  # 4.8 MB
+    assert torch.equal(block(x), plain(block, x))
+    assert block(x).stride() == plain(block, x).stride()
+    expected = gradients(lambda x: plain(block, x), block, x, seen)
+    torch.testing.assert_close(gradients(block, block, x, seen), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (2, 64, 128, 128)])
+def test_fresh_memory_is_like_empty_like(shape: tuple[int, ...]) -> None:
+    x = torch.zeros(shape)
+    fresh = fresh_like(x, torch.float64)
+    assert (fresh.shape, fresh.dtype, fresh.stride()) == (x.shape, torch.float64, x.stride())
+    assert torch.equal(fresh.fill_(1), torch.ones(shape, dtype=torch.float64))

@@ -18,7 +18,7 @@ def test_a_fresh_block_is_the_identity(shape: tuple[int, ...], dtype: torch.dtyp
 
 def test_the_random_block_is_timms_bit_for_bit() -> None:
     theirs = SEModule(32, rd_ratio=1 / 4)
-    ours = SqueezeExcite(32, 8, identity=False)
+    ours = SqueezeExcite(32, 8, identity=False).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
     x = torch.randn(2, 32, 6, 6)
     assert torch.equal(ours(x), theirs(x))
