@@ -1,0 +1,167 @@
+"""The time that SE costs in onnxruntime: sesurgeon's files against timm's network and torch's own export.
+
+    python benchmarks/onnx_files.py
+
+timm's `resnet50`; sesurgeon's blocks in it, policies `standard` and `inner`, as `export --onnx` and `export --for-cpu`
+write them; and timm's `seresnet50`, whose blocks stand where `standard` puts them, as `torch.onnx.export` writes it.
+Weights are random and gates are live. All files are loaded in one process and run in turn; ratios are taken round by
+round.
+Writes benchmarks/onnx_files.md and .github/assets/trade.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import onnx
+import onnxruntime
+import timm
+import torch
+from torch import nn
+
+import sesurgeon
+from sesurgeon.export import LatencyRatio
+from sesurgeon.export.latency import summary
+from sesurgeon.files import atomic_write
+
+TABLE = Path(__file__).with_suffix(".md")
+PICTURE = Path(__file__).parent.parent / ".github/assets/trade.png"
+BASE, TIMM = "`resnet50`", "timm's `seresnet50`, exported by torch"
+OURS = {
+    ("standard", False): "`standard`, `export --onnx`",
+    ("standard", True): "`standard`, `export --for-cpu`",
+    ("inner", False): "`inner`, `export --onnx`",
+    ("inner", True): "`inner`, `export --for-cpu`",
+}
+PAPER = {"none": 23.30, "standard": 22.28, "inner": 22.48}  # top-1 errors, tables 10 and 14 of the paper
+BATCHES = (1, 8)
+
+
+def main() -> None:
+    options = parse()
+    with tempfile.TemporaryDirectory() as folder:
+        files = written(Path(folder))
+        nodes = {name: len(onnx.load(path).graph.node) for name, path in files.items()}
+        sessions = {name: opened(path, options.threads) for name, path in files.items()}
+    seconds = {batch: in_turn(sessions, batch, options.rounds * (4 if batch == 1 else 1)) for batch in BATCHES}
+    ratios = {
+        (name, batch): summary("onnxruntime", batch, list(zip(found[BASE], found[name], strict=True)))
+        for batch, found in seconds.items()
+        for name in files
+    }
+    with atomic_write(TABLE) as temporary:
+        temporary.write_text(page(options, nodes, ratios), encoding="utf-8")
+    draw(ratios)
+    print(TABLE.read_text(encoding="utf-8"))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=15, help="of batch 8; four times as many of batch 1")
+    return parser.parse_args()
+
+
+def written(folder: Path) -> dict[str, Path]:
+    torch.manual_seed(0)
+    base = timm.create_model("resnet50").eval()
+    paths = {BASE: folder / "base.onnx"}
+    sesurgeon.export_onnx(base, paths[BASE])
+    for number, ((policy, for_cpu), name) in enumerate(OURS.items()):
+        paths[name] = folder / f"{number}.onnx"
+        augmented = enlivened(sesurgeon.add_se(base, policy=policy))
+        sesurgeon.export_onnx(augmented, paths[name], for_cpu=for_cpu)
+    paths[TIMM] = folder / "timm.onnx"
+    theirs, image = enlivened(timm.create_model("seresnet50")).eval(), torch.randn(2, 3, 224, 224)
+    batch = {0: torch.export.Dim.DYNAMIC}
+    program = torch.onnx.export(theirs, (image,), input_names=["input"], dynamic_shapes=(batch,), verbose=False)
+    program.save(paths[TIMM])
+    return paths
+
+
+def enlivened(model: nn.Module) -> nn.Module:
+    for name, parameter in model.named_parameters():
+        if ".se.fc" in name:
+            nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+def opened(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def in_turn(sessions: dict[str, onnxruntime.InferenceSession], batch: int, rounds: int) -> dict[str, list[float]]:
+    images = torch.randn(batch, 3, 224, 224, generator=torch.Generator().manual_seed(0)).numpy()
+    seconds: dict[str, list[float]] = {name: [] for name in sessions}
+    for turn in range(rounds + 2):
+        for name in random.Random(turn).sample(list(sessions), len(sessions)):
+            began = time.perf_counter()
+            sessions[name].run(None, {"input": images})
+            seconds[name].append(time.perf_counter() - began)
+    return {name: found[2:] for name, found in seconds.items()}  # the first two warm up
+
+
+def page(options: argparse.Namespace, nodes: dict[str, int], ratios: dict[tuple[str, int], LatencyRatio]) -> str:
+    rows = [
+        f"| {name} | {nodes[name]} | " + " | ".join(cell(ratios[name, batch]) for batch in BATCHES) + " |"
+        for name in nodes
+    ]
+    over = {batch: ratios[OURS["standard", True], batch].ratio - 1 for batch in BATCHES}
+    theirs = {batch: ratios[TIMM, batch].ratio - 1 for batch in BATCHES}
+    shares = " and ".join(f"{over[batch] / theirs[batch]:.2f} at batch {batch}" for batch in BATCHES)
+    return f"""# SE in onnxruntime
+
+    python benchmarks/onnx_files.py --threads {options.threads} --rounds {options.rounds}
+
+ResNet-50 at 224 px on {options.threads} CPU threads, fp32, onnxruntime {onnxruntime.__version__}, timm
+{timm.__version__}, torch {torch.__version__}: the nodes of each file; the median time of a batch, its ratio to that of
+`resnet50`, and between which ratios half of the rounds lay.
+
+| file | nodes | batch 1 | batch 8 |
+| --- | ---: | ---: | ---: |
+{chr(10).join(rows)}
+
+Of what timm's export costs above the plain network, `standard` with `--for-cpu` costs {shares}.
+"""
+
+
+def cell(one: LatencyRatio) -> str:
+    low, high = one.quartiles
+    return f"{one.augmented_ms:.1f} ms, {one.ratio:.3f} ({low:.3f} to {high:.3f})"
+
+
+def draw(ratios: dict[tuple[str, int], LatencyRatio]) -> None:
+    """Time against the paper's accuracy."""
+    figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    points = [
+        (BASE, "none", "without SE", "0.35"),
+        (TIMM, "standard", "timm's seresnet50", "tab:orange"),
+        (OURS["standard", False], "standard", "standard, --onnx", "tab:blue"),
+        (OURS["standard", True], "standard", "standard, --for-cpu", "tab:blue"),
+        (OURS["inner", False], "inner", "inner", "tab:green"),
+    ]
+    for name, policy, label, colour in points:
+        for batch, marker in zip(BATCHES, "os", strict=True):
+            x, y = 100 * (ratios[name, batch].ratio - 1), PAPER[policy]
+            axes.plot(x, y, marker, color=colour, markersize=8, fillstyle="none" if "--onnx" in label else "full")
+        axes.plot([], [], "o", color=colour, fillstyle="none" if "--onnx" in label else "full", label=label)
+    for batch, marker in zip(BATCHES, "os", strict=True):
+        axes.plot([], [], marker, color="0.7", label=f"batch {batch}")
+    axes.invert_yaxis()
+    axes.set_xlabel("time added to ResNet-50 in onnxruntime, %")
+    axes.set_ylabel("top-1 error on ImageNet, %\\n(the paper's, trained from scratch)")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    with atomic_write(PICTURE) as temporary:
+        figure.savefig(temporary, dpi=160, format="png")
+
+
+if __name__ == "__main__":
+    main()
