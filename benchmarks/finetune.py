@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
@@ -175,6 +176,8 @@ def measured(name: str, setting: Setting, rounds: int) -> dict[str, list[float]]
     pipes = {}
     for side in SIDES:
         pipes[side], theirs = context.Pipe()
+        # the command sees to that before it imports torch (cli/memory.py), which here the start of a process does
+        os.environ["THP_MEM_ALLOC_ENABLE"] = "0" if side == "timm" else "1"
         context.Process(target=take_turns, args=(side, name, setting, theirs)).start()  # no daemon: it may have readers
         pipes[side].recv()  # it is ready
     found: dict[str, list[float]] = {side: [] for side in SIDES}
@@ -225,7 +228,7 @@ blocks, in a process each, in turn, on {options.threads} CPU threads with torch 
 {options.rounds} rounds, and from the least to the most. In phase 1 the backbone is frozen: its layers need no gradients
 of weights, and below the first block nothing is computed backwards. In phase 2 both train everything; sesurgeon's loop
 also looks whether each loss is finite and asks whether it should stop, takes the optimiser's fused kernel, and the
-command lets the C library keep what tensors free.
+command lets the C library keep what tensors free, and take large tensors in huge pages.
 
 | network | images | batch | timm, images/s | phase 2 : timm | phase 1 : timm |
 | --- | --- | --- | --- | --- | --- |
