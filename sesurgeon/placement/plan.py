@@ -54,6 +54,11 @@ class Plan:
     left_alone: tuple[LeftAlone, ...] = field(default=(), compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
+    @property
+    def sites(self) -> list[str]:
+        """Ids of the sites that have a block."""
+        return [entry.site for entry in self.entries]
+
     def unfolded(self) -> Plan:
         """The same blocks with the gates that they had before folding, for weights into which nothing was folded."""
         entries = (

@@ -2,15 +2,20 @@
 
 from sesurgeon.surgery.add import Surgery, add_se, operate, operate_by
 from sesurgeon.surgery.apply import apply_plan, plan_of
+from sesurgeon.surgery.below import survey_below
 from sesurgeon.surgery.checkpoint import load, save
 from sesurgeon.surgery.folding import Folding, fold, fold_gate_scale
 from sesurgeon.surgery.proof import Proof, prove_identity
 from sesurgeon.surgery.remove import remove_se
+from sesurgeon.surgery.replacing import Replacement, replace_block
 from sesurgeon.surgery.rewrite import blocks_of
+from sesurgeon.surgery.walk import NoTakerError
 
 __all__ = [
     "Folding",
+    "NoTakerError",
     "Proof",
+    "Replacement",
     "Surgery",
     "add_se",
     "apply_plan",
@@ -23,5 +28,7 @@ __all__ = [
     "plan_of",
     "prove_identity",
     "remove_se",
+    "replace_block",
     "save",
+    "survey_below",
 ]

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from sesurgeon.blocks import Block, build_block
 from sesurgeon.errors import UsageError, VerificationError
 from sesurgeon.graph import LeftAlone, Survey, same
-from sesurgeon.models import fresh, isolated
-from sesurgeon.placement import Entry, Plan, survey_for
+from sesurgeon.placement import Entry, Plan
 from sesurgeon.surgery.apply import plan_of, remember_plan
-from sesurgeon.surgery.bare import bare_view
-from sesurgeon.surgery.origins import NoOriginError, origin
+from sesurgeon.surgery.below import outputs_of, own_plan, path_of, survey_below
+from sesurgeon.surgery.origins import origin
 from sesurgeon.surgery.proof import Proof
-from sesurgeon.surgery.rewrite import blocks_of
+from sesurgeon.surgery.scale import Scale
+from sesurgeon.surgery.walk import NoTakerError
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ def fold(model: nn.Module, inplace: bool = False) -> Folding:
             were changed since.
         VerificationError: the outputs are not the same on the plan's inputs; ``model`` is as it was.
     """
-    plan = _plan(model)
+    plan = own_plan(model, "folded")
     if plan is None:
         return Folding(model if inplace else copy.deepcopy(model), (), (), None)
-    found = _survey(model, plan)
+    found = survey_below(model, plan)
     steps, left = _steps(model, plan, found)
     target, proof = copy.deepcopy(model), None
     if steps:
@@ -118,35 +118,10 @@ def takers(model: nn.Module) -> dict[str, float]:
     return found
 
 
-def _plan(model: nn.Module) -> Plan | None:
-    plan, blocks = plan_of(model), blocks_of(model)
-    if plan is None and blocks:
-        raise UsageError(
-            f"This {type(model).__name__} cannot be folded: it has inserted blocks ({next(iter(blocks))}…) but no "
-            "plan of its own, as a network around one that was augmented.",
-            hint="Fold the augmented network inside it.",
-        )
-    return plan
-
-
-def _survey(model: nn.Module, plan: Plan) -> Survey:
-    """The survey of the network below the blocks, whose layers may be others than when they went in."""
-    found = survey_for(replace(plan, architecture=None), bare_view(model))
-    known = {site.id for site in found.sites}
-    missing = [entry.site for entry in plan.entries if entry.site not in known]
-    if missing:
-        raise UsageError(
-            f"This {type(model).__name__} was changed since its blocks were inserted: there is no place "
-            f"{', '.join(missing)} any more.",
-            hint="Undo what was changed.",
-        )
-    return found
-
-
 def _steps(model: nn.Module, plan: Plan, found: Survey) -> tuple[list[_Step], list[LeftAlone]]:
     steps, left = [], []
     for entry in plan.entries:
-        path = _path(entry, found)
+        path = path_of(entry, found)
         factor = copy.deepcopy(_block(model, path)).fold()
         if factor == 1:
             continue
@@ -154,8 +129,8 @@ def _steps(model: nn.Module, plan: Plan, found: Survey) -> tuple[list[_Step], li
             left.append(LeftAlone(path, "its gate has no factor that its weights could take exactly"))
             continue
         try:
-            tensors = origin(found, entry.site, _sites(plan), factor)
-        except NoOriginError as error:
+            tensors = tuple(origin(found, entry.site, plan.sites, Scale.uniform(factor)))
+        except NoTakerError as error:
             left.append(LeftAlone(path, str(error)))
             continue
         if all(_takes(attrgetter(name)(model), factor) for name in tensors):
@@ -189,7 +164,7 @@ def multiply(model: nn.Module, factors: dict[str, float]) -> None:
 def _prove(folded: nn.Module, model: nn.Module, found: Survey) -> Proof:
     """Compare outputs as :func:`sesurgeon.surgery.prove_identity` does, but with those of ``model``."""
     equal = {
-        training: same(_outputs(folded, found, training), _outputs(model, found, training))
+        training: same(outputs_of(folded, found, training), outputs_of(model, found, training))
         for training, local in found.graphs.items()
         if local.proven
     }
@@ -202,11 +177,6 @@ def _prove(folded: nn.Module, model: nn.Module, found: Survey) -> Proof:
     return Proof(equal.get(False), equal.get(True), found.train_failure or "")
 
 
-def _outputs(model: nn.Module, found: Survey, training: bool) -> Any:
-    with isolated(model, training=training):
-        return model(*fresh(found.inputs_in(training)))
-
-
 def _takes(tensor: Tensor, factor: float) -> bool:
     """Whether the multiplication can be undone: not where it overflows."""
     return torch.equal(tensor * factor / factor, tensor)
@@ -214,14 +184,6 @@ def _takes(tensor: Tensor, factor: float) -> bool:
 
 def _block(model: nn.Module, path: str) -> Block:
     return cast(Block, model.get_submodule(path))
-
-
-def _sites(plan: Plan) -> list[str]:
-    return [entry.site for entry in plan.entries]
-
-
-def _path(entry: Entry, found: Survey) -> str:
-    return f"{found.site(entry.site).owner}.{entry.attribute}".lstrip(".")
 
 
 def _factor(entry: Entry) -> float:

@@ -79,6 +79,17 @@ def _passes_first_argument(owner: nn.Module, node: fx.Node) -> bool:
     return ops.is_slice(node) or bool(_FUNCTIONS.fullmatch(name))
 
 
+def output_channels(node: fx.Node) -> int | None:
+    """The dimension of the channels, counted from the back, in what a functional layer gives.
+
+    None where the rows of its weight are not these channels.
+    """
+    tensor = ops.tensor_of(node)
+    if tensor is None or ops.name_of(node).startswith("conv_transpose"):
+        return None
+    return -1 if ops.name_of(node) in ("linear", "layer_norm") else 1 - tensor.ndim
+
+
 def function_weights(node: fx.Node) -> tuple[Any, Any] | None:
     """The (weight, bias) arguments of a functional convolution, linear layer or norm; None for anything else."""
     places = _WEIGHT_AND_BIAS.get(node.target) if callable(node.target) else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,37 +12,52 @@ from torch.utils._pytree import tree_map
 
 from sesurgeon.graph import same
 from sesurgeon.models import fresh, isolated
+from sesurgeon.surgery.scale import Scale
 
 _DECADES = 2  # noise from 0.01 to 100: enough to reach the 6 of a ReLU6, within the range of fp16
 
 
-def input_passes(module: nn.Module, call: fx.Node, factor: float, *, training: bool) -> bool:
-    """Whether ``factor`` times its first argument gives ``factor`` times the output of ``module``.
+def input_passes(module: nn.Module, call: fx.Node, before: Scale, after: Scale, *, training: bool) -> bool:
+    """Whether its first argument times ``before`` gives the output of ``module`` times ``after``.
 
     Args:
         module: without children.
         call: its node in a local graph, for the shapes of its arguments.
-        factor: a power of two.
+        before, after: factors of the same channels; powers of two are tried in their place.
         training: the mode in which it is tried.
     """
     arguments, keywords = _noise_for(call)
-    scaled = (arguments[0] * factor, *arguments[1:])
+    scaled = (before.exact().times(arguments[0]), *arguments[1:])
     plain = _run(module, arguments, keywords, training)
-    return same(_run(module, scaled, keywords, training), _times(plain, factor))
+    return same(_run(module, scaled, keywords, training), _times(plain, after.exact()))
 
 
-def weights_pass(module: nn.Module, names: Sequence[str], call: fx.Node, factor: float, *, training: bool) -> bool:
-    """The same for ``factor`` times its tensors of these ``names``.
+def weights_pass(module: nn.Module, by: Mapping[str, Scale], call: fx.Node, scale: Scale, *, training: bool) -> bool:
+    """Whether its tensors of these names times ``by`` give the output times ``scale``.
 
     A convolution that standardises its weight (timm's ``StdConv2d``) fails.
     """
     arguments, keywords = _noise_for(call)
+    other = _multiplied(module, {name: factors.exact() for name, factors in by.items()})
+    plain = _run(module, arguments, keywords, training)
+    return same(_run(other, arguments, keywords, training), _times(plain, scale.exact()))
+
+
+def reader_passes(module: nn.Module, by: Scale, call: fx.Node, scale: Scale, *, training: bool) -> bool:
+    """Whether its weight times ``by`` gives what its first argument times ``scale`` gives: both powers of two."""
+    arguments, keywords = _noise_for(call)
+    scaled = (scale.times(arguments[0]), *arguments[1:])
+    other = _multiplied(module, {"weight": by})
+    return same(_run(other, arguments, keywords, training), _run(module, scaled, keywords, training))
+
+
+def _multiplied(module: nn.Module, by: Mapping[str, Scale]) -> nn.Module:
     other = copy.deepcopy(module)
     with torch.no_grad():
-        for name in names:
-            getattr(other, name).mul_(factor)
-    plain = _run(module, arguments, keywords, training)
-    return same(_run(other, arguments, keywords, training), _times(plain, factor))
+        for name, scale in by.items():
+            tensor = getattr(other, name)
+            tensor.copy_(scale.times(tensor))
+    return other
 
 
 def _noise_for(call: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -63,5 +78,5 @@ def _run(module: nn.Module, arguments: Sequence[Any], keywords: dict[str, Any], 
         return module(*fresh(arguments), **fresh(keywords))
 
 
-def _times(output: Any, factor: float) -> Any:
-    return tree_map(lambda leaf: leaf * factor if isinstance(leaf, Tensor) else leaf, output)
+def _times(output: Any, scale: Scale) -> Any:
+    return tree_map(lambda leaf: scale.times(leaf) if isinstance(leaf, Tensor) else leaf, output)

@@ -1,0 +1,64 @@
+"""What a tensor is multiplied by: one factor, or one for each of its channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_STEPS = (0, 2, -1, 3, -3, 1, -2)  # neighbours differ, so that channels that changed places are noticed
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Factors of a tensor.
+
+    Attributes:
+        values: one for the whole tensor, or one a channel.
+        dim: that of the channels, counted from the back (-1 is the last); None for one factor.
+    """
+
+    values: tuple[float, ...]
+    dim: int | None = None
+
+    @classmethod
+    def uniform(cls, factor: float) -> Scale:
+        """The same factor for all."""
+        return cls((factor,))
+
+    @property
+    def channels(self) -> int:
+        return len(self.values)
+
+    def exact(self) -> Scale:
+        """Powers of two in its place, with which nothing is rounded: what they pass bit for bit, others pass, too.
+
+        One factor stands for itself: those of gates are powers of two.
+        """
+        if self.dim is None:
+            return self
+        return self.with_values([2.0 ** _STEPS[channel % len(_STEPS)] for channel in range(self.channels)])
+
+    def with_values(self, values: Sequence[float]) -> Scale:
+        return Scale(tuple(values), self.dim)
+
+    def along(self, dim: int | None) -> Scale:
+        """The same factors for the channels in another dimension."""
+        return Scale(self.values, dim)
+
+    def fits(self, tensor: Tensor | None) -> bool:
+        """Whether ``tensor`` has as many channels there as there are factors."""
+        if self.dim is None or tensor is None:
+            return self.dim is None
+        return tensor.ndim >= -self.dim and tensor.shape[self.dim] == self.channels
+
+    def times(self, tensor: Tensor) -> Tensor:
+        """``tensor`` times the factors, rounded once, to its own type; a tensor that is multiplied by 1 stays."""
+        if self.dim is None:
+            return tensor * self.values[0]
+        factors = torch.tensor(self.values, dtype=torch.float64).reshape(-1, *[1] * (-self.dim - 1))
+        if tensor.device.type == "mps":  # which has no float64
+            return tensor * factors.to(tensor.device, tensor.dtype)
+        return (tensor.double() * factors.to(tensor.device)).to(tensor.dtype)
