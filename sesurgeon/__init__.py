@@ -1,6 +1,6 @@
 """Retrofit channel attention into a network you already have, without changing what it computes.
 
-Public names in the order of the road: load, look, plan, operate, keep, train, ship. Each is imported when
+Public names in the order of the road: load, look, plan, operate, keep, train, study, ship. Each is imported when
 it is first used, so that ``import sesurgeon`` does not import torch.
 """
 
@@ -28,6 +28,7 @@ from sesurgeon.errors import (
 if TYPE_CHECKING:
     from sesurgeon.export import export_onnx
     from sesurgeon.finetune import evaluate, finetune, predict
+    from sesurgeon.gates import prune, study_gates
     from sesurgeon.graph import find_sites
     from sesurgeon.placement import make_plan, read_plan, write_plan
     from sesurgeon.surgery import add_se, apply_plan, fold_gate_scale, load, remove_se, save
@@ -48,6 +49,8 @@ _HOMES = {
     "finetune": "sesurgeon.finetune",
     "evaluate": "sesurgeon.finetune",
     "predict": "sesurgeon.finetune",
+    "study_gates": "sesurgeon.gates",
+    "prune": "sesurgeon.gates",
     "export_onnx": "sesurgeon.export",
 }
 
@@ -74,9 +77,11 @@ __all__ = [
     "load",
     "make_plan",
     "predict",
+    "prune",
     "read_plan",
     "remove_se",
     "save",
+    "study_gates",
     "write_plan",
 ]
 

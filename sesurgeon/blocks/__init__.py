@@ -1,12 +1,12 @@
 """What is inserted: Squeeze-and-Excitation and its relatives, their gates, their identity initialisation."""
 
-from sesurgeon.blocks.block import Block
+from sesurgeon.blocks.block import Block, Scaling
 from sesurgeon.blocks.build import build_block
 from sesurgeon.blocks.cbam import Cbam
 from sesurgeon.blocks.config import BlockConfig, Init
 from sesurgeon.blocks.eca import EfficientChannelAttention
 from sesurgeon.blocks.ese import EffectiveSqueezeExcite
-from sesurgeon.blocks.gates import GateName, OnePlusTanh, TwiceHardSigmoid, TwiceSigmoid
+from sesurgeon.blocks.gates import GateName, OnePlusTanh, TwiceHardSigmoid, TwiceSigmoid, ceiling_of
 from sesurgeon.blocks.gc import GlobalContext
 from sesurgeon.blocks.ge import GatherExcite
 from sesurgeon.blocks.kinds import BlockName
@@ -26,9 +26,11 @@ __all__ = [
     "Init",
     "Layout",
     "OnePlusTanh",
+    "Scaling",
     "Squeeze",
     "SqueezeExcite",
     "TwiceHardSigmoid",
     "TwiceSigmoid",
     "build_block",
+    "ceiling_of",
 ]

@@ -69,6 +69,10 @@ class Scaling(Block):
         """The weights that multiply ``x``, or what is proportional to it."""
         raise NotImplementedError
 
+    def by_channel(self, factors: Tensor) -> Tensor:
+        """What the gate gave for a batch, as (N, channels, places): of one channel where all share their factors."""
+        return factors.flatten(2) if factors.ndim > 2 else factors[..., None]
+
     def scalings(self) -> Sequence[Scaling]:
         return (self,)
 

@@ -50,6 +50,9 @@ class EfficientChannelAttention(Squeezing):
         factors: Tensor = self.gate(self.conv(sequence)).squeeze(-2)
         return self.layout.at_one_place(factors)
 
+    def by_channel(self, factors: Tensor) -> Tensor:
+        return factors.movedim(-1, 1)  # the gate's is a sequence of channels
+
     def readers(self) -> Sequence[Tensor]:
         return (self.conv.weight,)
 

@@ -78,3 +78,8 @@ def without_factor(gate: nn.Module) -> tuple[nn.Module, float] | None:
     if kind is None:
         return gate, 1.0
     return None if kind.scale is None else (kind.plain(), kind.scale)
+
+
+def ceiling_of(gate: nn.Module) -> float:
+    """The largest factor that a gate of ours can give: 1 for a plain one, 2 for one that is 1 at zero."""
+    return 2.0 if any(type(gate) is kind.identity for kind in GATES.values()) else 1.0

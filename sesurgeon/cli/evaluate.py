@@ -18,10 +18,10 @@ from sesurgeon.cli.images import (
     ImgSize,
     OnBadImage,
     Workers,
-    skipped_note,
 )
 from sesurgeon.cli.latest import given_or_latest, latest_trained
 from sesurgeon.cli.loading import load_model_or_onnx
+from sesurgeon.cli.measuring import check_on_bad_image, described, open_images
 from sesurgeon.cli.options import (
     Arch,
     Debug,
@@ -34,7 +34,6 @@ from sesurgeon.cli.options import (
     TrustPickle,
 )
 from sesurgeon.cli.scoring import class_table, score_table
-from sesurgeon.errors import UsageError
 
 if TYPE_CHECKING:
     from sesurgeon.finetune import Data, Measured
@@ -70,15 +69,15 @@ def evaluate(
         name = given_or_latest(model, latest_trained, out)
         with out.working(f"Loading {name}"):
             from sesurgeon.cli.watching import Watcher
-            from sesurgeon.finetune import evaluate, open_held_out
+            from sesurgeon.finetune import evaluate
 
-            if on_bad_image not in ("skip", "error"):
-                raise UsageError(f"--on-bad-image {on_bad_image} must be skip or error.")
+            check_on_bad_image(on_bad_image)
             reading = {"arch": arch, "model_kwargs": model_kwargs, "num_classes": num_classes}
             loaded = load_model_or_onnx(name, **reading, pretrained=pretrained, trust_pickle=trust_pickle)
         with out.progress() as progress:
             watcher = Watcher(out, progress)
-            images = open_held_out(
+            images = open_images(
+                out,
                 loaded,
                 data,
                 on_bad_image=on_bad_image,
@@ -87,10 +86,6 @@ def evaluate(
                 workers=workers,
                 on_progress=watcher,
             )
-            if images.skipped:
-                out.note(skipped_note(images.skipped))
-            for note in images.notes:
-                out.note(note)
             found = evaluate(
                 loaded,
                 images,
@@ -100,14 +95,9 @@ def evaluate(
                 device=device,
                 on_progress=watcher,
             )
-        title = Text(f"{name} on {_described(images)}", style="bold")
+        title = Text(f"{name} on {described(images)}", style="bold")
         tables = (score_table(found), class_table(found, all_classes=all_classes))
         out.result(Group(title, *tables), _data(name, images, found))
-
-
-def _described(data: Data) -> str:
-    held_out = "" if data.val_split is None else f" ({data.val_split:.0%} held out, seed {data.seed})"
-    return f"{data.name}{held_out}"
 
 
 def _data(name: str, data: Data, found: Measured) -> dict[str, Any]:

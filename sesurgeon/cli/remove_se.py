@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,8 @@ def remove_se(
     """Take the blocks out of MODEL and write the network without them to MODEL.base.pt.
 
     Its layers keep the weights that they have now. If nothing was trained since `sesurgeon add-se`, these are the
-    original's, bit for bit; gates' factors that were folded into them are taken out again.
+    original's, bit for bit; gates' factors that were folded into them are taken out again, but not the constants of
+    blocks that `sesurgeon prune` took out.
     """
     with reporting(json=json, quiet=quiet, debug=debug) as out:
         path = output or beside(model, ".base.pt")
@@ -58,7 +60,7 @@ def remove_se(
                     hint="remove-se takes what add-se or finetune wrote; blocks that an architecture has itself stay.",
                 )
             base = surgery.remove_se(loaded)
-            trained = _was_trained(loaded)
+            trained, pruned = _was_trained(loaded), _pruned_constants(loaded)
             _remember(base, len(blocks))
             surgery.save(base, path, force=force)
         data: dict[str, Any] = {
@@ -66,21 +68,32 @@ def remove_se(
             "output": path,
             "removed": list(blocks),
             "trained": trained,
+            "pruned": pruned,
             "parameters": {"before": _parameters(loaded), "after": _parameters(base)},
         }
-        out.result(_rendered(loaded, base, len(blocks), trained, path), data)
+        out.result(_rendered(loaded, base, len(blocks), trained, pruned, path), data)
         flags = flags_to_load(base, trust_pickle)
         if flags:
             out.note(f"Commands on this file need{flags} too.")
 
 
-def _was_trained(model: nn.Module) -> bool:
-    """Whether it was fine-tuned after its blocks went in, as far as its history tells."""
+def _since_surgery(model: nn.Module) -> Sequence[Mapping[str, Any]]:
+    """What its history tells of the time after its blocks went in."""
     from sesurgeon.models import provenance_of
 
-    commands = [record.get("command") for record in provenance_of(model).history]
-    since = len(commands) - commands[::-1].index("add-se") if "add-se" in commands else 0
-    return "finetune" in commands[since:]
+    history = provenance_of(model).history
+    commands = [record.get("command") for record in history]
+    return history[len(commands) - commands[::-1].index("add-se") if "add-se" in commands else 0 :]
+
+
+def _was_trained(model: nn.Module) -> bool:
+    return any(record.get("command") == "finetune" for record in _since_surgery(model))
+
+
+def _pruned_constants(model: nn.Module) -> list[str]:
+    """Blocks that `prune` took out and whose constants are in the weights of other layers now."""
+    pruned = [record for record in _since_surgery(model) if record.get("command") == "prune"]
+    return [block["block"] for record in pruned for block in record["blocks"] if block["folded"]]
 
 
 def _remember(base: nn.Module, blocks: int) -> None:
@@ -97,7 +110,9 @@ def _parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _rendered(augmented: nn.Module, base: nn.Module, blocks: int, trained: bool, path: Path) -> Group:
+def _rendered(
+    augmented: nn.Module, base: nn.Module, blocks: int, trained: bool, pruned: list[str], path: Path
+) -> Group:
     table = Table("", "before", "after", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_row("blocks", count(blocks), "0")
     table.add_row("parameters", count(_parameters(augmented)), count(_parameters(base)))
@@ -105,4 +120,7 @@ def _rendered(augmented: nn.Module, base: nn.Module, blocks: int, trained: bool,
         said = "It was fine-tuned with its blocks: the other layers keep those weights, and do without the blocks."
     else:
         said = "Its history names no training since add-se: then the weights are the original's, bit for bit."
-    return Group(table, Text(said, style="yellow" if trained else "green"), Text(f"Written: {path}"))
+    if pruned:
+        said = f"The constants of blocks that were pruned stay in its weights: {', '.join(pruned)}."
+    changed = trained or bool(pruned)
+    return Group(table, Text(said, style="yellow" if changed else "green"), Text(f"Written: {path}"))

@@ -10,13 +10,15 @@ import typer
 from rich.table import Table
 
 from sesurgeon.cli.console import Output
-from sesurgeon.errors import UsageError
+from sesurgeon.errors import UntraceableError, UsageError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
-    from torch import nn
+    from torch import Tensor, nn
 
     from sesurgeon.export import LatencyRatio
+
+_PASSES = 30  # timed in turn
 
 Latency = Annotated[
     bool,
@@ -60,6 +62,20 @@ def timed(
 
     with out.progress() as progress:
         return measure_latency(base, augmented, inputs, progress=_Bars(progress), **options)
+
+
+def pass_times(base: nn.Module, other: nn.Module, images: Tensor) -> tuple[float, float]:
+    """Median milliseconds of a pass of each network in PyTorch, in turn.
+
+    Raises:
+        UntraceableError: one of them does not run.
+    """
+    from sesurgeon.export import measure_latency
+
+    (found,) = measure_latency(base, other, images, batches=(len(images),), repeats=_PASSES, runtimes=("torch",))
+    if found.base_ms is None or found.augmented_ms is None:
+        raise UntraceableError(f"The networks could not be timed: {found.failure}.", hint="Give --no-latency.")
+    return found.base_ms, found.augmented_ms
 
 
 def latency_table(ratios: Sequence[LatencyRatio]) -> Table:

@@ -23,6 +23,8 @@ SUMMARIES = {  # in the order of the road; each is the first line of what the ve
     "finetune": "Train MODEL on DATA: what is new first, with the rest frozen, then everything.",
     "evaluate": "Measure MODEL on the validation images of DATA: top-1, top-5, loss, and each class; or mAP and F1.",
     "predict": "Say what MODEL sees in IMAGES: the most probable labels of each; or all of them, if it gives several.",
+    "gates": "Show what the gates of MODEL do with the validation images of DATA; with -o, draw it.",
+    "prune": "Take out of MODEL the blocks that do the same for every image of DATA, as long as it stays as good.",
     "export": "Write MODEL as one ONNX file, checked against PyTorch in onnxruntime; or its weights for other code.",
     "benchmark": "Time MODEL with and without its blocks, or against OTHER, on this machine.",
     "demo": "Show all of it on real handwritten digits, in about a minute, without network or GPU.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -72,6 +73,41 @@ def evaluate(
             the data were opened with one.
     """
     data = data if isinstance(data, Data) else open_held_out(model, data, on_progress=on_progress)
+    given = prepared(model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device)
+    return measure(model, given.batches, given.classes, on_progress, multi_label=data.multi_label)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The images of one set as a model sees them.
+
+    Attributes:
+        batches: images and labels.
+        classes: names of the classes in the data, by output index, in the order of the data.
+        outputs: of the model.
+        input_size: (channels, height, width) of the images.
+    """
+
+    batches: Batches
+    classes: Mapping[int, str]
+    outputs: int
+    input_size: tuple[int, int, int]
+
+
+def prepared(
+    model: nn.Module,
+    data: Data,
+    *,
+    split: str = "val",
+    batch_size: int = 64,
+    workers: int = 4,
+    img_size: int | None = None,
+    device: str | None = None,
+) -> Prepared:
+    """Move ``model`` to the device and make one set of ``data`` ready for it.
+
+    Arguments and errors are those of :func:`evaluate`.
+    """
     images = data.split(split)
     if provenance_of(model).multi_label and not data.multi_label:
         raise UsageError(
@@ -85,8 +121,7 @@ def evaluate(
     indices = map_classes(data.classes, provenance_of(model).classes, outputs)
     labels: Labels = ManyLabels(indices, outputs) if data.multi_label else indices
     loader = eval_loader(images, preprocessing, labels, batch_size=batch_size, workers=workers)
-    names = dict(zip(indices, data.classes, strict=True))
-    return measure(model, loader, names, on_progress, multi_label=data.multi_label)
+    return Prepared(loader, dict(zip(indices, data.classes, strict=True)), outputs, preprocessing.input_size)
 
 
 def open_held_out(model: nn.Module, spec: str | os.PathLike[str], **options: Any) -> Data:

@@ -9,9 +9,10 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sesurgeon.blocks import Block
+from sesurgeon.blocks import Block, Scaling
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune.scoring.outputs import device_of, evaluating
 
@@ -54,18 +55,32 @@ class GateMovement:
 
 
 class GateWatch:
-    """What the watched gates gave so far."""
+    """What the watched gates gave so far.
 
-    def __init__(self) -> None:
-        self._sums: dict[str, _Sums] = {}
+    Args:
+        classes: how many an image may show, to tell them apart; see :meth:`showing`.
+    """
+
+    def __init__(self, classes: int = 0) -> None:
+        self.classes = classes
+        self._sums: dict[str, GateSums] = {}
+        self._shown: Tensor | None = None
+
+    def showing(self, labels: Tensor) -> None:
+        """Say what the images of the next passes show: class indices (N,), or ones and zeros (N, classes)."""
+        shown = labels if labels.ndim == 2 else F.one_hot(labels, self.classes)
+        self._shown = shown.cpu().double()
 
     def see(self, gate: str, factors: Tensor) -> None:
-        """Take in what a gate gave for a batch: a tensor of shape (images, ...).
+        """Take in what a gate gave for a batch: a tensor of shape (images, channels, ...).
 
         Raises:
-            UsageError: it gave another number of factors an image before.
+            UsageError: it gave another number of factors an image before, or not those of the images that are shown.
         """
-        sums = _Sums.of(factors.detach().flatten(1).cpu().double() - 1)
+        if self._shown is not None and len(factors) != len(self._shown):
+            raise UsageError(f"The gate {gate} gave factors for {len(factors)} images of {len(self._shown)}.")
+        d = factors.detach().flatten(1).cpu().double() - 1
+        sums = GateSums.of(gate, d, factors.shape[1], self._shown)
         before = self._sums.get(gate)
         if before is not None and before.total.shape != sums.total.shape:
             raise UsageError(
@@ -74,22 +89,26 @@ class GateWatch:
             )
         self._sums[gate] = sums if before is None else before.plus(sums)
 
-    def movements(self) -> tuple[GateMovement, ...]:
+    def sums(self) -> tuple[GateSums, ...]:
         """One a gate that ran, in the order in which they did."""
-        return tuple(sums.movement(gate) for gate, sums in self._sums.items())
+        return tuple(self._sums.values())
+
+    def movements(self) -> tuple[GateMovement, ...]:
+        """What they come to, likewise."""
+        return tuple(sums.movement() for sums in self._sums.values())
 
 
 @contextlib.contextmanager
-def watching_gates(model: nn.Module) -> Iterator[GateWatch]:
+def watching_gates(model: nn.Module, classes: int = 0) -> Iterator[GateWatch]:
     """Watch the inserted blocks of ``model`` during whatever it is run for, an evaluation for example.
 
-    The hooks that do it are gone afterwards.
+    The hooks that do it are gone afterwards. ``classes`` are those of :class:`GateWatch`.
     """
-    watch = GateWatch()
+    watch = GateWatch(classes)
     hooks = []
     try:
-        for gate, module in _gates(model):
-            hooks.append(module.register_forward_hook(partial(_show, watch, gate)))
+        for gate, part in gates_of(model).items():
+            hooks.append(part.gate.register_forward_hook(partial(_show, watch, gate, part)))
         yield watch
     finally:
         for hook in hooks:
@@ -116,54 +135,104 @@ def watch_gates(model: nn.Module, batches: Iterable[tuple[Tensor, Any]]) -> tupl
     return watch.movements()
 
 
-def _gates(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def gates_of(model: nn.Module) -> dict[str, Scaling]:
+    """The parts of inserted blocks that have a gate, by what the gate is called here."""
     from sesurgeon.surgery import blocks_of
 
+    found = {}
     for path, block in blocks_of(model).items():
         if isinstance(block, Block):
             names = {part: name for name, part in block.named_modules()}
             for part in block.scalings():
-                yield f"{path}.{names[part]}".rstrip("."), part.gate
+                found[f"{path}.{names[part]}".rstrip(".")] = part
+    return found
 
 
-def _show(watch: GateWatch, gate: str, module: nn.Module, inputs: object, factors: Tensor) -> None:
-    watch.see(gate, factors)
+def _show(watch: GateWatch, gate: str, part: Scaling, module: nn.Module, inputs: object, factors: Tensor) -> None:
+    watch.see(gate, part.by_channel(factors))
 
 
 @dataclass(frozen=True, eq=False)
-class _Sums:
-    """Sums over images of d = factor - 1, which is small where its square would drown in that of the factor."""
+class GateSums:
+    """Sums over images of d = factor - 1, which is small where its square would drown in that of the factor.
 
+    Attributes:
+        gate: its name.
+        images: how many were seen.
+        channels: of the gate; each has the same number of factors, one a place.
+        total: of d, for each factor, channel by channel, float64.
+        squares: of d * d, likewise.
+        distance: of |d|, over all factors.
+        largest: of |d|.
+        by_class: of d, mean over the places, by class: (classes, channels); None where classes were not told apart.
+        of_class: how many images of each class were seen; likewise.
+    """
+
+    gate: str
     images: int
-    total: Tensor  # of d, for each factor, float64
-    squares: Tensor  # of d * d, likewise
-    distance: float  # of |d|, over all factors
-    largest: float  # |d|
+    channels: int
+    total: Tensor
+    squares: Tensor
+    distance: float
+    largest: float
+    by_class: Tensor | None = None
+    of_class: Tensor | None = None
 
     @classmethod
-    def of(cls, d: Tensor) -> _Sums:
+    def of(cls, gate: str, d: Tensor, channels: int, shown: Tensor | None = None) -> GateSums:
+        """Of d of shape (images, factors); ``shown``, of shape (images, classes), tells the classes apart."""
         size = d.abs()
-        return cls(len(d), d.sum(0), d.square().sum(0), float(size.sum()), float(size.max()))
+        by_class = None if shown is None else shown.T @ d.reshape(len(d), channels, -1).mean(2)
+        of_class = None if shown is None else shown.sum(0)
+        whole = (d.sum(0), d.square().sum(0), float(size.sum()), float(size.max()))
+        return cls(gate, len(d), channels, *whole, by_class, of_class)
 
-    def plus(self, other: _Sums) -> _Sums:
-        return _Sums(
+    def plus(self, other: GateSums) -> GateSums:
+        """Both together."""
+        return GateSums(
+            self.gate,
             self.images + other.images,
+            self.channels,
             self.total + other.total,
             self.squares + other.squares,
             self.distance + other.distance,
             max(self.largest, other.largest),
+            None if self.by_class is None or other.by_class is None else self.by_class + other.by_class,
+            None if self.of_class is None or other.of_class is None else self.of_class + other.of_class,
         )
 
-    def movement(self, gate: str) -> GateMovement:
+    def movement(self) -> GateMovement:
+        """What they come to."""
         means = self.total / self.images
-        variances = (self.squares / self.images - means.square()).clamp(min=0)
         return GateMovement(
-            gate=gate,
+            gate=self.gate,
             images=self.images,
             factors=len(means),
             mean=1 + float(means.mean()),
-            image_spread=float(variances.sqrt().mean()),
+            image_spread=float(_deviation(means, self.squares / self.images).mean()),
             channel_spread=float(means.std(correction=0)),
             distance=self.distance / (self.images * len(means)),
             largest=self.largest,
         )
+
+    def channel_means(self) -> Tensor:
+        """Mean factor of each channel over images and places, (channels,), float64."""
+        return 1 + self._by_channel(self.total)
+
+    def channel_spreads(self) -> Tensor:
+        """Standard deviation of each channel's factor over images and places, (channels,), float64."""
+        return _deviation(self._by_channel(self.total), self._by_channel(self.squares))
+
+    def class_means(self) -> Tensor | None:
+        """Mean factor of each class and channel, (classes, channels), NaN for a class without images."""
+        if self.by_class is None or self.of_class is None:
+            return None
+        return 1 + self.by_class / self.of_class[:, None]
+
+    def _by_channel(self, sums: Tensor) -> Tensor:
+        return sums.reshape(self.channels, -1).mean(1) / self.images
+
+
+def _deviation(means: Tensor, squares: Tensor) -> Tensor:
+    """The standard deviation, from the means of d and of d * d."""
+    return (squares - means.square()).clamp(min=0).sqrt()

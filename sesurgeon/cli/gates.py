@@ -1,0 +1,171 @@
+"""``sesurgeon gates``: what did the gates learn?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from sesurgeon.cli.console import reporting
+from sesurgeon.cli.images import BatchSize, DataDir, DataSpec, Device, Download, ImgSize, OnBadImage, Workers
+from sesurgeon.cli.latest import given_or_latest, latest_trained
+from sesurgeon.cli.loading import load_model
+from sesurgeon.cli.measuring import check_on_bad_image, described, open_images
+from sesurgeon.cli.options import (
+    Arch,
+    Debug,
+    Force,
+    Json,
+    ModelKwargs,
+    NumClasses,
+    OptionalModel,
+    Pretrained,
+    Quiet,
+    TrustPickle,
+)
+
+if TYPE_CHECKING:
+    from sesurgeon.finetune import Data
+    from sesurgeon.gates import GateStatistics, GateStudy
+
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="REPORT", help="A folder for pictures and tables (PNG, CSV).", show_default=False
+    ),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,NAME,…", help="Those that are drawn; by default four, spread over all.", show_default=False
+    ),
+]
+
+_VERDICTS = {"open": "1 for all", "constant": "constant", "live": "live"}
+
+
+def gates(
+    data: DataSpec,
+    model: OptionalModel = None,
+    classes: Classes = None,
+    output: Report = None,
+    force: Force = False,
+    img_size: ImgSize = None,
+    on_bad_image: OnBadImage = "skip",
+    data_dir: DataDir = "data",
+    download: Download = False,
+    batch_size: BatchSize = 64,
+    workers: Workers = 4,
+    device: Device = "auto",
+    arch: Arch = None,
+    model_kwargs: ModelKwargs = None,
+    num_classes: NumClasses = None,
+    pretrained: Pretrained = False,
+    trust_pickle: TrustPickle = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Show what the gates of MODEL do with the validation images of DATA; with -o, draw it.
+
+    For each gate: the mean of its factors, how much they vary over images, over the classes' means and over channels,
+    and how many channels are near 0, near 1 and near the ceiling (within 0.1). Blocks that do nothing are named. The
+    images and the MODEL taken without one are those of `evaluate`.
+    """
+    with reporting(json=json, quiet=quiet, debug=debug) as out:
+        name = given_or_latest(model, latest_trained, out)
+        check_on_bad_image(on_bad_image)
+        with out.working(f"Loading {name}"):
+            from sesurgeon.cli.watching import Watcher
+            from sesurgeon.gates import check_blocks, check_report, study_gates, write_report
+
+            reading: dict[str, Any] = {"arch": arch, "model_kwargs": model_kwargs, "num_classes": num_classes}
+            loaded = load_model(name, **reading, pretrained=pretrained, trust_pickle=trust_pickle)
+            check_blocks(loaded)
+        if output is not None:
+            check_report(output, force=force)
+        with out.progress() as progress:
+            watcher = Watcher(out, progress)
+            images = open_images(
+                out,
+                loaded,
+                data,
+                on_bad_image=on_bad_image,
+                data_dir=data_dir,
+                download=download,
+                workers=workers,
+                on_progress=watcher,
+            )
+            study = study_gates(
+                loaded,
+                images,
+                classes=None if classes is None else [part.strip() for part in classes.split(",")],
+                batch_size=batch_size,
+                workers=workers,
+                img_size=img_size,
+                device=device,
+                on_progress=watcher,
+            )
+        files = () if output is None else write_report(study, output, force=force)
+        title = Text(f"{name} on {described(images)}, {study.images:,} images", style="bold")
+        written = [Text(f"Written: {', '.join(map(str, files))}")] if files else []
+        out.result(
+            Group(title, _gate_table(study.gates), *_verdicts(study), *written), _data(name, images, study, files)
+        )
+
+
+def _gate_table(gates: tuple[GateStatistics, ...]) -> Table:
+    """A row for each gate."""
+    table = Table()
+    table.add_column("gate", overflow="fold")
+    table.add_column("mean", justify="right")
+    for over in ("images", "classes", "channels"):
+        table.add_column(f"spread over\n{over}", justify="right")
+    for place in ("0", "1", "ceiling"):
+        table.add_column(f"channels\nnear {place}", justify="right")
+    table.add_column("gate is")
+    for gate in gates:
+        spreads = (gate.image_spread, gate.class_spread, gate.channel_spread)
+        table.add_row(
+            gate.gate,
+            f"{gate.mean:.4f}",
+            *("-" if spread is None else f"{spread:.4f}" for spread in spreads),
+            *(f"{share:.0%}" for share in (gate.near_zero, gate.near_one, gate.near_ceiling)),
+            _VERDICTS[gate.verdict],
+        )
+    return table
+
+
+def _verdicts(study: GateStudy) -> list[Text]:
+    still, constant, live = (study.called(verdict) for verdict in ("open", "constant", "live"))
+    lines = []
+    if still:
+        lines.append(Text(f"Do nothing, no factor differs from 1 by a hundredth: {', '.join(still)}.", style="yellow"))
+    if constant:
+        words = "The same for every image (spread under 0.01), as a weight could be"
+        lines.append(Text(f"{words}: {', '.join(constant)}.", style="yellow"))
+    if still or constant:
+        lines.append(Text("`sesurgeon prune` takes such blocks out where that costs no accuracy."))
+    elif live:
+        lines.append(Text("Every gate depends on the image.", style="green"))
+    return lines
+
+
+def _data(name: str, data: Data, study: GateStudy, files: tuple[Path, ...]) -> dict[str, Any]:
+    return {
+        "model": name,
+        "data": data.name,
+        "val_split": data.val_split,
+        "seed": data.seed,
+        "images": study.images,
+        "classes": study.classes,
+        "gates": [{**asdict(gate), "verdict": gate.verdict} for gate in study.gates],
+        "open": study.called("open"),
+        "constant": study.called("constant"),
+        "files": files,
+    }

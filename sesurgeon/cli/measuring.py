@@ -1,0 +1,38 @@
+"""The images that a verb measures a network with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sesurgeon.cli.console import Output
+from sesurgeon.cli.images import skipped_note
+from sesurgeon.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sesurgeon.finetune import Data
+
+
+def check_on_bad_image(value: str) -> None:
+    """Raise a UsageError for anything but skip and error."""
+    if value not in ("skip", "error"):
+        raise UsageError(f"--on-bad-image {value} must be skip or error.")
+
+
+def open_images(out: Output, model: nn.Module, data: str, **options: Any) -> Data:
+    """:func:`sesurgeon.finetune.open_held_out`, which tells what is odd about the images."""
+    from sesurgeon.finetune import open_held_out
+
+    images = open_held_out(model, data, **options)
+    if images.skipped:
+        out.note(skipped_note(images.skipped))
+    for note in images.notes:
+        out.note(note)
+    return images
+
+
+def described(data: Data) -> str:
+    """The data's name, and which share of them it is."""
+    held_out = "" if data.val_split is None else f" ({data.val_split:.0%} held out, seed {data.seed})"
+    return f"{data.name}{held_out}"

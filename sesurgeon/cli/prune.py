@@ -1,0 +1,199 @@
+"""``sesurgeon prune``: blocks that do nothing cost nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from sesurgeon.cli.console import reporting
+from sesurgeon.cli.images import BatchSize, DataDir, DataSpec, Device, Download, ImgSize, OnBadImage, Workers
+from sesurgeon.cli.latest import given_or_latest, latest_trained
+from sesurgeon.cli.loading import flags_to_load, load_model
+from sesurgeon.cli.measuring import check_on_bad_image, described, open_images
+from sesurgeon.cli.naming import beside
+from sesurgeon.cli.options import (
+    Arch,
+    Debug,
+    Force,
+    Json,
+    ModelKwargs,
+    NumClasses,
+    OptionalModel,
+    OutputPath,
+    Pretrained,
+    Quiet,
+    TrustPickle,
+)
+from sesurgeon.cli.rendering import left_alone_lines
+from sesurgeon.cli.scoring import per_cent, score_label
+from sesurgeon.cli.timing import pass_times
+from sesurgeon.files import check_writable
+
+if TYPE_CHECKING:
+    from sesurgeon.gates import Pruned, Pruning
+
+MaxDrop = Annotated[
+    float, typer.Option(min=0, help="How far top-1 may fall in all, in percentage points (mAP with several labels).")
+]
+Tolerance = Annotated[
+    float, typer.Option(min=0, help="A gate that varies less over images is a constant (standard deviation).")
+]
+Timed = Annotated[bool, typer.Option("--latency/--no-latency", help="Time a pass of one image before and after each.")]
+
+
+def prune(
+    data: DataSpec,
+    model: OptionalModel = None,
+    max_drop: MaxDrop = 0.1,
+    tolerance: Tolerance = 0.01,
+    latency: Timed = True,
+    output: OutputPath = None,
+    force: Force = False,
+    img_size: ImgSize = None,
+    on_bad_image: OnBadImage = "skip",
+    data_dir: DataDir = "data",
+    download: Download = False,
+    batch_size: BatchSize = 64,
+    workers: Workers = 4,
+    device: Device = "auto",
+    arch: Arch = None,
+    model_kwargs: ModelKwargs = None,
+    num_classes: NumClasses = None,
+    pretrained: Pretrained = False,
+    trust_pickle: TrustPickle = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Take out of MODEL the blocks that do the same for every image of DATA, as long as it stays as good.
+
+    Their gates' constants go into the layer before the block, or behind it; a gate that is 1 just goes. The one that
+    varies least is first, and the network is measured after each on the validation images. The result is written to
+    MODEL.pruned.pt; where nothing can go, nothing is written, and that is no error.
+    """
+    with reporting(json=json, quiet=quiet, debug=debug) as out:
+        name = given_or_latest(model, latest_trained, out)
+        check_on_bad_image(on_bad_image)
+        path = output or beside(name, ".pruned.pt")
+        check_writable(path, force=force)
+        with out.working(f"Loading {name}"):
+            from sesurgeon.cli.watching import Watcher
+            from sesurgeon.gates import check_blocks, prune
+            from sesurgeon.surgery import save
+
+            reading: dict[str, Any] = {"arch": arch, "model_kwargs": model_kwargs, "num_classes": num_classes}
+            loaded = load_model(name, **reading, pretrained=pretrained, trust_pickle=trust_pickle)
+            check_blocks(loaded)
+        with out.progress() as progress:
+            watcher = Watcher(out, progress)
+            images = open_images(
+                out,
+                loaded,
+                data,
+                on_bad_image=on_bad_image,
+                data_dir=data_dir,
+                download=download,
+                workers=workers,
+                on_progress=watcher,
+            )
+            found = prune(
+                loaded,
+                images,
+                max_drop=max_drop,
+                tolerance=tolerance,
+                timing=pass_times if latency else None,
+                batch_size=batch_size,
+                workers=workers,
+                img_size=img_size,
+                device=device,
+                on_progress=watcher,
+            )
+        written = path if found.removed else None
+        if written is not None:
+            save(found.model, written, force=force)
+        title = Text(f"{name} on {described(images)}, {found.images:,} images", style="bold")
+        last = Text(f"Written: {written}" if written else "No block was taken out, and nothing was written.")
+        body = Group(title, *_step_table(found), *_outcome(found, max_drop, tolerance), last)
+        out.result(body, _data(name, images.name, found, max_drop, tolerance, written))
+        flags = flags_to_load(found.model, trust_pickle)
+        if written is not None and flags:
+            out.note(f"Commands on this file need{flags} too.")
+
+
+def _step_table(found: Pruning) -> list[Table]:
+    if not found.steps:
+        return []
+    table = Table()
+    table.add_column("block", overflow="fold")
+    for column in ("spread", "constants"):
+        table.add_column(column, justify="right")
+    table.add_column("went into", overflow="fold")
+    table.add_column(score_label(found.metric), justify="right")
+    table.add_column("ms a pass", justify="right")
+    table.add_column("")
+    for step in found.steps:
+        table.add_row(
+            step.block,
+            f"{step.spread:.5f}",
+            _constants(step),
+            ", ".join(step.tensors) or "nothing",
+            f"{step.before:.2f} -> {per_cent(step.after)}",
+            "-" if step.ms_before is None else f"{step.ms_before:.2f} -> {step.ms_after:.2f}",
+            "gone" if step.kept else "too much: stays",
+        )
+    return [table]
+
+
+def _constants(step: Pruned) -> str:
+    if step.smallest == step.largest:
+        return f"{step.smallest:.4g}"
+    return f"{step.smallest:.4f} to {step.largest:.4f}"
+
+
+def _outcome(found: Pruning, max_drop: float, tolerance: float) -> list[Text]:
+    lines = []
+    if found.removed:
+        change = f"{score_label(found.metric)} {found.before:.2f} -> {found.after:.2f} %"
+        time = "" if found.ms_before is None else f", {found.ms_before:.2f} -> {found.ms_after:.2f} ms a pass"
+        lines.append(Text(f"{_blocks(len(found.removed))} taken out: {change}{time}.", style="green"))
+    for step in found.steps:
+        if not step.kept:
+            lines.append(Text(f"Without {step.block} it would lose more than {max_drop:g} points.", style="yellow"))
+    if found.untried:
+        lines.append(Text(f"Not tried after that: {', '.join(found.untried)}."))
+    if found.live:
+        named = ", ".join(f"{path} ({spread:.4f})" for path, spread in found.live.items())
+        lines.append(Text(f"Gates that depend on the image, with a spread above {tolerance:g}: {named}."))
+    return [*lines, *left_alone_lines(found.left)]
+
+
+def _blocks(number: int) -> str:
+    return "1 block" if number == 1 else f"{number} blocks"
+
+
+def _data(
+    name: str, data: str, found: Pruning, max_drop: float, tolerance: float, written: Path | None
+) -> dict[str, Any]:
+    return {
+        "model": name,
+        "data": data,
+        "images": found.images,
+        "metric": found.metric,
+        "max_drop": max_drop,
+        "tolerance": tolerance,
+        "before": found.before,
+        "after": found.after,
+        "ms_before": found.ms_before,
+        "ms_after": found.ms_after,
+        "removed": found.removed,
+        "steps": found.steps,
+        "untried": found.untried,
+        "live": found.live,
+        "left": found.left,
+        "output": written,
+    }

@@ -1,0 +1,23 @@
+"""What did the gates learn? Statistics, pictures, and blocks that can go."""
+
+from sesurgeon.gates.drawing import draw_activations, draw_spreads
+from sesurgeon.gates.pruning import Pruned, Pruning, prune
+from sesurgeon.gates.statistics import CONSTANT, NEAR, GateStatistics
+from sesurgeon.gates.study import GateStudy, check_blocks, study_gates
+from sesurgeon.gates.tables import check_report, write_report
+
+__all__ = [
+    "CONSTANT",
+    "NEAR",
+    "GateStatistics",
+    "GateStudy",
+    "Pruned",
+    "Pruning",
+    "check_blocks",
+    "check_report",
+    "draw_activations",
+    "draw_spreads",
+    "prune",
+    "study_gates",
+    "write_report",
+]

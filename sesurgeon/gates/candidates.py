@@ -1,0 +1,62 @@
+"""Which blocks are constant, and what they could be replaced by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sesurgeon.finetune.scoring.gatewatch import GateSums
+from sesurgeon.surgery import blocks_of
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """What one block did over some images.
+
+    Attributes:
+        block: its path.
+        spread: standard deviation of its factors over images and places, mean over the channels; of a block with two
+            gates the larger one.
+        constants: mean factor of each channel, (channels,), float64; of two gates, the product.
+        distance: maximum of |factor - 1|; of two gates, the larger one.
+    """
+
+    block: str
+    spread: float
+    constants: Tensor
+    distance: float
+
+    @property
+    def is_open(self) -> bool:
+        """Was every factor exactly 1?"""
+        return self.distance == 0
+
+    def opened(self) -> Candidate:
+        """With 1 for each constant."""
+        return Candidate(self.block, self.spread, torch.ones_like(self.constants), self.distance)
+
+
+def candidates(model: nn.Module, sums: Iterable[GateSums]) -> list[Candidate]:
+    """The blocks of ``model`` that ran, the one that varies least first; of equal ones, in the order of the modules.
+
+    Args:
+        model: the network that was watched.
+        sums: what was seen.
+    """
+    by_block: dict[str, list[GateSums]] = {path: [] for path in blocks_of(model)}
+    for one in sums:
+        owner = one.gate if one.gate in by_block else one.gate.rpartition(".")[0]
+        by_block[owner].append(one)
+    found = [_candidate(path, parts) for path, parts in by_block.items() if parts]
+    return sorted(found, key=lambda candidate: candidate.spread)
+
+
+def _candidate(path: str, parts: list[GateSums]) -> Candidate:
+    constants = torch.ones(1, dtype=torch.float64)  # a gate of one channel scales all of them
+    for part in parts:
+        constants = constants * part.channel_means()
+    spread = max(float(part.channel_spreads().mean()) for part in parts)
+    return Candidate(path, spread, constants, max(part.largest for part in parts))

@@ -1,0 +1,89 @@
+"""What the gates do as pictures, after figure 5 of the SE paper."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from sesurgeon.finetune.keeping.lettering import lettering_for
+from sesurgeon.finetune.keeping.pictures import new_figure, save_figure
+from sesurgeon.gates.study import GateStudy
+
+_MOST_PANELS = 48
+_COLUMNS = 3
+_COLOURS = ("#0b5fa5", "#c05a00", "#2f7d32", "#8e3b8c", "#b3261e", "#4b5d67", "#8a6d00", "#007c7c")
+_ALL, _QUIET = "#000000", "#8c8c8c"
+
+
+def draw_activations(study: GateStudy, path: Path) -> None:
+    """Write a PNG with a panel for each gate: the mean factor of each channel, for all images and for each class.
+
+    Of very many gates some are drawn, evenly spread over the depth.
+
+    Raises:
+        OutputError: ``path`` cannot be written.
+    """
+    names = [gate.gate for gate in study.gates]
+    shown = _spread_over(names, _MOST_PANELS)
+    columns = min(_COLUMNS, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    figure = new_figure(max(4.2 * columns, 7), 2.3 * rows + 1)
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()  # as in the paper
+    lettering = lettering_for(dict(enumerate(study.classes)))
+    for axes, gate in zip(panels, shown, strict=False):
+        _draw_panel(axes, study, gate, [lettering[number] for number in range(len(study.classes))])
+        axes.set_title(gate, fontsize="small", **lettering.style)
+    for axes in panels[len(shown) :]:
+        axes.set_axis_off()
+    handles, labels = panels[0].get_legend_handles_labels()
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False)
+    for text in legend.get_texts():
+        text.set(**lettering.style)
+    of_all = "" if len(shown) == len(names) else f", {len(shown)} of {len(names)} gates"
+    figure.suptitle(f"mean factor of each channel on {study.images:,} images{of_all}", fontsize="medium")
+    save_figure(figure, path)
+
+
+def draw_spreads(study: GateStudy, path: Path) -> None:
+    """Write a PNG: how much each gate varies over images, classes and channels, against its depth.
+
+    Raises:
+        OutputError: ``path`` cannot be written.
+    """
+    gates = study.gates
+    figure = new_figure(max(7, 0.22 * len(gates) + 4), 4.4)
+    axes = figure.subplots()
+    places = range(1, len(gates) + 1)
+    for values, label, colour in (
+        ([gate.image_spread for gate in gates], "over images", _COLOURS[0]),
+        ([math.nan if gate.class_spread is None else gate.class_spread for gate in gates], "over classes", _COLOURS[1]),
+        ([gate.channel_spread for gate in gates], "over channels", _QUIET),
+    ):
+        axes.plot(places, values, "o-", color=colour, label=label)
+    axes.set_xticks(places, [gate.gate for gate in gates], rotation=90, fontsize="small", parse_math=False)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("standard deviation of the factor")
+    axes.set_title(f"on {study.images:,} images, first gate to last", fontsize="medium")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def _draw_panel(axes: Any, study: GateStudy, gate: str, names: list[str]) -> None:
+    channels = range(len(study.means[gate]))
+    style: dict[str, Any] = {"marker": "o" if len(channels) == 1 else ""}  # a line through one point shows nothing
+    axes.axhline(1, color=_QUIET, linestyle=":", linewidth=1)
+    for number, name in enumerate(names):
+        colour = _COLOURS[number % len(_COLOURS)]
+        axes.plot(channels, study.class_means[gate][number], color=colour, linewidth=0.9, label=name, **style)
+    axes.plot(channels, study.means[gate], color=_ALL, linewidth=1.1, label="all images", **style)
+    axes.set_xlabel("channel", fontsize="small")
+    axes.tick_params(labelsize="small")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _spread_over(names: list[str], most: int) -> list[str]:
+    if len(names) <= most:
+        return names
+    return [names[round(number * (len(names) - 1) / (most - 1))] for number in range(most)]

@@ -1,0 +1,133 @@
+"""What the gates of a network do with some images."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sesurgeon.blocks import ceiling_of
+from sesurgeon.errors import UsageError
+from sesurgeon.finetune import Data, EvaluationStep, open_held_out
+from sesurgeon.finetune.data.loader import read
+from sesurgeon.finetune.events import OnProgress, ignore
+from sesurgeon.finetune.scoring.evaluation import prepared
+from sesurgeon.finetune.scoring.gatewatch import gates_of, watching_gates
+from sesurgeon.finetune.scoring.outputs import device_of, evaluating
+from sesurgeon.gates.statistics import GateStatistics
+from sesurgeon.surgery import blocks_of
+
+_USUAL_CLASSES = 4  # as many as in figure 5 of the paper
+
+
+@dataclass(frozen=True, eq=False)
+class GateStudy:
+    """What the gates did, in the order in which they run.
+
+    Attributes:
+        gates: the numbers.
+        classes: names of the chosen classes.
+        means: by gate, the mean factor of each channel over all images, (channels,), float64.
+        spreads: by gate, its standard deviation over images and places, likewise.
+        class_means: by gate, the mean factor of each chosen class and channel, (classes, channels), NaN for a class
+            of which there is no image.
+        images: how many were seen.
+    """
+
+    gates: tuple[GateStatistics, ...]
+    classes: tuple[str, ...]
+    means: Mapping[str, Tensor]
+    spreads: Mapping[str, Tensor]
+    class_means: Mapping[str, Tensor]
+    images: int
+
+    def called(self, verdict: str) -> tuple[str, ...]:
+        """The gates of that verdict: "open", "constant" or "live"."""
+        return tuple(gate.gate for gate in self.gates if gate.verdict == verdict)
+
+
+def study_gates(
+    model: nn.Module,
+    data: Data | str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    split: str = "val",
+    batch_size: int = 64,
+    workers: int = 4,
+    img_size: int | None = None,
+    device: str | None = None,
+    on_progress: OnProgress = ignore,
+) -> GateStudy:
+    """Run ``model`` over one set of ``data`` and tell what the gates of its inserted blocks gave.
+
+    These are the statistics and the figures of section 7.2 of the SE paper (https://arxiv.org/abs/1709.01507). The
+    model's train and eval flags are left as they were.
+
+    Args:
+        model: a classifier with inserted blocks.
+        data: opened data, or what :func:`sesurgeon.finetune.open_held_out` takes.
+        classes: names of those whose means are kept; by default four, spread over all.
+        split, batch_size, workers, img_size, device, on_progress: see :func:`sesurgeon.evaluate`.
+
+    Raises:
+        UsageError: there are no inserted blocks, or a class that is not among those of the data; or whatever
+            :func:`sesurgeon.evaluate` raises.
+        DataError: likewise.
+    """
+    check_blocks(model)
+    data = data if isinstance(data, Data) else open_held_out(model, data, on_progress=on_progress)
+    chosen = choose_classes(data.classes, classes)
+    given = prepared(model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device)
+    device_in_use, steps = device_of(model), len(given.batches)
+    with watching_gates(model, given.outputs) as watch, evaluating(model), torch.no_grad():
+        for step, (images, labels) in enumerate(read(given.batches), start=1):
+            watch.showing(labels)
+            model(images.to(device_in_use))
+            on_progress(EvaluationStep(step, steps))
+    parts, seen = gates_of(model), {sums.gate: sums for sums in watch.sums()}
+    outputs = {name: index for index, name in given.classes.items()}
+    rows = [outputs[name] for name in chosen]
+    by_class = {gate: means[rows] for gate, sums in seen.items() if (means := sums.class_means()) is not None}
+    return GateStudy(
+        tuple(GateStatistics.of(sums, ceiling_of(parts[gate].gate)) for gate, sums in seen.items()),
+        chosen,
+        {gate: sums.channel_means() for gate, sums in seen.items()},
+        {gate: sums.channel_spreads() for gate, sums in seen.items()},
+        by_class,
+        len(data.split(split)),
+    )
+
+
+def check_blocks(model: nn.Module) -> None:
+    """Raise a UsageError for a model without inserted blocks."""
+    if not blocks_of(model):
+        raise UsageError(
+            f"There are no inserted blocks in this {type(model).__name__}.",
+            hint="Only gates that sesurgeon put in are looked at: sesurgeon add-se MODEL",
+        )
+
+
+def choose_classes(known: Sequence[str], named: Sequence[str] | None) -> tuple[str, ...]:
+    """The classes of these names, or a handful spread over all.
+
+    Raises:
+        UsageError: a name that is not among them; all such are told, with the nearest.
+    """
+    if named is None:
+        few = min(_USUAL_CLASSES, len(known))
+        return tuple(known[round(number * (len(known) - 1) / max(few - 1, 1))] for number in range(few))
+    wrong = [name for name in named if name not in known]
+    if wrong:
+        near = {name: difflib.get_close_matches(name, known, n=3) for name in wrong}
+        told = "; ".join(f"'{name}'" + (f" (nearest: {', '.join(near[name])})" if near[name] else "") for name in wrong)
+        raise UsageError(f"The data have no class {told}.", hint=f"They have {_shortened(known)}.")
+    return tuple(dict.fromkeys(named))
+
+
+def _shortened(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:10])
+    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"

@@ -1,0 +1,67 @@
+"""The numbers of a study as CSV files, and all of its files in one folder."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from sesurgeon.errors import OutputError
+from sesurgeon.files import atomic_write, check_writable
+from sesurgeon.gates.drawing import draw_activations, draw_spreads
+from sesurgeon.gates.study import GateStudy
+
+FILES = ("gates.csv", "activations.csv", "activations.png", "spreads.png")
+
+
+def check_report(folder: Path, *, force: bool = False) -> None:
+    """Refuse a folder that could not be written, before any work is done for it; it is made if it is missing.
+
+    Raises:
+        OutputError: it is a file or cannot be made, or there is a report in it (and not ``force``).
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The folder {folder} of the report cannot be made: {error.strerror or error}.",
+            hint="Give another one with -o.",
+        ) from error
+    for name in FILES:
+        check_writable(folder / name, force=force)
+
+
+def write_report(study: GateStudy, folder: Path, *, force: bool = False) -> tuple[Path, ...]:
+    """Write a study to ``folder``: ``gates.csv``, ``activations.csv``, ``activations.png`` and ``spreads.png``.
+
+    The first has a row for each gate, the second one for each channel: its mean factor over all images, its spread
+    over images, and its mean over those of each chosen class.
+
+    Raises:
+        OutputError: see :func:`check_report`.
+    """
+    check_report(folder, force=force)
+    gates, activations, picture, spreads = (folder / name for name in FILES)
+    rows = [{**asdict(gate), "verdict": gate.verdict} for gate in study.gates]
+    _write(gates, list(rows[0]), (row.values() for row in rows))
+    header = ["gate", "channel", "mean", "image_spread", *(f"mean of {name}" for name in study.classes)]
+    _write(activations, header, _channels(study))
+    draw_activations(study, picture)
+    draw_spreads(study, spreads)
+    return gates, activations, picture, spreads
+
+
+def _channels(study: GateStudy) -> Iterable[Sequence[object]]:
+    for gate in study.gates:
+        means, spreads = study.means[gate.gate].tolist(), study.spreads[gate.gate].tolist()
+        by_class = study.class_means[gate.gate].T.tolist()
+        for channel, (mean, spread, classes) in enumerate(zip(means, spreads, by_class, strict=True)):
+            yield gate.gate, channel, mean, spread, *classes
+
+
+def _write(path: Path, header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -1,0 +1,76 @@
+"""``sesurgeon gates`` from end to end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+import sesurgeon
+from sesurgeon.cli.app import app
+
+DATA = ("--data", "data", "-j", "0", "--device", "cpu")
+
+
+def gates(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["gates", *arguments])
+
+
+def test_the_gate_of_a_fresh_block_does_nothing_and_is_named(workplace: Path) -> None:
+    result = gates(*DATA)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == "No MODEL given: taking net.se.pt, the newest here.\n"
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
+    assert rows == [["1.se", "1.0000", "0.0000", "0.0000", "0.0000", "0%", "100%", "0%", "1 for all"]]
+    assert "net.se.pt on data, 6 images" in result.stdout
+    assert "Do nothing, no factor differs from 1 by a hundredth: 1.se.\n`sesurgeon prune`" in result.stdout
+    assert "Written" not in result.stdout
+
+
+def test_json_is_alone_on_stdout_and_the_report_is_written(workplace: Path) -> None:
+    model = sesurgeon.load("net.se.pt")
+    torch.nn.init.normal_(model.get_parameter("1.se.fc2.weight"), std=3, generator=torch.Generator().manual_seed(1))
+    sesurgeon.save(model, "net.se.pt")
+    result = gates("net.se.pt", *DATA, "--classes", "up, down", "-o", "a/report", "--json", "--quiet")
+    assert (result.exit_code, result.stderr) == (0, "")
+    report = json.loads(result.stdout)
+    study = sesurgeon.study_gates(model, "data", workers=0)
+    (gate,) = report["gates"]
+    assert gate["image_spread"] == study.gates[0].image_spread > 1e-4
+    assert (gate["gate"], gate["verdict"], gate["channels"], gate["ceiling"]) == (
+        "1.se",
+        study.gates[0].verdict,
+        8,
+        2.0,
+    )
+    assert (report["classes"], report["open"], report["images"]) == (["up", "down"], [], 6)
+    assert sorted(path.name for path in Path("a/report").iterdir()) == sorted(
+        Path(file).name for file in report["files"]
+    )
+    assert len(report["files"]) == 4
+    again = gates("net.se.pt", *DATA, "-o", "a/report")
+    assert (again.exit_code, "exists already" in again.stderr) == (1, True)
+    assert gates("net.se.pt", *DATA, "-o", "a/report", "--force").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["base.pt", *DATA], 2, "There are no inserted blocks in this Sequential"),
+        (["net.se.pt", *DATA, "--classes", "upp"], 2, "no class 'upp' (nearest: up)"),
+        (["net.se.pt", *DATA, "--on-bad-image", "ignore"], 2, "skip or error"),
+        (["net.se.pt", *DATA, "-o", "base.pt"], 1, "The folder base.pt of the report cannot be made"),
+        (["net.se.pt", "--data", "nowhere"], 1, "The data folder nowhere does not exist"),
+        (["missing.pt", *DATA], 3, "missing.pt"),
+    ],
+)
+def test_bad_input_is_told(arguments: list[str], code: int, message: str, workplace: Path) -> None:
+    sesurgeon.save(sesurgeon.remove_se(sesurgeon.load("net.se.pt")), "base.pt")
+    result = gates(*arguments)
+    assert result.exit_code == code, result.stderr
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""

@@ -1,0 +1,211 @@
+"""Blocks that do nothing go, one by one, and what the network gives stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import sesurgeon
+from sesurgeon import UsageError
+from sesurgeon.finetune.scoring.gatewatch import watch_gates
+from sesurgeon.gates import Pruned, Pruning, prune
+from sesurgeon.models import provenance_of
+from sesurgeon.surgery import blocks_of, plan_of
+from tests.gates.gate_nets import BLOCKS, augmented, constants, enliven, images, set_constants
+from tests.surgery.trained import assert_same
+
+IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+
+
+def pruned(tmp_path: Path, model: nn.Module, **options: Any) -> Pruning:
+    return prune(model, images(tmp_path / "photos"), workers=0, **options)
+
+
+def test_gates_that_are_1_go_and_no_bit_changes(tmp_path: Path) -> None:
+    model = augmented()
+    found = pruned(tmp_path, model, max_drop=0)
+    assert found.removed == BLOCKS
+    assert [(step.tensors, step.difference, step.spread) for step in found.steps] == [((), 0.0, 0.0)] * 3
+    assert (found.before, found.metric, found.images) == (found.after, "top1", 16)
+    assert (found.live, found.left, found.untried) == ({}, (), ())
+    assert plan_of(found.model) is None
+    assert_same(found.model, model, IMAGES)
+
+
+def test_only_the_dead_goes(tmp_path: Path) -> None:
+    model = augmented()
+    enliven(model, "1.se")
+    set_constants(model, "2.se", constants())
+    enliven(model, "3.se")
+    found = pruned(tmp_path, model)
+    assert found.removed == ("2.se",)
+    assert set(found.live) == {"1.se", "3.se"}
+    assert min(found.live.values()) > 0.01
+    (step,) = found.steps
+    assert step.tensors == ("2.bn2.bias", "2.bn2.weight")
+    assert step.smallest == pytest.approx(0.4, rel=1e-6)
+    assert step.largest == pytest.approx(1.95, rel=1e-6)
+    assert tuple(blocks_of(found.model)) == ("1.se", "3.se")
+    before, after = model.get_parameter("2.bn2.weight"), found.model.get_parameter("2.bn2.weight")
+    assert torch.allclose(after, before * constants(), rtol=1e-6)
+    with torch.no_grad():
+        assert torch.allclose(found.model(IMAGES), model(IMAGES), rtol=1e-5, atol=1e-5)
+    assert tuple(blocks_of(model)) == BLOCKS
+
+
+def test_the_one_that_varies_least_is_first(tmp_path: Path) -> None:
+    model = augmented()
+    enliven(model, "1.se", 0.02)
+    set_constants(model, "2.se", constants())
+    found = pruned(tmp_path, model, max_drop=100)
+    assert set(found.removed) == set(BLOCKS)
+    assert found.removed[-1] == "1.se"
+    assert found.steps[-1].spread > 1e-4
+    assert [step.spread for step in found.steps] == sorted(step.spread for step in found.steps)
+    assert found.steps[0].before == found.before
+    assert found.steps[-1].after == found.after
+
+
+def test_constants_are_the_means_over_the_images(tmp_path: Path) -> None:
+    model = augmented()
+    enliven(model, "1.se")
+    data = images(tmp_path / "photos")
+    found = prune(model, data, workers=0, tolerance=10, max_drop=100)
+    step = found.steps[-1]
+    assert step.block == "1.se"
+    assert step.smallest < step.largest
+    ratio = (found.model.get_parameter("1.bn2.weight") / model.get_parameter("1.bn2.weight")).detach()
+    (movement, *_) = watch_gates(model, [(batch, None) for batch in _batches(model, data)])
+    assert ratio.mean().item() == pytest.approx(movement.mean, rel=1e-5)
+
+
+def _batches(model: nn.Module, data: Any) -> list[torch.Tensor]:
+    from sesurgeon.finetune import batches, preprocessing_for
+
+    return [batch for batch, _ in batches(data, preprocessing_for(model, data.val, None))]
+
+
+def test_it_stops_before_the_drop_that_is_not_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second block to go costs 30 points, by what is measured; the third is not tried."""
+    scores = iter([90.0, 89.95, 59.0])
+
+    class Told:
+        images = 16
+
+        def scores(self) -> dict[str, float]:
+            return {"top1": next(scores)}
+
+    from sesurgeon.finetune.scoring.evaluation import measure
+
+    def told(*given: Any, **options: Any) -> Told:
+        measure(*given, **options)
+        return Told()
+
+    monkeypatch.setattr("sesurgeon.gates.pruning.measure", told)
+    steps: list[Pruned] = []
+    found = pruned(tmp_path, augmented(), max_drop=0.1, on_step=steps.append)
+    assert [(step.block, step.kept, step.after) for step in found.steps] == [
+        ("1.se", True, 89.95),
+        ("2.se", False, 59.0),
+    ]
+    assert tuple(steps) == found.steps
+    assert (found.removed, found.untried, found.after) == (("1.se",), ("3.se",), 89.95)
+    assert tuple(blocks_of(found.model)) == ("2.se", "3.se")
+
+
+def test_a_block_that_no_layer_can_replace_is_told(tmp_path: Path) -> None:
+    model = augmented(policy="post")
+    set_constants(model, "1.se", constants())
+    found = pruned(tmp_path, model)
+    assert found.removed == ("2.se", "3.se")  # they are 1
+    assert [item.path for item in found.left] == ["1.se"]
+    assert "before it is used elsewhere too" in found.left[0].reason
+
+
+def test_a_gate_that_is_nearly_1_goes_where_no_layer_can_take_it(tmp_path: Path) -> None:
+    model = augmented(policy="post")
+    set_constants(model, "1.se", 1 + (constants() - 1) / 200)
+    found = pruned(tmp_path, model)
+    assert set(found.removed) == set(BLOCKS)
+    assert {(step.tensors, step.smallest, step.largest) for step in found.steps} == {((), 1.0, 1.0)}
+
+
+@pytest.mark.parametrize("block", ["eca", "ese", "gc", "ge", "cbam"])
+def test_every_kind_of_block_can_go(tmp_path: Path, block: str) -> None:
+    model = augmented(block=block)
+    if block == "cbam":  # its second gate is a constant for all channels
+        with torch.no_grad():
+            model.get_parameter("1.se.spatial.conv.bn.bias").fill_(-1.0)
+    found = pruned(tmp_path, model)
+    assert set(found.removed) == set(BLOCKS)
+    if block == "cbam":
+        (step,) = (step for step in found.steps if step.block == "1.se")
+        assert step.smallest == step.largest == pytest.approx(2 / (1 + 2.718281828459045), rel=1e-6)
+    with torch.no_grad():
+        assert torch.allclose(found.model(IMAGES), model(IMAGES), rtol=1e-5, atol=1e-6)
+
+
+def test_the_history_tells_what_went_and_the_file_comes_back(tmp_path: Path) -> None:
+    model = augmented()
+    set_constants(model, "2.se", constants())
+    enliven(model, "3.se")
+    found = pruned(tmp_path, model)
+    sesurgeon.save(found.model, tmp_path / "net.pruned.pt")
+    again = sesurgeon.load(tmp_path / "net.pruned.pt")
+    assert_same(again, found.model, IMAGES)
+    assert tuple(blocks_of(again)) == ("3.se",)
+    record = provenance_of(again).history[-1]
+    assert (record["command"], record["metric"], record["before"], record["after"]) == (
+        "prune", "top1", found.before, found.after,
+    )  # fmt: skip
+    assert [block["block"] for block in record["blocks"]] == ["1.se", "2.se"]
+    assert [block["folded"] for block in record["blocks"]] == [[], ["2.bn2.bias", "2.bn2.weight"]]
+    assert record["blocks"][1]["constants"] == pytest.approx([0.4, 1.95], rel=1e-6)
+
+
+def test_it_is_exported_and_folded_as_others_are(tmp_path: Path) -> None:
+    model = augmented()
+    set_constants(model, "2.se", constants())
+    enliven(model, "3.se")
+    found = pruned(tmp_path, model)
+    folded = sesurgeon.fold_gate_scale(found.model)
+    assert_same(folded, found.model, IMAGES)
+    base = sesurgeon.remove_se(folded)
+    assert torch.equal(base.get_parameter("2.bn2.weight"), found.model.get_parameter("2.bn2.weight"))
+    assert torch.equal(base.get_parameter("3.bn2.weight"), model.get_parameter("3.bn2.weight"))
+
+
+def test_the_times_are_those_that_it_is_told(tmp_path: Path) -> None:
+    model = augmented()
+    enliven(model, "3.se")
+
+    def timing(first: nn.Module, second: nn.Module, image: torch.Tensor) -> tuple[float, float]:
+        assert image.shape == (1, 1, 8, 8)
+        return float(len(blocks_of(first))), float(len(blocks_of(second)))
+
+    found = pruned(tmp_path, model, timing=timing)
+    assert [(step.ms_before, step.ms_after) for step in found.steps] == [(3.0, 2.0), (2.0, 1.0)]
+    assert (found.ms_before, found.ms_after) == (3.0, 1.0)
+
+
+def test_where_all_gates_live_nothing_goes(tmp_path: Path) -> None:
+    model = augmented()
+    for path in BLOCKS:
+        enliven(model, path)
+    found = pruned(tmp_path, model)
+    assert (found.steps, found.removed) == ((), ())
+    assert set(found.live) == set(BLOCKS)
+    assert found.model is model
+
+
+def test_what_makes_no_sense_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"max_drop \(=-1\) must be at least 0"):
+        prune(augmented(), "nowhere", max_drop=-1)
+    with pytest.raises(UsageError, match=r"tolerance \(=nan\) must be at least 0"):
+        prune(augmented(), "nowhere", tolerance=float("nan"))
+    with pytest.raises(UsageError, match="no inserted blocks in this Sequential"):
+        prune(sesurgeon.remove_se(augmented()), "nowhere")

@@ -1,0 +1,91 @@
+"""What is said of a gate, worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from sesurgeon.errors import UsageError
+from sesurgeon.finetune.scoring.gatewatch import GateWatch
+from sesurgeon.gates import GateStatistics
+
+
+def watched(*batches: tuple[torch.Tensor, torch.Tensor], classes: int = 3) -> GateWatch:
+    watch = GateWatch(classes)
+    for factors, labels in batches:
+        watch.showing(labels)
+        watch.see("a.se", factors[..., None, None])
+    return watch
+
+
+def test_numbers_worked_out_by_hand() -> None:
+    first = (torch.tensor([[1.0, 0.0], [1.0, 0.1]]), torch.tensor([0, 2]))
+    second = (torch.tensor([[2.0, 0.0], [2.0, 0.1]]), torch.tensor([2, 0]))
+    (sums,) = watched(first, second).sums()
+    found = GateStatistics.of(sums, ceiling=2.0)
+    assert (found.gate, found.images, found.channels) == ("a.se", 4, 2)
+    assert found.mean == pytest.approx(0.775)
+    assert found.image_spread == pytest.approx((0.5 + 0.05) / 2)
+    assert found.channel_spread == pytest.approx((1.5 - 0.05) / 2)
+    # class 0: (1.5, 0.05), class 2: (1.5, 0.05); none of class 1
+    assert found.class_spread == pytest.approx(0)
+    assert (found.near_zero, found.near_one, found.near_ceiling) == (0.5, 0.0, 0.0)
+    assert found.verdict == "live"
+
+
+def test_classes_are_told_apart() -> None:
+    (sums,) = watched((torch.tensor([[1.2, 1.0], [0.8, 1.0], [0.8, 1.0]]), torch.tensor([0, 1, 1]))).sums()
+    means = sums.class_means()
+    assert means is not None
+    assert means[:2].tolist() == [pytest.approx([1.2, 1.0]), pytest.approx([0.8, 1.0])]
+    assert means[2].isnan().all()
+    assert GateStatistics.of(sums, 2.0).class_spread == pytest.approx((0.2 + 0) / 2)
+
+
+def test_an_image_of_several_classes_counts_for_each() -> None:
+    watch = GateWatch(2)
+    watch.showing(torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
+    watch.see("a.se", torch.tensor([[1.2], [0.8]])[..., None])
+    means = watch.sums()[0].class_means()
+    assert means is not None
+    assert means.flatten().tolist() == pytest.approx([1.2, 1.0])
+
+
+def test_of_a_gate_with_places_a_channel_varies_over_these_too() -> None:
+    watch = GateWatch()
+    watch.see("a.se", torch.tensor([[[[1.0, 2.0]], [[1.0, 1.0]]]]))  # (1 image, 2 channels, 1, 2 places)
+    (sums,) = watch.sums()
+    assert sums.channels == 2
+    assert sums.channel_means().tolist() == [1.5, 1.0]
+    assert sums.channel_spreads().tolist() == [0.5, 0.0]
+    assert sums.movement().image_spread == 0.0
+    assert sums.class_means() is None
+    assert GateStatistics.of(sums, 2.0).class_spread is None
+
+
+@pytest.mark.parametrize(
+    ("factors", "ceiling", "near", "verdict"),
+    [
+        ([[1.0, 1.0], [1.0, 1.0]], 2.0, (0.0, 1.0, 0.0), "open"),
+        ([[1.009, 1.0], [0.995, 1.0]], 2.0, (0.0, 1.0, 0.0), "open"),
+        ([[1.95, 0.05], [1.95, 0.05]], 2.0, (0.5, 0.0, 0.5), "constant"),
+        ([[1.0, 1.0], [0.95, 0.95]], 1.0, (0.0, 1.0, 1.0), "live"),
+    ],
+)
+def test_the_verdict(
+    factors: list[list[float]], ceiling: float, near: tuple[float, float, float], verdict: str
+) -> None:
+    (sums,) = watched((torch.tensor(factors, dtype=torch.float64), torch.tensor([0, 1]))).sums()
+    found = GateStatistics.of(sums, ceiling)
+    assert (found.near_zero, found.near_one, found.near_ceiling) == near
+    assert found.verdict == verdict
+    assert math.isclose(found.largest, max(abs(factor - 1) for row in factors for factor in row), rel_tol=1e-9)
+
+
+def test_factors_of_other_images_than_those_shown_are_refused() -> None:
+    watch = GateWatch(2)
+    watch.showing(torch.tensor([0, 1, 1]))
+    with pytest.raises(UsageError, match="gave factors for 6 images of 3"):
+        watch.see("a.se", torch.ones(6, 4))
