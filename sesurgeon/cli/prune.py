@@ -112,17 +112,27 @@ def prune(
                 img_size=img_size,
                 device=device,
                 on_progress=watcher,
+                on_step=lambda step: out.note(_told(step, score_label("map" if images.multi_label else "top1"))),
             )
         written = path if found.removed else None
         if written is not None:
             save(found.model, written, force=force)
         title = Text(f"{name} on {described(images)}, {found.images:,} images", style="bold")
-        last = Text(f"Written: {written}" if written else "No block was taken out, and nothing was written.")
+        last = (
+            Text(f"Written: {written}\nNext:    sesurgeon export {written} --onnx")
+            if written
+            else Text("No block was taken out, and nothing was written.")
+        )
         body = Group(title, *_step_table(found), *_outcome(found, max_drop, tolerance), last)
         out.result(body, _data(name, images.name, found, max_drop, tolerance, written))
         flags = flags_to_load(found.model, trust_pickle)
         if written is not None and flags:
             out.note(f"Commands on this file need{flags} too.")
+
+
+def _told(step: Pruned, metric: str) -> str:
+    outcome = "is gone" if step.kept else "stays"
+    return f"{step.block} (spread {step.spread:.5f}) {outcome}: {metric} {step.before:.2f} -> {per_cent(step.after)}"
 
 
 def _step_table(found: Pruning) -> list[Table]:

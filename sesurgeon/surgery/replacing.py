@@ -28,7 +28,7 @@ from sesurgeon.surgery.rewrite import blocks_of
 from sesurgeon.surgery.scale import Scale
 from sesurgeon.surgery.walk import NoTakerError
 
-_TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4}
+_TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}  # up to 3e-5 was seen, on MobileNetV2 in train mode
 _OF_HALF = 2e-2
 
 
