@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,20 +17,21 @@ FILES = ("gates.csv", "activations.csv", "activations.png", "spreads.png")
 
 
 def check_report(folder: Path, *, force: bool = False) -> None:
-    """Refuse a folder that could not be written, before any work is done for it; it is made if it is missing.
+    """Refuse a folder that could not be written or made, before any work is done for it.
 
     Raises:
         OutputError: it is a file or cannot be made, or there is a report in it (and not ``force``).
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    if folder.is_dir():
+        for name in FILES:
+            check_writable(folder / name, force=force)
+        return
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
         raise OutputError(
-            f"The folder {folder} of the report cannot be made: {error.strerror or error}.",
+            f"The folder {folder} of the report cannot be made: {there} is no folder that can be written to.",
             hint="Give another one with -o.",
-        ) from error
-    for name in FILES:
-        check_writable(folder / name, force=force)
+        )
 
 
 def write_report(study: GateStudy, folder: Path, *, force: bool = False) -> tuple[Path, ...]:
@@ -42,6 +44,7 @@ def write_report(study: GateStudy, folder: Path, *, force: bool = False) -> tupl
         OutputError: see :func:`check_report`.
     """
     check_report(folder, force=force)
+    folder.mkdir(parents=True, exist_ok=True)
     gates, activations, picture, spreads = (folder / name for name in FILES)
     rows = [{**asdict(gate), "verdict": gate.verdict} for gate in study.gates]
     _write(gates, list(rows[0]), (row.values() for row in rows))

@@ -60,9 +60,10 @@ def test_json_is_alone_on_stdout_and_the_report_is_written(workplace: Path) -> N
     ("arguments", "code", "message"),
     [
         (["base.pt", *DATA], 2, "There are no inserted blocks in this Sequential"),
-        (["net.se.pt", *DATA, "--classes", "upp"], 2, "no class 'upp' (nearest: up)"),
+        (["net.se.pt", *DATA, "--classes", "upp", "-o", "report"], 2, "no class 'upp' (nearest: up)"),
         (["net.se.pt", *DATA, "--on-bad-image", "ignore"], 2, "skip or error"),
         (["net.se.pt", *DATA, "-o", "base.pt"], 1, "The folder base.pt of the report cannot be made"),
+        (["net.se.pt", *DATA, "-o", "base.pt/report"], 1, "base.pt is no folder that can be written to"),
         (["net.se.pt", "--data", "nowhere"], 1, "The data folder nowhere does not exist"),
         (["missing.pt", *DATA], 3, "missing.pt"),
     ],
@@ -74,3 +75,4 @@ def test_bad_input_is_told(arguments: list[str], code: int, message: str, workpl
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+    assert not Path("report").exists()
