@@ -110,7 +110,7 @@ def add_se(
                 surgery = operate_by(read, survey_for(read, loaded, inputs))
             costs = plan_costs(surgery.plan, surgery.survey)
             before = model_cost(loaded, surgery.survey.inputs)
-            after = model_cost(surgery.model, surgery.survey.inputs)
+            after = sum(costs.values(), before)
         ratios = timed(out, loaded, surgery.model, surgery.survey.inputs) if latency else []
         if not dry_run:
             _remember(surgery)

@@ -6,8 +6,17 @@ from typing import Annotated
 
 import typer
 
+from sesurgeon.cli.memory import collect_seldom, keep_freed_memory
 from sesurgeon.cli.verbs import Verbs
-from sesurgeon.cli.version import print_version
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from sesurgeon import __version__  # which is read from the installed package's metadata
+
+        typer.echo(f"sesurgeon {__version__}")
+        raise typer.Exit
+
 
 app = typer.Typer(
     name="sesurgeon",
@@ -23,7 +32,7 @@ app = typer.Typer(
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version and leave.", callback=print_version, is_eager=True),
+        typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
     pass
@@ -31,4 +40,6 @@ def _options(
 
 def main() -> None:
     """The console script."""
+    collect_seldom()
+    keep_freed_memory()
     app()

@@ -15,7 +15,6 @@ from sesurgeon.cli.console import reporting
 from sesurgeon.cli.images import OptionalDataSpec
 from sesurgeon.cli.launching import INTERRUPTED, is_launched, is_main, launch, leave_group
 from sesurgeon.cli.loading import flags_to_load, load_model
-from sesurgeon.cli.memory import keep_freed_memory
 from sesurgeon.cli.options import (
     Arch,
     Debug,
@@ -67,7 +66,6 @@ def finetune(
         if run.processes > 1 and not is_launched():
             launch(run.processes)
             return
-        keep_freed_memory()
         from sesurgeon.cli.watching import Watcher
         from sesurgeon.finetune import finetune
 

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import gc
 import os
 
+_YOUNG = 10_000  # objects, where Python has 700
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _LARGEST_KEPT = 32 * 2**20  # the most that glibc takes for the second
+
+
+def collect_seldom() -> None:
+    """Let Python look for cyclic garbage less often, and not at all when the process ends.
+
+    torch and torchvision come with a million objects that live as long as the process. To go through them time and
+    again takes a fifth of an `add-se` of ResNet-50: 0.4 s while they are imported and used, 0.7 s at the end.
+    """
+    gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])
+    atexit.register(gc.freeze)
 
 
 def keep_freed_memory() -> None:

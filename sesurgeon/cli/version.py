@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 
-import typer
 from rich.table import Table
 
 from sesurgeon import __version__
@@ -23,13 +22,6 @@ def version(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> N
         for name, number in versions.items():
             table.add_row(name, number)
         out.result(table, versions)
-
-
-def print_version(asked: bool) -> None:
-    """``sesurgeon --version``."""
-    if asked:
-        typer.echo(f"sesurgeon {__version__}")
-        raise typer.Exit
 
 
 def _installed(library: str) -> str:

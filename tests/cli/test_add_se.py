@@ -281,3 +281,12 @@ def test_inspect_names_sites_costs_and_reasons(here: Path) -> None:
     chosen = [site for site in data["sites"] if site["chosen"]]
     assert len(chosen) == 16
     assert sum(site["cost"]["parameters"] for site in chosen) == 2_530_992
+
+
+def test_torchvision_work_does_not_import_timm(tmp_path: Path) -> None:
+    at_end = "atexit.register(lambda: print('timm' in sys.modules))"
+    code = f"import atexit, sys; {at_end}; from sesurgeon.cli.app import main; main()"
+    arguments = ["add-se", "torchvision:resnet18", "--input-shape", "2,3,32,32", "-o", str(tmp_path / "net.se.pt")]
+    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "False"

@@ -45,3 +45,13 @@ def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     memory.keep_freed_memory()
+
+
+def test_the_process_ends_without_a_last_collection() -> None:
+    code = (
+        "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 0, gc.get_threshold()[0] >= 10_000));"
+        "from sesurgeon.cli.memory import collect_seldom; before = gc.get_threshold()[1:]; collect_seldom();"
+        "print(gc.isenabled(), gc.get_threshold()[1:] == before)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines() == ["True True", "True True"]  # what is registered last runs first
