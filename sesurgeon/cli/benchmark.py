@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,15 +14,27 @@ from rich.text import Text
 
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.loading import load_model
-from sesurgeon.cli.options import Arch, Debug, Json, Model, ModelKwargs, NumClasses, Pretrained, Quiet, TrustPickle
+from sesurgeon.cli.options import (
+    Arch,
+    Debug,
+    Force,
+    Json,
+    Model,
+    ModelKwargs,
+    NumClasses,
+    Pretrained,
+    Quiet,
+    TrustPickle,
+)
 from sesurgeon.cli.selecting import InputShape, parse_inputs
-from sesurgeon.cli.timing import latency_table, timed
+from sesurgeon.cli.timing import latency_table, memory_table, placement_costs, placement_table, timed
 from sesurgeon.errors import UsageError
+from sesurgeon.files import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sesurgeon.export import BlockShare
+    from sesurgeon.export import BlockShare, PlacementCost
 
 _ALL_RUNTIMES = ("torch", "compiled", "onnxruntime", "training")
 _DEFAULT_BATCHES, _DEFAULT_RUNTIMES = (1, 8), ("torch", "onnxruntime", "training")
@@ -41,6 +56,14 @@ Runtimes = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="Of the CPU; torch's own choice by default.")]
 Repeats = Annotated[int, typer.Option(min=2, help="Pairs that are timed.")]
+Placements = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PNG",
+        help="Time the policies standard and inner instead, whole and stage by stage, and draw them.",
+        show_default=False,
+    ),
+]
 
 
 def benchmark(
@@ -50,6 +73,8 @@ def benchmark(
     runtime: Runtimes = None,
     threads: Threads = None,
     repeats: Repeats = 20,
+    placements: Placements = None,
+    force: Force = False,
     input_shape: InputShape = None,
     arch: Arch = None,
     model_kwargs: ModelKwargs = None,
@@ -60,45 +85,73 @@ def benchmark(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Time MODEL with and without its blocks, or against OTHER, on this machine.
+    """Time MODEL with and without its blocks, or against OTHER, on this machine; and the memory that they take.
 
     Both run in turn, so that whatever else the machine does falls on both. In PyTorch they run on the CPU, in
     onnxruntime as `export` writes them. The share of each block in a pass is shown, too.
     """
     with reporting(json=json, quiet=quiet, debug=debug) as out:
+        if placements is not None:
+            check_writable(placements, force=force)
+            if versus is not None:
+                raise UsageError("--placements compares with MODEL itself, not with --vs.", hint="Leave one out.")
         with out.working(f"Loading {model}"):
-            import torch
-
-            from sesurgeon.export import block_shares
             from sesurgeon.models import example_inputs
             from sesurgeon.surgery import blocks_of, remove_se
 
             reading: dict[str, Any] = {"pretrained": pretrained, "trust_pickle": trust_pickle}
             own: dict[str, Any] = {"arch": arch, "model_kwargs": model_kwargs, "num_classes": num_classes}
             loaded = load_model(model, **own, **reading)
-            if versus is None and not blocks_of(loaded):
-                raise UsageError(f"There are no inserted blocks in {model}.", hint="Name another network with --vs.")
+            if versus is None and placements is None and not blocks_of(loaded):
+                raise UsageError(
+                    f"There are no inserted blocks in {model}.",
+                    hint="Name another network with --vs, or time where blocks could go with --placements.",
+                )
             plain: dict[str, Any] = {"arch": None, "model_kwargs": None, "num_classes": None}
             other = remove_se(loaded) if versus is None else load_model(versus, **plain, **reading)
             given = parse_inputs(input_shape, loaded)
             inputs = example_inputs(loaded) if given is None else given
-        before = torch.get_num_threads()
-        if threads is not None:
-            torch.set_num_threads(threads)
-        try:
-            ratios = timed(
-                out, other, loaded, inputs, repeats=repeats, batches=tuple(batch_size or _DEFAULT_BATCHES),
-                runtimes=tuple(runtime or _DEFAULT_RUNTIMES),
-            )  # fmt: skip
-            with out.working("Timing each block"):
+        batches = tuple(batch_size or _DEFAULT_BATCHES)
+        asked: tuple[Any, ...] = tuple(runtime or _DEFAULT_RUNTIMES)
+        with _threads(threads) as used:
+            if placements is not None:
+                of_torch = asked if runtime else ("torch", "onnxruntime")
+                costs = placement_costs(out, other, inputs, max(batches), repeats, of_torch)
+                _draw(costs, placements)
+                title = f"{model} with blocks in other places, {used} CPU threads; drawn in {placements}"
+                data = {"model": model, "threads": used, "placements": costs, "picture": placements}
+                out.result(Group(Text(title, style="bold"), placement_table(costs)), data)
+                return
+            ratios = timed(out, other, loaded, inputs, repeats=repeats, batches=batches, runtimes=asked)
+            with out.working("Looking at memory and at each block"):
+                from sesurgeon.export import block_shares, measure_memory
+
+                memory = measure_memory(other, loaded, inputs, batch=max(batches), runtimes=asked)
                 shares = block_shares(loaded, inputs, repeats=repeats)
-            used = torch.get_num_threads()
-        finally:
-            torch.set_num_threads(before)
         compared = f"{model} against {versus or 'itself without its blocks'}, {used} CPU threads"
-        body = [Text(compared, style="bold"), latency_table(ratios), *_shares_lines(shares)]
-        data = {"model": model, "vs": versus, "threads": used, "latency": ratios, "blocks": shares}
-        out.result(Group(*body), data)
+        body = [Text(compared, style="bold"), latency_table(ratios), memory_table(memory), *_shares_lines(shares)]
+        told = {"latency": ratios, "memory": memory, "blocks": shares}
+        out.result(Group(*body), {"model": model, "vs": versus, "threads": used} | told)
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[int]:
+    """So many CPU threads, for a while; how many there are."""
+    import torch
+
+    before = torch.get_num_threads()
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def _draw(costs: Sequence[PlacementCost], path: Path) -> None:
+    from sesurgeon.export import draw_placements
+
+    draw_placements(costs, path)
 
 
 def _shares_lines(shares: Sequence[BlockShare]) -> list[Text | Table]:

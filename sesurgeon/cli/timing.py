@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import filesize
 from rich.table import Table
 
 from sesurgeon.cli.console import Output
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
     from torch import Tensor, nn
 
-    from sesurgeon.export import LatencyRatio
+    from sesurgeon.export import LatencyRatio, MemoryRatio, PlacementCost
 
 _PASSES = 30  # timed in turn
 
@@ -97,6 +98,45 @@ def latency_table(ratios: Sequence[LatencyRatio]) -> Table:
             f"{measured.ratio:.3f}",
             f"{low:.3f} to {high:.3f}",
         )
+    return table
+
+
+def memory_table(memory: Sequence[MemoryRatio]) -> Table:
+    """A row for a pass, and one for a step of training."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("\npeak memory of tensors")
+    for column in ("batch", "before", "after", "ratio"):
+        table.add_column(f"\n{column}", justify="right")
+    for one in memory:
+        sizes = (filesize.decimal(one.base_bytes), filesize.decimal(one.augmented_bytes))
+        table.add_row(one.runtime, str(one.batch), *sizes, f"{one.ratio:.3f}")
+    return table
+
+
+def placement_costs(
+    out: Output, base: nn.Module, inputs: tuple[Any, ...], batch: int, repeats: int, runtimes: Sequence[Any]
+) -> list[PlacementCost]:
+    """:func:`sesurgeon.export.measure_placements`, with a bar for each."""
+    from sesurgeon.export import measure_placements
+
+    with out.progress() as progress:
+        return measure_placements(
+            base, inputs, batch=batch, repeats=repeats, runtimes=runtimes, progress=_Bars(progress)
+        )
+
+
+def placement_table(costs: Sequence[PlacementCost]) -> Table:
+    """A row for each placement: what it adds in each runtime."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("placement")
+    runtimes = list(dict.fromkeys(one.runtime for cost in costs for one in cost.latency))
+    for column in ("blocks", "parameters", *runtimes):
+        table.add_column(column, justify="right")
+    for cost in costs:
+        times = {one.runtime: "-" if one.ratio is None else f"{one.ratio - 1:+.1%}" for one in cost.latency}
+        table.add_row(cost.name, str(cost.blocks), f"{cost.parameters:,}", *(times[name] for name in runtimes))
+    for failure in dict.fromkeys(one.failure for cost in costs for one in cost.latency if one.failure):
+        table.add_row(failure)
     return table
 
 

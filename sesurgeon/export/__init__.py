@@ -2,9 +2,11 @@
 
 from sesurgeon.export.budget import fit_latency
 from sesurgeon.export.latency import LatencyRatio, Runtime, measure_latency
+from sesurgeon.export.memory import MemoryRatio, measure_memory
 from sesurgeon.export.onnx import OnnxReport, export_onnx
 from sesurgeon.export.onnx_model import OnnxModel, load_onnx
 from sesurgeon.export.parity import Parity
+from sesurgeon.export.placements import PlacementCost, draw_placements, measure_placements
 from sesurgeon.export.plain import PlainReport, check_plain_path, export_plain
 from sesurgeon.export.precision import Precision
 from sesurgeon.export.pt2 import Pt2Report, check_pt2_path, export_pt2
@@ -13,9 +15,11 @@ from sesurgeon.export.shares import BlockShare, block_shares
 __all__ = [
     "BlockShare",
     "LatencyRatio",
+    "MemoryRatio",
     "OnnxModel",
     "OnnxReport",
     "Parity",
+    "PlacementCost",
     "PlainReport",
     "Precision",
     "Pt2Report",
@@ -23,10 +27,13 @@ __all__ = [
     "block_shares",
     "check_plain_path",
     "check_pt2_path",
+    "draw_placements",
     "export_onnx",
     "export_plain",
     "export_pt2",
     "fit_latency",
     "load_onnx",
     "measure_latency",
+    "measure_memory",
+    "measure_placements",
 ]

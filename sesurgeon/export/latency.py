@@ -42,8 +42,9 @@ class LatencyRatio:
         runtime: see :data:`Runtime`.
         batch: images in a batch.
         base_ms, augmented_ms: medians of the milliseconds that a batch takes.
-        ratio: of these medians, the augmented network's over the base's.
-        quartiles: of the ratios within the pairs that ran one after the other: half of them lie between the two.
+        ratio: the augmented network's time over the base's, the median of the pairs that ran one after the other: a
+            machine whose speed changes meanwhile changes it least.
+        quartiles: of these ratios: half of them lie between the two.
         failure: why there are no times (they are None then).
     """
 
@@ -90,7 +91,6 @@ def measure_latency(
     arguments = images if isinstance(images, tuple) else (images,)
     sizes = sorted(set(batches or (1, images_in(arguments))))
     _check(repeats, runtimes, sizes)
-    arguments = _repeated(arguments, sizes[-1])
     states = random_states()
     try:
         return [
@@ -167,7 +167,9 @@ def _in_runtime(
         for size in sizes:
             after_each = partial(progress, f"{runtime}, batch {size}")
             try:
-                pairs = time_pairs(run_base, run_augmented, _first(arguments, size), repeats, after_each=after_each)
+                pairs = time_pairs(
+                    run_base, run_augmented, with_images(arguments, size), repeats, after_each=after_each
+                )
             except UntraceableError as error:
                 measured.append(LatencyRatio(runtime, size, failure=error.message))
             else:
@@ -178,30 +180,18 @@ def _in_runtime(
 def summary(runtime: Runtime, size: int, pairs: Sequence[tuple[float, float]]) -> LatencyRatio:
     """What pairs of seconds, without and with blocks, say."""
     base, augmented = (median(seconds) for seconds in zip(*pairs, strict=True))
-    low, _, high = quantiles([second / first for first, second in pairs], n=4, method="inclusive")
-    return LatencyRatio(runtime, size, 1000 * base, 1000 * augmented, augmented / base, (low, high))
+    low, middle, high = quantiles([second / first for first, second in pairs], n=4, method="inclusive")
+    return LatencyRatio(runtime, size, 1000 * base, 1000 * augmented, middle, (low, high))
 
 
-def _repeated(arguments: tuple[Any, ...], images: int) -> tuple[Any, ...]:
-    """The arguments for at least ``images`` images: what there is, again and again."""
+def with_images(arguments: tuple[Any, ...], images: int) -> tuple[Any, ...]:
+    """The arguments for so many images: the first ones, or what there is again and again."""
     times = -(-images // max(1, images_in(arguments)))
-    if times == 1:
-        return arguments
     return tuple(
-        argument * times
+        (argument * times)[:images]
         if isinstance(argument, list)
-        else argument.repeat(times, *[1] * (argument.ndim - 1))
+        else argument.repeat(times, *[1] * (argument.ndim - 1))[:images]
         if isinstance(argument, Tensor) and argument.ndim
-        else argument
-        for argument in arguments
-    )
-
-
-def _first(arguments: tuple[Any, ...], images: int) -> tuple[Any, ...]:
-    """The arguments for the first ``images`` images."""
-    return tuple(
-        argument[:images]
-        if isinstance(argument, list) or (isinstance(argument, Tensor) and argument.ndim)
         else argument
         for argument in arguments
     )
@@ -213,6 +203,11 @@ def _blaming(name: str) -> Iterator[None]:
         yield
     except Exception as error:  # models and runtimes raise anything
         raise UntraceableError(f"{name}: {first_line(error)}") from error
+
+
+def opened(runtime: Runtime, model: nn.Module, arguments: tuple[Any, ...]) -> contextlib.AbstractContextManager[Runner]:
+    """What runs ``model`` once in a runtime, while it is entered."""
+    return _OPENERS[runtime](model, arguments)
 
 
 @contextlib.contextmanager

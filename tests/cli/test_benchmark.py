@@ -40,7 +40,9 @@ def test_runtimes_batches_and_blocks(folder: Path) -> None:
     assert timed == [(runtime, size) for runtime in ("torch", "onnxruntime", "training") for size in (1, 5)]
     for one in report["latency"]:
         assert one["failure"] is None or (one["runtime"], one["batch"]) == ("training", 1)  # BatchNorm wants two
-        assert one["failure"] is not None or one["ratio"] == pytest.approx(one["augmented_ms"] / one["base_ms"])
+        assert one["failure"] is not None or one["quartiles"][0] <= one["ratio"] <= one["quartiles"][1]
+    assert [(one["runtime"], one["batch"]) for one in report["memory"]] == [("torch", 5), ("training", 5)]
+    assert all(one["augmented_bytes"] >= one["base_bytes"] > 0 for one in report["memory"])
     assert [block["block"] for block in report["blocks"]] == ["1.se", "2.se"]
     assert all(0 < block["share"] < 1 for block in report["blocks"])
     assert torch.get_num_threads() == threads
@@ -53,6 +55,30 @@ def test_against_another_network() -> None:
     assert "net.se.pt against inner.se.pt" in result.stdout
     assert "its 2 blocks take" in result.stdout
     assert "onnxruntime" not in result.stdout
+
+
+def test_placements_are_timed_and_drawn(folder: Path) -> None:
+    result = benchmark("net.se.pt", "--placements", "places.png", "-b", "2", "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    found = [(one["policy"], one["stage"], one["blocks"]) for one in report["placements"]]
+    assert found == [("standard", None, 2), ("inner", None, 2)]  # all in one stage
+    assert [one["runtime"] for one in report["placements"][0]["latency"]] == ["torch", "onnxruntime"]
+    assert (folder / "places.png").read_bytes().startswith(b"\x89PNG")
+    again = benchmark("net.se.pt", "--placements", "places.png")
+    assert again.exit_code == 1
+    assert "--force" in again.stderr
+
+
+def test_placements_need_no_blocks_and_no_other_network(folder: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), BasicBlock(8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    sesurgeon.save(net, folder / "plain.pt")
+    shown = benchmark("plain.pt", "--placements", "plain.png", "--runtime", "torch")
+    assert shown.exit_code == 0, shown.stderr
+    assert "drawn in plain.png" in shown.stdout
+    both = benchmark("net.se.pt", "--placements", "both.png", "--vs", "inner.se.pt")
+    assert both.exit_code == 2
+    assert not (folder / "both.png").exists()
 
 
 def test_what_cannot_be_timed_is_refused(folder: Path) -> None:
