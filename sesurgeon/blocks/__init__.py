@@ -2,6 +2,7 @@
 
 from sesurgeon.blocks.block import Block, Scaling
 from sesurgeon.blocks.build import build_block
+from sesurgeon.blocks.calibration import UnitSums, is_asleep, standardise_
 from sesurgeon.blocks.cbam import Cbam
 from sesurgeon.blocks.config import BlockConfig, Init
 from sesurgeon.blocks.eca import EfficientChannelAttention
@@ -31,6 +32,9 @@ __all__ = [
     "SqueezeExcite",
     "TwiceHardSigmoid",
     "TwiceSigmoid",
+    "UnitSums",
     "build_block",
     "ceiling_of",
+    "is_asleep",
+    "standardise_",
 ]

@@ -20,6 +20,13 @@ class Block(nn.Module):
         """The parts that scale the tensor, in the order in which they do."""
         raise NotImplementedError
 
+    def hidden(self) -> tuple[Convolution, Convolution] | None:
+        """The layers before and behind the hidden units of the excitation.
+
+        None where there are no such units, or where nothing can shift them because the layer before has no bias.
+        """
+        return None
+
     @property
     def gate_scale(self) -> float:
         """The factor by which the block exceeds the block with plain gates; 1.0 where there is no such factor."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sesurgeon.blocks.block import Scaling, zero_
 from sesurgeon.blocks.gates import GateName, make_gate
-from sesurgeon.blocks.layout import Layout
+from sesurgeon.blocks.layout import Convolution, Layout
 from sesurgeon.blocks.mlp import ConvMlp
 
 
@@ -59,6 +59,9 @@ class GlobalContext(Scaling):
         attention: Tensor = self.conv_attn(x).flatten(first_place).softmax(-1).unsqueeze(-1)
         context = x.flatten(first_place).unsqueeze(-3) @ attention
         return self.layout.at_one_place(context.squeeze(-3).squeeze(-1))
+
+    def hidden(self) -> tuple[Convolution, Convolution] | None:
+        return self.mlp_scale.fc1, self.mlp_scale.fc2
 
     def readers(self) -> Sequence[Tensor]:
         return (self.conv_attn.weight, self.mlp_scale.fc1.weight)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sesurgeon.blocks.block import Scaling, oppose_, zero_
 from sesurgeon.blocks.gates import GateName, make_gate
-from sesurgeon.blocks.layout import Layout, Squeeze
+from sesurgeon.blocks.layout import Convolution, Layout, Squeeze
 from sesurgeon.blocks.mlp import ConvMlp
 
 
@@ -86,6 +86,9 @@ class GatherExcite(Scaling):
         if self.squeeze == "max":
             return _MAXIMA[self.layout.spatial_dims](first, **kernel)
         return _MEANS[self.layout.spatial_dims](first, **kernel, count_include_pad=False)
+
+    def hidden(self) -> tuple[Convolution, Convolution] | None:
+        return self.mlp.fc1, self.mlp.fc2
 
     def readers(self) -> Sequence[Tensor]:
         return (self.mlp.fc1.weight,)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sesurgeon.blocks.block import Squeezing, zero_
 from sesurgeon.blocks.gates import GateName, make_gate
-from sesurgeon.blocks.layout import Layout, Squeeze
+from sesurgeon.blocks.layout import Convolution, Layout, Squeeze
 from sesurgeon.blocks.pointwise import pointwise
 
 
@@ -55,6 +55,9 @@ class SqueezeExcite(Squeezing):
     def factors(self, squeezed: Tensor) -> Tensor:
         factors: Tensor = self.gate(pointwise(self.fc2, self.act(pointwise(self.fc1, squeezed))))
         return factors
+
+    def hidden(self) -> tuple[Convolution, Convolution] | None:
+        return None if self.fc1.bias is None else (self.fc1, self.fc2)
 
     def readers(self) -> Sequence[Tensor]:
         return (self.fc1.weight,)

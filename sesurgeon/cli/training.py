@@ -29,6 +29,10 @@ class Training:
     freeze_epochs: Annotated[
         int, _option(_LENGTH, "How many of them, at the start, train only what is new: inserted blocks, a new head.")
     ] = 1
+    train: Annotated[
+        str,
+        _option(_LENGTH, "blocks: train inserted blocks and the head alone, for an adapter.", metavar="all|blocks"),
+    ] = "all"
     warmup_epochs: Annotated[float, _option(_LENGTH, "Linear warm-up of each phase; may be a part of an epoch.")] = 0.0
     patience: Annotated[
         int | None, _option(_LENGTH, "Stop after so many epochs without a better one.", shows=False)
@@ -45,6 +49,14 @@ class Training:
     lr: Annotated[float, _option(_RATE, "Learning rate.")] = 1e-3
     lr_block_mult: Annotated[float, _option(_RATE, "What is new gets --lr times this.")] = 5.0
     lr_backbone_mult: Annotated[float, _option(_RATE, "Everything else gets --lr times this.")] = 0.1
+    calibrate: Annotated[
+        bool,
+        _option(
+            _RATE,
+            "Start the hidden units of fresh blocks where they tell the first training images apart.",
+            "--calibrate/--no-calibrate",
+        ),
+    ] = True
     layer_decay: Annotated[
         float | None, _option(_RATE, "Each layer gets this times the rate of the one above it.", shows=False)
     ] = None

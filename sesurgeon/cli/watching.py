@@ -13,6 +13,7 @@ from sesurgeon.cli.console import Output
 from sesurgeon.cli.images import skipped_note
 from sesurgeon.cli.scoring import number, score_label, score_text, usual_score
 from sesurgeon.finetune import (
+    BlocksCalibrated,
     Data,
     EpochFinished,
     EpochRow,
@@ -75,6 +76,8 @@ class Watcher:
             case RunStarted():
                 self.started = event
                 self._say_start(event)
+            case BlocksCalibrated(calibration):
+                self.out.note(str(calibration))
             case PhaseStarted(phase, trained, parameters):
                 self._phase = phase.name
                 epochs = "1 epoch" if phase.epochs == 1 else f"{phase.epochs} epochs"

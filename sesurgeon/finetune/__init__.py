@@ -6,6 +6,7 @@ from sesurgeon.finetune.data.images import BadImage as BadImage
 from sesurgeon.finetune.data.loader import batches as batches
 from sesurgeon.finetune.data.opening import open_data as open_data
 from sesurgeon.finetune.data.transforms import preprocessing_for as preprocessing_for
+from sesurgeon.finetune.events import BlocksCalibrated as BlocksCalibrated
 from sesurgeon.finetune.events import EpochFinished as EpochFinished
 from sesurgeon.finetune.events import EvaluationStep as EvaluationStep
 from sesurgeon.finetune.events import Event as Event
@@ -36,10 +37,13 @@ from sesurgeon.finetune.scoring.prediction import names_images as names_images
 from sesurgeon.finetune.scoring.prediction import predict as predict
 from sesurgeon.finetune.scoring.scores import ClassScore as ClassScore
 from sesurgeon.finetune.scoring.scores import Evaluation as Evaluation
+from sesurgeon.finetune.training.calibration import Calibration as Calibration
 from sesurgeon.finetune.training.phases import Phase as Phase
 
 __all__ = [
     "BadImage",
+    "BlocksCalibrated",
+    "Calibration",
     "ClassScore",
     "Data",
     "EpochFinished",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sesurgeon.errors import UsageError
 
+Train = Literal["all", "blocks"]
 OnBadImage = Literal["skip", "error"]
 
 SCHEDULES = ("cosine", "tanh", "none")
@@ -30,6 +31,8 @@ class FinetuneConfig:
     Attributes:
         epochs: passes over the training images, the frozen ones included.
         freeze_epochs: how many of them, at the start, train only the inserted blocks and a new head.
+        train: "all", or "blocks" for inserted blocks and the head alone in all epochs: the backbone stays as it is, its
+            BatchNorms' statistics too, and :func:`sesurgeon.extract_adapter` can keep what was learned in a small file.
         batch_size: images a step, on each process. An update that would leave a single image to a step is left out:
             BatchNorm cannot train on one value.
         grad_accum_steps: steps whose gradients make one update.
@@ -37,6 +40,8 @@ class FinetuneConfig:
         lr_block_mult: blocks start as identities and need a rate of their own to move: on scikit-learn's digits, three
             frozen epochs took the validation loss from 0.31 to 0.13 with 5, and to 0.26 with 1.
         lr_backbone_mult: the backbone is trained already.
+        calibrate: start the hidden units of fresh blocks where they tell images apart: zero mean and unit variance over
+            the first training images, see :mod:`sesurgeon.blocks.calibration`.
         layer_decay: each layer's rate is this times that of the layer above it, in timm's grouping of layers; None
             for one rate.
         opt: an optimiser of timm's.
@@ -69,7 +74,7 @@ class FinetuneConfig:
         eval_metric: by which the best epoch is chosen: "top1", "top5", "balanced" (the mean of the classes' top-1)
             or "loss"; with ``multi_label`` "map", "f1" (see :class:`sesurgeon.finetune.MultiLabelEvaluation`) or
             "loss". None takes the first.
-        patience: stop after so many epochs of the second phase without a better one; None goes on to the end.
+        patience: stop after so many epochs of the last phase without a better one; None goes on to the end.
         checkpoint_every: updates between states to resume from, beside those at the end of each epoch.
         log_with: trackers that get the numbers; None takes tensorboard when it is installed, () none.
         workers: processes that read images, at most one a core; 0 reads in the main process.
@@ -89,11 +94,13 @@ class FinetuneConfig:
 
     epochs: int = 10
     freeze_epochs: int = 1
+    train: Train = "all"
     batch_size: int = 64
     grad_accum_steps: int = 1
     lr: float = 1e-3
     lr_block_mult: float = 5.0
     lr_backbone_mult: float = 0.1
+    calibrate: bool = True
     layer_decay: float | None = None
     opt: str = "adamw"
     sched: str = "cosine"
@@ -162,6 +169,7 @@ def _problems(config: FinetuneConfig) -> list[str]:
             "freeze_epochs",
             f"be from 0 to epochs (={config.epochs})",
         ),
+        (config.train in get_args(Train), "train", f"be one of {', '.join(get_args(Train))}"),
         (config.batch_size >= 1, "batch_size", "be at least 1"),
         (_positive(config.lr), "lr", "be above 0"),
         (_positive(config.lr_block_mult), "lr_block_mult", "be above 0"),

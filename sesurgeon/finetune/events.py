@@ -10,6 +10,7 @@ from typing import TypeAlias
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.keeping.records import EpochRow
 from sesurgeon.finetune.task import Task
+from sesurgeon.finetune.training.calibration import Calibration
 from sesurgeon.finetune.training.phases import Phase
 
 
@@ -34,6 +35,13 @@ class RunStarted:
     folder: Path
     data: Data
     task: Task
+
+
+@dataclass(frozen=True)
+class BlocksCalibrated:
+    """The hidden units of fresh blocks were started where they tell images apart."""
+
+    calibration: Calibration
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,7 @@ Event: TypeAlias = (
     ImagesChecked
     | RunStarted
     | RunResumed
+    | BlocksCalibrated
     | PhaseStarted
     | TrainStep
     | EvaluationStep

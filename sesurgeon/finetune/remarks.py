@@ -8,6 +8,7 @@ from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.training.phases import Phase
 
 _WITHOUT = {"amp_dtype": "amp", "kd_temperature": "distill", "model_ema_decay": "model_ema"}
+_FOR_THE_BACKBONE = ("freeze_epochs", "lr_backbone_mult")
 _FOR_LABELS = ("smoothing", "class_weights")
 
 
@@ -19,6 +20,9 @@ def remarks_on(config: FinetuneConfig, phases: Sequence[Phase]) -> Iterator[str]
     for name in _FOR_LABELS:
         if config.distill == 1 and _differs(config, name):
             yield f"{name} (={getattr(config, name)}) has no effect with distill (=1), which looks at no labels."
+    for name in _FOR_THE_BACKBONE:
+        if config.train == "blocks" and _differs(config, name):
+            yield f"{name} (={getattr(config, name)}) has no effect with train (=blocks), which leaves the rest alone."
     for phase in phases:
         if config.warmup_epochs > phase.longest_warmup:
             yield f"Warm-up takes half of the {phase.epochs} epochs from {phase.first_epoch} on, no more."

@@ -18,7 +18,7 @@ from sesurgeon.finetune.data.loader import dead_readers_named, end_readers, eval
 from sesurgeon.finetune.data.opening import open_data
 from sesurgeon.finetune.data.randomness import reseed, seeded
 from sesurgeon.finetune.data.unlabelled import lacks_classes
-from sesurgeon.finetune.events import OnProgress, RunResumed, RunStarted, ignore
+from sesurgeon.finetune.events import BlocksCalibrated, OnProgress, RunResumed, RunStarted, ignore
 from sesurgeon.finetune.keeping.curve import draw_curve
 from sesurgeon.finetune.keeping.finishing import write_overview
 from sesurgeon.finetune.keeping.records import EpochRow, best_of
@@ -30,6 +30,7 @@ from sesurgeon.finetune.scoring.agreement import labelled_by
 from sesurgeon.finetune.scoring.gatewatch import GateMovement
 from sesurgeon.finetune.scoring.measured import Measured
 from sesurgeon.finetune.task import Task, make_task, prepare_model
+from sesurgeon.finetune.training.calibration import calibrate
 from sesurgeon.finetune.training.engine import from_main, make_accelerator
 from sesurgeon.finetune.training.loop import check_optimizer
 from sesurgeon.finetune.training.signals import StopAskedError, stop_request
@@ -146,6 +147,8 @@ def finetune(
             at_last.callback(end_readers, *trainer.readers)
             if state is None:
                 _record_the_start(trainer, task)
+                if config.calibrate:
+                    _calibrate(trainer)
             else:
                 _take_up(trainer, state)
             trainer.train(None if state is None else state.content)
@@ -191,6 +194,16 @@ def _record_the_start(trainer: Trainer, task: Task) -> None:
         recorder.milestones["after surgery"] = recorder.record(trainer.shown, -1)
     except StopAskedError:
         raise KeyboardInterrupt from None
+
+
+def _calibrate(trainer: Trainer) -> None:
+    """Calibrate fresh blocks; the moving average starts where they do."""
+    done = calibrate(trainer.model, trainer.batches, trainer.updates, trainer.accelerator)
+    if done.blocks or done.left:
+        trainer.recorder.notes += (str(done),)
+        trainer.on_progress(BlocksCalibrated(done))
+    if trainer.average is not None:
+        trainer.average.set(trainer.model)
 
 
 def _take_up(trainer: Trainer, state: FoundState) -> None:

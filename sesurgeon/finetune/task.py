@@ -27,7 +27,8 @@ class Task:
         classes: what the model's outputs mean, in order.
         indices: the output index of each class of the data.
         head: path of the last layer when it must be replaced; None when it stays.
-        new: paths of the modules that are new: inserted blocks, a new head.
+        new: paths of the modules that are new: inserted blocks, a new head; and the old one, where it and the blocks
+            alone are trained.
         phases: which parameters train when.
         notes: what the user should know, in sentences.
         multi_label: an image may have several labels.
@@ -59,7 +60,7 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
             has no such augmentation; distillation is asked for, and the network gets a new head; or model, data and
             settings do not agree on whether an image may have several labels.
     """
-    from sesurgeon.models.head import head_of
+    from sesurgeon.models.head import head_of, heads_of
     from sesurgeon.surgery import blocks_of
 
     preprocessing = preprocessing_for(model, data.split("train"), config.img_size)
@@ -77,6 +78,8 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
             hint="Leave --distill out, or fine-tune on the classes that the network knows.",
         )
     new = frozenset(blocks_of(model)) | (frozenset() if head is None else {head})
+    if config.train == "blocks":
+        new |= frozenset(heads_of(model))
     if not new and not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError(
             "The model has nothing to train: no inserted blocks, and all its parameters are frozen.",

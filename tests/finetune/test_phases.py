@@ -20,6 +20,11 @@ def test_phases_share_the_epochs() -> None:
     assert phases_of(frozen_only, anything_new=True) == (Phase("blocks", 0, 2),)
 
 
+def test_blocks_alone_have_all_epochs() -> None:
+    config = FinetuneConfig(epochs=5, freeze_epochs=2, train="blocks")
+    assert phases_of(config, anything_new=True) == (Phase("blocks", 0, 5),)
+
+
 def test_a_path_holds_what_is_inside_it_and_not_what_begins_alike() -> None:
     assert is_new("layer1.0.se.fc1.weight", {"layer1.0.se"})
     assert is_new("fc", {"fc"})

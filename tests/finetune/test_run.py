@@ -243,7 +243,8 @@ def test_events_tell_the_run(augmented: nn.Module, split_folder: Path, settings:
     told = [event for event in events if not isinstance(event, EvaluationStep)][24 + 12 :]
     kinds = [type(event).__name__ for event in told]
     epoch = ["TrainStep"] * 3 + ["EpochFinished", "StateWritten"]
-    assert kinds == ["RunStarted", "EpochFinished", "StateWritten", "PhaseStarted", *epoch, "PhaseStarted", *epoch]
+    start = ["RunStarted", "EpochFinished", "BlocksCalibrated", "StateWritten"]
+    assert kinds == [*start, "PhaseStarted", *epoch, "PhaseStarted", *epoch]
     assert [event.row for event in told if isinstance(event, EpochFinished)] == list(result.rows)
     steps = [event for event in told if isinstance(event, TrainStep)]
     assert [(event.epoch, event.step, event.steps) for event in steps[:4]] == [

@@ -69,7 +69,7 @@ def write_overview(
         metric=recorder.metric,
         gates=gates,
         pictures=pictures,
-        notes=(*left_out_notes(data.skipped), *filter(None, task.notes)),
+        notes=(*left_out_notes(data.skipped), *filter(None, task.notes), *recorder.notes),
     )
     return gates
 

@@ -32,6 +32,7 @@ class Recorder:
         rows: one an epoch; the first is the state before training.
         best: the evaluation of the best epoch.
         milestones: evaluations that the report compares, by name.
+        notes: what the report says of the run's beginning, in sentences.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Recorder:
         self.rows: tuple[EpochRow, ...] = ()
         self.best: Measured | None = None
         self.milestones: dict[str, Measured] = {}
+        self.notes: tuple[str, ...] = ()
 
     def record(
         self, model: nn.Module, epoch: int, phase: str = "", train_loss: float | None = None, lr: float | None = None
@@ -89,6 +91,7 @@ class Recorder:
             "rows": [row.to_dict() for row in self.rows],
             "best": None if self.best is None else self.best.to_dict(),
             "milestones": {name: found.to_dict() for name, found in self.milestones.items()},
+            "notes": list(self.notes),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -97,6 +100,7 @@ class Recorder:
         self.rows = tuple(EpochRow.from_dict(row) for row in state["rows"])
         self.best = None if state["best"] is None else restored(state["best"])
         self.milestones = {name: restored(found) for name, found in state["milestones"].items()}
+        self.notes = tuple(state.get("notes", ()))  # a state of an older sesurgeon has none
 
     def _write(self, folder: RunFolder, model: nn.Module, row: EpochRow, best: Measured, is_best: bool) -> None:
         record = {"command": "finetune", **self.settings, **row.to_dict()}

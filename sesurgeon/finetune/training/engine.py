@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -65,10 +66,10 @@ def shared(model: nn.Module, accelerator: Accelerator, *, compiled: bool = False
 
 
 @torch.no_grad()
-def average_buffers(accelerator: Accelerator, model: nn.Module) -> None:
-    """Give all processes the mean of their BatchNorm statistics (timm: ``--dist-bn reduce``)."""
+def average_buffers(accelerator: Accelerator, model: nn.Module, names: Iterable[str]) -> None:
+    """Give all processes the mean of their BatchNorm statistics (timm: ``--dist-bn reduce``), of these ``names``."""
     if accelerator.num_processes > 1:
-        for buffer in model.buffers():
+        for buffer in map(model.get_buffer, names):
             if buffer.is_floating_point():
                 buffer.copy_(accelerator.reduce(buffer.clone(), reduction="mean"))
 

@@ -18,8 +18,8 @@ class Phase:
     """A stretch of epochs in which the same parameters train.
 
     Attributes:
-        name: "blocks" trains what is new (inserted blocks, a new head) with the backbone frozen; "all" trains
-            all.
+        name: "blocks" trains what is new (inserted blocks, a new head) with the backbone frozen, its statistics too;
+            "all" trains all.
         first_epoch: counted from 0 over the whole run.
         epochs: how many.
     """
@@ -35,8 +35,10 @@ class Phase:
 
 
 def phases_of(config: FinetuneConfig, *, anything_new: bool) -> tuple[Phase, ...]:
-    """The phases of a run. With nothing new to train alone, all epochs train everything."""
+    """The phases of a run. With nothing new to train alone, all epochs train everything, where they may."""
     frozen = config.freeze_epochs if anything_new else 0
+    if config.train == "blocks":
+        frozen = config.epochs
     found = (Phase("blocks", 0, frozen), Phase("all", frozen, config.epochs - frozen))
     return tuple(phase for phase in found if phase.epochs > 0)
 
@@ -59,6 +61,16 @@ def set_train_mode(model: nn.Module, phase: Phase, new: Collection[str]) -> None
         for name, module in model.named_modules():
             if not is_new(name, new) and any(True for _ in module.buffers(recurse=False)):
                 module.training = False
+
+
+def changing_buffers(model: nn.Module) -> list[str]:
+    """Names of the buffers that training changes: those of modules that are in train mode."""
+    return [
+        f"{path}.{name}".lstrip(".")
+        for path, module in model.named_modules()
+        if module.training
+        for name, _ in module.named_buffers(recurse=False)
+    ]
 
 
 def param_groups(model: nn.Module, new: Collection[str], config: FinetuneConfig) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from sesurgeon.finetune.task import Task
 from sesurgeon.finetune.training.engine import any_of_all, average_buffers, sums_over_all
 from sesurgeon.finetune.training.loop import PhaseTraining, Tally, start_phase, train_epoch, updates_between_looks
 from sesurgeon.finetune.training.objective import Objective
-from sesurgeon.finetune.training.phases import Phase
+from sesurgeon.finetune.training.phases import Phase, changing_buffers
 from sesurgeon.finetune.training.signals import StopAskedError, StopRequest
 from sesurgeon.finetune.training.state import Position, captured, put_back_training
 
@@ -120,9 +120,10 @@ class Trainer:
             training, self.batches, self.updates, self.objective, self.config, self.accelerator, tally, after_update,
             self.on_progress,
         )  # fmt: skip
-        average_buffers(self.accelerator, self.model)
+        changed = changing_buffers(self.model)
+        average_buffers(self.accelerator, self.model, changed)
         if self.average is not None:
-            average_buffers(self.accelerator, self.average.module)
+            average_buffers(self.accelerator, self.average.module, changed)
         if self.accelerator.num_processes > 1:  # which finish an evaluation that is under way, whoever asks
             self._write(training, Position(epoch, self.updates.updates), tally)
         try:
