@@ -31,7 +31,16 @@ if TYPE_CHECKING:
     from sesurgeon.gates import prune, study_gates
     from sesurgeon.graph import find_sites
     from sesurgeon.placement import make_plan, read_plan, write_plan
-    from sesurgeon.surgery import add_se, apply_plan, fold_gate_scale, load, remove_se, save
+    from sesurgeon.surgery import (
+        add_se,
+        apply_adapter,
+        apply_plan,
+        extract_adapter,
+        fold_gate_scale,
+        load,
+        remove_se,
+        save,
+    )
 
     __version__: str
 
@@ -51,6 +60,8 @@ _HOMES = {
     "predict": "sesurgeon.finetune",
     "study_gates": "sesurgeon.gates",
     "prune": "sesurgeon.gates",
+    "extract_adapter": "sesurgeon.surgery",
+    "apply_adapter": "sesurgeon.surgery",
     "export_onnx": "sesurgeon.export",
 }
 
@@ -68,9 +79,11 @@ __all__ = [
     "VerificationError",
     "__version__",
     "add_se",
+    "apply_adapter",
     "apply_plan",
     "evaluate",
     "export_onnx",
+    "extract_adapter",
     "find_sites",
     "finetune",
     "fold_gate_scale",

@@ -8,7 +8,7 @@
     ├── SiteError                   exit 4
     │   ├── NoSiteError                      nothing to attach a block to, or nothing selected
     │   └── UntraceableError                 the network could not be run or followed
-    ├── VerificationError           exit 5   a proof failed: outputs differ
+    ├── VerificationError           exit 5   a proof failed: outputs or weights differ
     ├── OutputError                 exit 1   the result cannot be written where it was asked for
     └── DataError                   exit 1   images, folders or labels that cannot be used
 

@@ -25,6 +25,7 @@ SUMMARIES = {  # in the order of the road; each is the first line of what the ve
     "predict": "Say what MODEL sees in IMAGES: the most probable labels of each; or all of them, if it gives several.",
     "gates": "Show what the gates of MODEL do with the validation images of DATA; with -o, draw it.",
     "prune": "Take out of MODEL the blocks that do the same for every image of DATA, as long as it stays as good.",
+    "adapter": "Keep what a task added to a network in a small file, and give the whole network back from it.",
     "export": "Write MODEL as one ONNX file, checked against PyTorch in onnxruntime; or its weights for other code.",
     "benchmark": "Time MODEL with and without its blocks, or against OTHER, on this machine.",
     "demo": "Show all of it on real handwritten digits, in about a minute, without network or GPU.",
@@ -42,8 +43,11 @@ class Verbs(TyperGroup):
         if cmd_name not in SUMMARIES:
             return None
         name = cmd_name.replace("-", "_")
+        verb = getattr(import_module(f"sesurgeon.cli.{name}"), name)
+        if isinstance(verb, typer.Typer):  # a verb with verbs of its own
+            return typer.main.get_command(verb)
         alone = typer.Typer(rich_markup_mode="markdown", add_completion=False)
-        alone.command(cmd_name)(getattr(import_module(f"sesurgeon.cli.{name}"), name))
+        alone.command(cmd_name)(verb)
         return typer.main.get_command(alone)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:

@@ -3,8 +3,9 @@
 from sesurgeon.models.build import build, rebuild
 from sesurgeon.models.detection import is_detector, witnesses
 from sesurgeon.models.fit import fit
+from sesurgeon.models.formats import format_of
 from sesurgeon.models.guess import guess_architectures
-from sesurgeon.models.head import head_of, heads_of, num_outputs, replace_head, set_num_classes
+from sesurgeon.models.head import head_of, heads_if_any, heads_of, num_outputs, replace_head, set_num_classes
 from sesurgeon.models.inputs import (
     candidate_inputs,
     eval_inputs,
@@ -36,9 +37,11 @@ __all__ = [
     "example_inputs",
     "find_weights",
     "fit",
+    "format_of",
     "fresh",
     "guess_architectures",
     "head_of",
+    "heads_if_any",
     "heads_of",
     "input_channels",
     "is_detector",

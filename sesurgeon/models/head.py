@@ -45,6 +45,14 @@ def heads_of(model: nn.Module) -> list[str]:
     ]
 
 
+def heads_if_any(model: nn.Module) -> list[str]:
+    """As :func:`heads_of`; nothing for a detector or a backbone, which have none."""
+    try:
+        return heads_of(model)
+    except UsageError:
+        return []
+
+
 def num_outputs(model: nn.Module) -> int:
     """How many class scores ``model`` gives.
 

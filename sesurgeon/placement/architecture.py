@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from sesurgeon.errors import SesurgeonError
-from sesurgeon.models import heads_of
+from sesurgeon.models import heads_if_any
 
 _MOST_PARTS = 8
 
@@ -61,19 +60,12 @@ def architecture_of(model: nn.Module) -> Architecture:
 
 def _lines(model: nn.Module) -> Iterator[tuple[str, str]]:
     """(name, what it is) of each tensor outside the heads, and of each module."""
-    heads = tuple(f"{path}." for path in _heads(model))
+    heads = tuple(f"{path}." for path in heads_if_any(model))
     for name, value in model.state_dict().items():
         if isinstance(value, Tensor) and not name.startswith(heads):  # what is no tensor is extra state
             yield name, f"{name} {tuple(value.shape)}"
     for path, module in model.named_modules():
         yield path, f"{path} {type(module).__name__}"
-
-
-def _heads(model: nn.Module) -> list[str]:
-    try:
-        return heads_of(model)
-    except SesurgeonError:  # a detector or a backbone has none
-        return []
 
 
 def _hash(lines: Sequence[str], digits: int) -> str:

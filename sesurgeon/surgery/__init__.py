@@ -1,5 +1,7 @@
 """Put blocks in, fold them, take them out, prove that nothing changed, keep the result."""
 
+from sesurgeon.surgery.adapter import apply_adapter, extract_adapter
+from sesurgeon.surgery.adapterfile import SUFFIX, Adapter, read_adapter
 from sesurgeon.surgery.add import Surgery, add_se, operate, operate_by
 from sesurgeon.surgery.apply import apply_plan, plan_of
 from sesurgeon.surgery.below import survey_below
@@ -12,14 +14,18 @@ from sesurgeon.surgery.rewrite import blocks_of
 from sesurgeon.surgery.walk import NoTakerError
 
 __all__ = [
+    "SUFFIX",
+    "Adapter",
     "Folding",
     "NoTakerError",
     "Proof",
     "Replacement",
     "Surgery",
     "add_se",
+    "apply_adapter",
     "apply_plan",
     "blocks_of",
+    "extract_adapter",
     "fold",
     "fold_gate_scale",
     "load",
@@ -27,6 +33,7 @@ __all__ = [
     "operate_by",
     "plan_of",
     "prove_identity",
+    "read_adapter",
     "remove_se",
     "replace_block",
     "save",

@@ -34,6 +34,7 @@ from sesurgeon.models import (
     rebuild,
 )
 from sesurgeon.placement import plan_from_data, plan_to_data, survey_for
+from sesurgeon.surgery.adapterfile import is_adapter
 from sesurgeon.surgery.apply import insert_blocks, plan_of
 from sesurgeon.surgery.bare import bare_view
 from sesurgeon.surgery.rewrite import blocks_of
@@ -104,6 +105,11 @@ def load(
     if named_source(model) is not None or pretrained:
         return load_model(model, arch=source, num_classes=num_classes, pretrained=pretrained)
     origin = str(model)
+    if is_adapter(origin):
+        raise UsageError(
+            f"{origin} is an adapter: blocks and a head, without the network that they belong to.",
+            hint=f"Give it back its base: sesurgeon adapter apply BASE {origin}",
+        )
     content = read(origin, trust_pickle=trust_pickle)
     if isinstance(content, Mapping) and CHECKPOINT_KEY in content:
         return _from_checkpoint(content, origin, arch=source, trust_pickle=trust_pickle)

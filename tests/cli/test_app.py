@@ -31,7 +31,9 @@ def test_the_list_of_verbs_says_what_they_say_of_themselves() -> None:
         assert summary in run(app, [verb, "--help"], env={"COLUMNS": "300"}).stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["finetune", "--help"], ["finetune", "--no-such-option"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["finetune", "--help"], ["adapter", "--help"], ["finetune", "--no-such-option"]]
+)
 def test_help_never_import_torch(arguments: list[str]) -> None:
     outcome = after("app(standalone_mode=False)", *arguments)
     assert outcome[-1] == "torch: False"

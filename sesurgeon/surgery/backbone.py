@@ -1,0 +1,75 @@
+"""The part of a network that is neither inserted block nor head, and whether two networks have the same one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sesurgeon.models import heads_if_any
+from sesurgeon.surgery.rewrite import blocks_of
+
+_MOST_PARTS = 8
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Hashes of weights and buffers, so that those of another network can be told from them.
+
+    Attributes:
+        whole: of all of them, with their names, types and shapes.
+        parts: of those below each first name in their paths (a child of the network, or a tensor of its own).
+    """
+
+    whole: str
+    parts: Mapping[str, str]
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """Names of the parts in which ``other`` is not this; all of them are there in both, of one architecture."""
+        return [part for part in self.parts if self.parts[part] != other.parts.get(part)]
+
+
+def is_inside(name: str, paths: Iterable[str]) -> bool:
+    """Is the tensor ``name`` in one of the modules at ``paths``?"""
+    return any(name.startswith(f"{path}.") for path in paths)
+
+
+def own_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """What a task of its own has of ``model``: the tensors of inserted blocks and of heads, by their names."""
+    paths = _own_paths(model)
+    return {name: tensor for name, tensor in _tensors(model).items() if is_inside(name, paths)}
+
+
+def fingerprint_of(model: nn.Module) -> Fingerprint:
+    """The fingerprint of a network's backbone: of all weights and buffers outside of inserted blocks and heads."""
+    paths, whole, parts = _own_paths(model), hashlib.sha256(), dict[str, "hashlib._Hash"]()
+    for name, tensor in _tensors(model).items():
+        if is_inside(name, paths):
+            continue
+        part = parts.setdefault(name.partition(".")[0], hashlib.sha256())
+        for piece in (f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), _bytes(tensor)):
+            whole.update(piece)
+            part.update(piece)
+    return Fingerprint(whole.hexdigest(), {name: part.hexdigest()[:16] for name, part in parts.items()})
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Names for a message, not too many of them."""
+    more = f" and {len(parts) - _MOST_PARTS} more" if len(parts) > _MOST_PARTS else ""
+    return f"{', '.join(parts[:_MOST_PARTS])}{more}"
+
+
+def _own_paths(model: nn.Module) -> tuple[str, ...]:
+    return (*blocks_of(model), *heads_if_any(model))
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    found: bytes = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return found

@@ -1,0 +1,231 @@
+"""What a task added to a network, in a file of its own: the whole comes back from it, and from no other base."""
+
+from __future__ import annotations
+
+import copy
+import json
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors import safe_open
+from torch import nn
+
+import sesurgeon
+from sesurgeon import UnreadableFileError, UsageError, VerificationError
+from sesurgeon.models import Preprocessing, attach_provenance, provenance_of
+from sesurgeon.models.head import replace_head
+from sesurgeon.surgery import blocks_of, fold, plan_of, read_adapter
+from sesurgeon.surgery.backbone import fingerprint_of
+from tests.networks import OddNet, PlainNet, trained_like
+from tests.surgery.trained import IMAGES, outputs
+
+BASES = {"odd": OddNet, "plain": lambda: nn.Sequential(*PlainNet()), "timm": lambda: timm.create_model("resnet10t")}
+
+
+def task_on(base: nn.Module, classes: int = 3, **choices: object) -> nn.Module:
+    """``base`` with blocks and a head as training leaves them."""
+    model = sesurgeon.add_se(base, IMAGES, **choices)  # type: ignore[arg-type]
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        replace_head(model, classes)
+        for block in blocks_of(model).values():
+            for parameter in block.parameters():
+                nn.init.normal_(parameter, std=0.5)
+            for name, buffer in block.named_buffers():
+                if name.endswith("running_mean"):
+                    buffer.normal_()
+    facts = replace(
+        provenance_of(model),
+        classes=tuple(f"flower {index}" for index in range(classes)),
+        preprocessing=Preprocessing((3, 16, 16), (0.1, 0.2, 0.3), (1.0, 0.5, 0.25)),
+        history=({"command": "add-se"}, {"command": "finetune", "phase": "blocks", "epoch": 3}),
+    )
+    attach_provenance(model, facts)
+    return model.eval()
+
+
+def assert_is(found: nn.Module, expected: nn.Module) -> None:
+    ours, theirs = found.state_dict(), expected.state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    for training in (False, True):
+        assert torch.equal(outputs(found, IMAGES, training=training), outputs(expected, IMAGES, training=training))
+    assert provenance_of(found) == provenance_of(expected)
+    assert plan_of(found) == plan_of(expected)
+    assert not found.training
+
+
+@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("classes", [3, 5, 1000])
+def test_the_whole_network_comes_back_bit_for_bit(name: str, classes: int, tmp_path: Path) -> None:
+    base = trained_like(BASES[name]())
+    before = copy.deepcopy(base.state_dict())
+    model = task_on(base, classes)
+    sesurgeon.extract_adapter(model, tmp_path / "flowers.adapter.safetensors")
+    assert_is(sesurgeon.apply_adapter(base, tmp_path / "flowers.adapter.safetensors"), model)
+    assert all(torch.equal(value, before[key]) for key, value in base.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "choices", [{"block": "cbam"}, {"block": "gc", "policy": "inner"}, {"policy": ["pre", "conv"]}]
+)
+def test_whatever_blocks_they_are(choices: dict[str, object], tmp_path: Path) -> None:
+    base = trained_like(OddNet())
+    model = task_on(base, **choices)
+    sesurgeon.extract_adapter(model, tmp_path / "a.adapter.safetensors")
+    assert_is(sesurgeon.apply_adapter(base, tmp_path / "a.adapter.safetensors"), model)
+
+
+def test_one_base_has_many_tasks_and_each_can_be_put_on_another(tmp_path: Path) -> None:
+    base = trained_like(OddNet())
+    flowers, trees = task_on(base), task_on(base, 7, block="eca")
+    sesurgeon.extract_adapter(flowers, tmp_path / "flowers.adapter.safetensors")
+    assert_is(sesurgeon.apply_adapter(trees, tmp_path / "flowers.adapter.safetensors"), flowers)
+
+
+def test_a_head_alone_is_an_adapter_too(tmp_path: Path) -> None:
+    base = trained_like(OddNet())
+    model = copy.deepcopy(base)
+    replace_head(model, 3)
+    adapter = sesurgeon.extract_adapter(model.eval(), tmp_path / "head.adapter.safetensors")
+    assert set(adapter.tensors) == {"fc.weight", "fc.bias"}
+    assert_is(sesurgeon.apply_adapter(base, adapter), model)
+
+
+def test_a_folded_network_comes_back_folded(tmp_path: Path) -> None:
+    base = trained_like(nn.Sequential(*PlainNet()))
+    folding = fold(task_on(base))
+    assert folding.folded
+    sesurgeon.extract_adapter(folding.model, tmp_path / "a.adapter.safetensors")
+    assert_is(sesurgeon.apply_adapter(base, tmp_path / "a.adapter.safetensors"), folding.model)
+
+
+def test_memory_order_does_not_matter(tmp_path: Path) -> None:
+    base = trained_like(OddNet())
+    model = task_on(base).to(memory_format=torch.channels_last)
+    sesurgeon.extract_adapter(model, tmp_path / "a.adapter.safetensors")
+    again = sesurgeon.apply_adapter(base, tmp_path / "a.adapter.safetensors").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
+    assert fingerprint_of(base) == fingerprint_of(copy.deepcopy(base).to(memory_format=torch.channels_last))
+
+
+def test_the_file_holds_blocks_and_head_and_says_what_they_belong_to(tmp_path: Path) -> None:
+    base = trained_like(OddNet())
+    model = task_on(base)
+    sesurgeon.extract_adapter(model, tmp_path / "a.adapter.safetensors")
+    with safe_open(tmp_path / "a.adapter.safetensors", "pt") as file:
+        names, document = set(file.keys()), json.loads(file.metadata()["sesurgeon"])
+    paths = (*blocks_of(model), "fc")
+    assert names == {name for name in model.state_dict() if name.startswith(tuple(f"{path}." for path in paths))}
+    assert document["version"] == sesurgeon.__version__
+    assert document["weights"]["sha256"] == fingerprint_of(base).whole
+    assert document["provenance"]["classes"] == ["flower 0", "flower 1", "flower 2"]
+    assert read_adapter(tmp_path / "a.adapter.safetensors").parameters == sum(
+        tensor.numel() for name, tensor in model.state_dict().items() if name in names
+    )
+
+
+@pytest.mark.parametrize("name", ["mixed.left.weight", "blocks.1.bn1.running_var", "blocks.1.bn1.num_batches_tracked"])
+def test_a_base_with_other_weights_is_refused_and_the_part_named(name: str, tmp_path: Path) -> None:
+    base = trained_like(OddNet())
+    model = task_on(base)
+    sesurgeon.extract_adapter(model, tmp_path / "a.adapter.safetensors")
+    if name not in base.state_dict():
+        name = next(key for key in base.state_dict() if key.endswith(name.rpartition(".")[2]))
+    changed = base.state_dict()[name]
+    changed.view(-1)[0] = changed.view(-1)[0] + 1
+    with pytest.raises(VerificationError, match=rf"another base: its weights differ in {name.partition('.')[0]}\."):
+        sesurgeon.apply_adapter(base, tmp_path / "a.adapter.safetensors")
+
+
+def test_a_base_of_another_architecture_is_refused_and_what_differs_named(tmp_path: Path) -> None:
+    sesurgeon.extract_adapter(task_on(trained_like(OddNet())), tmp_path / "a.adapter.safetensors")
+    with pytest.raises(VerificationError, match="made for the class OddNet, this is ResNet"):
+        sesurgeon.apply_adapter(timm.create_model("resnet10t"), tmp_path / "a.adapter.safetensors")
+
+
+def test_another_head_does_not_make_another_base() -> None:
+    base = trained_like(OddNet())
+    other = copy.deepcopy(base)
+    replace_head(other, 9)
+    assert fingerprint_of(base) == fingerprint_of(other)
+
+
+def test_a_network_that_was_trained_as_a_whole_is_refused(tmp_path: Path) -> None:
+    model = task_on(trained_like(OddNet()))
+    whole = {"command": "finetune", "phase": "all"}
+    attach_provenance(model, replace(provenance_of(model), history=(whole,)))
+    with pytest.raises(UsageError, match="trained as a whole") as caught:
+        sesurgeon.extract_adapter(model, tmp_path / "a.adapter.safetensors")
+    assert "--train blocks" in (caught.value.hint or "")
+    assert list(tmp_path.iterdir()) == []
+    blocks = {"command": "finetune", "phase": "blocks"}  # since: what was trained before is the base
+    attach_provenance(model, replace(provenance_of(model), history=(whole, blocks)))
+    sesurgeon.extract_adapter(model, tmp_path / "a.adapter.safetensors")
+
+
+def test_a_network_around_one_that_was_augmented_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no plan of its own"):
+        sesurgeon.extract_adapter(nn.Sequential(task_on(trained_like(OddNet()))), tmp_path / "a.adapter.safetensors")
+
+
+def test_bad_files_are_refused(tmp_path: Path) -> None:
+    base = trained_like(OddNet())
+    path = tmp_path / "a.adapter.safetensors"
+    sesurgeon.extract_adapter(task_on(base), path)
+    content = path.read_bytes()
+    length = struct.unpack("<Q", content[:8])[0]
+    torn = {
+        "empty": b"",
+        "header": content[: length // 2],
+        "weights": content[:-100],
+        "no json": content.replace(b'\\"format\\": 1', b'\\"format\\"; 1'),
+        "format 9": content.replace(b'\\"format\\": 1', b'\\"format\\": 9'),
+        "no plan": content.replace(b'\\"version\\": 2', b'\\"version\\": 7'),
+        "pickle": b"\x80\x04" + content,
+        "text": b"flowers",
+    }
+    for name, damaged in torn.items():
+        assert damaged != content, name
+        (tmp_path / "torn.safetensors").write_bytes(damaged)
+        with pytest.raises(UnreadableFileError):
+            sesurgeon.apply_adapter(base, tmp_path / "torn.safetensors")
+    with pytest.raises(UnreadableFileError, match="There is no file"):
+        sesurgeon.apply_adapter(base, tmp_path / "missing.safetensors")
+    sesurgeon.save(base, tmp_path / "net.pt")
+    with pytest.raises(UnreadableFileError, match="is no adapter"):
+        sesurgeon.apply_adapter(base, tmp_path / "net.pt")
+
+
+def test_weights_in_safetensors_are_no_adapter(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    base = trained_like(OddNet())
+    save_file(base.state_dict(), tmp_path / "net.safetensors")
+    with pytest.raises(UnreadableFileError, match="is no adapter"):
+        sesurgeon.apply_adapter(base, tmp_path / "net.safetensors")
+
+
+def test_missing_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
+    base = trained_like(OddNet())
+    whole = sesurgeon.extract_adapter(task_on(base), tmp_path / "a.adapter.safetensors")
+    without = {name: tensor for name, tensor in whole.tensors.items() if name != "fc.bias"}
+    for tensors in (
+        without,
+        {**whole.tensors, "fc.bias": torch.zeros(4)},
+        {**whole.tensors, "stem.weight": torch.ones(1)},
+    ):
+        with pytest.raises(UnreadableFileError, match=r"fc\.bias|stem\.weight"):
+            sesurgeon.apply_adapter(base, replace(whole, tensors=tensors))
+
+
+def test_load_says_what_to_do_with_an_adapter(tmp_path: Path) -> None:
+    path = tmp_path / "a.adapter.safetensors"
+    sesurgeon.extract_adapter(task_on(trained_like(OddNet())), path)
+    with pytest.raises(UsageError, match="is an adapter") as caught:
+        sesurgeon.load(path)
+    assert f"sesurgeon adapter apply BASE {path}" in (caught.value.hint or "")
