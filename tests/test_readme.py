@@ -33,7 +33,10 @@ def test_every_command_and_flag_in_it_exists() -> None:
     assert len(lines) >= 15
     for line in lines:
         verb, *words = line.split()
-        options = {option for parameter in group.get_command(None, verb).params for option in parameter.opts}
+        command = group.get_command(None, verb)
+        if hasattr(command, "commands"):  # a verb with verbs of its own
+            command = command.commands[words.pop(0)]
+        options = {option for parameter in command.params for option in parameter.opts}
         assert {word for word in words if word.startswith("-")} <= options, line
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -144,4 +145,4 @@ def _data(adapter: Adapter) -> dict[str, Any]:
 
 
 def _next(path: Path) -> str:
-    return f"Next:    sesurgeon adapter apply BASE {path}"
+    return f"Next:    sesurgeon adapter apply BASE {shlex.quote(str(path))}"

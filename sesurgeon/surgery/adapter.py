@@ -104,9 +104,11 @@ def _check_base(adapter: Adapter, bare: nn.Module) -> None:
         if parts or weights.whole != adapter.weights.whole:
             differences = [f"its weights differ in {listed(parts)}"]
     if differences:
+        source = adapter.provenance.source
+        named = "" if source.kind == "module" else f": {source}, with the weights that it had then"
         raise VerificationError(
             f"The adapter belongs to another base: {'; '.join(differences)}.",
-            hint=f"Give the network that was fine-tuned; its source was {adapter.provenance.source}.",
+            hint=f"Give the network that was fine-tuned{named}.",
         )
 
 

@@ -18,7 +18,7 @@ from sesurgeon.finetune.data.loader import train_loader
 from sesurgeon.finetune.data.opening import open_data
 from sesurgeon.finetune.data.updates import Shape, Updates
 from sesurgeon.finetune.keeping.states import newest_state
-from sesurgeon.finetune.training.calibration import calibrate
+from sesurgeon.finetune.training.calibration import Calibration, calibrate
 from sesurgeon.finetune.training.engine import make_accelerator
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.surgery import add_se, load
@@ -80,7 +80,7 @@ def test_a_run_calibrates_before_its_first_update_and_says_so(
     assert kinds.index("EpochFinished") < kinds.index("BlocksCalibrated") < kinds.index("StateWritten")
     [told] = [event for event in events if isinstance(event, BlocksCalibrated)]
     assert told.calibration.blocks == ("block.se",)
-    said = "The hidden units of 1 block were calibrated on 24 training images: block.se."
+    said = "The hidden units of block.se were calibrated on 24 training images."
     assert str(told.calibration) == said
     assert said in result.folder.joinpath("report.md").read_text()
     assert yaml.safe_load((result.folder / "args.yaml").read_text())["calibrate"] is True
@@ -142,6 +142,15 @@ def test_blocks_that_were_trained_or_have_no_units_are_left_alone(
     other = add_se(make_net(), torch.zeros(1, 1, 8, 8), block="eca")
     done = calibrate(other, *first_batches(split_folder), make_accelerator(config))
     assert str(done) == "Not calibrated: block.se, which has no hidden units with a bias."
+
+
+def test_blocks_are_named_unless_they_are_all() -> None:
+    assert str(Calibration(("a.se", "b.se"), {}, 512)).startswith(
+        "The hidden units of all 2 blocks were calibrated on 512"
+    )
+    said = str(Calibration(("a.se", "b.se"), {"c.se": "which is odd", "d.se": "which is odd"}, 512))
+    assert said.startswith("The hidden units of a.se, b.se were calibrated")
+    assert said.endswith(" Not calibrated: c.se, d.se, which is odd.")
 
 
 def test_a_network_without_blocks_has_nothing_to_calibrate(

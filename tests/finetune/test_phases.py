@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sesurgeon.finetune import FinetuneConfig, Phase
-from sesurgeon.finetune.training.phases import enter, is_new, param_groups, phases_of, set_train_mode
+from sesurgeon.finetune.training.phases import changing_buffers, enter, is_new, param_groups, phases_of, set_train_mode
 
 MakeNet = Callable[..., nn.Module]
 
@@ -60,6 +60,15 @@ def test_frozen_batch_norms_are_in_eval_and_dropout_is_not(make_net: MakeNet) ->
     }
     set_train_mode(model, Phase("all", 1, 1), {"block"})
     assert all(module.training for module in model.modules())
+
+
+def test_only_the_statistics_of_what_trains_change(make_net: MakeNet) -> None:
+    model = make_net()
+    set_train_mode(model, Phase("blocks", 0, 1), {"block"})
+    names = [f"block.bn.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")]
+    assert changing_buffers(model) == names
+    set_train_mode(model, Phase("all", 1, 1), {"block"})
+    assert changing_buffers(model) == [name for name, _ in model.named_buffers()]
 
 
 def test_groups_by_learning_rate_and_decay(make_net: MakeNet) -> None:

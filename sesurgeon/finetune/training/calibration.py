@@ -42,9 +42,8 @@ class Calibration:
         """In sentences."""
         said = []
         if self.blocks:
-            what = "1 block" if len(self.blocks) == 1 else f"{len(self.blocks)} blocks"
-            said.append(f"The hidden units of {what} were calibrated on {self.images:,} training images: ")
-            said[-1] += f"{', '.join(self.blocks)}."
+            which = ", ".join(self.blocks) if self.left or len(self.blocks) == 1 else f"all {len(self.blocks)} blocks"
+            said.append(f"The hidden units of {which} were calibrated on {self.images:,} training images.")
         for reason in dict.fromkeys(self.left.values()):
             paths = ", ".join(path for path, why in self.left.items() if why == reason)
             said.append(f"Not calibrated: {paths}, {reason}.")
