@@ -32,12 +32,12 @@ def extract_adapter(model: nn.Module, path: str | Path, *, force: bool = True) -
         force: replace a file of that name.
 
     Raises:
-        UsageError: the backbone was trained, too, as far as the history tells; there are blocks but no plan, because
-            only a network inside was augmented; or there is neither block nor head.
+        UsageError: the backbone was trained, too, or changed by pruning, as far as the history tells; there are blocks
+            but no plan, because only a network inside was augmented; or there is neither block nor head.
         OutputError: the file cannot be written; nothing was changed.
     """
     provenance, plan = provenance_of(model), plan_of(model)
-    _check_backbone_untrained(provenance)
+    _check_backbone_untouched(provenance)
     if plan is None and blocks_of(model):
         raise UsageError(
             f"This {type(model).__name__} has inserted blocks but no plan of its own, as a network around one that "
@@ -88,12 +88,21 @@ def apply_adapter(base: nn.Module, adapter: Adapter | str | Path) -> nn.Module:
     return model.eval()
 
 
-def _check_backbone_untrained(provenance: Provenance) -> None:
-    runs = [record for record in provenance.history if record.get("command") == "finetune"]
-    if runs and runs[-1].get("phase") == "all":
+def _check_backbone_untouched(provenance: Provenance) -> None:
+    """Nothing since its last training began may have changed the backbone: the base is the network before that."""
+    history = provenance.history
+    runs = [index for index, record in enumerate(history) if record.get("command") == "finetune"]
+    since = history[runs[-1] :] if runs else history
+    if runs and since[0].get("phase") == "all":
         raise UsageError(
             "The network was trained as a whole, its backbone too: blocks and head alone would not give it back.",
             hint="Train with finetune --train blocks, or ship the whole checkpoint.",
+        )
+    pruned = [block for record in since if record.get("command") == "prune" for block in record.get("blocks", ())]
+    if any(block.get("folded") for block in pruned):
+        raise UsageError(
+            "The network was pruned: constants of its blocks went into its backbone, which is the base's no more.",
+            hint="Extract the adapter of the network before it was pruned, or ship the whole checkpoint.",
         )
 
 

@@ -168,6 +168,20 @@ def test_a_network_that_was_trained_as_a_whole_is_refused(tmp_path: Path) -> Non
     sesurgeon.extract_adapter(model, tmp_path / "a.adapter.safetensors")
 
 
+def test_a_network_into_which_constants_were_pruned_is_refused(tmp_path: Path) -> None:
+    model = task_on(trained_like(OddNet()))
+    history = provenance_of(model).history
+    left = {"command": "prune", "blocks": [{"block": "last.se", "folded": []}]}  # its gate was 1
+    attach_provenance(model, replace(provenance_of(model), history=(*history, left)))
+    sesurgeon.extract_adapter(model, tmp_path / "a.adapter.safetensors")
+    folded = {"command": "prune", "blocks": [{"block": "last.se", "folded": ["stem.weight"]}]}
+    attach_provenance(model, replace(provenance_of(model), history=(*history, folded)))
+    with pytest.raises(UsageError, match="was pruned"):
+        sesurgeon.extract_adapter(model, tmp_path / "b.adapter.safetensors")
+    attach_provenance(model, replace(provenance_of(model), history=(folded, *history)))  # the base is the pruned one
+    sesurgeon.extract_adapter(model, tmp_path / "b.adapter.safetensors")
+
+
 def test_a_network_around_one_that_was_augmented_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no plan of its own"):
         sesurgeon.extract_adapter(nn.Sequential(task_on(trained_like(OddNet()))), tmp_path / "a.adapter.safetensors")
