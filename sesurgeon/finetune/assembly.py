@@ -110,19 +110,21 @@ def make_trainer(
     )
 
 
-def check_enough_images(data: Data, config: FinetuneConfig, accelerator: Accelerator) -> None:
-    """Refuse data of which no update can be made.
+def count_updates(data: Data, config: FinetuneConfig, accelerator: Accelerator) -> int:
+    """How many updates make an epoch.
 
     Raises:
         DataError: there are fewer training images than an update is dealt out to.
     """
     images, shape = len(data.split("train")), _shape(config, accelerator)
-    if Updates(images, shape, config.seed).updates == 0:
+    updates = Updates(images, shape, config.seed).updates
+    if updates == 0:
         raise DataError(
             f"{data.name} has {images} training images, and an update is dealt out to "
             f"{shape.steps * shape.processes} steps.",
             hint="Take fewer processes or --grad-accum-steps.",
         )
+    return updates
 
 
 def _shape(config: FinetuneConfig, accelerator: Accelerator) -> Shape:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from sesurgeon.finetune.assembly import check_enough_images, make_trainer, place
+from sesurgeon.finetune.assembly import count_updates, make_trainer, place
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.loader import dead_readers_named, end_readers, eval_loader
@@ -127,13 +127,13 @@ def finetune(
         check_processes(state.content, accelerator.num_processes)
         check_data(state.content, data)
         task = task_of(state.content, task, config)
-    check_enough_images(data, config, accelerator)
+    updates = count_updates(data, config, accelerator)
     check_optimizer(config, accelerator.device)
     folder = _run_folder(resume, config, accelerator)
     if accelerator.is_main_process:
         source = {"model": str(provenance_of(model).source), "data": spec, **(settings or {})}
         folder.write_settings(model, {**source, **config.to_dict()})
-    on_progress = tracking(accelerator, folder.path, config.to_dict(), on_progress)
+    on_progress = tracking(accelerator, folder.path, config.to_dict(), updates, on_progress)
     with seeded(config.seed, accelerator.device), stop_request() as stop, _flags_kept(model):
         prepare_model(model, task)
         place(model, config, accelerator)

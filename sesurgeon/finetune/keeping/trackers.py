@@ -31,7 +31,7 @@ def trackers_for(asked: tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def tracking(
-    accelerator: Accelerator, folder: Path, settings: Mapping[str, Any], on_progress: OnProgress
+    accelerator: Accelerator, folder: Path, settings: Mapping[str, Any], updates: int, on_progress: OnProgress
 ) -> OnProgress:
     """``on_progress``, and the same events to the trackers that ``accelerator`` was made with.
 
@@ -39,6 +39,7 @@ def tracking(
         accelerator: with or without trackers.
         folder: of the run; trackers that keep files write there.
         settings: kept beside the numbers.
+        updates: of an epoch. All numbers are told by the updates before them, for W&B drops what goes back.
         on_progress: is called as before.
     """
     if not accelerator.log_with:
@@ -50,11 +51,12 @@ def tracking(
     def both(event: Event) -> None:
         on_progress(event)
         match event:
-            case TrainStep(epoch, step, steps, loss, lr):
-                accelerator.log({"train/loss": loss, "train/lr": lr}, step=epoch * steps + step)
+            case TrainStep(epoch, step, _, loss, lr):
+                accelerator.log({"train/loss": loss, "train/lr": lr}, step=epoch * updates + step)
             case EpochFinished(row, _):
                 numbers = {key: value for key, value in row.to_dict().items() if isinstance(value, float)}
-                accelerator.log({f"epoch/{key}": value for key, value in numbers.items()}, step=row.epoch + 1)
+                done = (row.epoch + 1) * updates
+                accelerator.log({f"epoch/{key}": value for key, value in numbers.items()}, step=done)
 
     return both
 
