@@ -14,7 +14,7 @@ from torch import nn
 from sesurgeon.finetune.assembly import count_updates, make_trainer, place
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
-from sesurgeon.finetune.data.loader import dead_readers_named, end_readers, eval_loader
+from sesurgeon.finetune.data.loader import dead_readers_named, end_readers
 from sesurgeon.finetune.data.opening import open_data
 from sesurgeon.finetune.data.randomness import reseed, seeded
 from sesurgeon.finetune.data.unlabelled import lacks_classes
@@ -154,8 +154,7 @@ def finetune(
             trainer.train(None if state is None else state.content)
         gates: tuple[GateMovement, ...] = ()
         if accelerator.is_main_process:
-            seen = eval_loader(data.val, task.preprocessing, task.labels, batch_size=config.batch_size, workers=0)
-            gates = write_overview(folder, model, trainer.recorder, data, task, seen)
+            gates = write_overview(folder, model, trainer.recorder, data, task, config.batch_size)
     for tracker in accelerator.trackers:
         tracker.finish()
     recorder = trainer.recorder

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sesurgeon.errors import DataError, UsageError
-from sesurgeon.finetune import FinetuneConfig, FinetuneResult, RunStopped, finetune
+from sesurgeon.finetune import FinetuneConfig, FinetuneResult, RunStopped, finetune, open_data
+from sesurgeon.finetune.data.loader import eval_loader
 from sesurgeon.finetune.keeping.trackers import trackers_for
 from sesurgeon.finetune.remarks import remarks_on
+from sesurgeon.finetune.scoring.gatewatch import watch_gates
 from sesurgeon.finetune.training.objective import Objective, balancing_weights, distillation_loss
 from sesurgeon.finetune.training.phases import Phase, enter, param_groups, phases_of
 from sesurgeon.finetune.training.teacher import make_teacher
@@ -147,6 +149,19 @@ def test_the_report_ties_the_run_together(augmented: nn.Module, split_folder: Pa
     for picture in ("curve.png", "confusion.png", "mistakes.png"):
         assert f"({picture})" in report
         assert (result.folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_gates_are_watched_on_images_from_all_over_the_set(
+    augmented: nn.Module, fill: Callable[..., Path], tmp_path: Path, config: FinetuneConfig
+) -> None:
+    fill(tmp_path / "data" / "train", ("left", "right"), 4)
+    fill(tmp_path / "data" / "val", ("left", "right"), 20)
+    result = finetune(augmented, tmp_path / "data", replace(config, batch_size=2, lr=0.1))
+    best, data = load(result.best, trust_pickle=True), open_data(tmp_path / "data")
+    part = range(0, 40, 3)  # 8 batches of 2 would be 16 of the first class
+    seen = eval_loader(data.val, result.task.preprocessing, result.task.labels, batch_size=2, workers=0, part=part)
+    assert result.gates == watch_gates(best, seen)
+    assert result.gates[0].images == 14
 
 
 def test_tensorboard_gets_the_numbers_where_it_is_installed(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from sesurgeon.finetune.data.dataset import Data
+from sesurgeon.finetune.data.loader import eval_loader
 from sesurgeon.finetune.data.notes import left_out_notes
 from sesurgeon.finetune.keeping.bars import draw_classes
 from sesurgeon.finetune.keeping.curve import draw_curve
@@ -34,7 +33,7 @@ def write_overview(
     recorder: Recorder,
     data: Data,
     task: Task,
-    batches: Iterable[tuple[Tensor, Any]],
+    batch_size: int,
 ) -> tuple[GateMovement, ...]:
     """``report.md`` of a run that has ended, and its pictures.
 
@@ -48,7 +47,7 @@ def write_overview(
         recorder: of the run.
         data: its images.
         task: what it was about.
-        batches: validation images, as the network sees them.
+        batch_size: images a step when the gates are watched.
 
     Returns:
         what the gates of that network did.
@@ -60,7 +59,10 @@ def write_overview(
         milestones.append(Milestone(folder.best.name, recorder.best))
     pictures = (folder.curve, *_draw(milestones[-1].evaluation, data, folder))
     looked_at = _read(folder.last if data.unlabelled else folder.best, model)
-    gates = watch_gates(looked_at, islice(batches, _BATCHES_WATCHED))
+    # from all over the set, in which images lie class by class
+    part = range(0, len(data.val), -(-len(data.val) // (_BATCHES_WATCHED * batch_size)))
+    seen = eval_loader(data.val, task.preprocessing, task.labels, batch_size=batch_size, workers=0, part=part)
+    gates = watch_gates(looked_at, seen)
     write_report(
         folder.report,
         f"{folder.path.name}: fine-tuned on {data.name}",
