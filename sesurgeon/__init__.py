@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from sesurgeon.errors import (
     DataError,
+    DivergedError,
     FileError,
     NoSiteError,
     OutputError,
@@ -67,6 +68,7 @@ _HOMES = {
 
 __all__ = [
     "DataError",
+    "DivergedError",
     "FileError",
     "NoSiteError",
     "OutputError",

@@ -10,7 +10,8 @@
     │   └── UntraceableError                 the network could not be run or followed
     ├── VerificationError           exit 5   a proof failed: outputs or weights differ
     ├── OutputError                 exit 1   the result cannot be written where it was asked for
-    └── DataError                   exit 1   images, folders or labels that cannot be used
+    ├── DataError                   exit 1   images, folders or labels that cannot be used
+    └── DivergedError               exit 1   training led to numbers that are not finite
 
 130 is left for an interrupt (Ctrl-C). A message says what was given and where; ``hint`` says what to do next.
 """
@@ -76,4 +77,8 @@ class OutputError(SesurgeonError):
 
 
 class DataError(SesurgeonError):
+    pass
+
+
+class DivergedError(SesurgeonError):
     pass

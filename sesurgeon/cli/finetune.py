@@ -30,7 +30,7 @@ from sesurgeon.cli.running import new_run, resumed_run
 from sesurgeon.cli.scoring import gain, score_label, score_text, shown_scores
 from sesurgeon.cli.spread import spread
 from sesurgeon.cli.training import NumProcesses, Resume, Training
-from sesurgeon.errors import SesurgeonError
+from sesurgeon.errors import DivergedError, SesurgeonError
 
 if TYPE_CHECKING:
     from sesurgeon.finetune import Data, EpochRow, FinetuneResult
@@ -78,8 +78,8 @@ def finetune(
                     loaded, run.data, run.config, resume=run.folder, settings=run.settings, on_progress=watcher
                 )
             except (KeyboardInterrupt, SesurgeonError) as error:
-                diverged = type(error) is SesurgeonError  # and would again
-                watcher.say_what_is_kept(flags_to_load(loaded, trust_pickle), onwards=not diverged)
+                onwards = not isinstance(error, DivergedError)  # it would again
+                watcher.say_what_is_kept(flags_to_load(loaded, trust_pickle), onwards=onwards)
                 if isinstance(error, KeyboardInterrupt) and not main:
                     raise typer.Exit(INTERRUPTED) from error  # the main process says it
                 raise

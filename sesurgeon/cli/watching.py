@@ -119,6 +119,8 @@ class Watcher:
             done = self.rows[-1].epoch + 1
             when = f"epoch {done} of {self.epochs}" if done else "its start, before any training"
             self.out.note(f"Kept: {folder / 'last.pt'}, the state after {when}.")
+            if not onwards:
+                self.out.note(f"How it came to that: {folder / 'report.md'}")
         if self.state is not None and onwards:
             where = f"--output {shlex.quote(str(folder.parent))} --name {shlex.quote(folder.name)}"
             self.out.note(f"To go on: sesurgeon finetune --resume {where}{flags}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from sesurgeon.errors import DivergedError, OutputError
 from sesurgeon.finetune.assembly import count_updates, make_trainer, place
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
@@ -106,7 +107,7 @@ def finetune(
             optimiser is not there; images without labels for more than distillation alone; nothing to resume from,
             or another number of processes.
         OutputError: the run folder is there already, or cannot be written.
-        SesurgeonError: the loss is not finite.
+        DivergedError: the loss is not finite; the report says how far the run came.
         KeyboardInterrupt: the run was asked to stop.
     """
     config = config or FinetuneConfig()
@@ -143,7 +144,7 @@ def finetune(
             trainable=_trainable(model, state), resumes=state is not None, stop=stop, on_progress=on_progress,
         )  # fmt: skip
         reseed(config.seed + accelerator.process_index, accelerator.device)
-        with dead_readers_named(), _curve_drawn(trainer, folder), contextlib.ExitStack() as at_last:
+        with dead_readers_named(), _shown_all_the_same(trainer, folder, data), contextlib.ExitStack() as at_last:
             at_last.callback(end_readers, *trainer.readers)
             if state is None:
                 _record_the_start(trainer, task)
@@ -165,13 +166,18 @@ def finetune(
 
 
 @contextlib.contextmanager
-def _curve_drawn(trainer: Trainer, folder: RunFolder) -> Iterator[None]:
-    """Draw the curve of a run that ends before its time."""
+def _shown_all_the_same(trainer: Trainer, folder: RunFolder, data: Data) -> Iterator[None]:
+    """Draw the curve of a run that ends before its time; one that diverged will not go on, and gets its report."""
     try:
         yield
-    except BaseException:
-        if trainer.write_state is not None and len(trainer.recorder.rows) > 1:
-            draw_curve(trainer.recorder.rows, trainer.task.phases, folder.curve, trainer.recorder.metric)
+    except BaseException as error:
+        recorder, writes = trainer.recorder, trainer.write_state is not None
+        with contextlib.suppress(OutputError):  # what ended it matters more
+            if isinstance(error, DivergedError) and writes and recorder.best is not None:
+                task = replace(trainer.task, notes=(f"The run ended before its time: {error}", *trainer.task.notes))
+                write_overview(folder, trainer.model, recorder, data, task, trainer.config.batch_size)
+            elif writes and len(recorder.rows) > 1:
+                draw_curve(recorder.rows, trainer.task.phases, folder.curve, recorder.metric)
         raise
 
 

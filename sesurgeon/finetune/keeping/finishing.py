@@ -35,7 +35,7 @@ def write_overview(
     task: Task,
     batch_size: int,
 ) -> tuple[GateMovement, ...]:
-    """``report.md`` of a run that has ended, and its pictures.
+    """``report.md`` of a run that has ended, be it before its time, and its pictures.
 
     These are ``curve.png``, and ``confusion.png`` and ``mistakes.png``; or ``classes.png``, where an image may have
     several labels.

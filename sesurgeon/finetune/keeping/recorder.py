@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from sesurgeon.errors import SesurgeonError
+from sesurgeon.errors import DivergedError
 from sesurgeon.finetune.events import EpochFinished, OnProgress
 from sesurgeon.finetune.keeping.records import EpochRow, epochs_since_best, goodness
 from sesurgeon.finetune.keeping.runfolder import RunFolder
@@ -61,13 +61,13 @@ class Recorder:
         """Evaluate ``model`` after ``epoch`` (-1: before training) and write checkpoints, rows and metrics.
 
         Raises:
-            SesurgeonError: the model's outputs are not finite numbers; nothing is written then.
+            DivergedError: the model's outputs are not finite numbers; nothing is written then.
             OutputError: a file cannot be written; the one before stays whole.
         """
         found = self.measure(model)
         if not math.isfinite(found.loss):
-            when = "before training" if epoch < 0 else f"after epoch {epoch}"
-            raise SesurgeonError(
+            when = "before training" if epoch < 0 else f"after epoch {epoch + 1}"
+            raise DivergedError(
                 f"The validation loss is {found.loss} {when}.",
                 hint="The model's outputs are not finite. Check its weights, or lower --lr.",
             )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.errors import SesurgeonError, UsageError
+from sesurgeon.errors import DivergedError, UsageError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.loader import read
 from sesurgeon.finetune.data.updates import Updates
@@ -180,7 +180,7 @@ def train_epoch(
         on_progress: gets :class:`TrainStep`.
 
     Raises:
-        SesurgeonError: the loss is not a finite number.
+        DivergedError: the loss is not a finite number.
         DataError: a process that reads images died, or could not read one.
     """
     set_train_mode(training.model, training.phase, training.new)
@@ -250,7 +250,7 @@ def _on_device(
 
 def _not_finite(
     loss: float, updates: Updates, number: int, lr: float, images: Tensor, config: FinetuneConfig
-) -> SesurgeonError:
+) -> DivergedError:
     if not bool(images.isfinite().all()):
         cause = "The images of that step are not finite themselves: look at the data."
     elif config.amp and config.amp_dtype == "float16":
@@ -258,4 +258,4 @@ def _not_finite(
     else:
         cause = "The learning rate is likely too high: start a new run with a lower --lr, or with --clip-grad 1."
     when = f"in epoch {updates.epoch + 1}, step {number} of {updates.updates}, at the learning rate {lr:g}"
-    return SesurgeonError(f"The loss is {loss} {when}.", hint=cause)
+    return DivergedError(f"The loss is {loss} {when}.", hint=cause)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from sesurgeon.errors import SesurgeonError
+from sesurgeon.errors import DivergedError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.updates import Updates
 from sesurgeon.finetune.events import OnProgress, PhaseStarted, RunStopped, StateWritten
@@ -75,7 +75,7 @@ class Trainer:
 
         Raises:
             KeyboardInterrupt: the run was asked to stop, and a state was written.
-            SesurgeonError: the loss is not finite.
+            DivergedError: loss or weights are not finite.
             DataError, OutputError: images that cannot be read, files that cannot be written.
         """
         for phase in self.task.phases:
@@ -156,7 +156,7 @@ class Trainer:
         """Refuse to keep weights from which no run could go on."""
         broken = [name for name, tensor in self.model.state_dict().items() if not bool(tensor.isfinite().all())]
         if broken:
-            raise SesurgeonError(
+            raise DivergedError(
                 f"Weights are not finite after {_when(position)}: {broken[0]}, and "
                 f"{len(broken) - 1} more. The state before is kept.",
                 hint="A gradient overflowed: start a new run with a lower --lr, with --clip-grad 1 or --warmup-epochs.",

@@ -1,0 +1,58 @@
+"""Training that leads to numbers that are not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from sesurgeon.errors import DivergedError
+from sesurgeon.finetune import Evaluation, FinetuneConfig, finetune
+from sesurgeon.finetune.keeping.recorder import Recorder
+
+MakeNet = Callable[..., nn.Module]
+
+
+def test_a_loss_that_is_no_number_stops_with_its_step(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig
+) -> None:
+    with torch.no_grad():
+        augmented.get_parameter("fc.weight").mul_(1e30)
+    with pytest.raises(DivergedError, match=r"loss is (nan|inf) in epoch [1-3], step \d of 3") as caught:
+        finetune(augmented, split_folder, replace(config, opt="sgd", lr=1e30, lr_backbone_mult=1e5, freeze_epochs=0))
+    assert "--lr" in (caught.value.hint or "")
+
+
+def test_a_run_that_diverged_has_a_report(augmented: nn.Module, split_folder: Path, config: FinetuneConfig) -> None:
+    config = replace(config, opt="sgd", lr=1e30, lr_block_mult=1e-30, lr_backbone_mult=1e5, name="hot")
+    with pytest.raises(DivergedError) as caught:
+        finetune(augmented, split_folder, config)
+    folder = Path(config.output) / "hot"
+    report = (folder / "report.md").read_text()
+    assert f"The run ended before its time: {caught.value.message}" in report
+    for milestone in ("after surgery", "after phase 1", "best.pt"):
+        assert f"| {milestone} |" in report
+    assert "after phase 2" not in report
+    assert "## Gates" in report
+    for picture in ("curve.png", "confusion.png", "mistakes.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_validation_loss_that_is_no_number_is_told_by_its_epoch_counted_from_1(make_net: MakeNet) -> None:
+    found = Evaluation({0: "a"}, 1, 1, *torch.zeros(2, 1).long(), torch.ones(1).bool(), torch.tensor([torch.nan]))
+    recorder = Recorder(lambda model: found, None, "top1", {}, (), lambda event: None)
+    with pytest.raises(DivergedError, match="The validation loss is nan after epoch 1"):
+        recorder.record(make_net(), 0, "blocks", 0.5, 1e-3)
+
+
+def test_outputs_that_are_no_numbers_are_said_before_training(
+    make_net: MakeNet, split_folder: Path, config: FinetuneConfig
+) -> None:
+    model = make_net()
+    nn.init.constant_(model.get_parameter("fc.bias"), torch.nan)
+    with pytest.raises(DivergedError, match="nan before training"):
+        finetune(model, split_folder, config)
