@@ -113,13 +113,15 @@ def _model_and_images(first: str | None, images: list[str]) -> tuple[str | None,
 
 
 def _table(found: Predictions) -> Table:
+    from sesurgeon.finetune.keeping.spaces import spaces_shown
+
     table = Table("image", "label", "", "and" if found.multi_label else "then")
     table.columns[2].justify = "right"
     for column in table.columns:
         column.overflow = "fold"
     table.columns[2].no_wrap = True
     for image in found.images:
-        labels = [(guess.label, _share(guess.probability)) for guess in image.guesses]
+        labels = [(spaces_shown(guess.label), _share(guess.probability)) for guess in image.guesses]
         first = labels[0] if labels else ("", "no label")
         rest = ", ".join(" ".join(label) for label in labels[1:])
         table.add_row(_printable(str(image.path)), *first, rest)

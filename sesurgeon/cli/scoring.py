@@ -96,8 +96,9 @@ def class_table(found: Measured, *, all_classes: bool) -> Group:
 def _class_row(score: ClassScore | LabelScore) -> tuple[float | None, tuple[str, ...]]:
     """By which classes are compared, and the cells of its row."""
     from sesurgeon.finetune import ClassScore
+    from sesurgeon.finetune.keeping.spaces import spaces_shown
 
-    named = (score.name, f"{score.images:,}")
+    named = (spaces_shown(score.name), f"{score.images:,}")
     if isinstance(score, ClassScore):
         return score.accuracy, (*named, f"{score.correct:,}", per_cent(score.accuracy))
     return score.average_precision, (*named, per_cent(score.average_precision), per_cent(score.f1))

@@ -174,7 +174,10 @@ def _shown_all_the_same(trainer: Trainer, folder: RunFolder, data: Data) -> Iter
         recorder, writes = trainer.recorder, trainer.write_state is not None
         with contextlib.suppress(OutputError):  # what ended it matters more
             if isinstance(error, DivergedError) and writes and recorder.best is not None:
-                task = replace(trainer.task, notes=(f"The run ended before its time: {error}", *trainer.task.notes))
+                task = replace(
+                    trainer.task,
+                    notes=(f"The run ended before its time: {error.message} {error.hint}", *trainer.task.notes),
+                )
                 write_overview(folder, trainer.model, recorder, data, task, trainer.config.batch_size)
             elif writes and len(recorder.rows) > 1:
                 draw_curve(recorder.rows, trainer.task.phases, folder.curve, recorder.metric)

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from sesurgeon.errors import OutputError, UsageError
+from sesurgeon.finetune.keeping.lettering import lettering_for
 from sesurgeon.finetune.keeping.records import EpochRow
 from sesurgeon.finetune.keeping.report import Milestone, write_report
+from sesurgeon.finetune.keeping.spaces import spaces_shown
 from sesurgeon.finetune.scoring.gatewatch import GateMovement
 from sesurgeon.finetune.scoring.scores import Evaluation
 
@@ -110,9 +112,17 @@ def test_of_many_epochs_some_are_shown_with_best_and_last(tmp_path: Path) -> Non
 def test_names_cannot_break_the_page(tmp_path: Path) -> None:
     found = evaluation(1, 1, names=("a|b *c* [d] <e> $f$", "两\n行"))
     text = written(tmp_path, Milestone("x_y", found), notes=["It has `ticks`."])
-    assert r"| a\|b \*c\* \[d\] \<e\> \$f\$ | 两 行 | 1 |" in text
+    assert r"| a\|b \*c\* \[d\] \<e\> \$f\$ | 两␣行 | 1 |" in text
     assert r"| x\_y |" in text
     assert "It has \\`ticks\\`." in text
+
+
+def test_names_that_differ_in_spaces_look_different(tmp_path: Path) -> None:
+    text = written(tmp_path, Milestone("best", evaluation(1, 1, names=("cat", "cat "))))
+    assert "| cat | cat␣ | 1 |" in text
+    assert spaces_shown(" a  b c\t") == "␣a ␣b c␣"
+    assert spaces_shown("sea lion") == "sea lion"
+    assert lettering_for({0: "cat", 1: "cat "}).names == {0: "cat", 1: "cat␣"}
 
 
 def test_pictures_are_linked_from_where_the_report_lies(tmp_path: Path) -> None:

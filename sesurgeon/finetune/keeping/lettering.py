@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sesurgeon.finetune.keeping.spaces import spaces_shown
+
 _OURS = "DejaVu Sans"  # comes with matplotlib; it lacks the scripts of East Asia
 _WIDE = (
     "Noto Sans CJK SC",
@@ -51,7 +53,8 @@ def lettering_for(classes: Mapping[int, str]) -> Lettering:
     there = {font.name: font.fname for font in font_manager.fontManager.ttflist}
     families = [name for name in (_OURS, *_WIDE) if name in there]
     glyphs = {code for name in families for code in FT2Font(there[name]).get_charmap()}
-    names = {index: _shortened(name) for index, name in classes.items() if all(ord(sign) in glyphs for sign in name)}
+    shown = {index: _shortened(spaces_shown(name)) for index, name in classes.items()}
+    names = {index: name for index, name in shown.items() if all(ord(sign) in glyphs for sign in name)}
     return Lettering(names, {"parse_math": False, "fontfamily": families})
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from sesurgeon.finetune.keeping.spaces import spaces_shown
+
 
 def table(header: Sequence[str], lines: Iterable[Sequence[str]], text: int = 1) -> list[str]:
     """A table whose first columns are ``text``, the others numbers."""
@@ -22,4 +24,4 @@ def number(value: float | None, form: str) -> str:
 
 def escaped(text: str) -> str:
     """``text`` as Markdown that shows it as it is, also in the cell of a table."""
-    return re.sub(r"([\\`*_\[\]<>|~$])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]<>|~$])", r"\\\1", spaces_shown(text))
