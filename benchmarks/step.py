@@ -4,8 +4,8 @@
 
 timm's `resnet50`, the same with sesurgeon's blocks (policy `standard`, which puts them where timm has them), and timm's
 `seresnet50`: forward, loss, backward and an SGD step on random images, each network in a process of its own, in turn.
-Overheads are taken round by round. Memory is the highest resident size, above that before the first step (Linux):
-gradients and the optimiser's are in it.
+Overheads are taken round by round. Memory is the most bytes that tensors take at a time in a step, above weights and
+the optimiser's state (sesurgeon.export.measure_memory).
 Writes benchmarks/step.md.
 """
 
@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 import sesurgeon
+from sesurgeon.export import measure_memory
 from sesurgeon.files import atomic_write
 
 TABLE = Path(__file__).with_suffix(".md")
@@ -45,11 +46,9 @@ def main() -> None:
             if number:  # the first warms up
                 seconds[name].append(took)
         print(f"round {number} of {options.rounds}", flush=True)
-    memory = {}
-    for name, pipe in pipes.items():
-        pipe.send("memory")
-        memory[name] = pipe.recv()
+    for pipe in pipes.values():
         pipe.send("stop")
+    memory = peaks(options)
     with atomic_write(TABLE) as temporary:
         temporary.write_text(page(options, seconds, memory), encoding="utf-8")
     print(TABLE.read_text(encoding="utf-8"))
@@ -80,13 +79,8 @@ def take_turns(name: str, options: argparse.Namespace, pipe: Connection) -> None
         optimizer.step()
         optimizer.zero_grad()
 
-    Path("/proc/self/clear_refs").write_text("5")  # the highest size so far is forgotten
-    before = resident("VmRSS")
     pipe.send("ready")
-    while (asked := pipe.recv()) != "stop":
-        if asked == "memory":
-            pipe.send(resident("VmHWM") - before)
-            continue
+    while pipe.recv() != "stop":
         began = time.perf_counter()
         step()
         pipe.send(time.perf_counter() - began)
@@ -99,10 +93,16 @@ def network(name: str, side: int) -> nn.Module:
     return model if name == "resnet50" else sesurgeon.add_se(model, torch.randn(2, 3, side, side))
 
 
-def resident(field: str) -> int:
-    """Bytes, as Linux tells them."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+def peaks(options: argparse.Namespace) -> dict[str, int]:
+    """Bytes of each network in a step."""
+    side = options.img_size
+    images, found = torch.randn(options.batch_size, 3, side, side), {}
+    for name in NETWORKS[1:]:
+        (one,) = measure_memory(
+            network("resnet50", side), network(name, side), images, batch=len(images), runtimes=("training",)
+        )
+        found |= {"resnet50": one.base_bytes, name: one.augmented_bytes}
+    return found
 
 
 def page(options: argparse.Namespace, seconds: dict[str, list[float]], memory: dict[str, int]) -> str:
@@ -132,8 +132,9 @@ rounds, and from least to most.
 {chr(10).join(rows)}
 
 Of the quickest step of each, our overhead is {best["ours"] / best["timm's"]:.2f} of timm's; of memory it is
-{space_share:.2f} of it. The memory's floor is the tensor that each block scales, {floor(options) / 1e6:.0f} MB in all:
-the gate's gradient needs it, and in a network without blocks the sum is written over it.
+{space_share:.2f} of it. The memory's floor is the tensors that the blocks scale, {floor(options) / 1e6:.0f} MB in all:
+each gate's gradient needs its own, and in a network without blocks the sum is written over it. Blocks have weights, too,
+and these gradients.
 """
 
 
