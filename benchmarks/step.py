@@ -133,8 +133,8 @@ rounds, and from least to most.
 
 Of the quickest step of each, our overhead is {best["ours"] / best["timm's"]:.2f} of timm's; of memory it is
 {space_share:.2f} of it. The memory's floor is the tensors that the blocks scale, {floor(options) / 1e6:.0f} MB in all:
-each gate's gradient needs its own, and in a network without blocks the sum is written over it. Blocks have weights, too,
-and these gradients.
+each gate's gradient needs its own, and in a network without blocks the sum is written over it. Blocks have weights,
+too, and these gradients.
 """
 
 
