@@ -104,8 +104,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument(
-        "--sizes", type=_size, nargs="+", default=[(1000, 6), (6000, 3)], metavar="IMAGES:EPOCHS",
-        help="training images, and passes over them (default: 1000:6 6000:3)",
+        "--sizes", type=_size, nargs="+", default=[(1000, 20), (6000, 6)], metavar="IMAGES:EPOCHS",
+        help="training images, and passes over them (default: 1000:20 6000:6)",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))

@@ -195,8 +195,8 @@ def spreads(found: Sequence[Sequence[float]]) -> str:
 
 
 def mean_and_spread(values: Sequence[float], sign: str = "") -> str:
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):{sign}.2f} ± {deviation:.2f}"
+    mean = f"{statistics.mean(values):{sign}.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":
