@@ -41,7 +41,8 @@ class FinetuneConfig:
             frozen epochs took the validation loss from 0.31 to 0.13 with 5, and to 0.26 with 1.
         lr_backbone_mult: the backbone is trained already.
         calibrate: start the hidden units of fresh blocks where they tell images apart: zero mean and unit variance over
-            the first training images, see :mod:`sesurgeon.blocks.calibration`.
+            the first training images, see :mod:`sesurgeon.blocks.calibration`. On Fashion-MNIST gates go 1.5 to 10
+            times as far with the images after an epoch then; what that is worth in accuracy was below the noise there.
         layer_decay: each layer's rate is this times that of the layer above it, in timm's grouping of layers; None
             for one rate.
         opt: an optimiser of timm's.
