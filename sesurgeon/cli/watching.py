@@ -100,7 +100,9 @@ class Watcher:
             case RunResumed(path, epoch, update, torn):
                 for file in torn:
                     self.out.note(f"Warning: {file} is damaged and was passed over.")
-                self.out.note(f"Going on from {path}: epoch {epoch + 1}, after {update} of its updates.")
+                done = f"all {epoch} epochs are done; --epochs {epoch + 1} or more would lengthen the run."
+                where = done if epoch >= self.epochs else f"epoch {epoch + 1}, after {update} of its updates."
+                self.out.note(f"Going on from {path}: {where}")
                 self._first_step = update
             case RunStopped(epoch):
                 self.out.note(f"Stopped before epoch {epoch + 1}: none was the best for as long as --patience says.")

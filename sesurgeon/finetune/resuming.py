@@ -42,7 +42,7 @@ def resumed_config(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> F
     """The settings of a run that goes on.
 
     More ``epochs`` lengthen the last phase; its schedule is then the longer one's from where the run stands, so the
-    learning rate rises again. Fewer end the run earlier, likewise.
+    learning rate rises again. Fewer end the run earlier, likewise; but not before where it stands.
 
     Args:
         settings: the run's ``args.yaml``.
@@ -94,6 +94,20 @@ def state_of(folder: RunFolder) -> FoundState:
             hint="Start a new run from its last.pt or best.pt.",
         )
     return found
+
+
+def check_epochs(state: Mapping[str, Any], config: FinetuneConfig) -> None:
+    """Refuse to end a run before where it stands.
+
+    Raises:
+        UsageError: more epochs were begun than it is to have.
+    """
+    begun = state["epoch"] + (state["update"] > 0)
+    if config.epochs < begun:
+        raise UsageError(
+            f"epochs (={config.epochs}) is less than the {begun} that the run has done or begun.",
+            hint="Give more, or take its best.pt or last.pt as it is.",
+        )
 
 
 def fingerprint(data: Data) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from sesurgeon.finetune.keeping.records import EpochRow, best_of
 from sesurgeon.finetune.keeping.runfolder import RunFolder, make_run_folder
 from sesurgeon.finetune.keeping.states import FoundState
 from sesurgeon.finetune.keeping.trackers import trackers_for, tracking
-from sesurgeon.finetune.resuming import check_data, state_of, task_of
+from sesurgeon.finetune.resuming import check_data, check_epochs, state_of, task_of
 from sesurgeon.finetune.scoring.agreement import labelled_by
 from sesurgeon.finetune.scoring.gatewatch import GateMovement
 from sesurgeon.finetune.scoring.measured import Measured
@@ -105,7 +105,7 @@ def finetune(
         DataError: bad data, see :func:`open_data`; or images that the model cannot take.
         UsageError: the model is no classifier, has no last layer that could be replaced, or the device or the
             optimiser is not there; images without labels for more than distillation alone; nothing to resume from,
-            or another number of processes.
+            another number of processes, or fewer epochs than were begun.
         OutputError: the run folder is there already, or cannot be written.
         DivergedError: the loss is not finite; the report says how far the run came.
         KeyboardInterrupt: the run was asked to stop.
@@ -126,6 +126,7 @@ def finetune(
     task = make_task(model, data, config)
     if state is not None:
         check_processes(state.content, accelerator.num_processes)
+        check_epochs(state.content, config)
         check_data(state.content, data)
         task = task_of(state.content, task, config)
     updates = count_updates(data, config, accelerator)
@@ -174,10 +175,8 @@ def _shown_all_the_same(trainer: Trainer, folder: RunFolder, data: Data) -> Iter
         recorder, writes = trainer.recorder, trainer.write_state is not None
         with contextlib.suppress(OutputError):  # what ended it matters more
             if isinstance(error, DivergedError) and writes and recorder.best is not None:
-                task = replace(
-                    trainer.task,
-                    notes=(f"The run ended before its time: {error.message} {error.hint}", *trainer.task.notes),
-                )
+                why = f"The run ended before its time: {error.message} {error.hint or ''}".strip()
+                task = replace(trainer.task, notes=(why, *trainer.task.notes))
                 write_overview(folder, trainer.model, recorder, data, task, trainer.config.batch_size)
             elif writes and len(recorder.rows) > 1:
                 draw_curve(recorder.rows, trainer.task.phases, folder.curve, recorder.metric)

@@ -48,6 +48,9 @@ def test_a_finished_run_takes_more_epochs(workplace: Path) -> None:
     report = json.loads(result.stdout)
     assert [row["epoch"] for row in report["epochs"]] == [-1, 0, 1, 2]
     assert report["folder"] == "runs/finetune/exp"
+    again = finetune("--resume")
+    assert again.exit_code == 0, again.stderr
+    assert "all 3 epochs are done; --epochs 4 or more would lengthen the run." in again.stderr
     assert len((workplace / "runs/finetune/exp/summary.csv").read_text().splitlines()) == 5
 
 

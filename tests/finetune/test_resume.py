@@ -238,6 +238,15 @@ def test_a_finished_run_that_is_resumed_changes_nothing(
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_a_run_does_not_end_before_where_it_stands(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig
+) -> None:
+    folder = finetune(augmented, split_folder, replace(config, epochs=3)).folder
+    with pytest.raises(UsageError, match=r"epochs \(=2\) is less than the 3 "):
+        resume(folder, split_folder, epochs=2)
+    assert yaml.safe_load((folder / "args.yaml").read_text())["epochs"] == 3
+
+
 def test_other_settings_and_other_images_are_refused(
     augmented: nn.Module, split_folder: Path, config: FinetuneConfig
 ) -> None:
