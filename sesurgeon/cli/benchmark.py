@@ -85,7 +85,7 @@ def benchmark(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Time MODEL with and without its blocks, or against OTHER, on this machine; and the memory that they take.
+    """Time MODEL with and without its blocks, or against OTHER, and show what memory they take.
 
     Both run in turn, so that whatever else the machine does falls on both. In PyTorch they run on the CPU, in
     onnxruntime as `export` writes them. The share of each block in a pass is shown, too.

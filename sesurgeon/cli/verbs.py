@@ -27,7 +27,7 @@ SUMMARIES = {  # in the order of the road; each is the first line of what the ve
     "prune": "Take out of MODEL the blocks that do the same for every image of DATA, as long as it stays as good.",
     "adapter": "Keep what a task added to a network in a small file, and give the whole network back from it.",
     "export": "Write MODEL as one ONNX file, checked against PyTorch in onnxruntime; or its weights for other code.",
-    "benchmark": "Time MODEL with and without its blocks, or against OTHER, on this machine; and the memory that they take.",
+    "benchmark": "Time MODEL with and without its blocks, or against OTHER, and show what memory they take.",
     "demo": "Show all of it on real handwritten digits, in about a minute, without network or GPU.",
     "version": "Print the versions of sesurgeon, Python and the libraries under it.",
 }

@@ -100,8 +100,8 @@ class Watcher:
             case RunResumed(path, epoch, update, torn):
                 for file in torn:
                     self.out.note(f"Warning: {file} is damaged and was passed over.")
-                done = f"all {epoch} epochs are done; --epochs {epoch + 1} or more would lengthen the run."
-                where = done if epoch >= self.epochs else f"epoch {epoch + 1}, after {update} of its updates."
+                finished = f"all {epoch} epochs are done; --epochs {epoch + 1} or more would lengthen the run."
+                where = finished if epoch >= self.epochs else f"epoch {epoch + 1}, after {update} of its updates."
                 self.out.note(f"Going on from {path}: {where}")
                 self._first_step = update
             case RunStopped(epoch):

@@ -226,7 +226,7 @@ def test_a_report_has_the_right_scores(tmp_path: Path) -> None:
 
 
 def test_a_run_learns_and_its_checkpoint_knows(augmented: nn.Module, manifest: Path, config: FinetuneConfig) -> None:
-    config = replace(config, epochs=8, lr=0.03, lr_backbone_mult=1.0, class_weights=True)
+    config = replace(config, epochs=24, lr=0.03, lr_backbone_mult=1.0, class_weights=True)
     result = finetune(augmented, manifest, config)
 
     assert result.metric == "map"
