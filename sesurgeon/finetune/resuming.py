@@ -12,6 +12,7 @@ from sesurgeon.errors import DataError, UnreadableFileError, UsageError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.images import FileImages, Images
+from sesurgeon.finetune.keeping.claim import check_unclaimed
 from sesurgeon.finetune.keeping.runfolder import RunFolder
 from sesurgeon.finetune.keeping.states import FoundState, clear_unfinished, newest_state, states_in
 from sesurgeon.finetune.task import Task
@@ -76,9 +77,10 @@ def state_of(folder: RunFolder) -> FoundState:
     """The newest whole state of a run; what a killed process left unfinished is cleared away.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or the run is going on.
         UnreadableFileError: all are damaged, or it was written by another sesurgeon.
     """
+    check_unclaimed(folder.path)
     clear_unfinished(folder.path)
     clear_unfinished(folder.states)
     states = states_in(folder.states)

@@ -20,6 +20,7 @@ from sesurgeon.finetune.data.opening import open_data
 from sesurgeon.finetune.data.randomness import reseed, seeded
 from sesurgeon.finetune.data.unlabelled import lacks_classes
 from sesurgeon.finetune.events import BlocksCalibrated, OnProgress, RunResumed, RunStarted, ignore
+from sesurgeon.finetune.keeping.claim import claimed
 from sesurgeon.finetune.keeping.curve import draw_curve
 from sesurgeon.finetune.keeping.finishing import write_overview
 from sesurgeon.finetune.keeping.records import EpochRow, best_of
@@ -105,7 +106,7 @@ def finetune(
         DataError: bad data, see :func:`open_data`; or images that the model cannot take.
         UsageError: the model is no classifier, has no last layer that could be replaced, or the device or the
             optimiser is not there; images without labels for more than distillation alone; nothing to resume from,
-            another number of processes, or fewer epochs than were begun.
+            another number of processes, or fewer epochs than were begun; a run is going on in that folder.
         OutputError: the run folder is there already, or cannot be written.
         DivergedError: the loss is not finite; the report says how far the run came.
         KeyboardInterrupt: the run was asked to stop.
@@ -132,11 +133,12 @@ def finetune(
     updates = count_updates(data, config, accelerator)
     check_optimizer(config, accelerator.device)
     folder = _run_folder(resume, config, accelerator)
+    held = claimed(folder.path) if accelerator.is_main_process else contextlib.nullcontext()
     if accelerator.is_main_process:
         source = {"model": str(provenance_of(model).source), "data": spec, **(settings or {})}
         folder.write_settings(model, {**source, **config.to_dict()})
     on_progress = tracking(accelerator, folder.path, config.to_dict(), updates, on_progress)
-    with seeded(config.seed, accelerator.device), stop_request() as stop, _flags_kept(model):
+    with held, seeded(config.seed, accelerator.device), stop_request() as stop, _flags_kept(model):
         prepare_model(model, task)
         place(model, config, accelerator)
         on_progress(RunStarted(folder.path, data, task))

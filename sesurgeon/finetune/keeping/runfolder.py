@@ -14,6 +14,7 @@ from torch import nn
 
 from sesurgeon.errors import OutputError, UnreadableFileError
 from sesurgeon.files import atomic_write
+from sesurgeon.finetune.keeping.claim import check_unclaimed
 from sesurgeon.finetune.keeping.records import EpochRow, best_of, summary_columns
 from sesurgeon.finetune.scoring.measured import Measured
 
@@ -126,6 +127,7 @@ def make_run_folder(output: Path, name: str | None, *, force: bool = False) -> R
     """Make ``output/name``; without a name the first free one of exp, exp2, exp3, …
 
     Raises:
+        UsageError: it is going on at this moment.
         OutputError: there is a run of that name (and not ``force``), or the folder cannot be made.
     """
     try:
@@ -139,6 +141,7 @@ def make_run_folder(output: Path, name: str | None, *, force: bool = False) -> R
                 hint="Give another --name, or --force to replace the run.",
             )
         folder.mkdir(exist_ok=True)
+        check_unclaimed(folder)
         for file in (*(folder / name for name in _FILES), *(folder / "states").glob("*.pt")):
             file.unlink(missing_ok=True)
         return RunFolder(folder)

@@ -1,0 +1,56 @@
+"""A run's folder belongs to one run at a time: a second one would delete what the first is writing."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from sesurgeon.errors import UsageError
+
+if sys.platform != "win32":
+    import fcntl
+
+
+_FILE = ".lock"
+
+
+def check_unclaimed(folder: Path) -> None:
+    """Refuse a folder in which another process keeps a run going.
+
+    Raises:
+        UsageError: there is one.
+    """
+    with contextlib.suppress(FileNotFoundError), (folder / _FILE).open("rb") as file:
+        if not _lock(file, exclusively=False):
+            raise UsageError(
+                f"A run is going on in {folder}.",
+                hint="Wait for it, or stop its processes (SIGTERM lets them write a state); or give another --name.",
+            )
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep other processes' runs out of ``folder`` for a while; the system ends the claim of one that is killed."""
+    path = folder / _FILE
+    with path.open("wb") as file:
+        _lock(file, exclusively=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _lock(file: BinaryIO, *, exclusively: bool) -> bool:
+    """Whether the lock could be had; yes, where there are none. Processes that read images do not inherit it."""
+    if sys.platform == "win32":
+        return True
+    try:
+        fcntl.lockf(file, (fcntl.LOCK_EX if exclusively else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # POSIX leaves open which of the two
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True

@@ -1,0 +1,38 @@
+"""Two runs in one folder: the second would delete what the first is writing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import sesurgeon
+from sesurgeon.cli.app import app
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(sesurgeon.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
+def test_a_run_that_is_going_on_is_left_alone_and_one_that_was_killed_is_not(workplace: Path) -> None:
+    data = ("net.se.pt", "--data", "data", "-j", "1", "--device", "cpu", "--log-with", "none", "--name", "long")
+    command = [sys.executable, "-m", "sesurgeon", "finetune", *data, "--epochs", "100000"]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as run:
+        assert run.stderr is not None
+        next(line for line in run.stderr if line.startswith("epoch      2/100000"))
+        for other in (("--resume",), ("--resume", "--name", "long", "--epochs", "3"), (*data, "--force")):
+            refused = CliRunner().invoke(app, ["finetune", *other])
+            assert refused.exit_code == 2, refused.output
+            assert "A run is going on in runs/finetune/long." in refused.stderr
+        assert run.poll() is None
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        went_on = CliRunner().invoke(app, ["finetune", *data, "--epochs", "1", "--force"])  # its readers may live on
+        assert went_on.exit_code == 0, went_on.output
+    assert not (workplace / "runs" / "finetune" / "long" / ".lock").exists()
