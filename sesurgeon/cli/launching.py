@@ -8,6 +8,8 @@ import sys
 
 import typer
 
+from sesurgeon.errors import SesurgeonError
+
 INTERRUPTED = 130
 
 
@@ -34,6 +36,7 @@ def launch(processes: int) -> None:
 
     Raises:
         typer.Exit: a process failed, with its exit code; or they were interrupted.
+        SesurgeonError: a process was killed.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -48,7 +51,7 @@ def launch(processes: int) -> None:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)  # it tells of each signal that it passes on
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # of what fails the processes and we tell
     threads = max(1, (os.cpu_count() or 1) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else each takes all cores
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it warns that no parameter is unused, which is as well
@@ -56,6 +59,12 @@ def launch(processes: int) -> None:
         elastic_launch(config, sys.executable)("-m", "sesurgeon", *sys.argv[1:])
     except ChildFailedError as error:
         _, first = error.get_first_failure()
-        raise typer.Exit(first.exitcode if first.exitcode > 0 else 1) from error
+        killed = next((failure for failure in error.failures.values() if failure.exitcode < 0), None)
+        if killed is None:
+            raise typer.Exit(first.exitcode) from error
+        raise SesurgeonError(
+            f"Process {killed.local_rank} of {processes} was killed by {killed.signal_name()}.",
+            hint="Was there too little memory? With --resume the run goes on from its newest state.",
+        ) from error
     except (SignalException, KeyboardInterrupt) as error:
         raise typer.Exit(INTERRUPTED) from error

@@ -33,7 +33,7 @@ from sesurgeon.finetune.scoring.gatewatch import GateMovement
 from sesurgeon.finetune.scoring.measured import Measured
 from sesurgeon.finetune.task import Task, make_task, prepare_model
 from sesurgeon.finetune.training.calibration import calibrate
-from sesurgeon.finetune.training.engine import from_main, make_accelerator
+from sesurgeon.finetune.training.engine import from_main, lost_processes_named, make_accelerator
 from sesurgeon.finetune.training.loop import check_optimizer
 from sesurgeon.finetune.training.signals import StopAskedError, stop_request
 from sesurgeon.finetune.training.state import check_processes, put_back_weights
@@ -147,7 +147,10 @@ def finetune(
             trainable=_trainable(model, state), resumes=state is not None, stop=stop, on_progress=on_progress,
         )  # fmt: skip
         reseed(config.seed + accelerator.process_index, accelerator.device)
-        with dead_readers_named(), _shown_all_the_same(trainer, folder, data), contextlib.ExitStack() as at_last:
+        with contextlib.ExitStack() as at_last:
+            at_last.enter_context(lost_processes_named())
+            at_last.enter_context(dead_readers_named())
+            at_last.enter_context(_shown_all_the_same(trainer, folder, data))
             at_last.callback(end_readers, *trainer.readers)
             if state is None:
                 _record_the_start(trainer, task)

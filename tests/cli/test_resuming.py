@@ -232,6 +232,25 @@ def test_sigterm_to_the_whole_group_lets_the_readers_finish_the_step(workplace: 
     assert error.splitlines()[-1] == "Interrupted."
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_process_of_several_that_is_killed_is_named(workplace: Path) -> None:
+    arguments = ("net.se.pt", *SHORT, "--epochs", "100000", "--num-processes", "2")
+    command = [sys.executable, "-m", "sesurgeon", "finetune", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as run:
+        assert run.stderr is not None
+        next(line for line in run.stderr if line.startswith("epoch      2/100000"))
+        children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        ranks = {Path(f"/proc/{pid}/environ").read_bytes().find(b"\0RANK=1\0") >= 0: int(pid) for pid in children}
+        os.kill(ranks[True], signal.SIGKILL)
+        _, error = run.communicate(timeout=120)
+    assert run.returncode == 1, error
+    assert "Another process of the run has gone." in error
+    assert "To go on: sesurgeon finetune --resume" in error
+    assert "Process 1 of 2 was killed by SIGKILL." in error
+    for raw in ("gloo", "Traceback", "torch/distributed"):
+        assert raw not in error
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
 def test_sigterm_to_several_processes_writes_a_state(workplace: Path) -> None:
     arguments = ("net.se.pt", *SHORT, "--epochs", "100000", "--num-processes", "2")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
 
-from sesurgeon.errors import UsageError
+from sesurgeon.errors import SesurgeonError, UsageError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.devices import find_device
 
@@ -20,6 +21,7 @@ Value = TypeVar("Value")
 
 _PATIENCE = timedelta(days=1)  # the others wait while the main process decodes each image on trial
 _PRECISIONS = {"bfloat16": "bf16", "float16": "fp16"}
+_GONE = ("Connection closed by peer", "Connection reset by peer")  # gloo's words
 
 
 def make_accelerator(config: FinetuneConfig, trackers: tuple[str, ...] = ()) -> Accelerator:
@@ -63,6 +65,24 @@ def shared(model: nn.Module, accelerator: Accelerator, *, compiled: bool = False
         # some blocks are on no way to the output (what a last layer computes beside its class token)
         wrapped = nn.parallel.DistributedDataParallel(model, device_ids=on_device, find_unused_parameters=True)
     return torch.compile(wrapped) if compiled else wrapped  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def lost_processes_named() -> Iterator[None]:
+    """Clear words for what torch raises when another process of the run does not answer any more.
+
+    Raises:
+        SesurgeonError: so it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.distributed.DistError) and not any(words in str(error) for words in _GONE):
+            raise
+        raise SesurgeonError(
+            "Another process of the run has gone.",
+            hint="Did it fail, was it killed, is there too little memory? The run goes on from its newest state.",
+        ) from error
 
 
 @torch.no_grad()
