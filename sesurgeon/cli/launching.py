@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 
 import typer
@@ -58,10 +59,11 @@ def launch(processes: int) -> None:
     try:
         elastic_launch(config, sys.executable)("-m", "sesurgeon", *sys.argv[1:])
     except ChildFailedError as error:
-        _, first = error.get_first_failure()
-        killed = next((failure for failure in error.failures.values() if failure.exitcode < 0), None)
+        failures = sorted(error.failures.values(), key=lambda failure: failure.timestamp)
+        # torch itself ends those that are left by SIGTERM
+        killed = next((one for one in failures if one.exitcode < 0 and one.exitcode != -signal.SIGTERM), None)
         if killed is None:
-            raise typer.Exit(first.exitcode) from error
+            raise typer.Exit(next((one.exitcode for one in failures if one.exitcode > 0), 1)) from error
         raise SesurgeonError(
             f"Process {killed.local_rank} of {processes} was killed by {killed.signal_name()}.",
             hint="Was there too little memory? With --resume the run goes on from its newest state.",
