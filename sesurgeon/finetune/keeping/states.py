@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from sesurgeon.errors import UnreadableFileError
 from sesurgeon.files import atomic_write
 
 FORMAT = 1
+_DAMAGES = (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, pickle.UnpicklingError)
 _KEPT = 2  # the newest, and one more should the disk tear it
 
 
@@ -90,5 +93,5 @@ def _read(path: Path) -> Mapping[str, Any] | None:
                 return None
         content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return content
-    except (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile):
+    except _DAMAGES:
         return None
