@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 import sesurgeon
 from sesurgeon.cli.app import app
+from sesurgeon.errors import UsageError
+from sesurgeon.finetune.keeping.claim import check_unclaimed, claimed
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(sesurgeon.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 
@@ -36,3 +38,22 @@ def test_a_run_that_is_going_on_is_left_alone_and_one_that_was_killed_is_not(wor
         went_on = CliRunner().invoke(app, ["finetune", *data, "--epochs", "1", "--force"])  # its readers may live on
         assert went_on.exit_code == 0, went_on.output
     assert not (workplace / "runs" / "finetune" / "long" / ".lock").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
+def test_a_folder_that_another_run_claims_at_the_last_moment_is_left_alone(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom sesurgeon.finetune.keeping.claim import claimed\n"
+        "with claimed(Path(sys.argv[1])):\n    print('claimed', flush=True)\n    sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    check_unclaimed(tmp_path)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "claimed\n"
+        with pytest.raises(UsageError, match="A run is going on"), claimed(tmp_path):
+            pass
+        assert (tmp_path / ".lock").exists()
+        run.communicate()
+    with claimed(tmp_path):
+        pass

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from sesurgeon.errors import UsageError
+from sesurgeon.errors import OutputError, UsageError
 
 if sys.platform != "win32":
     import fcntl
@@ -25,22 +25,39 @@ def check_unclaimed(folder: Path) -> None:
     """
     with contextlib.suppress(FileNotFoundError), (folder / _FILE).open("rb") as file:
         if not _lock(file, exclusively=False):
-            raise UsageError(
-                f"A run is going on in {folder}.",
-                hint="Wait for it, or stop its processes (SIGTERM lets them write a state); or give another --name.",
-            )
+            raise _going_on(folder)
 
 
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Keep other processes' runs out of ``folder`` for a while; the system ends the claim of one that is killed."""
+    """Keep other processes' runs out of ``folder`` for a while; the system ends the claim of one that is killed.
+
+    Raises:
+        UsageError: another process claimed it since it was looked at.
+        OutputError: the folder cannot be written.
+    """
     path = folder / _FILE
-    with path.open("wb") as file:
-        _lock(file, exclusively=True)
+    try:
+        file = path.open("wb")
+    except OSError as error:
+        raise OutputError(
+            f"The run folder {folder} cannot be written: {error.strerror or error}.",
+            hint="Make it writable, or give another place with --output.",
+        ) from error
+    with file:
+        if not _lock(file, exclusively=True):
+            raise _going_on(folder)
         try:
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _going_on(folder: Path) -> UsageError:
+    return UsageError(
+        f"A run is going on in {folder}.",
+        hint="Wait for it, or stop its processes (SIGTERM lets them write a state); or give another --name.",
+    )
 
 
 def _lock(file: BinaryIO, *, exclusively: bool) -> bool:
