@@ -73,6 +73,7 @@ class FinetuneResult:
         return best_of(self.rows, self.metric)
 
 
+@lost_processes_named()
 def finetune(
     model: nn.Module,
     data: Data | str | os.PathLike[str],
@@ -134,11 +135,11 @@ def finetune(
     check_optimizer(config, accelerator.device)
     folder = _run_folder(resume, config, accelerator)
     held = claimed(folder.path) if accelerator.is_main_process else contextlib.nullcontext()
-    if accelerator.is_main_process:
-        source = {"model": str(provenance_of(model).source), "data": spec, **(settings or {})}
-        folder.write_settings(model, {**source, **config.to_dict()})
     on_progress = tracking(accelerator, folder.path, config.to_dict(), updates, on_progress)
     with held, seeded(config.seed, accelerator.device), stop_request() as stop, _flags_kept(model):
+        if accelerator.is_main_process:
+            source = {"model": str(provenance_of(model).source), "data": spec, **(settings or {})}
+            folder.write_settings(model, {**source, **config.to_dict()})
         prepare_model(model, task)
         place(model, config, accelerator)
         on_progress(RunStarted(folder.path, data, task))
@@ -148,7 +149,6 @@ def finetune(
         )  # fmt: skip
         reseed(config.seed + accelerator.process_index, accelerator.device)
         with contextlib.ExitStack() as at_last:
-            at_last.enter_context(lost_processes_named())
             at_last.enter_context(dead_readers_named())
             at_last.enter_context(_shown_all_the_same(trainer, folder, data))
             at_last.callback(end_readers, *trainer.readers)

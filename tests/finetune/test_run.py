@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from sesurgeon.errors import DataError, OutputError, UsageError
+from sesurgeon.errors import DataError, OutputError, SesurgeonError, UsageError
 from sesurgeon.finetune import (
     EpochFinished,
     EvaluationStep,
@@ -357,3 +358,14 @@ def test_digits_are_learned(tmp_path: Path, make_net: MakeNet, settings: Setting
     result = finetune(model, tmp_path / "digits", settings(epochs=5, lr=0.01, lr_backbone_mult=2.0, batch_size=16))
     assert result.best_row.scores["top1"] > 90
     assert result.rows[0].scores["top1"] < 60
+
+
+def test_a_process_that_went_before_the_run_began_is_told_in_words(
+    augmented: nn.Module, split_folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*args: object, **options: object) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:1")
+
+    monkeypatch.setattr(sys.modules["sesurgeon.finetune.run"], "open_data", gone)
+    with pytest.raises(SesurgeonError, match="Another process of the run has gone"):
+        finetune(augmented, split_folder, settings())
