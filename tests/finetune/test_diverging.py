@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,17 @@ def test_a_loss_that_is_no_number_stops_with_its_step(
     with pytest.raises(DivergedError, match=r"loss is (nan|inf) in epoch [1-3], step \d of 3") as caught:
         finetune(augmented, split_folder, replace(config, opt="sgd", lr=1e30, lr_backbone_mult=1e5, freeze_epochs=0))
     assert "--lr" in (caught.value.hint or "")
+
+
+def test_a_loss_that_is_no_number_in_another_process_is_what_all_tell(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = sys.modules["sesurgeon.finetune.training.loop"]
+    monkeypatch.setattr(loop, "any_of_all", lambda accelerator, flag: True)
+    monkeypatch.setattr(loop, "from_all", lambda accelerator, own: [own, (torch.nan, False)])
+    with pytest.raises(DivergedError, match="loss is nan in epoch 1, step 1 of 3") as caught:
+        finetune(augmented, split_folder, config)
+    assert "look at the data" in (caught.value.hint or "")
 
 
 def test_a_run_that_diverged_has_a_report(augmented: nn.Module, split_folder: Path, config: FinetuneConfig) -> None:

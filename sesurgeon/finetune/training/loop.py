@@ -17,7 +17,7 @@ from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.loader import read
 from sesurgeon.finetune.data.updates import Updates
 from sesurgeon.finetune.events import OnProgress, TrainStep
-from sesurgeon.finetune.training.engine import any_of_all, shared
+from sesurgeon.finetune.training.engine import any_of_all, from_all, shared
 from sesurgeon.finetune.training.objective import Objective
 from sesurgeon.finetune.training.phases import Phase, enter, param_groups, set_train_mode
 from sesurgeon.finetune.training.sync_bn import synced_batch_norm
@@ -195,7 +195,9 @@ def train_epoch(
         if number % look_every == 0 or number == updates.updates:
             loss = tally.look()
             if any_of_all(accelerator, not math.isfinite(loss)):
-                raise _not_finite(loss, updates, number, lr, images, config)
+                seen = from_all(accelerator, (loss, bool(images.isfinite().all())))
+                broken, whole = next(pair for pair in seen if not math.isfinite(pair[0]))
+                raise _not_finite(broken, updates, number, lr, config, whole_images=whole)
             on_progress(TrainStep(updates.epoch, number, updates.updates, loss, lr))
         training.set_rates(finished + number)
         if training.average is not None:
@@ -249,9 +251,9 @@ def _on_device(
 
 
 def _not_finite(
-    loss: float, updates: Updates, number: int, lr: float, images: Tensor, config: FinetuneConfig
+    loss: float, updates: Updates, number: int, lr: float, config: FinetuneConfig, *, whole_images: bool
 ) -> DivergedError:
-    if not bool(images.isfinite().all()):
+    if not whole_images:
         cause = "The images of that step are not finite themselves: look at the data."
     elif config.amp and config.amp_dtype == "float16":
         cause = "Numbers above 65,504 overflow in float16: start a new run with --amp-dtype bfloat16 or a lower --lr."
