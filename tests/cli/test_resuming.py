@@ -215,6 +215,18 @@ def test_an_error_in_several_processes_has_its_exit_code(workplace: Path) -> Non
     assert "Traceback" not in result.stderr
 
 
+def test_one_process_in_place_of_several_is_refused(workplace: Path) -> None:
+    launcher = ("-m", "accelerate.commands.launch", "--cpu", "-m", "--num_machines", "1", "--mixed_precision", "no")
+    command = ("sesurgeon", "finetune", "net.se.pt", *SHORT)
+    result = subprocess.run(
+        [sys.executable, *launcher, "--num_processes", "2", "--dynamo_backend", "no", *command],
+        capture_output=True, text=True, env=ENVIRONMENT, timeout=300, check=False,
+    )  # fmt: skip
+    assert result.returncode != 0
+    assert "accelerate launch --cpu was asked for several processes and started one." in result.stderr
+    assert not (workplace / "runs").exists()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM")
 def test_sigterm_to_the_whole_group_lets_the_readers_finish_the_step(workplace: Path) -> None:
     arguments = ("net.se.pt", "--data", "data", "-j", "1", "--device", "cpu", "--log-with", "none")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,7 @@ Value = TypeVar("Value")
 
 _PATIENCE = timedelta(days=1)  # the others wait while the main process decodes each image on trial
 _PRECISIONS = {"bfloat16": "bf16", "float16": "fp16"}
+_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # of a group, as launchers tell it
 _GONE = ("Connection closed by peer", "Connection reset by peer")  # gloo's words
 
 
@@ -32,11 +34,13 @@ def make_accelerator(config: FinetuneConfig, trackers: tuple[str, ...] = ()) -> 
         trackers: that get its numbers.
 
     Raises:
-        UsageError: the device is not there, or cannot compute in that precision.
+        UsageError: the device is not there, or cannot compute in that precision; or fewer processes were started
+            than were asked for.
     """
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
 
+    _check_launched(os.environ)
     device = find_device(config.device)
     if config.amp and config.amp_dtype == "float16" and device.type == "cpu":
         raise UsageError(
@@ -52,6 +56,16 @@ def make_accelerator(config: FinetuneConfig, trackers: tuple[str, ...] = ()) -> 
         project_dir=config.output,  # until the run has a folder
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
+
+
+def _check_launched(environment: Mapping[str, str]) -> None:
+    """``accelerate launch --cpu`` without MPI starts one process, whatever ``--num_processes`` says, and is silent."""
+    several = environment.get("ACCELERATE_USE_CPU") == "True" and "MASTER_PORT" in environment
+    if several and not any(name in environment for name in _SIZES):
+        raise UsageError(
+            "accelerate launch --cpu was asked for several processes and started one.",
+            hint="Start the command itself with --num-processes, or with torchrun --nproc-per-node.",
+        )
 
 
 def shared(model: nn.Module, accelerator: Accelerator, *, compiled: bool = False) -> nn.Module:
