@@ -56,7 +56,9 @@ def gain(before: EpochRow, after: EpochRow, metric: str) -> str:
     if metric == "loss":
         return f"The validation loss fell by {-change:.4f}"
     label = score_label(metric)
-    return f"{label[0].upper()}{label[1:]} rose by {change:.2f} points"
+    # not of mAP
+    begun = label if label[1:2].isupper() else f"{label[0].upper()}{label[1:]}"
+    return f"{begun} rose by {change:.2f} points"
 
 
 def score_table(found: Measured) -> Table:

@@ -61,6 +61,7 @@ def test_a_network_is_trained_and_measured_without_being_told_again(labelled: Pa
     assert "with 2 outputs gives way to a new one for 3 classes" in result.stderr
     before, first, second = (line for line in result.stderr.splitlines() if "val loss" in line)
     assert all(" mAP " in line and "top-1" not in line for line in (before, first, second))
+    assert "MAP" not in result.stdout.replace("mAP", "")
     header = next(line for line in result.stdout.splitlines() if "kept as" in line)
     assert [cell.strip() for cell in header.split("┃")[2:-2]] == ["epoch", "val loss", "mAP", "F1"]
     measured = run("evaluate", "--data", "labels.tsv", *PLAIN, "--json")

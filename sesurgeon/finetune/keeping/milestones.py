@@ -28,6 +28,11 @@ class Milestone:
     evaluation: Measured
 
 
+def score_labels(found: Measured) -> Mapping[str, str]:
+    """What the scores of an evaluation are called: of three classes, top-5 is top-3."""
+    return {**SCORES, "top5": f"top-{found.k}"} if isinstance(found, Evaluation) else SCORES
+
+
 def milestone_lines(milestones: Sequence[Milestone]) -> list[str]:
     """A table of what each scored, and what the difference between the first and the last is worth."""
     first, last = milestones[0], milestones[-1]
@@ -42,7 +47,7 @@ def milestone_lines(milestones: Sequence[Milestone]) -> list[str]:
 def _scores(milestones: Sequence[Milestone]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     last = milestones[-1].evaluation
     names = [name for name in SCORES if name in last.scores()]
-    labels = {**SCORES, "top5": f"top-{last.k}"} if isinstance(last, Evaluation) else SCORES
+    labels = score_labels(last)
     lines = []
     for milestone in milestones:
         found, scores = milestone.evaluation, milestone.evaluation.scores()

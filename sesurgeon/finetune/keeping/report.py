@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,7 +12,7 @@ from sesurgeon.errors import UsageError
 from sesurgeon.files import atomic_write
 from sesurgeon.finetune.keeping.classes import class_lines, confusion_lines
 from sesurgeon.finetune.keeping.markdown import escaped, number, per_cent, table
-from sesurgeon.finetune.keeping.milestones import SCORES, Milestone, milestone_lines
+from sesurgeon.finetune.keeping.milestones import SCORES, Milestone, milestone_lines, score_labels
 from sesurgeon.finetune.keeping.records import EpochRow, best_of
 from sesurgeon.finetune.scoring.gatewatch import GateMovement
 
@@ -57,7 +57,7 @@ def write_report(
         _gates(gates),
         class_lines(milestones[0].evaluation, milestones[-1].evaluation),
         confusion_lines(milestones[-1].evaluation),
-        _epochs(rows, metric),
+        _epochs(rows, metric, score_labels(milestones[-1].evaluation)),
     ]
     with atomic_write(path) as temporary:
         text = "\n\n".join("\n".join(lines) for lines in sections if lines)
@@ -101,7 +101,7 @@ def _gates(gates: Sequence[GateMovement]) -> list[str]:
     ]
 
 
-def _epochs(rows: tuple[EpochRow, ...], metric: str) -> list[str]:
+def _epochs(rows: tuple[EpochRow, ...], metric: str, labels: Mapping[str, str]) -> list[str]:
     if not rows:
         return []
     best = best_of(rows, metric)
@@ -117,5 +117,5 @@ def _epochs(rows: tuple[EpochRow, ...], metric: str) -> list[str]:
         )  # fmt: skip
         lines.append(tuple(f"**{cell}**" if row is best and cell else cell for cell in cells))
     left_out = "" if len(shown) == len(rows) else " Not all are shown; `summary.csv` has them."
-    header = ("epoch", "phase", "training loss", "loss", *(SCORES[score] for score in scores), "learning rate")
+    header = ("epoch", "phase", "training loss", "loss", *(labels[score] for score in scores), "learning rate")
     return ["## Epochs", "", f"The best one is bold.{left_out}", "", *table(header, lines, text=2)]
