@@ -32,6 +32,10 @@ def test_a_run_that_is_going_on_is_left_alone_and_one_that_was_killed_is_not(wor
             refused = CliRunner().invoke(app, ["finetune", *other])
             assert refused.exit_code == 2, refused.output
             assert "A run is going on in runs/finetune/long." in refused.stderr
+        several = [*command[:4], "--resume", "--name", "long", "--num-processes", "2"]
+        refused_all = subprocess.run(several, capture_output=True, text=True, env=ENVIRONMENT, timeout=120, check=False)
+        assert refused_all.returncode == 2, refused_all.stderr
+        assert "was killed" not in refused_all.stderr
         assert run.poll() is None
         run.send_signal(signal.SIGKILL)
         run.wait()

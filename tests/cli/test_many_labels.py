@@ -11,7 +11,8 @@ from typer.testing import CliRunner, Result
 
 import sesurgeon
 from sesurgeon.cli.app import app
-from sesurgeon.finetune import MultiLabelEvaluation
+from sesurgeon.cli.scoring import gain
+from sesurgeon.finetune import EpochRow, MultiLabelEvaluation
 from sesurgeon.models import Preprocessing, attach_provenance, provenance_of
 from sesurgeon.models.provenance import Provenance
 
@@ -53,6 +54,14 @@ def biased(labelled: Path) -> Path:
     return labelled
 
 
+def test_the_outcome_calls_map_by_its_name() -> None:
+    before, after = (
+        EpochRow(epoch, "all", 0.5, {"loss": 0.5, "map": 50.0 + epoch, "f1": 0.0}, 1e-3) for epoch in (0, 9)
+    )
+    assert gain(before, after, "map") == "mAP rose by 9.00 points"
+    assert gain(before, after, "f1") == "F1 rose by 0.00 points"
+
+
 def test_a_network_is_trained_and_measured_without_being_told_again(labelled: Path) -> None:
     result = run(
         "finetune", "net.se.pt", "--data", "labels.tsv", "--multi-label", "--epochs", "2", "--log-with", "none", *PLAIN
@@ -61,7 +70,6 @@ def test_a_network_is_trained_and_measured_without_being_told_again(labelled: Pa
     assert "with 2 outputs gives way to a new one for 3 classes" in result.stderr
     before, first, second = (line for line in result.stderr.splitlines() if "val loss" in line)
     assert all(" mAP " in line and "top-1" not in line for line in (before, first, second))
-    assert "MAP" not in result.stdout.replace("mAP", "")
     header = next(line for line in result.stdout.splitlines() if "kept as" in line)
     assert [cell.strip() for cell in header.split("┃")[2:-2]] == ["epoch", "val loss", "mAP", "F1"]
     measured = run("evaluate", "--data", "labels.tsv", *PLAIN, "--json")
