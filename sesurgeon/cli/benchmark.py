@@ -43,6 +43,10 @@ Versus = Annotated[
     str | None,
     typer.Option("--vs", metavar="OTHER", help="Compare with this; by default with MODEL without its blocks."),
 ]
+VersusArch = Annotated[
+    str | None,
+    typer.Option("--vs-arch", help="The architecture of OTHER, where it is a state dict.", show_default=False),
+]
 Batch = Annotated[
     list[int] | None, typer.Option("--batch-size", "-b", min=1, help="Images; may be repeated. By default 1 and 8.")
 ]
@@ -69,6 +73,7 @@ Placements = Annotated[
 def benchmark(
     model: Model,
     versus: Versus = None,
+    versus_arch: VersusArch = None,
     batch_size: Batch = None,
     runtime: Runtimes = None,
     threads: Threads = None,
@@ -91,6 +96,8 @@ def benchmark(
     onnxruntime as `export` writes them. The share of each block in a pass is shown, too.
     """
     with reporting(json=json, quiet=quiet, debug=debug) as out:
+        if versus_arch is not None and versus is None:
+            raise UsageError("--vs-arch is the architecture of what --vs names.", hint="Give --vs, too.")
         if placements is not None:
             check_writable(placements, force=force)
             if versus is not None:
@@ -107,8 +114,8 @@ def benchmark(
                     f"There are no inserted blocks in {model}.",
                     hint="Name another network with --vs, or time where blocks could go with --placements.",
                 )
-            plain: dict[str, Any] = {"arch": None, "model_kwargs": None, "num_classes": None}
-            other = remove_se(loaded) if versus is None else load_model(versus, **plain, **reading)
+            others: dict[str, Any] = {"arch": versus_arch, "model_kwargs": None, "num_classes": None}
+            other = remove_se(loaded) if versus is None else load_model(versus, **others, **reading)
             given = parse_inputs(input_shape, loaded)
             inputs = example_inputs(loaded) if given is None else given
         batches = tuple(batch_size or _DEFAULT_BATCHES)
@@ -122,14 +129,21 @@ def benchmark(
                 data = {"model": model, "threads": used, "placements": costs, "picture": placements}
                 out.result(Group(Text(title, style="bold"), placement_table(costs)), data)
                 return
-            ratios = timed(out, other, loaded, inputs, repeats=repeats, batches=batches, runtimes=asked)
+            names = ("without blocks", "with blocks") if versus is None else (versus, model)
+            options: dict[str, Any] = {"repeats": repeats, "batches": batches, "runtimes": asked, "names": names}
+            ratios = timed(out, other, loaded, inputs, **options)
             with out.working("Looking at memory and at each block"):
                 from sesurgeon.export import block_shares, measure_memory
 
                 memory = measure_memory(other, loaded, inputs, batch=max(batches), runtimes=asked)
                 shares = block_shares(loaded, inputs, repeats=repeats)
         compared = f"{model} against {versus or 'itself without its blocks'}, {used} CPU threads"
-        body = [Text(compared, style="bold"), latency_table(ratios), memory_table(memory), *_shares_lines(shares)]
+        body = [
+            Text(compared, style="bold"),
+            latency_table(ratios, names),
+            memory_table(memory, names),
+            *_shares_lines(shares),
+        ]
         told = {"latency": ratios, "memory": memory, "blocks": shares}
         out.result(Group(*body), {"model": model, "vs": versus, "threads": used} | told)
 

@@ -79,11 +79,11 @@ def pass_times(base: nn.Module, other: nn.Module, images: Tensor) -> tuple[float
     return found.base_ms, found.augmented_ms
 
 
-def latency_table(ratios: Sequence[LatencyRatio]) -> Table:
+def latency_table(ratios: Sequence[LatencyRatio], names: tuple[str, str] = ("before", "after")) -> Table:
     """A row for each runtime and batch size; half of the ratios of single pairs lie in the spread."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("time on this machine")
-    for column in ("batch", "before", "after", "ratio", "spread"):
+    for column in ("batch", *names, "ratio", "spread"):
         table.add_column(column, justify="right")
     for measured in ratios:
         if measured.failure is not None:
@@ -101,11 +101,11 @@ def latency_table(ratios: Sequence[LatencyRatio]) -> Table:
     return table
 
 
-def memory_table(memory: Sequence[MemoryRatio]) -> Table:
+def memory_table(memory: Sequence[MemoryRatio], names: tuple[str, str] = ("before", "after")) -> Table:
     """A row for a pass, and one for a step of training."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("\npeak memory of tensors")
-    for column in ("batch", "before", "after", "ratio"):
+    for column in ("batch", *names, "ratio"):
         table.add_column(f"\n{column}", justify="right")
     for one in memory:
         sizes = (filesize.decimal(one.base_bytes), filesize.decimal(one.augmented_bytes))

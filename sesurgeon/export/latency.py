@@ -31,7 +31,7 @@ Progress = Callable[[str, int, int], None]
 Runner = Callable[[tuple[Any, ...]], object]
 
 _WARM_UP = 3  # pairs: in the first runs kernels are chosen and memory is reserved
-_WITHOUT, _WITH = "Without blocks", "With blocks"
+_NAMES = ("Without blocks", "With blocks")
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def measure_latency(
     batches: Sequence[int] | None = None,
     repeats: int = 20,
     runtimes: Sequence[Runtime] = ("torch", "onnxruntime"),
+    names: tuple[str, str] = _NAMES,
     progress: Progress | None = None,
 ) -> list[LatencyRatio]:
     """Time both networks, in eval mode but for training.
@@ -80,6 +81,7 @@ def measure_latency(
         batches: sizes; images are repeated where there are fewer. By default 1 and that of ``images``.
         repeats: pairs that are timed, at least 2.
         runtimes: which, in this order.
+        names: of the two, for words about a failure.
         progress: called after each pair with a title, the number of pairs done, and that of all pairs.
 
     Returns:
@@ -96,7 +98,9 @@ def measure_latency(
         return [
             measured
             for runtime in runtimes
-            for measured in _in_runtime(runtime, base, augmented, arguments, sizes, repeats, progress or _tell_nobody)
+            for measured in _in_runtime(
+                runtime, (base, augmented), names, arguments, sizes, repeats, progress or _tell_nobody
+            )
         ]
     finally:
         restore_random_states(states)
@@ -108,6 +112,7 @@ def time_pairs(
     arguments: tuple[Any, ...],
     repeats: int,
     *,
+    names: tuple[str, str] = _NAMES,
     after_each: Callable[[int, int], None],
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[tuple[float, float]]:
@@ -116,13 +121,13 @@ def time_pairs(
     Raises:
         UntraceableError: one of them raises.
     """
-    runs = {_WITHOUT: base, _WITH: augmented}
+    runs = (base, augmented)
     pairs = []
     for turn in range(-_WARM_UP, repeats):
-        order = list(runs) if turn % 2 == 0 else list(reversed(runs))
-        seconds = {name: _seconds(name, runs[name], arguments, clock) for name in order}
+        order = (0, 1) if turn % 2 == 0 else (1, 0)
+        seconds = {one: _seconds(names[one], runs[one], arguments, clock) for one in order}
         if turn >= 0:
-            pairs.append((seconds[_WITHOUT], seconds[_WITH]))
+            pairs.append((seconds[0], seconds[1]))
             after_each(len(pairs), repeats)
     return pairs
 
@@ -147,8 +152,8 @@ def _check(repeats: int, runtimes: Sequence[str], sizes: Sequence[int]) -> None:
 
 def _in_runtime(
     runtime: Runtime,
-    base: nn.Module,
-    augmented: nn.Module,
+    networks: tuple[nn.Module, nn.Module],
+    names: tuple[str, str],
     arguments: tuple[Any, ...],
     sizes: Sequence[int],
     repeats: int,
@@ -157,19 +162,18 @@ def _in_runtime(
     opener = _OPENERS[runtime]
     with contextlib.ExitStack() as stack:
         try:
-            with _blaming(_WITHOUT):
-                run_base = stack.enter_context(opener(base, arguments))
-            with _blaming(_WITH):
-                run_augmented = stack.enter_context(opener(augmented, arguments))
+            with _blaming(names[0]):
+                run_base = stack.enter_context(opener(networks[0], arguments))
+            with _blaming(names[1]):
+                run_augmented = stack.enter_context(opener(networks[1], arguments))
         except UntraceableError as error:
             return [LatencyRatio(runtime, size, failure=error.message) for size in sizes]
         measured = []
         for size in sizes:
             after_each = partial(progress, f"{runtime}, batch {size}")
             try:
-                pairs = time_pairs(
-                    run_base, run_augmented, with_images(arguments, size), repeats, after_each=after_each
-                )
+                given = with_images(arguments, size)
+                pairs = time_pairs(run_base, run_augmented, given, repeats, names=names, after_each=after_each)
             except UntraceableError as error:
                 measured.append(LatencyRatio(runtime, size, failure=error.message))
             else:
@@ -210,15 +214,26 @@ def opened(runtime: Runtime, model: nn.Module, arguments: tuple[Any, ...]) -> co
     return _OPENERS[runtime](model, arguments)
 
 
+def clock_of(model: nn.Module) -> Callable[[], float]:
+    """Seconds, read when the device of ``model`` has done what it was told to."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+    def clock() -> float:
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+        return time.perf_counter()
+
+    return clock
+
+
 @contextlib.contextmanager
 def in_torch(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Runner]:
     """A call of ``model`` in eval mode, without gradients, that has ended when it returns."""
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    until_done = clock_of(model)
 
     def run(given: tuple[Any, ...]) -> None:
         model(*given)
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
+        until_done()
 
     with isolated(model, training=False):
         yield run
@@ -235,7 +250,7 @@ def _compiled(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Runner]:
 def _in_training(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Runner]:
     trained = copy.deepcopy(model).train().requires_grad_()
     optimizer = torch.optim.SGD(trained.parameters(), lr=1e-6, momentum=0.9)
-    device = next((parameter.device for parameter in trained.parameters()), torch.device("cpu"))
+    until_done = clock_of(trained)
 
     def run(given: tuple[Any, ...]) -> None:
         outputs = [leaf for leaf in tree_leaves(trained(*given)) if isinstance(leaf, Tensor) and leaf.requires_grad]
@@ -243,8 +258,7 @@ def _in_training(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Runne
         torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
+        until_done()
 
     with torch.enable_grad():
         yield run

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import Any
 
-import torch
 from torch import nn
 
-from sesurgeon.export.latency import Runner, in_torch
+from sesurgeon.export.latency import Runner, clock_of, in_torch
 from sesurgeon.models import fresh
 from sesurgeon.surgery import blocks_of
 
@@ -42,14 +41,15 @@ def block_shares(model: nn.Module, arguments: tuple[Any, ...], *, repeats: int =
         repeats: passes that are timed.
     """
     blocks = blocks_of(model)
+    clock = clock_of(model)
     seconds: dict[str, list[float]] = {path: [] for path in blocks}
     began: dict[str, float] = {}
 
     def start(path: str, *_: object) -> None:
-        began[path] = _now()
+        began[path] = clock()
 
     def stop(path: str, *_: object) -> None:
-        seconds[path].append(_now() - began[path])
+        seconds[path].append(clock() - began[path])
 
     handles = []
     for path, block in blocks.items():
@@ -57,7 +57,7 @@ def block_shares(model: nn.Module, arguments: tuple[Any, ...], *, repeats: int =
         handles.append(block.register_forward_hook(partial(stop, path)))
     try:
         with in_torch(model, arguments) as run:
-            whole = [_timed(run, arguments) for _ in range(_WARM_UP + repeats)]
+            whole = [_timed(run, arguments, clock) for _ in range(_WARM_UP + repeats)]
     finally:
         for handle in handles:
             handle.remove()
@@ -66,14 +66,8 @@ def block_shares(model: nn.Module, arguments: tuple[Any, ...], *, repeats: int =
     return [BlockShare(path, 1000 * one, one / total) for path, one in medians.items()]
 
 
-def _timed(run: Runner, arguments: tuple[Any, ...]) -> float:
+def _timed(run: Runner, arguments: tuple[Any, ...], clock: Callable[[], float]) -> float:
     given = fresh(arguments)
-    began = _now()
+    began = clock()
     run(given)
-    return _now() - began
-
-
-def _now() -> float:
-    if torch.accelerator.is_available():
-        torch.accelerator.synchronize()
-    return time.perf_counter()
+    return clock() - began

@@ -55,6 +55,24 @@ def test_against_another_network() -> None:
     assert "net.se.pt against inner.se.pt" in result.stdout
     assert "its 2 blocks take" in result.stdout
     assert "onnxruntime" not in result.stdout
+    header = next(line for line in result.stdout.splitlines() if line.startswith("time on this machine"))
+    assert header.split()[4:7] == ["batch", "inner.se.pt", "net.se.pt"]
+
+
+def test_against_a_state_dict_and_who_could_not_run(folder: Path) -> None:
+    net = sesurgeon.load("timm:test_resnet", num_classes=3)
+    sesurgeon.save(sesurgeon.add_se(net, torch.randn(2, 3, 32, 32)), folder / "augmented.pt")
+    torch.save(net.state_dict(), folder / "plain.pth")
+    words = ("augmented.pt", "--vs", "plain.pth", "--runtime", "training", "-b", "1", "--repeats", "2", "--json")
+    result = CliRunner().invoke(
+        app, ["benchmark", *words, "--vs-arch", "timm:test_resnet", "--input-shape", "1,3,32,32"]
+    )
+    assert result.exit_code == 0, result.stderr
+    (timed,) = json.loads(result.stdout)["latency"]
+    assert timed["failure"].startswith("augmented.pt: "), timed  # BatchNorm wants two values
+    alone = benchmark("net.se.pt", "--vs-arch", "timm:test_resnet")
+    assert alone.exit_code == 2
+    assert "Give --vs" in alone.stderr
 
 
 def test_placements_are_timed_and_drawn(folder: Path) -> None:
