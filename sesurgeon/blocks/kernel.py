@@ -42,7 +42,7 @@ def scaled_by_mean(x: Tensor, layout: Layout, factors: Factors, parameters: Iter
 
 
 class _ScaleByMean(torch.autograd.Function):
-    """The graph from tensor to factors is small, and is kept as autograd makes it; the way back stops at the mean.
+    """The graph from means to factors is small, and is kept as autograd makes it, as checkpointing does.
 
     It hangs on a saved tensor, so that autograd frees it as soon as the way back has passed here. As attributes of
     ``ctx``, mean and factors of all blocks would stay until the whole network's backward pass is over.
@@ -50,8 +50,9 @@ class _ScaleByMean(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layout: Layout, factors: Factors, *parameters: Tensor) -> Tensor:
+        mean = layout.squeezed(x)
         with torch.enable_grad():
-            mean = layout.squeezed(x)
+            mean = mean.detach().requires_grad_()
             scale = layout.restored(factors(mean))
         ctx.save_for_backward(x, mean, scale, *parameters)
         ctx.layout, ctx.factors = layout, factors
