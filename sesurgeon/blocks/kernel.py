@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sesurgeon.blocks.eager import is_plain_training
 from sesurgeon.blocks.layout import Layout
@@ -24,7 +24,8 @@ Factors = Callable[[Tensor], Tensor]
 def scaled_by_mean(x: Tensor, layout: Layout, factors: Factors, parameters: Iterable[Tensor]) -> Tensor:
     """``x * factors(mean of x over its places)``: the very bits of the plain operations, with a faster backward pass.
 
-    The plain operations are taken wherever it is not :func:`is_plain_training`.
+    The plain operations are taken wherever it is not :func:`is_plain_training`, and where others stand in for the
+    parameters (``torch.func.functional_call``, ``DataParallel``): they may be gone when one goes back.
 
     Args:
         x: of ``layout``, with or without a batch.
@@ -32,14 +33,20 @@ def scaled_by_mean(x: Tensor, layout: Layout, factors: Factors, parameters: Iter
         factors: a function of the means and of ``parameters``, of nothing else that could need gradients.
         parameters: that ``factors`` reads.
     """
-    if not is_plain_training(x) or x.numel() == 0:
+    read = tuple(parameters)
+    own = len(read) > 0 and all(isinstance(one, nn.Parameter) for one in read)
+    if not (own and is_plain_training(x) and x.numel() > 0):
         return x * layout.restored(factors(layout.squeezed(x)))
-    scaled: Tensor = _ScaleByMean.apply(x, layout, factors, *parameters)
+    scaled: Tensor = _ScaleByMean.apply(x, layout, factors, *read)
     return scaled
 
 
 class _ScaleByMean(torch.autograd.Function):
-    """The graph from means to factors is small, and is kept as autograd makes it, as checkpointing does."""
+    """The graph from means to factors is small, and is kept as autograd makes it, as checkpointing does.
+
+    It hangs on a saved tensor, so that autograd frees it as soon as the way back has passed here. As attributes of
+    ``ctx``, mean and factors of all blocks would stay until the whole network's backward pass is over.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layout: Layout, factors: Factors, *parameters: Tensor) -> Tensor:
@@ -47,22 +54,22 @@ class _ScaleByMean(torch.autograd.Function):
         with torch.enable_grad():
             mean = mean.detach().requires_grad_()
             scale = layout.restored(factors(mean))
-        ctx.save_for_backward(x, *parameters)
-        ctx.layout, ctx.factors, ctx.mean, ctx.scale = layout, factors, mean, scale
+        ctx.save_for_backward(x, mean, scale, *parameters)
+        ctx.layout, ctx.factors = layout, factors
         return torch.mul(x, scale.detach(), out=fresh_like(x, torch.result_type(x, scale)))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, *parameters = ctx.saved_tensors
+        x, mean, scale, *parameters = ctx.saved_tensors
         layout: Layout = ctx.layout
         needed = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3:])
         if torch.is_grad_enabled():  # it will be differentiated once more
+            # by a graph of its own: going back through it frees what it kept, and this function may be called again
             scaled = x * layout.restored(ctx.factors(layout.squeezed(x)))
             of_x, *of_parameters = _gradients(scaled, (x, *parameters), needed, grad, create_graph=True)
             return of_x, None, None, *of_parameters
-        scale: Tensor = ctx.scale
         of_scale = _sum_of_products(grad, x.to(grad.dtype), layout).to(scale.dtype)
-        of_mean, *of_parameters = _gradients(scale, (ctx.mean, *parameters), needed, of_scale)
+        of_mean, *of_parameters = _gradients(scale, (mean, *parameters), needed, of_scale)
         if not needed[0]:
             return None, None, None, *of_parameters
         fixed = scale.detach().to(grad.dtype)

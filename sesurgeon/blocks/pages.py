@@ -12,15 +12,16 @@ from torch import Tensor
 
 _HUGE_PAGES = 14  # MADV_HUGEPAGE of Linux's madvise
 _PAGE = 4096  # bytes; where pages are larger, an address that is no multiple of them is refused, and nothing happens
-_LARGE = 2**22  # bytes: two huge pages
+_LARGE = 2**25  # bytes: glibc's largest DEFAULT_MMAP_THRESHOLD; what is smaller is memory that was used before
 
 
 def fresh_like(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """As ``torch.empty_like``; memory that the system has yet to give comes in huge pages, where it knows them.
+    """As ``torch.empty_like``; for a large tensor the system is asked for huge pages, where it knows them.
 
-    In small ones, writing a large tensor for the first time takes three times as long as writing it again: page by
-    page the system interrupts, finds one and clears it. ``THP_MEM_ALLOC_ENABLE=1`` makes torch ask for huge pages
-    itself, for all its tensors.
+    The system gives new memory for each large tensor. In small pages, writing it takes three times as long as writing
+    it again: page by page the system interrupts, finds one and clears it. Smaller tensors mostly lie where others were
+    before them, and there huge pages cost more than they save: 3 % of a training step of SE-ResNet-50
+    (benchmarks/step.py). ``THP_MEM_ALLOC_ENABLE=1`` makes torch ask for huge pages itself, for all its tensors.
     """
     fresh = torch.empty_like(x, dtype=dtype)
     size = fresh.numel() * fresh.element_size()
