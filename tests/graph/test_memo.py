@@ -32,13 +32,31 @@ class Counting:
 def test_the_same_bits_are_computed_once_and_given_as_copies() -> None:
     run, conv = Counting(), nn.Conv2d(3, 4, 3)
     memo = LayerMemo(run)
-    x = X.clone()
-    expected = memo(conv, x).clone()
-    x.zero_()  # what was kept is no longer the caller's
+    expected = memo(conv, X)
     memo(conv, X.clone()).zero_()
     again = memo(conv, X.clone())
     assert torch.equal(again, expected)
     assert run.calls == [conv]
+
+
+@pytest.mark.parametrize("written", ["input", "output"])
+def test_what_was_written_into_since_is_computed_again(written: str) -> None:
+    run, conv = Counting(), nn.Conv2d(3, 4, 3)
+    memo = LayerMemo(run)
+    x = X.clone()
+    output = memo(conv, x)
+    expected = output.clone()
+    (x if written == "input" else output).detach()[0].zero_()  # through a view
+    assert torch.equal(memo(conv, X.clone()), expected)
+    assert run.calls == [conv, conv]
+
+
+def test_tensors_that_do_not_count_what_is_written_into_them_are_not_kept() -> None:
+    run, conv = Counting(), nn.Conv2d(3, 4, 3)
+    memo = LayerMemo(run)
+    with torch.inference_mode():
+        assert torch.equal(memo(conv, X.clone()), memo(conv, X.clone()))
+    assert run.calls == [conv, conv]
 
 
 def test_anything_else_is_computed() -> None:
