@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sesurgeon.cli.memory import give_back_freed_memory
+from sesurgeon.cli.memory import spare_memory_for
 from sesurgeon.cli.options import parse_kwargs
 from sesurgeon.errors import UsageError
 
@@ -42,7 +42,9 @@ def load_model(
             f"--model-kwargs are arguments of an architecture; {model} is a file.",
             hint="Name the architecture of its weights with --arch.",
         )
-    loaded = load(
+    if mapped:
+        spare_memory_for(model)
+    return load(
         model if source is None else replace(source, kwargs=kwargs),
         arch=None if arch is None else Source.parse(arch, kwargs),
         num_classes=num_classes,
@@ -50,8 +52,6 @@ def load_model(
         trust_pickle=trust_pickle,
         mapped=mapped,
     )
-    give_back_freed_memory()  # of the weights that the architecture was built with
-    return loaded
 
 
 def load_model_or_onnx(model: str, **reading: Any) -> nn.Module:

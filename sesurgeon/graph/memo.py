@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 _PURE = frozenset(
     [nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear]
 )
-_LIMIT = 256 * 2**20  # bytes; what was longest ago is forgotten first
+_LIMIT = 64 * 2**20  # bytes; what comes first is kept, because it is asked for again in the same order
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class LayerMemo:
 
     def __init__(self, run: Callable[..., Any]) -> None:
         self._run = run
-        self._known: OrderedDict[nn.Module, list[tuple[Any, _Kept, _Kept]]] = OrderedDict()
+        self._known: dict[nn.Module, list[tuple[Any, _Kept, _Kept]]] = {}
         self._size = 0
 
     def __call__(self, module: nn.Module, x: Tensor) -> Any:
@@ -58,11 +57,10 @@ class LayerMemo:
         return output
 
     def _keep(self, module: nn.Module, setting: Any, x: _Kept, output: _Kept) -> None:
-        self._known.setdefault(module, []).append((setting, x, output))
-        self._size += x.tensor.nbytes + output.tensor.nbytes
-        while self._size > _LIMIT:
-            for _, *forgotten in self._known.popitem(last=False)[1]:
-                self._size -= sum(kept.tensor.nbytes for kept in forgotten)
+        size = x.tensor.nbytes + output.tensor.nbytes
+        if self._size + size <= _LIMIT:
+            self._known.setdefault(module, []).append((setting, x, output))
+            self._size += size
 
     def forget(self) -> None:
         """Give the memory back."""

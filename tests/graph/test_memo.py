@@ -71,16 +71,17 @@ def test_anything_else_is_computed() -> None:
     assert len(run.calls) == len(asked) + 1
 
 
-def test_what_was_longest_ago_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_comes_first_is_kept_until_all_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     run, first, second = Counting(), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
     monkeypatch.setattr(under_test, "_LIMIT", 2 * X.nbytes)
     memo = LayerMemo(run)
     for module in (first, second, second, first):
         memo(module, X)
-    assert run.calls == [first, second, first]
+    assert run.calls == [first, second, second]
     memo.forget()
-    memo(first, X)
-    assert run.calls == [first, second, first, first]
+    memo(second, X)
+    memo(second, X)
+    assert run.calls == [first, second, second, second]
 
 
 class Own(nn.Conv2d):
