@@ -104,8 +104,11 @@ def _faithful(places: list[Place], run: Passes, wanted: Wanted) -> tuple[list[Pl
         owners = {place.site.owner for place in places if place.needs_graph and place.site.id in ids} - checked
         if not owners:
             return places, wrong
-        for training, inputs in ((False, run.inputs), (True, run.train_inputs)):
-            wrong |= unfaithful({training: run.graphs[training]}, inputs, owners)
+        wrong |= unfaithful({False: run.graphs[False]}, run.inputs, owners)
+        in_eval, in_train = (run.graphs[training].graphs for training in (False, True))
+        # one graph for both modes is one that nothing tells in which it runs: it need not be right twice
+        if two := {path for path in owners if in_eval[path] is not in_train[path]}:
+            wrong |= unfaithful({True: run.graphs[True]}, run.train_inputs, two)
         checked |= owners
         places = [place for place in places if not (place.needs_graph and place.site.owner in wrong)]
 

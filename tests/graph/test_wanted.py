@@ -1,4 +1,4 @@
-"""Only graphs that somebody wants to change are compared with their modules."""
+"""Only graphs that somebody wants to change are compared with their modules, and one for both modes once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torchvision.models.resnet import BasicBlock
 
 from sesurgeon.blocks import BlockConfig
 from sesurgeon.graph import Site, survey
@@ -37,6 +38,7 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> Checks:
 
 
 def network() -> nn.Sequential:
+    """Of blocks that read in which mode they are, and so have two graphs."""
     return nn.Sequential(*(ResidualBlock(3) for _ in range(3)))
 
 
@@ -48,6 +50,12 @@ def test_all_are_by_default(checks: Checks) -> None:
     owners = {site.owner for site in survey(network(), X).sites}
     assert owners >= {"0", "1", "2"}
     assert checks.seen == [([False], sorted(owners)), ([True], sorted(owners))]
+
+
+def test_a_graph_that_is_one_for_both_modes_is_checked_in_eval_mode(checks: Checks) -> None:
+    found = survey(nn.Sequential(BasicBlock(3, 3)), X, wanted=last_residual)
+    assert checks.seen == [([False], ["0"])]
+    assert found.graphs[True].graphs["0"] is found.graphs[False].graphs["0"]
 
 
 def test_what_is_not_wanted_is_no_reason_for_a_pass(checks: Checks) -> None:
