@@ -135,8 +135,9 @@ def large() -> str:
     above = peak([*SESURGEON, *command]) - peak([sys.executable, "-c", IMPORTS])
     size = path.stat().st_size
     return (
-        f"`sesurgeon {' '.join(command)}` on a file of {size / 1e9:.2f} GB takes {above / 1e9:.2f} GB at its peak\n"
-        f"above its imports, {above / size:.2f} of the file."
+        f"    sesurgeon {' '.join(command)}\n\n"
+        f"on a file of {size / 1e9:.2f} GB takes {above / 1e9:.2f} GB at its peak above its imports, "
+        f"{above / size:.2f} of the file."
     )
 
 
@@ -153,7 +154,7 @@ def page(options: argparse.Namespace, rows: Sequence[str], memory: str) -> str:
 
 Medians of {options.rounds} rounds ({2 * options.rounds} of the first), the median ratio, and from the least to the
 most; torch {torch.__version__}, Python {sys.version.split()[0]}. The command looks for cyclic garbage seldom and keeps
-freed memory (cli/memory.py); the script beside it has Python's and the C library's own settings.
+freed memory, but for large files (cli/memory.py); the script beside it has Python's and the C library's own settings.
 
 | what | beside | | | ratio |
 | --- | --- | ---: | ---: | ---: |
