@@ -104,10 +104,12 @@ def add_se(
             )
             inputs = parse_inputs(input_shape, loaded)
             if read is None:
-                surgery = operate(loaded, config, policies=policies, filters=filters, example_inputs=inputs)
+                surgery = operate(
+                    loaded, config, policies=policies, filters=filters, example_inputs=inputs, shared=True
+                )
             else:
                 refuse_all(problems, read, loaded, inputs, str(plan))
-                surgery = operate_by(read, survey_for(read, loaded, inputs))
+                surgery = operate_by(read, survey_for(read, loaded, inputs), shared=True)
             costs = plan_costs(surgery.plan, surgery.survey)
             before = model_cost(loaded, surgery.survey.inputs)
             after = sum(costs.values(), before)

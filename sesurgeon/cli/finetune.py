@@ -70,7 +70,7 @@ def finetune(
         from sesurgeon.finetune import finetune
 
         with out.working(f"Loading {run.model}"):
-            loaded = load_model(run.model, **run.reading, trust_pickle=trust_pickle)
+            loaded = load_model(run.model, **run.reading, trust_pickle=trust_pickle, mapped=False)
         with out.progress() as progress:
             watcher = Watcher(out, progress, epochs=run.config.epochs, metric=run.config.metric)
             try:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sesurgeon.cli.memory import spare_memory_for
 from sesurgeon.cli.options import parse_kwargs
 from sesurgeon.errors import UsageError
 
@@ -21,8 +22,11 @@ def load_model(
     num_classes: int | None,
     pretrained: bool,
     trust_pickle: bool,
+    mapped: bool = True,
 ) -> nn.Module:
     """:func:`sesurgeon.load`, with the arguments of the architecture as ``KEY=VALUE``.
+
+    Files are mapped, which suits a command that is done in minutes: a run that takes days reads its file.
 
     Raises:
         UsageError: ``model_kwargs`` are ill-formed, or there is no architecture that they could belong to.
@@ -38,12 +42,15 @@ def load_model(
             f"--model-kwargs are arguments of an architecture; {model} is a file.",
             hint="Name the architecture of its weights with --arch.",
         )
+    if mapped:
+        spare_memory_for(model)
     return load(
         model if source is None else replace(source, kwargs=kwargs),
         arch=None if arch is None else Source.parse(arch, kwargs),
         num_classes=num_classes,
         pretrained=pretrained,
         trust_pickle=trust_pickle,
+        mapped=mapped,
     )
 
 

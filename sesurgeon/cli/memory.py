@@ -10,6 +10,7 @@ import os
 _YOUNG = 10_000  # objects, where Python has 700
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _LARGEST_KEPT = 32 * 2**20  # the most that glibc takes for the second
+_LARGE = 2**28  # bytes
 
 
 def collect_seldom() -> None:
@@ -30,9 +31,24 @@ def keep_freed_memory() -> None:
     as they are, and so is one that the user has set up by MALLOC_* variables. To be called before torch is imported.
     """
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch reads it at its first tensor
+    _keep(_LARGEST_KEPT, 2**31 - 1)
+
+
+def spare_memory_for(model: str) -> None:
+    """Take :func:`keep_freed_memory` back where ``model`` is a large file, before it is loaded.
+
+    What was kept of the weights with which its architecture is built would be filled in pieces, and never go. Pages
+    cost little beside passes that take seconds.
+    """
+    if os.path.isfile(model) and os.path.getsize(model) > _LARGE:
+        _keep(2**20, 2**20)
+
+
+def _keep(block: int, free: int) -> None:
+    """Let glibc keep blocks of up to so many bytes when they are freed, and so many free bytes at its end."""
     if os.name != "posix" or any(name.startswith("MALLOC_") for name in os.environ):
         return
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt"):
-        library.mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
-        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        library.mallopt(_M_MMAP_THRESHOLD, block)
+        library.mallopt(_M_TRIM_THRESHOLD, free)

@@ -56,13 +56,13 @@ def plan(
         if output is not None:
             check_writable(output, force=force)
         with out.working(f"Planning for {model}"):
-            from sesurgeon.graph import survey
             from sesurgeon.placement import (
                 model_cost,
                 plan_costs,
                 plan_from_survey,
                 plan_to_data,
                 settle,
+                survey_to_plan,
                 write_plan,
             )
             from sesurgeon.surgery import apply_plan
@@ -76,7 +76,7 @@ def plan(
                 pretrained=pretrained,
                 trust_pickle=trust_pickle,
             )
-            found = survey(loaded, parse_inputs(input_shape, loaded))
+            found = survey_to_plan(loaded, policies, parse_inputs(input_shape, loaded))
             made = plan_from_survey(found, policies, config, filters)
             fitted = []
             if most is not None:

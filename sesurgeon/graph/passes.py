@@ -65,13 +65,15 @@ def run_in_both_modes(model: nn.Module, example_inputs: Any = None) -> Passes:
         reason: UntraceableError | None = None
         for arguments in train_inputs(model, given):
             try:
-                return Passes(inputs, arguments, graphs | {True: _trace(model, arguments, training=True)}, None)
+                trained = _trace(model, arguments, training=True, known=graphs[False])
+                return Passes(inputs, arguments, graphs | {True: trained}, None)
             except UntraceableError as error:
                 reason = reason or error
         in_eval_only = in_eval_only or Passes(inputs, inputs, graphs, reason.message if reason else None)
     if in_eval_only is None:
         raise failure or UntraceableError("There are no example inputs to run the model on.")
-    instead = trace_local_graphs(model, in_eval_only.inputs, training=True, run_in_eval=True)
+    known = in_eval_only.graphs[False]
+    instead = trace_local_graphs(model, in_eval_only.inputs, training=True, run_in_eval=True, known=known)
     return replace(in_eval_only, graphs={**in_eval_only.graphs, True: instead})
 
 
@@ -79,9 +81,11 @@ def _as_arguments(inputs: Any) -> tuple[Any, ...]:
     return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
-def _trace(model: nn.Module, inputs: tuple[Any, ...], *, training: bool) -> LocalGraphs:
+def _trace(
+    model: nn.Module, inputs: tuple[Any, ...], *, training: bool, known: LocalGraphs | None = None
+) -> LocalGraphs:
     try:
-        return trace_local_graphs(model, inputs, training=training)
+        return trace_local_graphs(model, inputs, training=training, known=known)
     except Exception as error:  # the caller's own code runs here and may raise anything
         mode = "train" if training else "eval"
         raise UntraceableError(

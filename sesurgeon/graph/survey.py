@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,15 @@ from torch import fx, nn
 
 from sesurgeon.errors import NoSiteError, UntraceableError, UsageError
 from sesurgeon.graph import ops
-from sesurgeon.graph.assemble import find_places
+from sesurgeon.graph.assemble import Place, find_places
 from sesurgeon.graph.fidelity import unfaithful
 from sesurgeon.graph.local import LocalGraphs
 from sesurgeon.graph.passes import Passes, convolved, run_in_both_modes, shapes_of
 from sesurgeon.graph.site import LeftAlone, Site
 from sesurgeon.models.quantised import refuse_quantised_layers
+
+Wanted = Callable[[Sequence[Site]], Iterable[Site]]
+"""Of all sites, those that are going to be used."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Survey:
         return {site.id: site for site in self.sites}[site_id]
 
 
-def survey(model: nn.Module, example_inputs: Any = None) -> Survey:
+def survey(model: nn.Module, example_inputs: Any = None, wanted: Wanted | None = None) -> Survey:
     """Run ``model`` in eval and in train mode, trace its modules, and find the places for blocks.
 
     The model is left exactly as it was (weights, buffers, modes, random state).
@@ -63,6 +66,8 @@ def survey(model: nn.Module, example_inputs: Any = None) -> Survey:
         example_inputs: a tensor, or a tuple of positional arguments of forward; by default made from the model
             (timm's input size, the first convolution's channels and dimensions). torchvision's detectors get
             targets for train mode beside the images, if none are given.
+        wanted: which sites are going to be used, all by default. Whether a local graph does exactly what its module
+            does takes a pass to find out, and is found out of these only.
 
     Raises:
         UsageError: the model is wrapped, or quantised.
@@ -72,12 +77,8 @@ def survey(model: nn.Module, example_inputs: Any = None) -> Survey:
     _check_model(model)
     run = run_in_both_modes(model, example_inputs)
     places, left_alone = find_places(run.graphs, run.width)
-    owners = {place.site.owner for place in places if place.needs_graph}
-    wrong: dict[str, str] = {}
-    for training, inputs in ((False, run.inputs), (True, run.train_inputs)) if owners else ():
-        wrong |= unfaithful({training: run.graphs[training]}, inputs, owners)
+    kept, wrong = _faithful(places, run, wanted or list)
     left_alone += [LeftAlone(path, reason) for path, reason in wrong.items()]
-    kept = [place for place in places if not (place.needs_graph and place.site.owner in wrong)]
     if not kept and not left_alone:
         _check_no_transformer(model)
         _check_maps(run)
@@ -92,6 +93,24 @@ def survey(model: nn.Module, example_inputs: Any = None) -> Survey:
         {place.site.id: place.users for place in kept},
         run.train_failure,
     )
+
+
+def _faithful(places: list[Place], run: Passes, wanted: Wanted) -> tuple[list[Place], dict[str, str]]:
+    """The places without those whose owner's graph is wrong, and why it is; what is wanted of the rest was checked."""
+    wrong: dict[str, str] = {}
+    checked: set[str] = set()
+    while True:  # others may be wanted where some are gone
+        ids = {site.id for site in wanted([place.site for place in places])}
+        owners = {place.site.owner for place in places if place.needs_graph and place.site.id in ids} - checked
+        if not owners:
+            return places, wrong
+        wrong |= unfaithful({False: run.graphs[False]}, run.inputs, owners)
+        in_eval, in_train = (run.graphs[training].graphs for training in (False, True))
+        # one graph for both modes is one that nothing tells in which it runs: it need not be right twice
+        if two := {path for path in owners if in_eval[path] is not in_train[path]}:
+            wrong |= unfaithful({True: run.graphs[True]}, run.train_inputs, two)
+        checked |= owners
+        places = [place for place in places if not (place.needs_graph and place.site.owner in wrong)]
 
 
 def find_sites(model: nn.Module, example_inputs: Any = None) -> list[Site]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from sesurgeon.errors import UsageError
+from sesurgeon.models.adopt import adopt
 from sesurgeon.models.build import build
 from sesurgeon.models.guess import guess_architectures
 from sesurgeon.models.head import head_of, set_num_classes
@@ -24,7 +25,9 @@ def fit(
     num_classes: int | None = None,
     origin: str = "the state dict",
 ) -> nn.Module:
-    """Build ``source`` and copy ``state`` into it; every name and shape must agree. In eval mode.
+    """Build ``source`` and give it the weights of ``state``; every name and shape must agree. In eval mode.
+
+    The tensors of ``state`` become the model's where they can, and are no longer the caller's to use.
 
     Args:
         source: the architecture.
@@ -48,7 +51,7 @@ def fit(
             if close and str(source) not in close
             else "Give the architecture that they come from by --arch, its arguments by --model-kwargs.",
         )
-    versioned = OrderedDict(state)
+    versioned = OrderedDict(adopt(model, state))
     # renaming loses the versions of the modules, without which torchvision's MNASNet does not load
     versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
     model.load_state_dict(versioned, strict=False)  # names were compared above

@@ -32,6 +32,7 @@ def load_model(
     num_classes: int | None = None,
     pretrained: bool = False,
     trust_pickle: bool = False,
+    mapped: bool = False,
 ) -> nn.Module:
     """Load a file, or build an architecture by its name; in eval mode, on the CPU, with provenance attached.
 
@@ -41,6 +42,7 @@ def load_model(
         num_classes: outputs of the classifier. By default as in the file, or the architecture's own.
         pretrained: with a name: take the published weights.
         trust_pickle: run whatever code the file brings along.
+        mapped: let the weights lie in the file: see :func:`sesurgeon.models.read`.
 
     Raises:
         UsageError: arguments that do not go together, an unknown name, weights without or of another
@@ -54,7 +56,8 @@ def load_model(
         if pretrained:
             raise UsageError(f"--pretrained goes with a name, as timm:resnet50; {model} is a file.")
         origin = str(model)
-        return model_from(read(origin, trust_pickle=trust_pickle), origin, arch=arch, num_classes=num_classes)
+        content = read(origin, trust_pickle=trust_pickle, mapped=mapped)
+        return model_from(content, origin, arch=arch, num_classes=num_classes)
     if arch is not None:
         raise UsageError(
             f"--arch says what the weights in a file belong to; {source} is an architecture already.",

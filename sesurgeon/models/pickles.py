@@ -25,12 +25,18 @@ _SAFER = (
 )
 
 
-def read(path: str | Path, *, trust_pickle: bool = False) -> object:
+def read(path: str | Path, *, trust_pickle: bool = False, mapped: bool = False) -> object:
     """What ``torch.save`` or safetensors put in ``path``, on the CPU.
 
     Without ``trust_pickle`` nothing that the file brings along is run: safetensors, or torch's reader with
-    ``weights_only=True`` and the names of :mod:`sesurgeon.models.allowlist`. Tensors of a file that holds no
-    modules are mapped, not copied: they take no memory until somebody copies them, and should not be kept.
+    ``weights_only=True`` and the names of :mod:`sesurgeon.models.allowlist`.
+
+    Args:
+        path: of the file.
+        trust_pickle: run whatever code the file brings along.
+        mapped: let the tensors lie in the file, from which they come as they are used; writing to them copies them
+            and leaves the file alone. The file must not be written into meanwhile (but another may take its name).
+            Files from before PyTorch 1.6 cannot be mapped, and are read.
 
     Raises:
         UnsafeFileError: reading it would run code; the names are listed.
@@ -39,15 +45,14 @@ def read(path: str | Path, *, trust_pickle: bool = False) -> object:
     path = Path(path)
     file_format = format_of(path)
     if file_format == "safetensors":
-        return _read_safetensors(path)
+        return _read_safetensors(path, mapped)
+    mapped &= file_format != "legacy"
     if trust_pickle:
-        return _read_trusting(path)
-    if file_format == "legacy":
-        return _load(path, PLAIN_DATA, mmap=False)
-    return _read_zip(path)
+        return _read_trusting(path, mapped)
+    return _load(path, PLAIN_DATA, mapped) if file_format == "legacy" else _read_zip(path, mapped)
 
 
-def _read_zip(path: Path) -> object:
+def _read_zip(path: Path, mapped: bool) -> object:
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except pickle.UnpicklingError as error:
@@ -61,30 +66,30 @@ def _read_zip(path: Path) -> object:
     holds_modules = not set(known) <= set(PLAIN_DATA)
     if holds_modules and (found := _misdeeds(path)):
         raise _unsafe(path, found)
-    content = _load(path, known, mmap=not holds_modules)
+    content = _load(path, known, mapped)
     if found := overrides(content):
         raise _unsafe(path, found)
     return content
 
 
-def _load(path: Path, known: Mapping[str, Any], *, mmap: bool) -> object:
+def _load(path: Path, known: Mapping[str, Any], mapped: bool) -> object:
     named: list[Any] = [(found, name) for name, found in known.items()]
     try:
         with torch.serialization.safe_globals(named), warnings.catch_warnings():
             # torch warns of pickle protocols and typed storages, which the user cannot change
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise _unsafe(path, [_reason(str(error))]) from error
     except Exception as error:
         raise _damaged(path, error) from error
 
 
-def _read_trusting(path: Path) -> object:
+def _read_trusting(path: Path, mapped: bool) -> object:
     try:
         with working_folder_importable(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=False)
+            return torch.load(path, map_location="cpu", weights_only=False, mmap=mapped)
     except (ImportError, AttributeError) as error:
         raise UnreadableFileError(
             f"{path} needs code that is not here: {error}",
@@ -95,12 +100,13 @@ def _read_trusting(path: Path) -> object:
         raise _damaged(path, error) from error
 
 
-def _read_safetensors(path: Path) -> object:
+def _read_safetensors(path: Path, mapped: bool) -> object:
     import safetensors
     import safetensors.torch
 
     try:
-        return safetensors.torch.load_file(path)
+        state = safetensors.torch.load_file(path)  # which maps it
+        return state if mapped else {name: tensor.clone() for name, tensor in state.items()}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, error) from error
 

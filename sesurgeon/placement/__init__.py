@@ -6,7 +6,7 @@ from sesurgeon.placement.choices import Choices, check_policies, settle
 from sesurgeon.placement.costs import Cost, block_cost, images_in, model_cost
 from sesurgeon.placement.document import plan_from_data, plan_to_data
 from sesurgeon.placement.filters import Filters
-from sesurgeon.placement.make import choose, make_plan, plan_from_survey
+from sesurgeon.placement.make import choose, make_plan, plan_from_survey, survey_to_plan
 from sesurgeon.placement.plan import Entry, Plan
 from sesurgeon.placement.planfile import plan_costs, plan_to_yaml, read_in_part, read_plan, write_plan
 from sesurgeon.placement.policies import POLICIES
@@ -38,5 +38,6 @@ __all__ = [
     "refuse_all",
     "settle",
     "survey_for",
+    "survey_to_plan",
     "write_plan",
 ]

@@ -23,7 +23,7 @@ _MOST_SITES = 8
 
 
 def survey_for(plan: Plan, model: nn.Module, example_inputs: Any = None) -> Survey:
-    """The survey of ``model`` on ``example_inputs``, or else on the plan's.
+    """The survey of ``model`` on ``example_inputs``, or else on the plan's, for the plan's sites.
 
     Raises:
         UsageError: the plan is for another architecture; the message says what differs.
@@ -33,7 +33,8 @@ def survey_for(plan: Plan, model: nn.Module, example_inputs: Any = None) -> Surv
     if example_inputs is None and plan.inputs is not None:
         example_inputs = tuple(make_arguments(plan.inputs, model))
     _check_architecture(plan, model, example_inputs)
-    return survey(model, example_inputs)
+    wanted = set(plan.sites)
+    return survey(model, example_inputs, wanted=lambda sites: [site for site in sites if site.id in wanted])
 
 
 def check_not_augmented(model: nn.Module) -> None:

@@ -38,7 +38,14 @@ def make_plan(model: nn.Module, example_inputs: Any = None, **choices: Unpack[Ch
         UntraceableError: the model has no convolution, or does not run on the inputs.
     """
     policies, config, filters = settle(choices)
-    return plan_from_survey(survey(model, example_inputs), policies, config, filters)
+    return plan_from_survey(survey_to_plan(model, policies, example_inputs), policies, config, filters)
+
+
+def survey_to_plan(model: nn.Module, policies: Sequence[str], example_inputs: Any = None) -> Survey:
+    """The survey of ``model`` for a plan by these policies: of graphs that they do not want it stays open whether they
+    are right.
+    """
+    return survey(model, example_inputs, wanted=lambda sites: _free(choose(sites, policies)[0]))
 
 
 def plan_from_survey(found: Survey, policies: Sequence[str], config: BlockConfig, filters: Filters) -> Plan:
@@ -49,7 +56,7 @@ def plan_from_survey(found: Survey, policies: Sequence[str], config: BlockConfig
     check_not_augmented(found.model)
     chosen, left_alone = choose(found.sites, policies)
     gated = [LeftAlone(site.owner, f"has attention already: {site.attention}") for site in chosen if site.attention]
-    free = [site for site in chosen if site.attention is None]
+    free = _free(chosen)
     if not free:
         raise NoSiteError(
             f"{type(found.model).__name__} has no site for policy '{' '.join(policies)}'"
@@ -79,6 +86,10 @@ def choose(sites: Sequence[Site], policies: Sequence[str]) -> tuple[list[Site], 
             scales_a_part = site.kind in ("fork", "shortcut")  # the tensor's other users go on without
             chosen.setdefault((site.tensor, site.id) if scales_a_part else (site.tensor,), site)
     return list(chosen.values()), left_alone
+
+
+def _free(sites: Sequence[Site]) -> list[Site]:
+    return [site for site in sites if site.attention is None]
 
 
 def _why_none(gated: Sequence[LeftAlone], failed: Sequence[LeftAlone], sites: Sequence[Site]) -> str:

@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from sesurgeon.blocks import BlockConfig
-from sesurgeon.graph import Survey, survey
-from sesurgeon.placement import Choices, Filters, Plan, check_policies, completed, plan_from_survey, settle
+from sesurgeon.graph import Survey
+from sesurgeon.placement import (
+    Choices,
+    Filters,
+    Plan,
+    check_policies,
+    completed,
+    plan_from_survey,
+    settle,
+    survey_to_plan,
+)
 from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.proof import Proof, prove_identity
 from sesurgeon.surgery.remove import remove_se
@@ -45,18 +54,24 @@ def operate(
     example_inputs: Any = None,
     verify: bool = True,
     inplace: bool = False,
+    shared: bool = False,
 ) -> Surgery:
-    """Insert blocks into ``model`` and prove that it still computes the same: see :func:`add_se`."""
+    """Insert blocks into ``model`` and prove that it still computes the same: see :func:`add_se`.
+
+    With ``shared`` the result has the very parameters and buffers of ``model`` (:func:`insert_blocks`).
+    """
     check_policies(policies)
-    found = survey(model, example_inputs)
+    found = survey_to_plan(model, policies, example_inputs)
     plan = plan_from_survey(found, policies, config or BlockConfig(), filters or Filters())
-    return operate_by(plan, found, verify=verify, inplace=inplace)
+    return operate_by(plan, found, verify=verify, inplace=inplace, shared=shared)
 
 
-def operate_by(plan: Plan, found: Survey, *, verify: bool = True, inplace: bool = False) -> Surgery:
+def operate_by(
+    plan: Plan, found: Survey, *, verify: bool = True, inplace: bool = False, shared: bool = False
+) -> Surgery:
     """Insert the blocks of ``plan`` into the network that was surveyed, and prove it, as far as it can be."""
     model, plan = found.model, completed(plan.unfolded(), found)
-    augmented = insert_blocks(model, plan, found, inplace=inplace)
+    augmented = insert_blocks(model, plan, found, inplace=inplace, shared=shared)
     by_design = [entry.config for entry in plan.entries if entry.config.init != "identity" or entry.config.plain]
     if by_design:
         reason = f"init={by_design[0].init}" if by_design[0].init != "identity" else "a plain gate"

@@ -18,6 +18,7 @@ from sesurgeon.surgery.rewrite import (
     forward_with_blocks,
     rewrite,
 )
+from sesurgeon.surgery.view import view_of
 
 _PLAN = "_sesurgeon_plan"
 
@@ -39,11 +40,19 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
     return insert_blocks(model, plan.unfolded(), survey_for(plan, model), inplace=inplace)
 
 
-def insert_blocks(model: nn.Module, plan: Plan, found: Survey, *, inplace: bool) -> nn.Module:
-    """As :func:`apply_plan`, for a network that was surveyed already."""
+def insert_blocks(model: nn.Module, plan: Plan, found: Survey, *, inplace: bool, shared: bool = False) -> nn.Module:
+    """As :func:`apply_plan`, for a network that was surveyed already.
+
+    Args:
+        model, plan, inplace: as there.
+        found: the survey.
+        shared: the copy has the very parameters and buffers of ``model``: no memory is spent, and a change of one is
+            a change of both.
+    """
     check_not_augmented(model)
     plan = completed(plan, found)
-    target = model if inplace else copy.deepcopy(model)
+    copied = view_of if shared else copy.deepcopy
+    target = model if inplace else copied(model)
     by_owner: dict[str, list[Entry]] = {}
     for entry in plan.entries:
         by_owner.setdefault(found.site(entry.site).owner, []).append(entry)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import nn
 
 from sesurgeon.errors import UsageError
 from sesurgeon.surgery.apply import forget_plan
 from sesurgeon.surgery.rewrite import is_covered, is_rewritten, restore
+from sesurgeon.surgery.view import view_of
 
 
 def take_out(model: nn.Module) -> nn.Module:
@@ -41,5 +40,4 @@ def check_uncovered(model: nn.Module) -> None:
 
 def bare_view(model: nn.Module) -> nn.Module:
     """The network without blocks, as another module on the very same parameters and buffers."""
-    tensors = (*model.parameters(), *model.buffers())
-    return take_out(copy.deepcopy(model, {id(tensor): tensor for tensor in tensors}))
+    return take_out(view_of(model))

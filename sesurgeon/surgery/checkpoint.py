@@ -85,6 +85,7 @@ def load(
     num_classes: int | None = None,
     pretrained: bool = False,
     trust_pickle: bool = False,
+    mapped: bool = False,
 ) -> nn.Module:
     """Any model that sesurgeon knows how to get: a name, a file of somebody's, or a checkpoint of our own.
 
@@ -96,6 +97,8 @@ def load(
         num_classes: outputs of the classifier; by default as in the file, or the architecture's own.
         pretrained: with a name: take the published weights.
         trust_pickle: run whatever code a file brings along.
+        mapped: let the weights lie in the file, for a network that would fill the memory. It must not be written
+            into as long as the model is used; :func:`save` may replace it.
 
     Raises:
         UsageError, UnreadableFileError, UnsafeFileError, SesurgeonError: see
@@ -110,7 +113,7 @@ def load(
             f"{origin} is an adapter: blocks and a head, without the network that they belong to.",
             hint=f"Give it back its base: sesurgeon adapter apply BASE {origin}",
         )
-    content = read(origin, trust_pickle=trust_pickle)
+    content = read(origin, trust_pickle=trust_pickle, mapped=mapped)
     if isinstance(content, Mapping) and CHECKPOINT_KEY in content:
         return _from_checkpoint(content, origin, arch=source, trust_pickle=trust_pickle)
     return model_from(content, origin, arch=source, num_classes=num_classes)

@@ -155,6 +155,15 @@ def test_attention_that_is_there_is_said(here: Path) -> None:
     assert "has attention already" in printed
 
 
+@pytest.mark.parametrize("what", ["module", "state_dict"])
+def test_the_output_may_take_the_place_of_the_input(what: str, here: Path) -> None:
+    model = shufflenet()
+    torch.save(model if what == "module" else model.state_dict(), here / "model.pt")
+    arch = () if what == "module" else ("--arch", "torchvision:shufflenet_v2_x0_5")
+    run("model.pt", *arch, *SHAPE, "-o", "model.pt", "--force")
+    check(here / "model.pt", model)
+
+
 def test_an_existing_output_stays_without_force(here: Path) -> None:
     (here / "resnet18.se.pt").write_text("mine")
     assert "--force" in run("torchvision:resnet18", code=1).stderr

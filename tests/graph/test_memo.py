@@ -32,13 +32,31 @@ class Counting:
 def test_the_same_bits_are_computed_once_and_given_as_copies() -> None:
     run, conv = Counting(), nn.Conv2d(3, 4, 3)
     memo = LayerMemo(run)
-    x = X.clone()
-    expected = memo(conv, x).clone()
-    x.zero_()  # what was kept is no longer the caller's
+    expected = memo(conv, X)
     memo(conv, X.clone()).zero_()
     again = memo(conv, X.clone())
     assert torch.equal(again, expected)
     assert run.calls == [conv]
+
+
+@pytest.mark.parametrize("written", ["input", "output"])
+def test_what_was_written_into_since_is_computed_again(written: str) -> None:
+    run, conv = Counting(), nn.Conv2d(3, 4, 3)
+    memo = LayerMemo(run)
+    x = X.clone()
+    output = memo(conv, x)
+    expected = output.clone()
+    (x if written == "input" else output).detach()[0].zero_()  # through a view
+    assert torch.equal(memo(conv, X.clone()), expected)
+    assert run.calls == [conv, conv]
+
+
+def test_tensors_that_do_not_count_what_is_written_into_them_are_not_kept() -> None:
+    run, conv = Counting(), nn.Conv2d(3, 4, 3)
+    memo = LayerMemo(run)
+    with torch.inference_mode():
+        assert torch.equal(memo(conv, X.clone()), memo(conv, X.clone()))
+    assert run.calls == [conv, conv]
 
 
 def test_anything_else_is_computed() -> None:
@@ -53,16 +71,17 @@ def test_anything_else_is_computed() -> None:
     assert len(run.calls) == len(asked) + 1
 
 
-def test_what_was_longest_ago_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_comes_first_is_kept_until_all_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     run, first, second = Counting(), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
     monkeypatch.setattr(under_test, "_LIMIT", 2 * X.nbytes)
     memo = LayerMemo(run)
     for module in (first, second, second, first):
         memo(module, X)
-    assert run.calls == [first, second, first]
+    assert run.calls == [first, second, second]
     memo.forget()
-    memo(first, X)
-    assert run.calls == [first, second, first, first]
+    memo(second, X)
+    memo(second, X)
+    assert run.calls == [first, second, second, second]
 
 
 class Own(nn.Conv2d):

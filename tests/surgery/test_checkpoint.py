@@ -50,6 +50,18 @@ def test_the_file_holds_plain_data_and_tensors_only(tmp_path: Path) -> None:
     assert set(content) == {"sesurgeon", "state_dict"}
 
 
+@pytest.mark.parametrize("mapped", [False, True])
+def test_a_loaded_file_can_be_replaced_and_written_over_if_it_is_not_mapped(mapped: bool, tmp_path: Path) -> None:
+    path, augmented = tmp_path / "net.se.pt", augmented_shufflenet()
+    sesurgeon.save(augmented, path)
+    again = sesurgeon.load(path, mapped=mapped)
+    if not mapped:
+        path.write_bytes(bytes(path.stat().st_size))
+    sesurgeon.save(again, path)
+    assert torch.equal(again(IMAGES), augmented(IMAGES))
+    assert torch.equal(sesurgeon.load(path)(IMAGES), augmented(IMAGES))
+
+
 def test_a_whole_module_of_known_classes_is_embedded_once_and_loads_safely(tmp_path: Path) -> None:
     model = timm.create_model("resnet10t", num_classes=3)
     model.conv1[0] = nn.Conv2d(3, 24, 3, 1, 1, bias=False)  # no name can rebuild it now

@@ -70,6 +70,20 @@ def test_the_original_is_not_touched_unless_asked() -> None:
     assert len(blocks_of(model)) == 5
 
 
+def test_a_network_can_be_augmented_beside_itself_in_one_memory() -> None:
+    model = trained_like(OddNet())
+    before = list(model.state_dict())
+    surgery = operate(model, BlockConfig(), example_inputs=SMALL, shared=True)
+    assert list(model.state_dict()) == before
+    assert plan_of(model) is None
+    assert blocks_of(surgery.model)
+    own = {**dict(surgery.model.named_parameters()), **dict(surgery.model.named_buffers())}
+    assert all(own[name] is tensor for name, tensor in (*model.named_parameters(), *model.named_buffers()))
+    assert torch.equal(surgery.model.eval()(SMALL), model.eval()(SMALL))
+    copied = operate(model, BlockConfig(), example_inputs=SMALL).model
+    assert {id(tensor) for tensor in copied.parameters()}.isdisjoint(map(id, model.parameters()))
+
+
 def test_iterating_over_a_sequential_still_does_what_its_forward_does() -> None:
     augmented = add_se(PlainNet(), example_inputs=SMALL, init="random").eval()
     x = SMALL
