@@ -1,0 +1,399 @@
+"""When does SE pay that is put into a network which is trained already?
+
+    python benchmarks/retrofit.py --data-dir DIR --work DIR
+
+Two base networks learn the 60,000 images of Fashion-MNIST, once for each seed. Then all arms start from the same base,
+see the same images in the same order, and train for the same number of epochs with the same settings, a tenth of what
+the base took; the last arm is an SE network trained from scratch for base and fine-tuning together. Nothing is chosen
+by the 10,000 test images: the numbers are those of the last epoch.
+
+Every run leaves a line in ``benchmarks/retrofit.jsonl``, and is not done again; base networks lie in the work folder.
+DIR holds ``FashionMNIST/raw`` as torchvision keeps it. Writes ``benchmarks/retrofit.md`` and ``retrofit.png`` from what
+is done so far.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import fashion_mnist
+import matplotlib as mpl
+import timm
+import torch
+from matplotlib import pyplot
+from timm.models.resnet import BasicBlock, ResNet
+from torch import nn
+
+import sesurgeon
+from sesurgeon.files import atomic_write
+from sesurgeon.finetune import EpochFinished, Event, FinetuneConfig, open_data
+from sesurgeon.finetune.scoring.gatewatch import watch_gates
+from sesurgeon.models import Preprocessing, Provenance, Source, attach_provenance
+from sesurgeon.placement import model_cost
+
+mpl.use("Agg")
+
+TABLE = Path(__file__).with_suffix(".md")
+PICTURE = TABLE.with_suffix(".png")
+RUNS = TABLE.with_suffix(".jsonl")
+SIDE = 28
+INPUTS = torch.zeros(2, 1, SIDE, SIDE)
+SHIFT = (
+    SIDE // 8
+)  # as fine-tuning shifts images: where it shifted them further than the base knows, all arms would fall
+WATCHED = 1000  # test images by which the gates are looked at
+VIEW = Preprocessing((1, SIDE, SIDE), (0.5,), (0.5,), "bicubic", 1.0)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A base network.
+
+    Attributes:
+        label: in the table.
+        make: builds it, untrained.
+        base_epochs: that its owner trained it for.
+        epochs: of fine-tuning, a tenth of those.
+        seeds: how many bases.
+        settings: of fine-tuning, the same in all arms.
+    """
+
+    label: str
+    make: Callable[[], nn.Module]
+    base_epochs: int
+    epochs: int
+    seeds: int
+    settings: Mapping[str, Any]
+
+
+def small() -> nn.Module:
+    """Six basic blocks of 8, 16 and 32 channels on 14x14 places: 44 thousand parameters."""
+    model = ResNet(BasicBlock, (2, 2, 2), num_classes=10, in_chans=1, channels=(8, 16, 32))
+    model.conv1 = nn.Conv2d(1, 8, 3, 2, 1, bias=False)
+    model.bn1 = nn.BatchNorm2d(8)
+    model.maxpool = nn.Identity()
+    model.layer4 = nn.Identity()
+    model.layer1[0].conv1 = nn.Conv2d(8, 8, 3, 1, 1, bias=False)
+    model.layer1[0].downsample = None
+    return model
+
+
+def timms() -> nn.Module:
+    """A residual block a stage; with stride 8 in place of 32, for images of 28 px."""
+    return timm.create_model("test_resnet", num_classes=10, in_chans=1, output_stride=8)
+
+
+SETTINGS = {"lr": 1e-3, "lr_block_mult": 5.0, "lr_backbone_mult": 0.1, "freeze_epochs": 0, "warmup_epochs": 0.2}
+NETWORKS: Mapping[str, Network] = MappingProxyType(
+    {
+        "small": Network("a residual network of six blocks, 44 thousand parameters", small, 20, 2, 5, SETTINGS),
+        "timm": Network("timm's `test_resnet`, 373 thousand parameters", timms, 10, 1, 3, SETTINGS),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is done to the base before it is trained on.
+
+    Attributes:
+        label: in table and picture.
+        blocks: how :func:`sesurgeon.add_se` inserts them; None for no blocks.
+        settings: of fine-tuning, beside the network's.
+    """
+
+    label: str
+    blocks: Mapping[str, Any] | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+RANDOM: Mapping[str, Any] = MappingProxyType({"calibrate": False})
+ARMS: Mapping[str, Arm] = MappingProxyType(
+    {
+        "a": Arm("trained on, without SE", None),
+        "b": Arm("ours", {"policy": "standard"}),
+        "c": Arm("the same blocks, random initialisation", {"policy": "standard", "init": "random"}, RANDOM),
+        "d": Arm("after every convolution, random initialisation", {"policy": "conv", "init": "random"}, RANDOM),
+    }
+)
+SCRATCH = "e"
+SCRATCH_LABEL = "an SE network from scratch, base and fine-tuning together"
+
+
+def main() -> None:
+    options = parse()
+    options.work.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads)
+    for key in wanted(options):
+        if any(run["key"] == key for run in done()):
+            continue
+        work = base_trained if key["arm"] == "base" else from_scratch if key["arm"] == SCRATCH else fine_tuned
+        run = {"key": key, **work(key, options)}
+        with RUNS.open("a") as file:
+            file.write(f"{json.dumps(run)}\n")
+        print(run, flush=True)
+        write(done())
+    write(done())
+    print(TABLE.read_text(encoding="utf-8"))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help="which (by default five of the small network, three of timm's)"
+    )
+    parser.add_argument("--arms", nargs="+", choices=(*ARMS, SCRATCH), default=[*ARMS, SCRATCH])
+    parser.add_argument("--threads", type=int, default=1, help="of each run: two scripts at a time are faster than one")
+    return parser.parse_args()
+
+
+def done() -> list[dict[str, Any]]:
+    """Read anew each time: another script may be at work on another network."""
+    return [json.loads(line) for line in RUNS.read_text().splitlines()] if RUNS.exists() else []
+
+
+def wanted(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """The runs, all of a seed before those of the next; a base network before what is made of it."""
+    for name in options.networks:
+        network = NETWORKS[name]
+        for seed in options.seeds or range(network.seeds):
+            for arm in ("base", *options.arms):
+                yield key_of(name, arm, seed)
+
+
+def key_of(name: str, arm: str, seed: int) -> dict[str, Any]:
+    """What was done in a run: where it changes, the run has to be done again."""
+    network = NETWORKS[name]
+    key: dict[str, Any] = {"network": name, "seed": seed, "arm": arm, "base_epochs": network.base_epochs}
+    if arm != "base":
+        key["epochs"] = network.epochs
+    if arm in ARMS:
+        blocks = ARMS[arm].blocks
+        key |= {"blocks": None if blocks is None else dict(blocks), **network.settings, **ARMS[arm].settings}
+    return key
+
+
+def base_trained(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    torch.manual_seed(key["seed"])
+    model = NETWORKS[key["network"]].make()
+    seconds = taught(model, key["base_epochs"], options)
+    torch.save(model.state_dict(), base_file(key, options))
+    return {"top1": [top1(model, options)], "seconds": seconds, **size_of(model)}
+
+
+def from_scratch(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """The paper's way: an SE network, trained as the base was, for as long as base and fine-tuning together."""
+    torch.manual_seed(key["seed"])
+    model = sesurgeon.add_se(NETWORKS[key["network"]].make(), INPUTS, policy="standard", init="random")
+    seconds = taught(model, key["base_epochs"] + key["epochs"], options)
+    return {"top1": [top1(model, options)], "seconds": seconds, **size_of(model)}
+
+
+def fine_tuned(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """One arm: top-1 before fine-tuning and after each of its epochs, in per cent."""
+    network, arm = NETWORKS[key["network"]], ARMS[key["arm"]]
+    model = network.make()
+    model.load_state_dict(torch.load(base_file(key, options)))
+    attach_provenance(model, Provenance(Source("factory", f"retrofit:{network.make.__name__}"), preprocessing=VIEW))
+    torch.manual_seed(key["seed"])
+    if arm.blocks is not None:
+        model = sesurgeon.add_se(model, INPUTS, **arm.blocks)
+    config = FinetuneConfig(
+        **{
+            "epochs": key["epochs"], "seed": key["seed"], "batch_size": 128, "hflip": 0.5, "workers": 0,
+            "device": "cpu", "log_with": (), "output": str(options.work / "runs"), "force": True,
+            "name": f"{key['network']}-{key['seed']}-{key['arm']}", **network.settings, **arm.settings,
+        }
+    )  # fmt: skip
+    watched, _ = fashion_mnist.images_and_labels(options.data_dir, train=False, download=False)
+    began, seconds, gates = time.process_time(), 0.0, list[float]()
+
+    def watch(event: Event) -> None:
+        nonlocal seconds, gates
+        if isinstance(event, EpochFinished) and event.row.epoch == network.epochs - 1:
+            seconds = time.process_time() - began
+            gates = [one.image_spread for one in watch_gates(model, [(watched[:WATCHED], None)])]
+
+    data = open_data(fashion_mnist.DATA, data_dir=options.data_dir)
+    result = sesurgeon.finetune(model, data, config, on_progress=watch)
+    return {
+        "top1": [row.scores["top1"] for row in result.rows],
+        "seconds": seconds,
+        "gates": gates,
+        **size_of(model),
+    }
+
+
+def taught(model: nn.Module, epochs: int, options: argparse.Namespace) -> float:
+    """Train by hand, as the network's owner would; processor seconds."""
+    images, labels = fashion_mnist.images_and_labels(options.data_dir, train=True, download=False)
+    began = time.process_time()
+    fashion_mnist.teach(model, images, labels, epochs, SHIFT)
+    return time.process_time() - began
+
+
+@torch.no_grad()
+def top1(model: nn.Module, options: argparse.Namespace) -> float:
+    """Of the 10,000 test images, in per cent."""
+    images, labels = fashion_mnist.images_and_labels(options.data_dir, train=False, download=False)
+    model.eval()
+    right = sum(int((model(images[i : i + 500]).argmax(1) == labels[i : i + 500]).sum()) for i in range(0, 10_000, 500))
+    return right / 100
+
+
+def size_of(model: nn.Module) -> dict[str, int]:
+    cost = model_cost(model, (INPUTS[:1],))
+    return {"parameters": cost.parameters, "macs": cost.macs}
+
+
+def base_file(key: Mapping[str, Any], options: argparse.Namespace) -> Path:
+    path: Path = options.work / f"{key['network']}-{key['base_epochs']}-{key['seed']}.pth"
+    if not path.exists() and key["arm"] != "base":
+        raise SystemExit(f"The base network {path} is gone. Take its line out of {RUNS} to train it anew.")
+    return path
+
+
+Runs = Mapping[str, Mapping[int, Mapping[str, Any]]]
+"""Arm -> seed -> run."""
+
+
+def write(runs: Sequence[dict[str, Any]]) -> None:
+    found = {name: of_network(runs, name) for name in NETWORKS}
+    found = {name: arms for name, arms in found.items() if "base" in arms}
+    with atomic_write(TABLE) as temporary:
+        temporary.write_text(page(found), encoding="utf-8")
+    draw(found)
+
+
+def of_network(runs: Sequence[dict[str, Any]], name: str) -> Runs:
+    """Those with the present settings."""
+    arms: dict[str, dict[int, dict[str, Any]]] = {}
+    for arm in ("base", *ARMS, SCRATCH):
+        for run in runs:
+            seed = run["key"]["seed"]
+            if run["key"] == key_of(name, arm, seed):
+                arms.setdefault(arm, {})[seed] = run
+    return arms
+
+
+def page(found: Mapping[str, Runs]) -> str:
+    sections = "\n\n".join(section(NETWORKS[name], arms) for name, arms in found.items())
+    return f"""# When does retrofitting pay?
+
+    python benchmarks/retrofit.py --data-dir DIR --work DIR
+
+Fashion-MNIST, 60,000 training images of 28 px, top-1 of the 10,000 test images in per cent; nothing is chosen by them.
+Each seed has a base network of its own, from which all arms start; they see the same images in the same order. Mean and
+standard deviation over the seeds; the difference to the base that is trained on without SE (a) is paired by seed, and
+so is the relative change of the error. Time: processor seconds of fine-tuning over those of training the base, which is
+a plain loop over tensors, while fine-tuning reads, flips and shifts pictures one by one and tests after each epoch;
+multiply-adds are those of an image, over the base's. Gates: the standard deviation over images, mean over channels,
+the least and the most of the blocks, at the end.
+
+{sections}
+
+![error after each epoch, and the difference to training on](retrofit.png)
+
+torch {torch.__version__}, on the CPU. Every run: [retrofit.jsonl](retrofit.jsonl).
+"""
+
+
+def section(network: Network, arms: Runs) -> str:
+    words = ", ".join(f"{name} {value:g}" for name, value in network.settings.items())
+    base = arms["base"]
+    lines = [
+        "| | arm | runs | after surgery |"
+        + "".join(f" epoch {epoch + 1} |" for epoch in range(network.epochs))
+        + " against (a) | error against (a) | time | multiply-adds | gates |",
+        "|---|---|---" + "|---" * network.epochs + "|---|---|---|---|---|---|",
+    ]
+    lines += [row(name, by_seed, arms, network) for name, by_seed in arms.items() if name != "base"]
+    missing = network.seeds * (2 + len(ARMS)) - sum(len(by_seed) for by_seed in arms.values())
+    return f"""## {network.label[0].upper()}{network.label[1:]}
+
+Trained for {network.base_epochs} epochs by SGD: {mean_and_spread([run["top1"][0] for run in base.values()])}. \
+Fine-tuned for {network.epochs} by `sesurgeon.finetune` at batch 128, AdamW, cosine schedule; {words}.
+{f"Runs that are not done yet: {missing}." if missing > 0 else ""}
+
+{chr(10).join(lines)}"""
+
+
+def row(name: str, by_seed: Mapping[int, Mapping[str, Any]], arms: Runs, network: Network) -> str:
+    runs, base, control = list(by_seed.values()), arms["base"], arms.get("a", {})
+    both = [seed for seed in by_seed if seed in control]
+    against = [by_seed[seed]["top1"][-1] - control[seed]["top1"][-1] for seed in both]
+    relative = [-100 * gain / (100 - control[seed]["top1"][-1]) for gain, seed in zip(against, both, strict=True)]
+    epochs = (
+        [""] * network.epochs + [mean_and_spread([run["top1"][0] for run in runs])]
+        if name == SCRATCH
+        else [mean_and_spread([run["top1"][epoch] for run in runs]) for epoch in range(network.epochs + 1)]
+    )
+    time_share = statistics.median(run["seconds"] / base[seed]["seconds"] for seed, run in by_seed.items())
+    macs = runs[0]["macs"] / next(iter(base.values()))["macs"]
+    gates = [statistics.mean(block) for block in zip(*(run.get("gates", ()) for run in runs), strict=True)]
+    cells = (
+        f"({name})", SCRATCH_LABEL if name == SCRATCH else ARMS[name].label, str(len(runs)), *epochs,
+        mean_and_spread(against, "+") if against and name != "a" else "",
+        f"{mean_and_spread(relative, '+')} %" if relative and name != "a" else "",
+        f"{time_share:.2f}", f"{macs:.3f}",
+        f"{min(gates):.3f} to {max(gates):.3f}" if gates else "",
+    )  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def mean_and_spread(values: Sequence[float], sign: str = "") -> str:
+    mean = f"{statistics.mean(values):{sign}.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def draw(found: Mapping[str, Runs]) -> None:
+    """A row for each network: error after each epoch; the difference to (a), a dot a seed."""
+    figure, panels = pyplot.subplots(max(len(found), 1), 2, figsize=(10, 3.6 * max(len(found), 1)), squeeze=False)
+    for (left, right), (name, arms) in zip(panels, found.items(), strict=False):
+        network, control = NETWORKS[name], arms.get("a", {})
+        base = 100 - statistics.mean(run["top1"][0] for run in arms["base"].values())
+        left.axhline(base, color="0.5", linewidth=1, linestyle="--", label="the base")
+        shown = [arm for arm in (*ARMS, SCRATCH) if arm in arms]
+        for index, arm in enumerate(shown):
+            runs = arms[arm]
+            label = f"({arm}) {SCRATCH_LABEL if arm == SCRATCH else ARMS[arm].label}"
+            errors = list(zip(*([100 - top for top in run["top1"]] for run in runs.values()), strict=True))
+            places = [network.epochs] if arm == SCRATCH else range(network.epochs + 1)
+            means = [statistics.mean(epoch) for epoch in errors]
+            left.plot(places, means, "*" if arm == SCRATCH else "o-", color=f"C{index}", markersize=4, label=label)
+            gains = [runs[seed]["top1"][-1] - control[seed]["top1"][-1] for seed in runs if seed in control]
+            right.plot(gains, [index] * len(gains), "o", color=f"C{index}", alpha=0.5, markeredgewidth=0)
+            if gains:
+                right.plot(statistics.mean(gains), index, "|", color=f"C{index}", markersize=16, markeredgewidth=2)
+        left.set(yscale="log", xlabel="epochs of fine-tuning", ylabel="test error, %", title=network.label)
+        left.set_xticks(range(network.epochs + 1))
+        left.set_yticks((5, 10, 20, 50, 100))
+        left.yaxis.set_major_formatter("{x:g}")
+        left.yaxis.set_minor_formatter("")
+        left.grid(alpha=0.3, which="both")
+        right.axvline(0, color="0.5", linewidth=1)
+        right.set(xlabel="top-1 against (a), points, same seed", yticks=range(len(shown)))
+        right.set_yticklabels([f"({arm})" for arm in shown])
+        right.invert_yaxis()
+        right.grid(alpha=0.3)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=2, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.2 / max(len(found), 1), 1, 1))
+    with atomic_write(PICTURE) as temporary:
+        figure.savefig(temporary, dpi=120)
+    pyplot.close(figure)
+
+
+if __name__ == "__main__":
+    main()
