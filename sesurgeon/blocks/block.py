@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from sesurgeon.blocks.excitation import Excitation
 from sesurgeon.blocks.gates import without_factor
 from sesurgeon.blocks.kernel import scaled_by_mean
 from sesurgeon.blocks.layout import Convolution, Layout, Squeeze
@@ -108,8 +109,12 @@ class Squeezing(Scaling):
     def forward(self, x: Tensor) -> Tensor:
         """As :meth:`Scaling.forward`."""
         if self.squeeze == "avg":
-            return scaled_by_mean(x, self.layout, self.factors, self.parameters())
+            return scaled_by_mean(x, self.layout, self.factors, tuple(self.parameters()), self.by_hand(x))
         return super().forward(x)
+
+    def by_hand(self, x: Tensor) -> Excitation | None:
+        """:meth:`factors` of ``x`` and of the block's parameters, with gradients written by hand; None has none."""
+        return None
 
     def extra_repr(self) -> str:
         return f"squeeze={self.squeeze}, channel_dim={self.layout.channel_dim}"

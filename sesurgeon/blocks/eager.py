@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 
@@ -22,3 +22,9 @@ def is_plain_training(x: Tensor) -> bool:
         and not torch._C._are_functorch_transforms_active()
         and forward_ad.unpack_dual(x).tangent is None  # type: ignore[no-untyped-call]
     )
+
+
+def is_itself(module: nn.Module, *types: type[nn.Module]) -> bool:
+    """Whether calling ``module`` does what one of these types does and nothing else: no subclass, and no hooks."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return type(module) in types and not any(hooks)

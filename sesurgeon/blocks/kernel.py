@@ -7,21 +7,21 @@ product, the tensor's a single ``addcmul``), and nothing but the tensor itself i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sesurgeon.blocks.eager import is_plain_training
+from sesurgeon.blocks.excitation import ByAutograd, Excitation, Factors, Returned, gradients
 from sesurgeon.blocks.layout import Layout
 from sesurgeon.blocks.pages import fresh_like
 
-Factors = Callable[[Tensor], Tensor]
-"""From means (N, C, 1, ...) to factors of that shape."""
 
-
-def scaled_by_mean(x: Tensor, layout: Layout, factors: Factors, parameters: Iterable[Tensor]) -> Tensor:
+def scaled_by_mean(
+    x: Tensor, layout: Layout, factors: Factors, parameters: Sequence[Tensor], by_hand: Excitation | None = None
+) -> Tensor:
     """``x * factors(mean of x over its places)``: the very bits of the plain operations, with a faster backward pass.
 
     The plain operations are taken wherever it is not :func:`is_plain_training`, and where others stand in for the
@@ -32,65 +32,54 @@ def scaled_by_mean(x: Tensor, layout: Layout, factors: Factors, parameters: Iter
         layout: of ``x``.
         factors: a function of the means and of ``parameters``, of nothing else that could need gradients.
         parameters: that ``factors`` reads.
+        by_hand: the same function, where somebody wrote down its gradients.
     """
-    read = tuple(parameters)
-    own = len(read) > 0 and all(isinstance(one, nn.Parameter) for one in read)
+    own = len(parameters) > 0 and all(isinstance(one, nn.Parameter) for one in parameters)
     if not (own and is_plain_training(x) and x.numel() > 0):
         return x * layout.restored(factors(layout.squeezed(x)))
-    scaled: Tensor = _ScaleByMean.apply(x, layout, factors, *read)
+    scaled: Tensor = _ScaleByMean.apply(x, layout, factors, by_hand or ByAutograd(factors), *parameters)
     return scaled
 
 
 class _ScaleByMean(torch.autograd.Function):
-    """The graph from means to factors is small, and is kept as autograd makes it, as checkpointing does.
+    """What it keeps hangs on saved tensors, so that autograd frees it as soon as the way back has passed here.
 
-    It hangs on a saved tensor, so that autograd frees it as soon as the way back has passed here. As attributes of
-    ``ctx``, mean and factors of all blocks would stay until the whole network's backward pass is over.
+    As attributes of ``ctx``, means and hidden units of all blocks would stay until the whole network's backward pass
+    is over.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, layout: Layout, factors: Factors, *parameters: Tensor) -> Tensor:
-        mean = layout.squeezed(x)
-        with torch.enable_grad():
-            mean = mean.detach().requires_grad_()
-            scale = layout.restored(factors(mean))
-        ctx.save_for_backward(x, mean, scale, *parameters)
-        ctx.layout, ctx.factors = layout, factors
-        return torch.mul(x, scale.detach(), out=fresh_like(x, torch.result_type(x, scale)))
+    def forward(
+        ctx: Any, x: Tensor, layout: Layout, factors: Factors, excitation: Excitation, *parameters: Tensor
+    ) -> Tensor:
+        scale, kept = excitation.forth(layout.squeezed(x), parameters)
+        ctx.save_for_backward(x, *parameters, *kept)
+        ctx.layout, ctx.factors, ctx.excitation = layout, factors, excitation
+        return torch.mul(x, layout.restored(scale), out=fresh_like(x, torch.result_type(x, scale)))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, scale, *parameters = ctx.saved_tensors
+        x, *saved = ctx.saved_tensors
         layout: Layout = ctx.layout
-        needed = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3:])
+        needed = (ctx.needs_input_grad[0], *ctx.needs_input_grad[4:])
+        parameters, kept = saved[: len(needed) - 1], saved[len(needed) - 1 :]
         if torch.is_grad_enabled():  # it will be differentiated once more
             # by a graph of its own: going back through it frees what it kept, and this function may be called again
             scaled = x * layout.restored(ctx.factors(layout.squeezed(x)))
-            of_x, *of_parameters = _gradients(scaled, (x, *parameters), needed, grad, create_graph=True)
-            return of_x, None, None, *of_parameters
-        of_scale = _sum_of_products(grad, x.to(grad.dtype), layout).to(scale.dtype)
-        of_mean, *of_parameters = _gradients(scale, (mean, *parameters), needed, of_scale)
-        if not needed[0]:
-            return None, None, None, *of_parameters
-        fixed = scale.detach().to(grad.dtype)
-        if of_mean is None:  # the factors do not depend on it
-            return (grad * fixed).to(x.dtype), None, None, *of_parameters
-        share = layout.restored(of_mean) / (x.numel() // of_mean.numel())
-        of_x = _scaled_and_shifted(grad, fixed, share.to(grad.dtype), layout).to(x.dtype)
-        return of_x, None, None, *of_parameters
+            of_x, *of_parameters = gradients(scaled, (x, *parameters), needed, grad, create_graph=True)
+            return of_x, None, None, None, *of_parameters
+        of_factors = layout.channels_first(_sum_of_products(grad, x.to(grad.dtype), layout))
+        found = ctx.excitation.back(kept, parameters, of_factors, needed)
+        of_x = _of_input(grad, found, layout).to(x.dtype) if needed[0] else None
+        return of_x, None, None, None, *found.of_parameters
 
 
-def _gradients(
-    output: Tensor, inputs: tuple[Tensor, ...], needed: tuple[bool, ...], grad: Tensor, *, create_graph: bool = False
-) -> list[Tensor | None]:
-    """Of those inputs that need one; None for the others. The graph is kept: a user may go back twice."""
-    if not output.requires_grad:
-        return [None] * len(inputs)
-    wanted = [one for one, needs in zip(inputs, needed, strict=True) if needs]
-    found = iter(
-        torch.autograd.grad(output, wanted, grad, retain_graph=True, create_graph=create_graph, allow_unused=True)
-    )
-    return [next(found) if needs else None for needs in needed]
+def _of_input(grad: Tensor, found: Returned, layout: Layout) -> Tensor:
+    factors = layout.restored(found.factors).to(grad.dtype)
+    if found.of_mean is None:  # the factors do not depend on it
+        return grad * factors
+    share = layout.restored(found.of_mean) / (grad.numel() // found.of_mean.numel())
+    return _scaled_and_shifted(grad, factors, share.to(grad.dtype), layout)
 
 
 # BatchNorm's loops of the CPU are a dot product and a multiplication with an addition, a row after the other, at the

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from sesurgeon.blocks.eager import is_plain_training
-from sesurgeon.blocks.layout import Convolution
+from sesurgeon.blocks.eager import is_itself, is_plain_training
+from sesurgeon.blocks.layout import CONVOLUTIONS, Convolution
 
 
 def pointwise(layer: Convolution, x: Tensor) -> Tensor:
@@ -21,13 +21,9 @@ def pointwise(layer: Convolution, x: Tensor) -> Tensor:
         x: (N, C, *places) or (C, *places).
     """
     one_place = x.dim() == layer.weight.dim() and x.shape[2:].numel() == 1
-    if not (one_place and layer.training and x.device.type == "cpu" and is_plain_training(x) and _is_itself(layer)):
+    training = layer.training and x.device.type == "cpu" and is_plain_training(x)
+    if not (one_place and training and is_itself(layer, *CONVOLUTIONS)):
         called: Tensor = layer(x)
         return called
     product = F.linear(x.flatten(1), layer.weight.flatten(1), layer.bias)
     return product.reshape(*product.shape, *x.shape[2:])
-
-
-def _is_itself(layer: nn.Module) -> bool:
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return type(layer) in (nn.Conv1d, nn.Conv2d, nn.Conv3d) and not any(hooks)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from sesurgeon.blocks.block import Squeezing, zero_
-from sesurgeon.blocks.gates import GateName, make_gate
-from sesurgeon.blocks.layout import Convolution, Layout, Squeeze
+from sesurgeon.blocks.eager import is_itself
+from sesurgeon.blocks.excitation import Excitation, TwoLayers
+from sesurgeon.blocks.gates import GateName, TwiceSigmoid, make_gate
+from sesurgeon.blocks.layout import CONVOLUTIONS, Convolution, Layout, Squeeze
 from sesurgeon.blocks.pointwise import pointwise
+
+_CEILINGS: dict[type[nn.Module], float] = {nn.Sigmoid: 1.0, TwiceSigmoid: 2.0}
 
 
 class SqueezeExcite(Squeezing):
@@ -55,6 +60,23 @@ class SqueezeExcite(Squeezing):
     def factors(self, squeezed: Tensor) -> Tensor:
         factors: Tensor = self.gate(pointwise(self.fc2, self.act(pointwise(self.fc1, squeezed))))
         return factors
+
+    def by_hand(self, x: Tensor) -> Excitation | None:
+        """On a CPU; elsewhere, and under autocast, autograd's way is as good or is not measured."""
+        ceiling = _CEILINGS.get(type(self.gate))
+        parameters = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+        itself = (
+            type(self) is SqueezeExcite
+            and is_itself(self.fc1, *CONVOLUTIONS)
+            and is_itself(self.act, nn.ReLU)
+            and is_itself(self.fc2, *CONVOLUTIONS)
+            and is_itself(self.gate, *_CEILINGS)
+        )
+        same = all(one is not None and one.dtype == x.dtype for one in parameters)
+        batch = x.dim() == self.fc1.weight.dim()
+        cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+        usual = self.training and itself and same and batch and cpu
+        return TwoLayers(ceiling) if usual and ceiling is not None else None
 
     def hidden(self) -> tuple[Convolution, Convolution] | None:
         return None if self.fc1.bias is None else (self.fc1, self.fc2)
