@@ -158,7 +158,8 @@ def adapted(arm: Arm, data: Data, key: Mapping[str, Any], options: argparse.Name
     config = FinetuneConfig(
         **{
             "epochs": key["epochs"], "lr": key["lr"], "seed": key["seed"], "batch_size": 32, "warmup_epochs": 0.5,
-            "channels_last": True, "workers": options.workers, "device": options.device, "log_with": (), "output": str(options.work / "runs"),
+            "channels_last": True,
+            "workers": options.workers, "device": options.device, "log_with": (), "output": str(options.work / "runs"),
             "name": f"{key['arm']}-{key['images']}-{key['seed']}", "force": True, **arm.settings,
         }
     )  # fmt: skip

@@ -70,8 +70,8 @@ class ByAutograd:
 class TwoLayers:
     """``ceiling * sigmoid(fc2(relu(fc1(mean))))``, differentiated by hand.
 
-    Autograd keeps the sigmoid, and the factors beside it where they are its double, and takes a third longer. Here
-    only the hidden units are kept, a sixteenth of that; the second layer is run again on the way back.
+    Autograd builds a graph for it, and keeps the sigmoid, and the factors beside it where they are its double. Here
+    only the hidden units are kept, mostly a sixteenth of that; the second layer is run again on the way back.
 
     Attributes:
         ceiling: 1.0 for the paper's gate, 2.0 for the one that is 1 at zero.
