@@ -3,11 +3,11 @@
     python benchmarks/step.py
 
 timm's `resnet50`, the same with sesurgeon's blocks (policy `standard`, which puts them where timm has them), and timm's
-`seresnet50`: forward, loss, backward and an SGD step on random images, each network in a process of its own, in turn.
-A turn is some steps that do not count, then some that do, of which the median counts: while the others had theirs, a
-process may have lost caches and memory, which in training it would not. Overheads are taken round by round. Memory is
-the most bytes that tensors take at a time in a step, above weights and the optimiser's state
-(sesurgeon.export.measure_memory).
+`seresnet50`: forward, loss, backward and an SGD step on random images. In each round each network has a turn, in a new
+process: where memory happens to lie makes one process some per cent slower than the next for as long as it lives, and
+processes that take turns lose caches and memory to each other, which in training they would not. A turn is some steps
+that do not count, then some that do, of which the median counts. Overheads are taken round by round. Memory is the most
+bytes that tensors take at a time in a step, above weights and the optimiser's state (sesurgeon.export.measure_memory).
 Writes benchmarks/step.md.
 """
 
@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import random
 import statistics
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import timm
@@ -31,27 +31,17 @@ from sesurgeon.files import atomic_write
 
 TABLE = Path(__file__).with_suffix(".md")
 NETWORKS = ("resnet50", "ours", "timm's")
-WARM_UP, STEPS = 2, 3  # of a turn: steps that do not count, and steps that do
+WARM_UP, STEPS = 3, 5  # of a turn: steps that do not count, and steps that do
 
 
 def main() -> None:
     options = parse()
-    context = multiprocessing.get_context("spawn")
-    pipes = {}
-    for name in NETWORKS:
-        pipes[name], theirs = context.Pipe()
-        context.Process(target=take_turns, args=(name, options, theirs), daemon=True).start()
-        pipes[name].recv()  # it is ready
     seconds: dict[str, list[float]] = {name: [] for name in NETWORKS}
-    for number in range(options.rounds + 1):
-        for name in (*NETWORKS[number % 3 :], *NETWORKS[: number % 3]):
-            pipes[name].send("turn")
-            took = pipes[name].recv()
-            if number:  # the first warms up
-                seconds[name].append(took)
-        print(f"round {number} of {options.rounds}", flush=True)
-    for pipe in pipes.values():
-        pipe.send("stop")
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as processes:
+        for number in range(options.rounds):
+            for name in random.Random(number).sample(NETWORKS, len(NETWORKS)):
+                seconds[name].append(processes.apply(turn, (name, options)))
+            print({name: round(1000 * found[-1]) for name, found in seconds.items()}, flush=True)
     memory = peaks(options)
     with atomic_write(TABLE) as temporary:
         temporary.write_text(page(options, seconds, memory), encoding="utf-8")
@@ -63,13 +53,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("-b", "--batch-size", type=int, default=16)
     parser.add_argument("--img-size", type=int, default=160)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--channels-last", action="store_true")
     return parser.parse_args()
 
 
-def take_turns(name: str, options: argparse.Namespace, pipe: Connection) -> None:
-    """In a process of its own: some steps whenever they are asked for."""
+def turn(name: str, options: argparse.Namespace) -> float:
+    """Seconds of a step."""
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     order = torch.channels_last if options.channels_last else torch.contiguous_format
@@ -83,9 +73,7 @@ def take_turns(name: str, options: argparse.Namespace, pipe: Connection) -> None
         optimizer.step()
         optimizer.zero_grad()
 
-    pipe.send("ready")
-    while pipe.recv() != "stop":
-        pipe.send(statistics.median([timed(step) for _ in range(WARM_UP + STEPS)][WARM_UP:]))
+    return statistics.median([timed(step) for _ in range(WARM_UP + STEPS)][WARM_UP:])
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -135,8 +123,8 @@ def page(options: argparse.Namespace, seconds: dict[str, list[float]], memory: d
         --rounds {options.rounds}{order}
 
 timm {timm.__version__}, torch {torch.__version__}, {options.threads} CPU threads, fp32: medians of {options.rounds}
-rounds, and from least to most. In each round each network has a turn, in a process of its own: {WARM_UP} steps that do
-not count, and {STEPS} of which the median counts.
+rounds, and from least to most. In each round each network has a turn, in a new process: {WARM_UP} steps that do not
+count, and {STEPS} of which the median counts. Overheads are paired by round.
 
 | network | step, ms | over resnet50 | quickest turns | peak, MB | over resnet50 |
 | --- | ---: | ---: | ---: | ---: | ---: |
@@ -149,8 +137,7 @@ written over it. Blocks have weights, too, and these gradients.
 
 Aimed at are 0.6 of timm's overhead at most, and less than timm's memory. The peak is where the third stage's last block
 is about to go back: of the thirteen blocks still to come both networks keep the tensor and its means; timm's keeps the
-sigmoid beside them, ours a sixteenth of that, the hidden units. One run says little of the time: the plain network's
-own steps differ by more than a block costs.
+sigmoid beside them, ours a sixteenth of that, the hidden units.
 """
 
 
