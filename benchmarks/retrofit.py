@@ -15,6 +15,7 @@ is done so far.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -106,6 +107,21 @@ class Arm:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Trial:
+    """Other settings, on one base network, for ours and for its control.
+
+    Attributes:
+        label: in the table.
+        settings: of fine-tuning, in place of the network's.
+        blocks: how :func:`sesurgeon.add_se` inserts ours, in place of the arm's.
+    """
+
+    label: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    blocks: Mapping[str, Any] = field(default_factory=dict)
+
+
 RANDOM: Mapping[str, Any] = MappingProxyType({"calibrate": False})
 ARMS: Mapping[str, Arm] = MappingProxyType(
     {
@@ -115,6 +131,24 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "d": Arm("after every convolution, random initialisation", {"policy": "conv", "init": "random"}, RANDOM),
     }
 )
+TRIALS = (
+    Trial("as above"),
+    Trial("blocks learn a fifth as fast (`lr_block_mult` 1)", {"lr_block_mult": 1.0}),
+    Trial("blocks learn ten times as fast (`lr_block_mult` 50)", {"lr_block_mult": 50.0}),
+    Trial("not calibrated", {"calibrate": False}),
+    Trial("after every convolution", blocks={"policy": "conv"}),
+    Trial("within the branches (`inner`)", blocks={"policy": "inner"}),
+    Trial("reduction 4", blocks={"rd_ratio": 1 / 4}),
+    Trial("all at a third of the rate (`lr` 3e-4)", {"lr": 3e-4}),
+    Trial("all at three times the rate (`lr` 3e-3)", {"lr": 3e-3}),
+    Trial("the backbone as fast as the head (`lr_backbone_mult` 1)", {"lr_backbone_mult": 1.0}),
+    Trial("a moving average of the weights (`model_ema` 0.998)", {"model_ema": True, "model_ema_decay": 0.998}),
+    Trial("blocks and head alone first (`freeze_epochs` 1)", {"freeze_epochs": 1}),
+    Trial("blocks and head alone (`train` blocks)", {"train": "blocks"}),
+    Trial("three times as long (`epochs` 6)", {"epochs": 6}),
+)
+TRIED_ON = ("small", 4)  # network and seed
+OF_BLOCKS = ("lr_block_mult", "calibrate")  # settings that are nothing to a network without blocks
 SCRATCH = "e"
 SCRATCH_LABEL = "an SE network from scratch, base and fine-tuning together"
 
@@ -154,9 +188,12 @@ def wanted(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for seed in options.seeds or range(network.seeds):
             for arm in ("base", *options.arms):
                 yield key_of(name, arm, seed)
+    if TRIED_ON[0] in options.networks and TRIED_ON[1] in (options.seeds or range(NETWORKS[TRIED_ON[0]].seeds)):
+        for trial in TRIALS:
+            yield from (key_of(TRIED_ON[0], arm, TRIED_ON[1], trial) for arm in ("a", "b") if arm in options.arms)
 
 
-def key_of(name: str, arm: str, seed: int) -> dict[str, Any]:
+def key_of(name: str, arm: str, seed: int, trial: Trial = TRIALS[0]) -> dict[str, Any]:
     """What was done in a run: where it changes, the run has to be done again."""
     network = NETWORKS[name]
     key: dict[str, Any] = {"network": name, "seed": seed, "arm": arm, "base_epochs": network.base_epochs}
@@ -164,7 +201,9 @@ def key_of(name: str, arm: str, seed: int) -> dict[str, Any]:
         key["epochs"] = network.epochs
     if arm in ARMS:
         blocks = ARMS[arm].blocks
-        key |= {"blocks": None if blocks is None else dict(blocks), **network.settings, **ARMS[arm].settings}
+        changed = {name: value for name, value in trial.settings.items() if blocks is not None or name not in OF_BLOCKS}
+        key["blocks"] = None if blocks is None else {**blocks, **trial.blocks}
+        key |= {**network.settings, **ARMS[arm].settings, **changed}
     return key
 
 
@@ -186,18 +225,18 @@ def from_scratch(key: Mapping[str, Any], options: argparse.Namespace) -> dict[st
 
 def fine_tuned(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """One arm: top-1 before fine-tuning and after each of its epochs, in per cent."""
-    network, arm = NETWORKS[key["network"]], ARMS[key["arm"]]
+    network = NETWORKS[key["network"]]
     model = network.make()
     model.load_state_dict(torch.load(base_file(key, options)))
     attach_provenance(model, Provenance(Source("factory", f"retrofit:{network.make.__name__}"), preprocessing=VIEW))
     torch.manual_seed(key["seed"])
-    if arm.blocks is not None:
-        model = sesurgeon.add_se(model, INPUTS, **arm.blocks)
+    if key["blocks"] is not None:
+        model = sesurgeon.add_se(model, INPUTS, **key["blocks"])
+    settings = {name: value for name, value in key.items() if name not in ("network", "arm", "base_epochs", "blocks")}
     config = FinetuneConfig(
         **{
-            "epochs": key["epochs"], "seed": key["seed"], "batch_size": 128, "hflip": 0.5, "workers": 0,
-            "device": "cpu", "log_with": (), "output": str(options.work / "runs"), "force": True,
-            "name": f"{key['network']}-{key['seed']}-{key['arm']}", **network.settings, **arm.settings,
+            "batch_size": 128, "hflip": 0.5, "workers": 0, "device": "cpu", "log_with": (), "force": True,
+            "output": str(options.work / "runs"), "name": f"{key['network']}-{key['seed']}-{key['arm']}", **settings,
         }
     )  # fmt: skip
     watched, _ = fashion_mnist.images_and_labels(options.data_dir, train=False, download=False)
@@ -205,7 +244,7 @@ def fine_tuned(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str,
 
     def watch(event: Event) -> None:
         nonlocal seconds, gates
-        if isinstance(event, EpochFinished) and event.row.epoch == network.epochs - 1:
+        if isinstance(event, EpochFinished) and event.row.epoch == config.epochs - 1:
             seconds = time.process_time() - began
             gates = [one.image_spread for one in watch_gates(model, [(watched[:WATCHED], None)])]
 
@@ -256,7 +295,7 @@ def write(runs: Sequence[dict[str, Any]]) -> None:
     found = {name: of_network(runs, name) for name in NETWORKS}
     found = {name: arms for name, arms in found.items() if "base" in arms}
     with atomic_write(TABLE) as temporary:
-        temporary.write_text(page(found), encoding="utf-8")
+        temporary.write_text(page(found, tried(runs)), encoding="utf-8")
     draw(found)
 
 
@@ -271,7 +310,7 @@ def of_network(runs: Sequence[dict[str, Any]], name: str) -> Runs:
     return arms
 
 
-def page(found: Mapping[str, Runs]) -> str:
+def page(found: Mapping[str, Runs], trials: str) -> str:
     sections = "\n\n".join(section(NETWORKS[name], arms) for name, arms in found.items())
     return f"""# When does retrofitting pay?
 
@@ -287,7 +326,7 @@ the least and the most of the blocks, at the end.
 
 {sections}
 
-![error after each epoch, and the difference to training on](retrofit.png)
+{trials}![error after each epoch, and the difference to training on](retrofit.png)
 
 torch {torch.__version__}, on the CPU. Every run: [retrofit.jsonl](retrofit.jsonl).
 """
@@ -334,6 +373,32 @@ def row(name: str, by_seed: Mapping[int, Mapping[str, Any]], arms: Runs, network
         f"{min(gates):.3f} to {max(gates):.3f}" if gates else "",
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
+
+
+def tried(runs: Sequence[dict[str, Any]]) -> str:
+    """A table of the settings that were tried; nothing before the first of them."""
+    name, seed = TRIED_ON
+    top1_of = {json.dumps(run["key"]): run["top1"] for run in runs}
+    lines = []
+    for trial in TRIALS:
+        control, ours = (top1_of.get(json.dumps(key_of(name, arm, seed, trial))) for arm in ("a", "b"))
+        if control and ours:
+            cells = (trial.label, f"{control[-1]:.2f}", f"{ours[-1]:.2f}", f"{ours[-1] - control[-1]:+.2f}")
+            lines.append(f"| {' | '.join((*cells, f'{min(ours):.2f}'))} |")
+    base = top1_of.get(json.dumps(key_of(name, "base", seed)))
+    if not lines or not base:
+        return ""
+    return f"""## Settings tried
+
+Of {NETWORKS[name].label}: the base of seed {seed}, {base[0]:.2f} %, trained on without SE (a) and with ours (b), each \
+with the same change to
+what stands above. One seed: differences of 0.1 say nothing. Tried after the runs above, which were chosen before.
+
+| | (a) | (b) | difference | (b) at its lowest |
+|---|---|---|---|---|
+{chr(10).join(lines)}
+
+"""
 
 
 def draw(found: Mapping[str, Runs]) -> None:
