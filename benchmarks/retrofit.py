@@ -143,6 +143,10 @@ TRIALS = (
     Trial("all at three times the rate (`lr` 3e-3)", {"lr": 3e-3}),
     Trial("the backbone as fast as the head (`lr_backbone_mult` 1)", {"lr_backbone_mult": 1.0}),
     Trial("a moving average of the weights (`model_ema` 0.998)", {"model_ema": True, "model_ema_decay": 0.998}),
+    Trial(
+        "that, and the backbone at half the head's rate (`lr_backbone_mult` 0.5)",
+        {"model_ema": True, "model_ema_decay": 0.998, "lr_backbone_mult": 0.5},
+    ),
     Trial("blocks and head alone first (`freeze_epochs` 1)", {"freeze_epochs": 1}),
     Trial("blocks and head alone (`train` blocks)", {"train": "blocks"}),
     Trial("three times as long (`epochs` 6)", {"epochs": 6}),

@@ -109,11 +109,11 @@ class Squeezing(Scaling):
     def forward(self, x: Tensor) -> Tensor:
         """As :meth:`Scaling.forward`."""
         if self.squeeze == "avg":
-            return scaled_by_mean(x, self.layout, self.factors, tuple(self.parameters()), self.by_hand(x))
+            return scaled_by_mean(x, self)
         return super().forward(x)
 
-    def by_hand(self, x: Tensor) -> Excitation | None:
-        """:meth:`factors` of ``x`` and of the block's parameters, with gradients written by hand; None has none."""
+    def by_hand(self, x: Tensor, parameters: Sequence[Tensor]) -> Excitation | None:
+        """:meth:`factors` of the means of ``x`` and of all parameters, with gradients by hand; None has none."""
         return None
 
     def extra_repr(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
 
 
 def is_plain_training(x: Tensor) -> bool:
@@ -19,12 +20,24 @@ def is_plain_training(x: Tensor) -> bool:
         and x.layout == torch.strided
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        and not torch._C._are_functorch_transforms_active()
+        and not is_transformed()
         and forward_ad.unpack_dual(x).tangent is None  # type: ignore[no-untyped-call]
     )
 
 
+def is_transformed() -> bool:
+    """Whether ``torch.func`` or ``vmap`` is at work: tensors hide dimensions, and cannot be written to."""
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active
+
+
 def is_itself(module: nn.Module, *types: type[nn.Module]) -> bool:
-    """Whether calling ``module`` does what one of these types does and nothing else: no subclass, and no hooks."""
+    """Whether calling ``module`` does what one of these types does and nothing else.
+
+    It is no subclass, has no hooks and no ``forward`` of its own (as accelerate gives one), and there are no hooks on
+    all modules.
+    """
+    if type(module) not in types or "forward" in vars(module):
+        return False
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return type(module) in types and not any(hooks)
+    return not any(hooks) and not _has_any_global_hook()  # type: ignore[no-untyped-call]

@@ -2,43 +2,64 @@
 
 Autograd's own way keeps a product of the tensor's size for a moment, and reads and writes the tensor eleven times
 forward and backward. Here it is three forward (mean; scale and write) and four backward (the gate's gradient is a dot
-product, the tensor's a single ``addcmul``), and nothing but the tensor itself is kept.
+product, the tensor's a single ``addcmul``), and of the tensor's size nothing but the tensor itself is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.blocks.eager import is_plain_training
-from sesurgeon.blocks.excitation import ByAutograd, Excitation, Factors, Returned, gradients
+from sesurgeon.blocks.eager import is_plain_training, is_transformed
+from sesurgeon.blocks.excitation import ByAutograd, Excitation, Returned, gradients
 from sesurgeon.blocks.layout import Layout
 from sesurgeon.blocks.pages import fresh_like
 
 
-def scaled_by_mean(
-    x: Tensor, layout: Layout, factors: Factors, parameters: Sequence[Tensor], by_hand: Excitation | None = None
-) -> Tensor:
+class ByMean(Protocol):
+    """A module that scales a tensor by factors of its means.
+
+    Attributes:
+        layout: of the tensor.
+    """
+
+    layout: Layout
+
+    def factors(self, squeezed: Tensor) -> Tensor:
+        """Of the means, both (N, C, 1, ...); of them and of the parameters, of nothing else that needs gradients."""
+
+    def by_hand(self, x: Tensor, parameters: Sequence[Tensor]) -> Excitation | None:
+        """The same function of ``x``'s means and of all parameters, where somebody wrote down its gradients."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As of any module."""
+
+
+def scaled_by_mean(x: Tensor, block: ByMean) -> Tensor:
     """``x * factors(mean of x over its places)``: the very bits of the plain operations, with a faster backward pass.
 
-    The plain operations are taken wherever it is not :func:`is_plain_training`, and where others stand in for the
-    parameters (``torch.func.functional_call``, ``DataParallel``): they may be gone when one goes back.
+    The plain operations are taken wherever it is not :func:`is_plain_training`, where others stand in for the
+    parameters (``torch.func.functional_call``, ``DataParallel``), as they may be gone when one goes back, and where
+    parameters have hooks, which would be called by our gradients and again by autograd's.
 
     Args:
-        x: of ``layout``, with or without a batch.
-        layout: of ``x``.
-        factors: a function of the means and of ``parameters``, of nothing else that could need gradients.
-        parameters: that ``factors`` reads.
-        by_hand: the same function, where somebody wrote down its gradients.
+        x: of the block's layout, with or without a batch.
+        block: what is done to it.
     """
-    own = len(parameters) > 0 and all(isinstance(one, nn.Parameter) for one in parameters)
+    parameters = tuple(block.parameters())
+    own = len(parameters) > 0 and all(isinstance(one, nn.Parameter) and not one._backward_hooks for one in parameters)
     if not (own and is_plain_training(x) and x.numel() > 0):
-        return x * layout.restored(factors(layout.squeezed(x)))
-    scaled: Tensor = _ScaleByMean.apply(x, layout, factors, by_hand or ByAutograd(factors), *parameters)
+        return _plain(x, block)
+    excitation = block.by_hand(x, parameters) or ByAutograd(block.factors)
+    scaled: Tensor = _ScaleByMean.apply(x, block, excitation, *parameters)
     return scaled
+
+
+def _plain(x: Tensor, block: ByMean) -> Tensor:
+    return x * block.layout.restored(block.factors(block.layout.squeezed(x)))
 
 
 class _ScaleByMean(torch.autograd.Function):
@@ -49,29 +70,39 @@ class _ScaleByMean(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, layout: Layout, factors: Factors, excitation: Excitation, *parameters: Tensor
-    ) -> Tensor:
-        scale, kept = excitation.forth(layout.squeezed(x), parameters)
+    def forward(ctx: Any, x: Tensor, block: ByMean, excitation: Excitation, *parameters: Tensor) -> Tensor:
+        scale, kept = excitation.forth(block.layout.squeezed(x), parameters)
         ctx.save_for_backward(x, *parameters, *kept)
-        ctx.layout, ctx.factors, ctx.excitation = layout, factors, excitation
-        return torch.mul(x, layout.restored(scale), out=fresh_like(x, torch.result_type(x, scale)))
+        ctx.block, ctx.excitation = block, excitation
+        return torch.mul(x, block.layout.restored(scale), out=fresh_like(x, torch.result_type(x, scale)))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
-        layout: Layout = ctx.layout
-        needed = (ctx.needs_input_grad[0], *ctx.needs_input_grad[4:])
+        block: ByMean = ctx.block
+        needed = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3:])
         parameters, kept = saved[: len(needed) - 1], saved[len(needed) - 1 :]
         if torch.is_grad_enabled():  # it will be differentiated once more
-            # by a graph of its own: going back through it frees what it kept, and this function may be called again
-            scaled = x * layout.restored(ctx.factors(layout.squeezed(x)))
-            of_x, *of_parameters = gradients(scaled, (x, *parameters), needed, grad, create_graph=True)
-            return of_x, None, None, None, *of_parameters
-        of_factors = layout.channels_first(_sum_of_products(grad, x.to(grad.dtype), layout))
+            _require_own(parameters, block)
+            # by a graph of its own: going back through it frees what it kept, and this function may be called again;
+            # of another view, because hooks on x are called by autograd already
+            view = x.view_as(x)
+            of_x, *of_parameters = gradients(_plain(view, block), (view, *parameters), needed, grad, create_graph=True)
+            return of_x, None, None, *of_parameters
+        of_factors = block.layout.channels_first(_sum_of_products(grad, x.to(grad.dtype), block.layout))
         found = ctx.excitation.back(kept, parameters, of_factors, needed)
-        of_x = _of_input(grad, found, layout).to(x.dtype) if needed[0] else None
-        return of_x, None, None, None, *found.of_parameters
+        of_x = _of_input(grad, found, block.layout).to(x.dtype) if needed[0] else None
+        return of_x, None, None, *found.of_parameters
+
+
+def _require_own(parameters: Sequence[Tensor], block: ByMean) -> None:
+    """The block would compute with others than those whose gradients are asked for."""
+    now = tuple(block.parameters())
+    if len(now) != len(parameters) or any(a is not b for a, b in zip(now, parameters, strict=True)):
+        raise RuntimeError(
+            f"The parameters of {type(block).__name__} are not those of its forward pass, and gradients of gradients "
+            "cannot be taken. Hand torch.func.functional_call tensors in place of nn.Parameter, or go back within it."
+        )
 
 
 def _of_input(grad: Tensor, found: Returned, layout: Layout) -> Tensor:
@@ -98,6 +129,8 @@ def _sum_of_products(a: Tensor, b: Tensor, layout: Layout) -> Tensor:
 
 def _scaled_and_shifted(a: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
     """``a * scale + shift`` for factors of each image and channel, in one pass."""
+    if not _on_cpu(a):
+        return torch.addcmul(shift, a, scale)
     found = fresh_like(a, a.dtype)
     rows = _rows(a, found, layout)
     if rows is None:
@@ -113,23 +146,27 @@ def _scaled_and_shifted(a: Tensor, scale: Tensor, shift: Tensor, layout: Layout)
 
 def _rows(a: Tensor, b: Tensor, layout: Layout) -> tuple[Tensor, Tensor] | None:
     """Two tensors on a CPU as (1, N * C, places); None where places are not next to each other in memory."""
+    if not _on_cpu(a):
+        return None
     first, second = layout.channels_first(a), layout.channels_first(b)
-    if not (_on_cpu(a) and first.is_contiguous() and second.is_contiguous()):
+    if not (first.is_contiguous() and second.is_contiguous()):
         return None
     return first.flatten(0, layout.first).flatten(1)[None], second.flatten(0, layout.first).flatten(1)[None]
 
 
 def _images_of_channels_last(a: Tensor, b: Tensor, layout: Layout) -> Iterable[tuple[Tensor, Tensor]] | None:
     """Of two tensors on a CPU each image as (1, C, places, 1); None where channels are not next to each other."""
+    if not _on_cpu(a):
+        return None
     last = [one.movedim(layout.first, -1) for one in (layout.channels_first(a), layout.channels_first(b))]
-    if not (_on_cpu(a) and a.dim() > layout.spatial_dims + 1 and all(one.is_contiguous() for one in last)):
+    if not (a.dim() > layout.spatial_dims + 1 and all(one.is_contiguous() for one in last)):
         return None
     first, second = (one.flatten(1, -2).movedim(-1, 1)[:, None, :, :, None] for one in last)
     return zip(first, second, strict=True)
 
 
 def _on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.numel() > 0
+    return x.device.type == "cpu" and x.numel() > 0 and not is_transformed()
 
 
 def _dot_products(a: Tensor, b: Tensor) -> Tensor:

@@ -20,9 +20,8 @@ def pointwise(layer: Convolution, x: Tensor) -> Tensor:
         layer: a convolution of kernel size 1.
         x: (N, C, *places) or (C, *places).
     """
-    one_place = x.dim() == layer.weight.dim() and x.shape[2:].numel() == 1
-    training = layer.training and x.device.type == "cpu" and is_plain_training(x)
-    if not (one_place and training and is_itself(layer, *CONVOLUTIONS)):
+    usual = is_itself(layer, *CONVOLUTIONS) and layer.training and x.device.type == "cpu" and is_plain_training(x)
+    if not (usual and x.dim() == layer.weight.dim() and x.shape[2:].numel() == 1):
         called: Tensor = layer(x)
         return called
     product = F.linear(x.flatten(1), layer.weight.flatten(1), layer.bias)

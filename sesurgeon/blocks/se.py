@@ -61,22 +61,19 @@ class SqueezeExcite(Squeezing):
         factors: Tensor = self.gate(pointwise(self.fc2, self.act(pointwise(self.fc1, squeezed))))
         return factors
 
-    def by_hand(self, x: Tensor) -> Excitation | None:
+    def by_hand(self, x: Tensor, parameters: Sequence[Tensor]) -> Excitation | None:
         """On a CPU; elsewhere, and under autocast, autograd's way is as good or is not measured."""
-        ceiling = _CEILINGS.get(type(self.gate))
-        parameters = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
-        itself = (
-            type(self) is SqueezeExcite
-            and is_itself(self.fc1, *CONVOLUTIONS)
-            and is_itself(self.act, nn.ReLU)
-            and is_itself(self.fc2, *CONVOLUTIONS)
-            and is_itself(self.gate, *_CEILINGS)
-        )
-        same = all(one is not None and one.dtype == x.dtype for one in parameters)
-        batch = x.dim() == self.fc1.weight.dim()
         cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        usual = self.training and itself and same and batch and cpu
-        return TwoLayers(ceiling) if usual and ceiling is not None else None
+        if not (self.training and cpu and type(self) is SqueezeExcite and "factors" not in vars(self)):
+            return None
+        convolutions = is_itself(self.fc1, *CONVOLUTIONS) and is_itself(self.fc2, *CONVOLUTIONS)
+        if not (convolutions and is_itself(self.act, nn.ReLU) and is_itself(self.gate, *_CEILINGS)):
+            return None
+        read = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+        # in this order and no others: who takes a parametrization off a layer leaves its weight behind its bias
+        all_of_them = len(parameters) == len(read) and all(a is b for a, b in zip(read, parameters, strict=True))
+        usual = all_of_them and x.dim() == self.fc1.weight.dim() and all(one.dtype == x.dtype for one in parameters)
+        return TwoLayers(_CEILINGS[type(self.gate)]) if usual else None
 
     def hidden(self) -> tuple[Convolution, Convolution] | None:
         return None if self.fc1.bias is None else (self.fc1, self.fc2)

@@ -201,6 +201,51 @@ def test_gradients_of_gradients_of_parameters_that_stand_in_for_its_own() -> Non
     torch.testing.assert_close(found, of_gradients(plain(exact, x), list(exact.parameters())))
 
 
+def test_of_other_parameters_gradients_of_gradients_are_refused() -> None:
+    block, x = trained(BlockConfig("se")), tensor().requires_grad_()
+    others = {name: nn.Parameter(value.detach() + 0.1) for name, value in block.named_parameters()}
+    y = torch.func.functional_call(block, others, (x,)).square().sum()
+    exact = copy.deepcopy(block)
+    exact.load_state_dict(others)
+    once = torch.autograd.grad(y, (x, *others.values()), retain_graph=True)
+    expected = torch.autograd.grad(plain(exact, x).square().sum(), (x, *exact.parameters()))
+    torch.testing.assert_close(once, expected)
+    with pytest.raises(RuntimeError, match=r"SqueezeExcite are not those of its forward pass.*functional_call"):
+        torch.autograd.grad(y, x, create_graph=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("twice", [False, True])
+def test_hooks_on_tensors_are_called_once(kind: str, twice: bool) -> None:
+    block, x = trained(BlockConfig(kind)).double(), tensor(dtype=torch.float64).requires_grad_()  # type: ignore
+
+    def found(run: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        scaled = 1 * x
+        scaled.register_hook(lambda grad: grad / 2)
+        inputs = (x, *block.parameters())
+        return list(torch.autograd.grad(run(scaled).square().sum(), inputs, create_graph=twice))
+
+    before = found(block)
+    for parameter in block.parameters():
+        parameter.register_hook(lambda grad: grad / 2)
+    expected = found(lambda x: plain(block, x))
+    torch.testing.assert_close(found(block), expected)
+    assert not torch.equal(before[1], expected[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("order", MEMORY)
+def test_many_gradients_at_a_time(kind: str, order: str) -> None:
+    block, x = trained(BlockConfig(kind)).double(), MEMORY[order](tensor(dtype=torch.float64))  # type: ignore
+    ways = torch.stack([tensor(dtype=torch.float64), tensor(dtype=torch.float64)])
+    x = x.detach().requires_grad_()
+    inputs = (x, *block.parameters())
+    y = block(x)
+    found = torch.func.vmap(lambda way: torch.autograd.grad(y, inputs, way))(ways)
+    one_by_one = [torch.autograd.grad(plain(block, x), inputs, way) for way in ways]
+    torch.testing.assert_close(list(found), [torch.stack(each) for each in zip(*one_by_one, strict=True)])
+
+
 def test_as_a_replica_of_data_parallel_it_passes_gradients_on() -> None:
     block, x = trained(BlockConfig("se")), tensor()
     replica = copy.deepcopy(block)
