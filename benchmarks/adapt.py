@@ -123,7 +123,10 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def key_of(name: str, size: tuple[int, int], seed: int, lr: float) -> dict[str, Any]:
-    """What was done in a run: where it changes, the run has to be done again."""
+    """What tells runs apart, and what was set in them: where it changes, the run has to be done again.
+
+    Where anything else here changes, all have to be; those of a GPU belong into a file of their own.
+    """
     arm, (images, epochs) = ARMS[name], size
     blocks = None if arm.blocks is None else dict(arm.blocks)
     about = {"arm": name, "images": images, "epochs": epochs, "seed": seed, "blocks": blocks}
@@ -253,7 +256,8 @@ for bit. Time: {"wall" if torch.cuda.is_available() else "processor"} seconds of
 AdamW, cosine schedule, half an epoch of warm-up, batch {COMMON["batch_size"]}; what is new learns at {options.lr:g} \
 times 5, `inner` blocks
 and their head at {options.lr:g}; where everything trains, so does the backbone, after one epoch of what is new alone.
-Rates, batch and lengths were chosen with the first seed's 1,000 images, by the error on 5,000 other training images.
+Rates, batch and length come from a few trials by hand, with the first seed's 1,000 images and 5,000 other training
+images to test on; no arm was tuned by itself.
 
 {unfinished}{tables}
 

@@ -8,7 +8,8 @@ process: where memory happens to lie makes one process some per cent slower than
 processes that take turns lose caches and memory to each other, which in training they would not. A turn is some steps
 that do not count, then some that do, of which the median counts. Overheads are taken round by round. Memory is the most
 bytes that tensors take at a time in a step, above weights and the optimiser's state (sesurgeon.export.measure_memory).
-Writes benchmarks/step.md.
+Every round leaves a line in benchmarks/step.jsonl; more of them are added to those that are there. Writes
+benchmarks/step.md from all that were measured with these settings.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import multiprocessing
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import timm
 import torch
+from kept_runs import keep, runs_in
 from torch import nn
 
 import sesurgeon
@@ -30,21 +33,24 @@ from sesurgeon.export import measure_memory
 from sesurgeon.files import atomic_write
 
 TABLE = Path(__file__).with_suffix(".md")
+ROUNDS = TABLE.with_suffix(".jsonl")
 NETWORKS = ("resnet50", "ours", "timm's")
+Value = TypeVar("Value")
 WARM_UP, STEPS = 3, 5  # of a turn: steps that do not count, and steps that do
 
 
 def main() -> None:
     options = parse()
-    seconds: dict[str, list[float]] = {name: [] for name in NETWORKS}
+    key = {"batch": options.batch_size, "side": options.img_size, "threads": options.threads}
+    key |= {"channels_last": options.channels_last, "torch": torch.__version__, "timm": timm.__version__}
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as processes:
         for number in range(options.rounds):
-            for name in random.Random(number).sample(NETWORKS, len(NETWORKS)):
-                seconds[name].append(processes.apply(turn, (name, options)))
-            print({name: round(1000 * found[-1]) for name, found in seconds.items()}, flush=True)
-    memory = peaks(options)
+            order = random.Random(number).sample(NETWORKS, len(NETWORKS))
+            seconds = {name: round(processes.apply(turn, (name, options)), 3) for name in order}
+            keep({"key": key, "seconds": seconds}, ROUNDS)
+    rounds = [run["seconds"] for run in runs_in(ROUNDS) if run["key"] == key]
     with atomic_write(TABLE) as temporary:
-        temporary.write_text(page(options, seconds, memory), encoding="utf-8")
+        temporary.write_text(page(options, rounds, peaks(options)), encoding="utf-8")
     print(TABLE.read_text(encoding="utf-8"))
 
 
@@ -53,7 +59,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("-b", "--batch-size", type=int, default=16)
     parser.add_argument("--img-size", type=int, default=160)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=12, help="to measure, beside those that are kept")
     parser.add_argument("--channels-last", action="store_true")
     return parser.parse_args()
 
@@ -92,63 +98,70 @@ def network(name: str, side: int) -> nn.Module:
 
 def peaks(options: argparse.Namespace) -> dict[str, int]:
     """Bytes of each network in a step."""
-    side = options.img_size
-    images, found = torch.randn(options.batch_size, 3, side, side), {}
+    side, order = options.img_size, torch.channels_last if options.channels_last else torch.contiguous_format
+    images, found = torch.randn(options.batch_size, 3, side, side).to(memory_format=order), {}
     for name in NETWORKS[1:]:
-        (one,) = measure_memory(
-            network("resnet50", side), network(name, side), images, batch=len(images), runtimes=("training",)
-        )
+        both = [network(one, side).to(memory_format=order) for one in ("resnet50", name)]
+        (one,) = measure_memory(*both, images, batch=len(images), runtimes=("training",))
         found |= {"resnet50": one.base_bytes, name: one.augmented_bytes}
     return found
 
 
-def page(options: argparse.Namespace, seconds: dict[str, list[float]], memory: dict[str, int]) -> str:
-    base = seconds["resnet50"]
-    over = {name: [b / a - 1 for a, b in zip(base, seconds[name], strict=True)] for name in NETWORKS[1:]}
-    best = {name: min(seconds[name]) / min(base) - 1 for name in NETWORKS[1:]}
+def page(options: argparse.Namespace, rounds: list[dict[str, float]], memory: dict[str, int]) -> str:
+    over = {name: [100 * (one[name] / one["resnet50"] - 1) for one in rounds] for name in NETWORKS[1:]}
     rows = []
     for name in NETWORKS:
-        cells = [name, f"{1000 * statistics.median(seconds[name]):.0f}"]
-        cells.append("" if name == "resnet50" else spread([100 * one for one in over[name]], " %"))
-        cells.append("" if name == "resnet50" else f"{100 * best[name]:.1f} %")
-        cells.append(f"{memory[name] / 1e6:.0f}")
-        cells.append("" if name == "resnet50" else f"{(memory[name] - memory['resnet50']) / 1e6:+.0f}")
+        cells = [name, f"{1000 * statistics.median(one[name] for one in rounds):.0f}", "", "", "", ""]
+        cells[4] = f"{memory[name] / 1e6:.0f}"
+        if name in over:
+            low, high = interval(over[name], statistics.median)
+            cells[2] = f"{statistics.median(over[name]):.1f} % ({low:.1f} to {high:.1f})"
+            cells[3] = f"{min(over[name]):.1f} to {max(over[name]):.1f} %"
+            cells[5] = f"{(memory[name] - memory['resnet50']) / 1e6:+.0f}"
         rows.append(f"| {' | '.join(cells)} |")
     space_share = (memory["ours"] - memory["resnet50"]) / (memory["timm's"] - memory["resnet50"])
-    time_share = statistics.median(over["ours"]) / statistics.median(over["timm's"])
+    pairs = list(zip(*over.values(), strict=True))
+    low, high = interval(pairs, share)
     order = " --channels-last" if options.channels_last else ""
     return f"""# A training step of SE-ResNet-50
 
-    python benchmarks/step.py -b {options.batch_size} --img-size {options.img_size} --threads {options.threads} \\
-        --rounds {options.rounds}{order}
+    python benchmarks/step.py -b {options.batch_size} --img-size {options.img_size} --threads {options.threads}{order}
 
-timm {timm.__version__}, torch {torch.__version__}, {options.threads} CPU threads, fp32: medians of {options.rounds}
-rounds, and from least to most. In each round each network has a turn, in a new process: {WARM_UP} steps that do not
-count, and {STEPS} of which the median counts. Overheads are paired by round.
+timm {timm.__version__}, torch {torch.__version__}, {options.threads} CPU threads, fp32, {len(rounds)} rounds
+([step.jsonl](step.jsonl)). In each round each network has a turn, in a new process: {WARM_UP} steps that do not
+count, and {STEPS} of which the median counts. Overheads are paired by round: their median, in brackets between what
+95 % of the medians lie when rounds are drawn anew from these (bootstrap), and the least and most.
 
-| network | step, ms | over resnet50 | quickest turns | peak, MB | over resnet50 |
+| network | step, ms | over resnet50 | single rounds | peak, MB | over resnet50 |
 | --- | ---: | ---: | ---: | ---: | ---: |
 {chr(10).join(rows)}
 
-Our overhead is {time_share:.2f} of timm's by the medians, and {best["ours"] / best["timm's"]:.2f} by the quickest turn
-of each; in memory it is {space_share:.3f} of it. The memory's floor is the tensors that the blocks scale,
-{floor(options) / 1e6:.0f} MB in all: each gate's gradient needs its own, and in a network without blocks the sum is
-written over it. Blocks have weights, too, and these gradients.
-
-Aimed at are 0.6 of timm's overhead at most, and less than timm's memory. The peak is where the third stage's last block
-is about to go back: of the thirteen blocks still to come both networks keep the tensor and its means; timm's keeps the
-sigmoid beside them, ours a sixteenth of that, the hidden units.
+Our overhead is {share(pairs):.2f} of timm's ({low:.2f} to {high:.2f}), aimed at is 0.6 at most; in memory it is
+{space_share:.3f} of it, aimed at is less than timm's. The peak is where the third stage's last block is about to go
+back, with thirteen blocks still to come. What these scale, {floor(options) / 1e6:.0f} MB, is the memory's floor, because
+each gate's gradient needs its own tensor, and in a network without blocks the sum is written over it; the gradients of
+the blocks that are through, 6 MB, come on top. Of what lies between means and factors timm's keeps the hidden units and
+the sigmoid, ours the hidden units, a sixteenth of that.
 """
 
 
-def spread(values: list[float], unit: str) -> str:
-    return f"{statistics.median(values):.1f}{unit} ({min(values):.1f} to {max(values):.1f})"
+def share(pairs: Sequence[tuple[float, ...]]) -> float:
+    """Of our median overhead in timm's."""
+    ours, theirs = (statistics.median(one) for one in zip(*pairs, strict=True))
+    return ours / theirs
+
+
+def interval(values: Sequence[Value], of: Callable[[Sequence[Value]], float]) -> tuple[float, float]:
+    """Between what 95 % of ``of(values)`` lie when ``values`` are drawn anew from themselves, as often."""
+    draw = random.Random(0)
+    found = sorted(of(draw.choices(values, k=len(values))) for _ in range(2000))
+    return found[50], found[-51]
 
 
 def floor(options: argparse.Namespace) -> int:
-    """Bytes of what the sixteen blocks scale."""
+    """Bytes of what the first thirteen blocks scale."""
     side = options.img_size // 4
-    stages = ((3, 256, 1), (4, 512, 2), (6, 1024, 4), (3, 2048, 8))
+    stages = ((3, 256, 1), (4, 512, 2), (6, 1024, 4))
     return sum(4 * count * options.batch_size * channels * (side // by) ** 2 for count, channels, by in stages)
 
 
