@@ -138,7 +138,7 @@ count, and {STEPS} of which the median counts. Overheads are paired by round: th
 
 Our overhead is {share(pairs):.2f} of timm's ({low:.2f} to {high:.2f}), aimed at is 0.6 at most; in memory it is
 {space_share:.3f} of it, aimed at is less than timm's. The peak is where the third stage's last block is about to go
-back, with thirteen blocks still to come. What these scale, {floor(options) / 1e6:.0f} MB, is the memory's floor, because
+back, with thirteen blocks still to come. What these scale, {floor(options) / 1e6:.0f} MB, is the memory's floor, as
 each gate's gradient needs its own tensor, and in a network without blocks the sum is written over it; the gradients of
 the blocks that are through, 6 MB, come on top. Of what lies between means and factors timm's keeps the hidden units and
 the sigmoid, ours the hidden units, a sixteenth of that.
