@@ -291,18 +291,21 @@ def table(found: dict[str, dict[int, dict[str, Any]]]) -> str:
 
 def draw(groups: Mapping[tuple[int, int], dict[str, dict[int, dict[str, Any]]]]) -> None:
     """Error against trained parameters, one panel a size; a dot a run, a name an arm."""
-    figure, panels = pyplot.subplots(1, max(len(groups), 1), figsize=(5.2 * max(len(groups), 1), 4.2), squeeze=False)
+    figure, panels = pyplot.subplots(1, max(len(groups), 1), figsize=(5.2 * max(len(groups), 1), 5.4), squeeze=False)
     for panel, ((images, _), found) in zip(panels[0], groups.items(), strict=False):
-        for index, (name, by_seed) in enumerate(found.items()):
+        for name, by_seed in found.items():
             errors = [run["error"] for run in by_seed.values()]
             trained = [run["trained"] for run in by_seed.values()]
-            marker, colour = ("o" if name in FROZEN else "s"), f"C{index}"
+            marker, colour = ("o" if name in FROZEN else "s"), f"C{list(ARMS).index(name)}"
             panel.plot(trained, errors, marker, color=colour, alpha=0.5, markeredgewidth=0)
-            panel.plot(trained[0], statistics.mean(errors), "_", color=colour, markersize=18, label=name)
+            panel.plot(trained[0], statistics.mean(errors), "_", color=colour, markersize=18, label=ARMS[name].label)
         panel.set(xscale="log", xlabel="parameters trained", ylabel="test error, %", title=f"{images:,} images")
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=7)
-    figure.tight_layout()
+    known = {
+        label: handle for panel in panels[0] for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(known.values(), known, loc="lower center", ncols=len(groups), fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, (0.3 if len(groups) == 1 else 0.2) if known else 0, 1, 1))
     with atomic_write(PICTURE) as temporary:
         figure.savefig(temporary, dpi=120)
     pyplot.close(figure)
