@@ -291,7 +291,9 @@ def table(found: dict[str, dict[int, dict[str, Any]]]) -> str:
 
 def draw(groups: Mapping[tuple[int, int], dict[str, dict[int, dict[str, Any]]]]) -> None:
     """Error against trained parameters, one panel a size; a dot a run, a name an arm."""
-    figure, panels = pyplot.subplots(1, max(len(groups), 1), figsize=(5.2 * max(len(groups), 1), 5.4), squeeze=False)
+    figure, panels = pyplot.subplots(
+        1, max(len(groups), 1), figsize=(5.2 * max(len(groups), 1), 5.4), squeeze=False, sharex=True, sharey=True
+    )
     for panel, ((images, _), found) in zip(panels[0], groups.items(), strict=False):
         for name, by_seed in found.items():
             errors = [run["error"] for run in by_seed.values()]
@@ -300,6 +302,9 @@ def draw(groups: Mapping[tuple[int, int], dict[str, dict[int, dict[str, Any]]]])
             panel.plot(trained, errors, marker, color=colour, alpha=0.5, markeredgewidth=0)
             panel.plot(trained[0], statistics.mean(errors), "_", color=colour, markersize=18, label=ARMS[name].label)
         panel.set(xscale="log", xlabel="parameters trained", ylabel="test error, %", title=f"{images:,} images")
+        panel.set(yscale="log", yticks=(12, 14, 16, 18, 20, 30, 40, 60))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("")
         panel.grid(alpha=0.3)
     known = {
         label: handle for panel in panels[0] for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
