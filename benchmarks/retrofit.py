@@ -385,7 +385,7 @@ def row(name: str, by_seed: Mapping[int, Mapping[str, Any]], arms: Runs, network
 
 
 def tried(runs: Sequence[dict[str, Any]]) -> str:
-    """A table of the settings that were tried; nothing before the first of them."""
+    """A table of the settings that were tried; nothing before the first beside those above."""
     name, seed = TRIED_ON
     top1_of = {json.dumps(run["key"]): run["top1"] for run in runs}
     lines = []
@@ -395,7 +395,7 @@ def tried(runs: Sequence[dict[str, Any]]) -> str:
             cells = (trial.label, f"{control[-1]:.2f}", f"{ours[-1]:.2f}", f"{ours[-1] - control[-1]:+.2f}")
             lines.append(f"| {' | '.join((*cells, f'{min(ours):.2f}'))} |")
     base = top1_of.get(json.dumps(key_of(name, "base", seed)))
-    if not lines or not base:
+    if len(lines) < 2 or not base:
         return ""
     return f"""## Settings tried
 

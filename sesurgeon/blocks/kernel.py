@@ -129,7 +129,7 @@ def _sum_of_products(a: Tensor, b: Tensor, layout: Layout) -> Tensor:
 
 def _scaled_and_shifted(a: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
     """``a * scale + shift`` for factors of each image and channel, in one pass."""
-    if not _on_cpu(a):
+    if not _is_cpu_memory(a):
         return torch.addcmul(shift, a, scale)
     found = fresh_like(a, a.dtype)
     rows = _rows(a, found, layout)
@@ -146,7 +146,7 @@ def _scaled_and_shifted(a: Tensor, scale: Tensor, shift: Tensor, layout: Layout)
 
 def _rows(a: Tensor, b: Tensor, layout: Layout) -> tuple[Tensor, Tensor] | None:
     """Two tensors on a CPU as (1, N * C, places); None where places are not next to each other in memory."""
-    if not _on_cpu(a):
+    if not _is_cpu_memory(a):
         return None
     first, second = layout.channels_first(a), layout.channels_first(b)
     if not (first.is_contiguous() and second.is_contiguous()):
@@ -156,7 +156,7 @@ def _rows(a: Tensor, b: Tensor, layout: Layout) -> tuple[Tensor, Tensor] | None:
 
 def _images_of_channels_last(a: Tensor, b: Tensor, layout: Layout) -> Iterable[tuple[Tensor, Tensor]] | None:
     """Of two tensors on a CPU each image as (1, C, places, 1); None where channels are not next to each other."""
-    if not _on_cpu(a):
+    if not _is_cpu_memory(a):
         return None
     last = [one.movedim(layout.first, -1) for one in (layout.channels_first(a), layout.channels_first(b))]
     if not (a.dim() > layout.spatial_dims + 1 and all(one.is_contiguous() for one in last)):
@@ -165,7 +165,8 @@ def _images_of_channels_last(a: Tensor, b: Tensor, layout: Layout) -> Iterable[t
     return zip(first, second, strict=True)
 
 
-def _on_cpu(x: Tensor) -> bool:
+def _is_cpu_memory(x: Tensor) -> bool:
+    """Whether a CPU's loops may read it and write to one like it."""
     return x.device.type == "cpu" and x.numel() > 0 and not is_transformed()
 
 

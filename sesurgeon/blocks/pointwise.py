@@ -20,7 +20,7 @@ def pointwise(layer: Convolution, x: Tensor) -> Tensor:
         layer: a convolution of kernel size 1.
         x: (N, C, *places) or (C, *places).
     """
-    usual = is_itself(layer, *CONVOLUTIONS) and layer.training and x.device.type == "cpu" and is_plain_training(x)
+    usual = layer.training and x.device.type == "cpu" and is_plain_training(x) and is_itself(layer, *CONVOLUTIONS)
     if not (usual and x.dim() == layer.weight.dim() and x.shape[2:].numel() == 1):
         called: Tensor = layer(x)
         return called
