@@ -17,7 +17,7 @@ def tensor_name(local: LocalGraphs, path: str, node: fx.Node) -> str:
     """
     child = f"{path}.{node.target}".lstrip(".")
     graph = local.graphs.get(child) if node.op == "call_module" else None
-    returned = None if graph is None else next(reversed(graph.nodes)).args[0]
+    returned = None if graph is None else next(iter(reversed(graph.nodes))).args[0]
     if isinstance(returned, fx.Node) and returned.op != "placeholder":
         return tensor_name(local, child, returned)
     return f"{path}/{node.name}"
