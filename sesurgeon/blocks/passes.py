@@ -1,0 +1,78 @@
+"""The two passes over a tensor on the way back.
+
+On a CPU they are BatchNorm's loops, which are a dot product and a multiplication with an addition, a row after the
+other, at the speed of the memory. torch has no others: bmm takes rows three times as long, addcmul with factors per row
+twice.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sesurgeon.blocks.eager import is_transformed
+from sesurgeon.blocks.layout import Layout
+from sesurgeon.blocks.pages import fresh_like
+
+
+def sum_of_products(a: Tensor, b: Tensor, layout: Layout) -> Tensor:
+    """``(a * b)`` summed over the places, which keep size 1; on a CPU without a product of the tensor's size."""
+    if _is_cpu_memory(a):
+        shape = [1 if index - a.dim() in layout.places else size for index, size in enumerate(a.shape)]
+        if (rows := _rows(a, b, layout)) is not None:
+            return _dot_products(*rows).view(shape)
+        if (images := _images_of_channels_last(a, b, layout)) is not None:
+            return torch.stack([_dot_products(*pair) for pair in zip(*images, strict=True)]).view(shape)
+    return (a * b).sum(layout.places, keepdim=True)
+
+
+def scaled_and_shifted(a: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
+    """``a * scale + shift`` for factors of each image and channel, in one pass."""
+    if not _is_cpu_memory(a):
+        return torch.addcmul(shift, a, scale)
+    found = fresh_like(a, a.dtype)
+    if (rows := _rows(a, found, layout)) is None:
+        return torch.addcmul(shift, a, scale, out=found)
+    zeros, ones = _standard(rows[0])
+    unused = zeros[:0]
+    torch.ops.aten.native_batch_norm.out(
+        rows[0], scale.flatten().to(ones), shift.flatten().to(ones), zeros, ones, False, 0.0, 0.0,
+        out=rows[1], save_mean=unused, save_invstd=unused.clone(),
+    )  # fmt: skip
+    return found
+
+
+def _is_cpu_memory(x: Tensor) -> bool:
+    """Whether a CPU's loops may read it and write to one like it."""
+    return x.device.type == "cpu" and x.numel() > 0 and not is_transformed()
+
+
+def _rows(a: Tensor, b: Tensor, layout: Layout) -> tuple[Tensor, Tensor] | None:
+    """Two tensors as (1, N * C, places); None where places are not next to each other in memory."""
+    first, second = layout.channels_first(a), layout.channels_first(b)
+    if not (first.is_contiguous() and second.is_contiguous()):
+        return None
+    return first.flatten(0, layout.first).flatten(1)[None], second.flatten(0, layout.first).flatten(1)[None]
+
+
+def _images_of_channels_last(a: Tensor, b: Tensor, layout: Layout) -> tuple[Tensor, Tensor] | None:
+    """Two tensors as (N, 1, C, places, 1); None where channels are not next to each other in memory."""
+    first, second = (layout.channels_first(one).movedim(layout.first, -1) for one in (a, b))
+    if not (a.dim() > layout.spatial_dims + 1 and first.is_contiguous() and second.is_contiguous()):
+        return None
+    return tuple(one.flatten(1, -2).movedim(-1, 1)[:, None, :, :, None] for one in (first, second))  # type: ignore
+
+
+def _dot_products(a: Tensor, b: Tensor) -> Tensor:
+    """Of each channel of two tensors (1, channels, places, ...)."""
+    zeros, ones = _standard(a)
+    found: Tensor = torch.ops.aten.native_batch_norm_backward(
+        a, b, None, zeros, ones, None, None, False, 0.0, [False, True, False]
+    )[1]
+    return found
+
+
+def _standard(x: Tensor) -> tuple[Tensor, Tensor]:
+    """A mean and a variance for each channel with which BatchNorm leaves everything as it is."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.zeros(x.shape[1], dtype=dtype), torch.ones(x.shape[1], dtype=dtype)
