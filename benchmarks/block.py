@@ -1,13 +1,13 @@
 """One Squeeze-and-Excitation block, forward and backward: sesurgeon's against timm's, torchvision's and the textbook's.
 
     python benchmarks/block.py
-    python benchmarks/block.py --device cuda --compiled
 
 All in one process, in turn, each round in another order; ratios are taken round by round. A turn is some runs that do
 not count, then one that does, as in training, where the same sizes of memory are asked for again and again: the first
 runs pay for what the module before left in the caches and in the memory's allocator. Beside them stands the floor that
 the memory sets: seven passes (three forward, four backward) at the speed at which the same four tensors (input, output
-and their gradients) are copied one into another in a turn of their own. Writes benchmarks/block.md.
+and their gradients) are copied one into another in a turn of their own; and that floor with the six products of
+matrices, which no block can do without, in another. Writes benchmarks/block.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import timm
@@ -33,8 +33,7 @@ from sesurgeon.files import atomic_write
 TABLE = Path(__file__).with_suffix(".md")
 SHAPES = ((256, 56), (512, 28), (1024, 14), (2048, 7))
 ORDERS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
-PEERS = ("timm", "torchvision", "textbook", "floor")
-COMPILED = "textbook, compiled"  # by torch.compile
+PEERS = ("timm", "torchvision", "textbook", "floor", "floor and products")
 PASSES = 7
 WARM_UP = 2  # runs of a turn that do not count
 
@@ -56,21 +55,20 @@ class Textbook(nn.Module):
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    peers = (*PEERS, COMPILED) if options.compiled else PEERS
     lines, ratios = list[str](), dict[str, list[float]]()
     for order, memory_format in ORDERS.items():
         for channels, side in SHAPES:
-            x = torch.randn(options.batch, channels, side, side).to(options.device, memory_format=memory_format)
+            x = torch.randn(options.batch, channels, side, side).to(memory_format=memory_format)
             rounds = measured(x, options)
             cells = [f"{channels} @ {side}", order, f"{1000 * statistics.median(rounds['ours']):.1f}"]
-            for peer in peers:
+            for peer in PEERS:
                 shares = sorted(a / b for a, b in zip(rounds["ours"], rounds[peer], strict=True))
                 cells.append(f"{statistics.median(shares):.2f} ({shares[0]:.2f} to {shares[-1]:.2f})")
                 ratios.setdefault(f"{order}: {peer}", []).append(statistics.median(shares))
             lines.append(f"| {' | '.join(cells)} |")
             print(lines[-1], flush=True)
     with atomic_write(TABLE) as temporary:
-        temporary.write_text(page(options, peers, lines, ratios), encoding="utf-8")
+        temporary.write_text(page(options, lines, ratios), encoding="utf-8")
 
 
 def parse() -> argparse.Namespace:
@@ -78,8 +76,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--compiled", action="store_true", help="the textbook's module by torch.compile, too")
     return parser.parse_args()
 
 
@@ -93,47 +89,55 @@ def measured(x: Tensor, options: argparse.Namespace) -> dict[str, list[float]]:
         "torchvision": SqueezeExcitation(channels, narrow),
         "textbook": Textbook(channels, narrow),
     }
-    if options.compiled:
-        blocks[COMPILED] = torch.compile(Textbook(channels, narrow))
-    wait = torch.cuda.synchronize if x.is_cuda else lambda: None
     leaf, seen, copies = x.clone().requires_grad_(), torch.randn_like(x), (torch.empty_like(x), torch.empty_like(x))
     runs: Mapping[str, Callable[[], object]] = {
-        **{name: lambda block=block.to(x.device): block(leaf).backward(seen) for name, block in blocks.items()},
+        **{name: lambda block=block: block(leaf).backward(seen) for name, block in blocks.items()},
         "copies": lambda: (copies[0].copy_(x), copies[1].copy_(seen)),
+        "products": products(len(x), channels, narrow),
     }
     found: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(options.rounds):
         for name in random.Random(number).sample(list(runs), len(runs)):
             for _ in range(WARM_UP + 1):
                 leaf.grad = None
-                wait()
                 began = time.perf_counter()
                 runs[name]()
-                wait()
                 seconds = time.perf_counter() - began
             found[name].append(seconds)
     # a copy reads a tensor and writes one: two passes
-    return {**found, "floor": [PASSES / 4 * seconds for seconds in found["copies"]]}
+    floor = [PASSES / 4 * seconds for seconds in found["copies"]]
+    return {
+        **found,
+        "floor": floor,
+        "floor and products": [sum(one) for one in zip(floor, found["products"], strict=True)],
+    }
 
 
-def page(options: argparse.Namespace, peers: Sequence[str], lines: list[str], ratios: Mapping[str, list[float]]) -> str:
+def products(batch: int, channels: int, narrow: int) -> Callable[[], object]:
+    """Those of two layers: one each forward, and one each backward for what comes in and for the weights."""
+    wide, few = torch.randn(batch, channels), torch.randn(batch, narrow)
+    weight1, weight2 = torch.randn(narrow, channels), torch.randn(channels, narrow)
+    return lambda: (
+        wide @ weight1.t(), few @ weight2.t(), few @ weight1, wide @ weight2, few.t() @ wide, wide.t() @ few,
+    )  # fmt: skip
+
+
+def page(options: argparse.Namespace, lines: list[str], ratios: Mapping[str, list[float]]) -> str:
     means = {name: f"{math.exp(statistics.fmean(map(math.log, found))):.2f}" for name, found in ratios.items()}
-    summary = [f"| {order} | {' | '.join(means[f'{order}: {peer}'] for peer in peers)} |" for order in ORDERS]
-    columns = " | ".join(f": {peer}" for peer in peers)
-    rules = " | ".join("---:" for _ in peers)
-    on = f"on {torch.cuda.get_device_name()}" if options.device == "cuda" else f"{options.threads} CPU threads"
-    more = f" --device {options.device}" * (options.device != "cpu") + " --compiled" * options.compiled
+    summary = [f"| {order} | {' | '.join(means[f'{order}: {peer}'] for peer in PEERS)} |" for order in ORDERS]
+    columns = " | ".join(f": {peer}" for peer in PEERS)
+    rules = " | ".join("---:" for _ in PEERS)
     versions = f"timm {timm.__version__}, torchvision {torchvision.__version__}, torch {torch.__version__}"
     return f"""# One block, forward and backward
 
-    python benchmarks/block.py --batch {options.batch} --threads {options.threads} --rounds {options.rounds}{more}
+    python benchmarks/block.py --batch {options.batch} --threads {options.threads} --rounds {options.rounds}
 
-sesurgeon's `SqueezeExcite` in fp32, {options.batch} images, {on}, reduction 16, against timm's
+sesurgeon's `SqueezeExcite` in fp32, {options.batch} images, {options.threads} CPU threads, reduction 16, against timm's
 `SqueezeExcite`, torchvision's `SqueezeExcitation` and the textbook's module (pool, two Linear, sigmoid, expand,
 multiply): our milliseconds, and the ratio of our time to theirs, the median of {options.rounds} rounds, and from least
 to most. A turn is {WARM_UP} runs that do not count, and one that does. The floor is {PASSES} passes at the speed at
-which the four tensors (input, output, their gradients) are copied one into another in the same round.
-{versions}.
+which the four tensors (input, output, their gradients) are copied one into another in the same round; beside it the
+floor with the six products of matrices of the two layers, measured alone. {versions}.
 
 | C @ side | memory | ours, ms | {columns} |
 | --- | --- | ---: | {rules} |

@@ -94,7 +94,8 @@ class TwoLayers:
         weight1, _, weight2, bias2 = parameters
         mean_needs, *need = needed
         factors = self._factors(hidden, weight2, bias2)
-        of_logits = of_factors.flatten(1).to(factors.dtype) * factors * (1 - factors / self.ceiling)
+        of_sigmoid = of_factors.flatten(1).to(factors.dtype) * self.ceiling
+        of_logits = torch.ops.aten.sigmoid_backward(of_sigmoid, factors / self.ceiling)
         of_hidden = torch.ops.aten.threshold_backward(of_logits @ weight2.flatten(1), hidden, 0)
         return Returned(
             factors.view_as(of_factors),

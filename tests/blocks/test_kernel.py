@@ -60,21 +60,31 @@ MEMORY: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.parametrize("places", [(5, 4), (12, 11)])  # few, and more: other operations are the faster ones
 @pytest.mark.parametrize("of_gradient", MEMORY)
 @pytest.mark.parametrize("of_input", MEMORY)
-def test_in_every_order_of_memory(of_input: str, of_gradient: str) -> None:
+def test_in_every_order_of_memory(of_input: str, of_gradient: str, places: tuple[int, int]) -> None:
     block = trained(BlockConfig("se")).double()
-    x = MEMORY[of_input](tensor(dtype=torch.float64))
-    seen = MEMORY[of_gradient](tensor(dtype=torch.float64))
+    x, seen = (MEMORY[of](torch.randn(3, CHANNELS, *places).double()) for of in (of_input, of_gradient))
+    expected = gradients(lambda x: plain(block, x), block, x, seen)
+    torch.testing.assert_close(gradients(block, block, x, seen), expected)
+
+
+def test_many_images_of_few_places() -> None:
+    torch.manual_seed(0)
+    block = build_block(BlockConfig("se"), 512).double()
+    scramble(block)
+    x, seen = (MEMORY["channels-last"](torch.randn(50, 512, 7, 7).double()) for _ in range(2))  # 10 MB: three shares
     expected = gradients(lambda x: plain(block, x), block, x, seen)
     torch.testing.assert_close(gradients(block, block, x, seen), expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("order", ["contiguous", "channels-last"])
-def test_in_half_precision_it_is_no_further_from_the_truth(dtype: torch.dtype, order: str) -> None:
+@pytest.mark.parametrize("side", [9, 11])
+def test_in_half_precision_it_is_no_further_from_the_truth(dtype: torch.dtype, order: str, side: int) -> None:
     torch.manual_seed(0)
-    block, x, seen = trained(BlockConfig("se")), torch.randn(4, CHANNELS, 9, 9), torch.randn(4, CHANNELS, 9, 9)
+    block, x, seen = trained(BlockConfig("se")), *torch.randn(2, 4, CHANNELS, side, side)
     half, x, seen = block.to(dtype), MEMORY[order](x.to(dtype)), MEMORY[order](seen.to(dtype))
     exact = copy.deepcopy(half).double()
     truth = gradients(lambda x: plain(exact, x), exact, x.double(), seen.double())
