@@ -31,6 +31,12 @@ def is_transformed() -> bool:
     return active
 
 
+def is_batch_of_gradients(grad: Tensor) -> bool:
+    """Whether autograd hands over many at a time (``is_grads_batched``), for which torch knows but a few operations."""
+    many: bool = torch._C._functorch.is_legacy_batchedtensor(grad)
+    return many
+
+
 def is_itself(module: nn.Module, *types: type[nn.Module]) -> bool:
     """Whether calling ``module`` does what one of these types does and nothing else.
 

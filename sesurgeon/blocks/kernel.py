@@ -2,7 +2,7 @@
 
 Autograd's own way keeps a product of the tensor's size for a moment, and reads and writes the tensor eleven times
 forward and backward. Here it is three forward (mean; scale and write) and four backward (the gate's gradient is a dot
-product, the tensor's a single ``addcmul``), and of the tensor's size nothing but the tensor itself is kept.
+product, the tensor's a multiplication with an addition), and of the tensor's size only the tensor itself is kept.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.blocks.eager import is_plain_training
+from sesurgeon.blocks.eager import is_batch_of_gradients, is_plain_training
 from sesurgeon.blocks.excitation import ByAutograd, Excitation, Returned, gradients
 from sesurgeon.blocks.layout import Layout
 from sesurgeon.blocks.pages import fresh_like
 from sesurgeon.blocks.passes import scaled_and_shifted, sum_of_products
 
-LARGE = 2**25  # bytes of a tensor on a GPU
+LARGE = 2**28  # bytes of a tensor on a GPU: benchmarks/gpu.md
 
 
 class ByMean(Protocol):
@@ -62,7 +62,7 @@ def scaled_by_mean(x: Tensor, block: ByMean) -> Tensor:
 
 
 def _pays(x: Tensor) -> bool:
-    """Elsewhere than on a CPU, launching operations from Python takes longer than the passes that are saved."""
+    """On a GPU, launching operations from Python takes longer than the passes that are saved for smaller tensors."""
     return x.numel() > 0 and (x.device.type == "cpu" or x.numel() * x.element_size() >= LARGE)
 
 
@@ -90,12 +90,15 @@ class _ScaleByMean(torch.autograd.Function):
         block: ByMean = ctx.block
         needed = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3:])
         parameters, kept = saved[: len(needed) - 1], saved[len(needed) - 1 :]
-        if torch.is_grad_enabled():  # it will be differentiated once more
+        again = torch.is_grad_enabled()  # it will be differentiated once more
+        if again or is_batch_of_gradients(grad):
             _require_own(parameters, block)
             # by a graph of its own: going back through it frees what it kept, and this function may be called again;
             # of another view, because hooks on x are called by autograd already
-            view = x.view_as(x)
-            of_x, *of_parameters = gradients(_plain(view, block), (view, *parameters), needed, grad, create_graph=True)
+            with torch.enable_grad():
+                view = x.view_as(x)
+                y = _plain(view, block)
+            of_x, *of_parameters = gradients(y, (view, *parameters), needed, grad, create_graph=again)
             return of_x, None, None, *of_parameters
         of_factors = block.layout.channels_first(sum_of_products(grad, x.to(grad.dtype), block.layout))
         found = ctx.excitation.back(kept, parameters, of_factors, needed)

@@ -2,7 +2,7 @@
 
 On a CPU they are BatchNorm's loops, which are a dot product and a multiplication with an addition, a row after the
 other, at the speed of the memory. torch has no others: bmm takes rows three times as long, addcmul with factors per row
-twice. They take a moment for each row or image, so where places are few two operations in turn are faster.
+twice. They take a moment for each row or image, so where places are few others are faster, in some shares or in turn.
 """
 
 from __future__ import annotations
@@ -19,19 +19,24 @@ _SHARE = 2**22  # bytes of a product at a time, which mostly stay in the cache
 
 
 def sum_of_products(a: Tensor, b: Tensor, layout: Layout) -> Tensor:
-    """``(a * b)`` summed over the places, which keep size 1; on a CPU without a product of the tensor's size."""
+    """``(a * b)`` summed over the places, which keep size 1; of their dtype or of fp32.
+
+    On a CPU there is no product of the tensor's size, unless the tensor is small or the two differ in their order.
+    """
     if _is_cpu_memory(a):
         shape = [1 if index - a.dim() in layout.places else size for index, size in enumerate(a.shape)]
         if (rows := _rows(a, b, layout)) is not None:
             return _dot_products(*rows).view(shape)
         if (images := _images_of_channels_last(a, b, layout)) is not None:
-            dots = _few_dot_products if images[0].shape[3] < _FEW else _dot_products_by_image
-            return dots(*images).view(shape)
+            if images[0].shape[3] >= _FEW:
+                return _dot_products_by_image(*images).view(shape)
+            if a.numel() * a.element_size() > _SHARE:
+                return _dot_products_by_share(*images).view(shape)
     return (a * b).sum(layout.places, keepdim=True)
 
 
 def scaled_and_shifted(a: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
-    """``a * scale + shift`` for factors of each image and channel, in one pass."""
+    """``a * scale + shift`` for factors of each image and channel, in one pass where places are many."""
     if not _is_cpu_memory(a):
         return torch.addcmul(shift, a, scale)
     found = fresh_like(a, a.dtype)
@@ -69,14 +74,14 @@ def _images_of_channels_last(a: Tensor, b: Tensor, layout: Layout) -> tuple[Tens
     return tuple(one.flatten(1, -2).movedim(-1, 1)[:, None, :, :, None] for one in (first, second))  # type: ignore
 
 
-def _few_dot_products(a: Tensor, b: Tensor) -> Tensor:
+def _dot_products_by_share(a: Tensor, b: Tensor) -> Tensor:
     """Of each channel of images (N, 1, channels, places, 1)."""
     images = max(1, _SHARE // (a[0].numel() * a.element_size()))
     return torch.cat([(x * y).sum(3) for x, y in zip(torch.split(a, images), torch.split(b, images), strict=True)])
 
 
 def _dot_products_by_image(a: Tensor, b: Tensor) -> Tensor:
-    """As :func:`_few_dot_products`."""
+    """As :func:`_dot_products_by_share`."""
     return torch.stack([_dot_products(x, y) for x, y in zip(a, b, strict=True)])
 
 

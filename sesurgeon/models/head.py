@@ -86,13 +86,13 @@ def replace_head(model: nn.Module, num_classes: int) -> None:
     head, heads = head_of(model), heads_of(model)
     reset = getattr(model, "reset_classifier", None)
     if callable(reset):
-        modes = {path: module.training for path, module in model.named_modules()}
+        before = dict(model.named_modules())
         reset(num_classes)
         heads.remove(head)
-        weight = layers[head].weight
-        model.get_submodule(head_of(model)).to(weight.device, weight.dtype)
-        for path, module in model.named_modules():  # timm makes more anew than the classifier
-            module.training = modes.get(path, layers[head].training)
+        for path, module in model.named_modules():
+            if module is not before.get(path):  # timm makes more anew than the classifier
+                module.to(layers[head].weight.device, layers[head].weight.dtype)
+                module.training = before.get(path, layers[head]).training
     for path in heads:
         model.set_submodule(path, _resized(layers[path], num_classes))
     if isinstance(getattr(model, "num_classes", None), int):

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from cases import CASES, CHANNELS, trained
-from test_kernel import KINDS, MEMORY, gradients, is_fast, plain
+from test_kernel import KINDS, MEMORY, errors_in_half_precision, gradients, is_fast, plain
 from torch import Tensor
 
 from sesurgeon.blocks import BlockConfig, build_block, kernel
@@ -18,9 +18,10 @@ SHAPES = [(3, CHANNELS, 7, 7), (2, CHANNELS, 56, 56), (3, CHANNELS, 1, 1), (2, C
 
 
 @pytest.fixture(autouse=True)
-def all_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tensors for which the fast way back pays take seconds to check."""
+def all_are_large_and_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors for which the fast way back pays take seconds to check; TF32 is as coarse as fp16."""
     monkeypatch.setattr(kernel, "LARGE", 0)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 def exact(block: torch.nn.Module, x: Tensor, seen: Tensor) -> list[Tensor]:
@@ -49,26 +50,22 @@ def test_gradients(kind: str, shape: tuple[int, ...], order: str) -> None:
 def test_in_half_precision_it_is_no_further_from_the_truth(
     dtype: torch.dtype, order: str, shape: tuple[int, ...]
 ) -> None:
-    torch.manual_seed(0)
-    block = trained(BlockConfig("se")).to("cuda", dtype)
-    x, seen = (MEMORY[order](torch.randn(shape, device="cuda").to(dtype)) for _ in range(2))
-    theirs = gradients(lambda x: plain(block, x), block, x, seen)
-    for found, usual, right in zip(gradients(block, block, x, seen), theirs, exact(block, x, seen), strict=True):
-        assert found.dtype == dtype
-        assert (found - right).norm() <= 1.1 * (usual - right).norm() + torch.finfo(dtype).eps * right.norm()
+    shares = errors_in_half_precision(shape, order, dtype, "cuda")
+    assert sum(shares) <= 1.1 * len(shares), shares
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_under_autocast(dtype: torch.dtype) -> None:
     block, x = trained(BlockConfig("se")).cuda(), torch.randn(SHAPES[0], device="cuda", requires_grad=True)
+    inputs = (x, *block.parameters())
     with torch.autocast("cuda", dtype):
         y, expected = block(x), plain(block, x)
     assert is_fast(y)
     assert torch.equal(y, expected)
-    y.float().square().sum().backward()
-    assert x.grad is not None
-    assert x.grad.dtype == torch.float32
-    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in block.parameters())
+    found = torch.autograd.grad(y.float().square().sum(), inputs)
+    assert all(one.dtype == torch.float32 for one in found)
+    usual = torch.autograd.grad(expected.float().square().sum(), inputs)
+    torch.testing.assert_close(found, usual, rtol=0.05, atol=0.05 * float(usual[0].abs().max()))
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -84,7 +81,7 @@ def test_a_fresh_block_changes_no_bit(name: str, dtype: torch.dtype, order: str)
 def test_the_fast_way_back_is_for_large_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     block = trained(BlockConfig("se")).cuda()
-    x = torch.zeros(1, CHANNELS, 512, 512, device="cuda", requires_grad=True)  # 32 MB
+    x = torch.zeros(8, CHANNELS, 512, 512, device="cuda", requires_grad=True)  # 256 MB
     assert is_fast(block(x))
     assert not is_fast(block(x[:, :, 1:]))
 

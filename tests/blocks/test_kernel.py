@@ -83,17 +83,26 @@ def test_many_images_of_few_places() -> None:
 @pytest.mark.parametrize("order", ["contiguous", "channels-last"])
 @pytest.mark.parametrize("side", [9, 11])
 def test_in_half_precision_it_is_no_further_from_the_truth(dtype: torch.dtype, order: str, side: int) -> None:
-    torch.manual_seed(0)
-    block, x, seen = trained(BlockConfig("se")), *torch.randn(2, 4, CHANNELS, side, side)
-    half, x, seen = block.to(dtype), MEMORY[order](x.to(dtype)), MEMORY[order](seen.to(dtype))
-    exact = copy.deepcopy(half).double()
-    truth = gradients(lambda x: plain(exact, x), exact, x.double(), seen.double())
-    ours = gradients(half, half, x, seen)
-    theirs = gradients(lambda x: plain(half, x), half, x, seen)
-    assert torch.equal(half(x), plain(half, x))
-    for found, usual, right in zip(ours, theirs, truth, strict=True):
-        assert found.dtype == dtype
-        assert (found - right).norm() <= 1.1 * (usual - right).norm() + 1e-3 * right.norm()
+    shares = errors_in_half_precision((4, CHANNELS, side, side), order, dtype, "cpu")
+    assert sum(shares) <= 1.01 * len(shares), shares
+    assert max(shares) <= 1.3
+
+
+def errors_in_half_precision(shape: tuple[int, ...], order: str, dtype: torch.dtype, device: str) -> list[float]:
+    """Of each gradient, our error over autograd's, from many draws: a single one may be rounded this way or that."""
+    ours, theirs = list[list[float]](), list[list[float]]()
+    for seed in range(20):
+        torch.manual_seed(seed)
+        half = trained(BlockConfig("se")).to(device, dtype)
+        x, seen = (MEMORY[order](torch.randn(shape).to(device, dtype)) for _ in range(2))
+        assert torch.equal(half(x), plain(half, x))
+        exact = copy.deepcopy(half).double()
+        truth = gradients(lambda x: plain(exact, x), exact, x.double(), seen.double())  # noqa: B023
+        for errors, run in ((ours, half), (theirs, lambda x: plain(half, x))):  # noqa: B023
+            found = gradients(run, half, x, seen)
+            assert all(one.dtype == dtype for one in found)
+            errors.append([float((one - right).norm()) for one, right in zip(found, truth, strict=True)])
+    return [sum(a) / sum(b) for a, b in zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=True)]
 
 
 @pytest.mark.parametrize("of_input", [torch.float32, torch.bfloat16])
@@ -254,6 +263,17 @@ def test_many_gradients_at_a_time(kind: str, order: str) -> None:
     found = torch.func.vmap(lambda way: torch.autograd.grad(y, inputs, way))(ways)
     one_by_one = [torch.autograd.grad(plain(block, x), inputs, way) for way in ways]
     torch.testing.assert_close(list(found), [torch.stack(each) for each in zip(*one_by_one, strict=True)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("places", [(5, 4), (12, 11)])
+def test_many_gradients_at_a_time_by_autograd_itself(kind: str, places: tuple[int, int]) -> None:
+    block = trained(BlockConfig(kind)).double()  # type: ignore[arg-type]
+    x = torch.randn(3, CHANNELS, *places, dtype=torch.float64, requires_grad=True)
+    ways = torch.randn(2, *x.shape, dtype=torch.float64)
+    inputs = (x, *block.parameters())
+    found = torch.autograd.grad(block(x), inputs, ways, is_grads_batched=True)
+    torch.testing.assert_close(found, torch.autograd.grad(plain(block, x), inputs, ways, is_grads_batched=True))
 
 
 def test_as_a_replica_of_data_parallel_it_passes_gradients_on() -> None:

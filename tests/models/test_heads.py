@@ -49,6 +49,15 @@ def test_a_new_head_gives_as_many_scores_as_there_are_classes(name, path):
     assert not any(module.training for module in model.modules())
 
 
+@pytest.mark.parametrize("name", ["test_resnet", "deit_tiny_distilled_patch16_224", "levit_128s"])
+def test_all_that_is_new_has_the_models_dtype_and_mode(name: str) -> None:
+    model = build(Source.parse(f"timm:{name}")).to(torch.bfloat16)
+    modes = {path: module.training for path, module in model.named_modules()}
+    replace_head(model, 7)
+    assert {value.dtype for value in model.parameters()} == {torch.bfloat16}
+    assert {path: module.training for path, module in model.named_modules()} == modes
+
+
 def test_auxiliary_heads_follow_and_are_not_taken_for_the_head():
     model = build(Source("torchvision", "googlenet"))
     assert head_of(model) == "fc"
