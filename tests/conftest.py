@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import os
 
-# What a fine-tuning takes by itself is the CPU, on every machine, so that bits can be compared; it is set before CUDA
-# starts. On a GPU: CUDA_VISIBLE_DEVICES=0 pytest tests/blocks/test_cuda.py
+# What a fine-tuning takes by itself is the CPU, also where there are NVIDIA's GPUs, so that bits can be compared; it is
+# set before CUDA starts. On a GPU: CUDA_VISIBLE_DEVICES=0 pytest tests/blocks/test_cuda.py
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import torch
