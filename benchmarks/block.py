@@ -7,13 +7,17 @@ not count, then one that does, as in training, where the same sizes of memory ar
 runs pay for what the module before left in the caches and in the memory's allocator. Beside them stands the floor that
 the memory sets: seven passes (three forward, four backward) at the speed at which the same four tensors (input, output
 and their gradients) are copied one into another in a turn of their own; and that floor with the six products of
-matrices, which no block can do without, in another. Writes benchmarks/block.md.
+matrices, which no block can do without, in another. Writes benchmarks/block.md; where the C library is told to keep
+what is freed, so that the system hands out no new pages meanwhile, benchmarks/block_kept.md:
+
+    MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_MMAP_THRESHOLD_=100000000000 python benchmarks/block.py
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
 import random
 import statistics
 import time
@@ -30,7 +34,8 @@ from torchvision.ops import SqueezeExcitation
 from sesurgeon.blocks import SqueezeExcite
 from sesurgeon.files import atomic_write
 
-TABLE = Path(__file__).with_suffix(".md")
+SETTINGS = [f"{name}={value} " for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_")]
+TABLE = Path(__file__).with_name("block_kept.md" if SETTINGS else "block.md")
 SHAPES = ((256, 56), (512, 28), (1024, 14), (2048, 7))
 ORDERS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 PEERS = ("timm", "torchvision", "textbook", "floor", "floor and products")
@@ -127,10 +132,14 @@ def page(options: argparse.Namespace, lines: list[str], ratios: Mapping[str, lis
     summary = [f"| {order} | {' | '.join(means[f'{order}: {peer}'] for peer in PEERS)} |" for order in ORDERS]
     columns = " | ".join(f": {peer}" for peer in PEERS)
     rules = " | ".join("---:" for _ in PEERS)
+    command = (
+        f"python benchmarks/block.py --batch {options.batch} --threads {options.threads} --rounds {options.rounds}"
+    )
+    command = "".join(SETTINGS) + command
     versions = f"timm {timm.__version__}, torchvision {torchvision.__version__}, torch {torch.__version__}"
     return f"""# One block, forward and backward
 
-    python benchmarks/block.py --batch {options.batch} --threads {options.threads} --rounds {options.rounds}
+    {command}
 
 sesurgeon's `SqueezeExcite` in fp32, {options.batch} images, {options.threads} CPU threads, reduction 16, against timm's
 `SqueezeExcite`, torchvision's `SqueezeExcitation` and the textbook's module (pool, two Linear, sigmoid, expand,
