@@ -169,14 +169,11 @@ def pretrained() -> nn.Module:
 
 def network_of(arm: Arm, seed: int) -> nn.Module:
     """The pretrained network with the arm's blocks in it."""
+    network = pretrained()  # which draws random numbers the first time
     torch.manual_seed(seed)
-    inputs = torch.zeros(2, *VIEW.input_size)
-    # without blocks a copy, too: it is trained in place
-    return (
-        sesurgeon.remove_se(pretrained())
-        if arm.blocks is None
-        else sesurgeon.add_se(pretrained(), inputs, **arm.blocks)
-    )
+    if arm.blocks is None:
+        return sesurgeon.remove_se(network)  # a copy, too: it is trained in place
+    return sesurgeon.add_se(network, torch.zeros(2, *VIEW.input_size), **arm.blocks)
 
 
 def part_of(data: Data, images: int, seed: int) -> Data:
