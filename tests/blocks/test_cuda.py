@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 from cases import CASES, CHANNELS, trained
-from test_kernel import KINDS, MEMORY, errors_in_half_precision, gradients, is_fast, plain
 from torch import Tensor
+from ways import KINDS, MEMORY, errors_in_half_precision, gradients, is_fast, plain
 
 from sesurgeon.blocks import BlockConfig, build_block, kernel
 

@@ -12,27 +12,10 @@ from cases import CHANNELS, LAYOUTS, scramble, tensor, trained
 from torch import Tensor, nn
 from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
+from ways import KINDS, MEMORY, errors_in_half_precision, gradients, is_fast, plain
 
-from sesurgeon.blocks import Block, BlockConfig, SqueezeExcite, build_block
-from sesurgeon.blocks.block import Scaling
+from sesurgeon.blocks import BlockConfig, SqueezeExcite, build_block
 from sesurgeon.blocks.pages import fresh_like
-
-KINDS = ("se", "ese", "eca")
-
-
-def plain(block: Block, x: Tensor) -> Tensor:
-    """The operations as autograd sees them."""
-    assert isinstance(block, Scaling)
-    return x * block.excitation(x)
-
-
-def gradients(run: Callable[[Tensor], Tensor], block: nn.Module, x: Tensor, seen: Tensor) -> list[Tensor]:
-    x = x.detach().requires_grad_()
-    return list(torch.autograd.grad(run(x), (x, *block.parameters()), seen))
-
-
-def is_fast(y: Tensor) -> bool:
-    return y.grad_fn is not None and "ScaleByMean" in type(y.grad_fn).__name__
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -49,15 +32,6 @@ def test_gradients_are_those_of_the_plain_operations(
     assert is_fast(block(x))
     expected = gradients(lambda x: plain(block, x), block, x, seen)
     torch.testing.assert_close(gradients(block, block, x, seen), expected)
-
-
-MEMORY: dict[str, Callable[[Tensor], Tensor]] = {
-    "contiguous": lambda x: x.contiguous(),
-    "channels-last": lambda x: x.contiguous(memory_format=torch.channels_last),
-    "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
-    "expanded": lambda x: x[:, :, :1, :1].expand_as(x),
-    "sliced": lambda x: torch.cat([x, x], 1)[:, : x.shape[1]],
-}
 
 
 @pytest.mark.parametrize("places", [(5, 4), (12, 11)])  # few, and more: other operations are the faster ones
@@ -86,23 +60,6 @@ def test_in_half_precision_it_is_no_further_from_the_truth(dtype: torch.dtype, o
     shares = errors_in_half_precision((4, CHANNELS, side, side), order, dtype, "cpu")
     assert sum(shares) <= 1.01 * len(shares), shares
     assert max(shares) <= 1.3
-
-
-def errors_in_half_precision(shape: tuple[int, ...], order: str, dtype: torch.dtype, device: str) -> list[float]:
-    """Of each gradient, our error over autograd's, from many draws: a single one may be rounded this way or that."""
-    ours, theirs = list[list[float]](), list[list[float]]()
-    for seed in range(20):
-        torch.manual_seed(seed)
-        half = trained(BlockConfig("se")).to(device, dtype)
-        x, seen = (MEMORY[order](torch.randn(shape).to(device, dtype)) for _ in range(2))
-        assert torch.equal(half(x), plain(half, x))
-        exact = copy.deepcopy(half).double()
-        truth = gradients(lambda x: plain(exact, x), exact, x.double(), seen.double())  # noqa: B023
-        for errors, run in ((ours, half), (theirs, lambda x: plain(half, x))):  # noqa: B023
-            found = gradients(run, half, x, seen)
-            assert all(one.dtype == dtype for one in found)
-            errors.append([float((one - right).norm()) for one, right in zip(found, truth, strict=True)])
-    return [sum(a) / sum(b) for a, b in zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=True)]
 
 
 @pytest.mark.parametrize("of_input", [torch.float32, torch.bfloat16])
