@@ -19,7 +19,7 @@ from sesurgeon.blocks.layout import Layout
 from sesurgeon.blocks.pages import fresh_like
 from sesurgeon.blocks.passes import scaled_and_shifted, sum_of_products
 
-LARGE = 2**28  # bytes of a tensor on a GPU: benchmarks/gpu.md
+LARGE = 2**28  # bytes of a tensor on a GPU from which the fast way back pays: benchmarks/gpu.md
 
 
 class ByMean(Protocol):
