@@ -10,8 +10,8 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from sesurgeon.cli.console import Output, reporting
-from sesurgeon.cli.loading import load_model
+from sesurgeon.cli.console import reporting
+from sesurgeon.cli.loading import flags_to_load, load_model
 from sesurgeon.cli.naming import beside
 from sesurgeon.cli.options import (
     Arch,
@@ -135,8 +135,8 @@ def add_se(
             "left_alone": surgery.plan.left_alone,
         }
         out.result(_rendered(model, surgery, costs, before, after, ratios, written), data)
-        if not dry_run:
-            _say_what_it_takes_to_load(out, surgery, trust_pickle)
+        if not dry_run and (flags := flags_to_load(surgery.model, trust_pickle)):
+            out.note(f"Commands on this file need{flags} too: code of yours builds the network.")
 
 
 def _check_plan_is_alone(plan: Path | None, selection: Selection) -> None:
@@ -171,16 +171,6 @@ def _remember(surgery: Surgery) -> None:
         "proof": str(surgery.proof),
     }
     attach_provenance(surgery.model, replace(provenance, history=(*provenance.history, record)))
-
-
-def _say_what_it_takes_to_load(out: Output, surgery: Surgery, trust_pickle: bool) -> None:
-    from sesurgeon.models import provenance_of
-
-    source = provenance_of(surgery.model).source
-    if source.kind == "factory":
-        out.note(f"Commands on this file need --arch {source} too: the code that builds the network is yours.")
-    elif source.kind == "module" and trust_pickle:
-        out.note("Commands on this file need --trust-pickle too: it holds the same classes.")
 
 
 def _rendered(

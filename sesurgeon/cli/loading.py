@@ -77,5 +77,5 @@ def flags_to_load(model: nn.Module, trust_pickle: bool) -> str:
 
     source = provenance_of(model).source
     if source.kind == "factory":
-        return f" --arch {source}"
+        return f" {source.options}"
     return " --trust-pickle" if source.kind == "module" and trust_pickle else ""

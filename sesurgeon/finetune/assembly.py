@@ -29,8 +29,9 @@ from sesurgeon.finetune.task import Task
 from sesurgeon.finetune.training.engine import from_all
 from sesurgeon.finetune.training.objective import balancing_weights, make_objective
 from sesurgeon.finetune.training.signals import StopRequest
-from sesurgeon.finetune.training.teacher import make_teacher
+from sesurgeon.finetune.training.teacher import make_teacher, teacher_again
 from sesurgeon.finetune.training.trainer import Trainer
+from sesurgeon.models.pickles import read_weights
 from sesurgeon.models.provenance import provenance_of
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def _teacher(
     folder: RunFolder,
     resumes: bool,
 ) -> nn.Module | None:
-    from sesurgeon.surgery import load, save
+    from sesurgeon.surgery import save
 
     if config.distill == 0:
         return None
@@ -178,7 +179,7 @@ def _teacher(
         if accelerator.is_main_process:
             save(teacher, folder.teacher)
     else:
-        teacher = load(folder.teacher, trust_pickle=True)  # which is our own file
+        teacher = teacher_again(model, read_weights(folder.teacher))
     return place(teacher, config, accelerator).requires_grad_(False).eval()
 
 

@@ -16,11 +16,12 @@ from sesurgeon.models.inputs import (
 )
 from sesurgeon.models.isolation import fresh, isolated, random_states, restore_buffers, restore_random_states
 from sesurgeon.models.load import CHECKPOINT_KEY, load_model, model_from, named_source
-from sesurgeon.models.pickles import read
+from sesurgeon.models.pickles import read, read_weights
 from sesurgeon.models.preprocessing import Preprocessing
-from sesurgeon.models.provenance import Provenance, attach_provenance, detach_provenance, provenance_of
+from sesurgeon.models.provenance import Provenance, Structure, attach_provenance, detach_provenance, provenance_of
 from sesurgeon.models.source import Kind, Source
 from sesurgeon.models.state_dicts import Found, find_weights
+from sesurgeon.models.structure import structure_of
 
 __all__ = [
     "CHECKPOINT_KEY",
@@ -29,6 +30,7 @@ __all__ = [
     "Preprocessing",
     "Provenance",
     "Source",
+    "Structure",
     "attach_provenance",
     "build",
     "candidate_inputs",
@@ -54,11 +56,13 @@ __all__ = [
     "random_input",
     "random_states",
     "read",
+    "read_weights",
     "rebuild",
     "replace_head",
     "restore_buffers",
     "restore_random_states",
     "set_num_classes",
+    "structure_of",
     "train_inputs",
     "witnesses",
 ]

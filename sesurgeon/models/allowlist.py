@@ -36,7 +36,7 @@ from torch.torch_version import TorchVersion
 
 from sesurgeon.models.numpy_data import NumpyArray, NumpyType, numpy_scalar
 from sesurgeon.models.preprocessing import Preprocessing
-from sesurgeon.models.provenance import Provenance
+from sesurgeon.models.provenance import Provenance, Structure
 from sesurgeon.models.source import Source
 
 _MODULE_HOMES = (
@@ -97,7 +97,7 @@ PLAIN_DATA: Mapping[str, Any] = types.MappingProxyType(
         "numpy.dtype": NumpyType,
         "numpy.ndarray": NumpyArray,
         # our own, in a model that was made by sesurgeon.load and saved whole
-        **{f"{kind.__module__}.{kind.__name__}": kind for kind in (Preprocessing, Provenance, Source)},
+        **{f"{kind.__module__}.{kind.__name__}": kind for kind in (Preprocessing, Provenance, Source, Structure)},
     }
 )
 

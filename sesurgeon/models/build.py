@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from torch import nn
 
 from sesurgeon.errors import UnreadableFileError, UnsafeFileError, UsageError
 from sesurgeon.models.factory import build_from_factory
 from sesurgeon.models.head import set_num_classes
-from sesurgeon.models.provenance import Provenance, attach_provenance
+from sesurgeon.models.provenance import Provenance, attach_provenance, provenance_of
 from sesurgeon.models.source import Kind, Source
+from sesurgeon.models.structure import structure_of
 from sesurgeon.models.timm_models import build_from_timm
 from sesurgeon.models.torchvision_models import build_from_torchvision
 
@@ -55,7 +57,7 @@ def build(source: Source, *, pretrained: bool = False) -> nn.Module:
             hint="Use --pretrained, or give the file with the weights as the model, and --arch.",
         )
     model, provenance = _BUILDERS[source.kind](source, pretrained)
-    attach_provenance(model, provenance)
+    attach_provenance(model, replace(provenance, built=structure_of(model)))
     return model.eval()
 
 
@@ -65,7 +67,7 @@ def rebuild(provenance: Provenance, embedded: nn.Module | None = None, *, trust_
     Args:
         provenance: as the checkpoint says; it is attached to the result.
         embedded: the module in the checkpoint, when the source is of kind "module". It is used, not copied.
-        trust_code: the user vouches for the source (``--trust-pickle``, or the same ``--arch`` was typed).
+        trust_code: the user vouches for the source (``--trust-pickle``, or the same was typed, arguments included).
 
     Raises:
         UnsafeFileError: the source would import code or ask the network, and ``trust_code`` is not set.
@@ -81,8 +83,9 @@ def rebuild(provenance: Provenance, embedded: nn.Module | None = None, *, trust_
         if not trust_code:
             _check_harmless(source)
         model = build(source)
+    built = provenance_of(model).built
     set_num_classes(model, provenance.num_classes)
-    attach_provenance(model, provenance)
+    attach_provenance(model, replace(provenance, built=built))
     return model
 
 
@@ -91,10 +94,10 @@ def _check_harmless(source: Source) -> None:
     if source.kind == "factory":
         raise UnsafeFileError(
             f"The file asks to import and run {source.name} to build its architecture.",
-            hint=f"If you trust that code, type it yourself with --arch {source}, or give --trust-pickle.",
+            hint=f"If you trust that code, type it yourself with {source.options}, or give --trust-pickle.",
         )
     if source.kind == "timm" and not source.name.replace("_", "").replace(".", "").isalnum():
         raise UnsafeFileError(
             f"The file asks timm for '{source.name}', which is not one of timm's own architectures.",
-            hint=f"If you trust that place, type it yourself with --arch {source}, or give --trust-pickle.",
+            hint=f"If you trust that place, type it yourself with {source.options}, or give --trust-pickle.",
         )

@@ -109,7 +109,7 @@ def _whole_model(model: object, origin: str, arch: Source | None, num_classes: i
             hint="Leave out --arch.",
         )
     refuse_quantised_module(model, origin)
-    provenance = replace(provenance_of(model), source=Source("module"))
+    provenance = replace(provenance_of(model), source=Source("module"), built=None)
     if provenance.preprocessing is None and isinstance(getattr(model, "pretrained_cfg", None), dict):
         provenance = replace(provenance, preprocessing=timm_preprocessing(model))
     attach_provenance(model, provenance)

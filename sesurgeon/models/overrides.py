@@ -12,6 +12,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
+# nn.Module calls what lies in these, though its class has no method of the name
+_CALLED = ("_hooks", "_compiled_call_impl")
+
 
 def overrides(content: object) -> list[str]:
     """``Class.attribute`` of each method that a module in ``content`` overrides and each hook list in use.
@@ -24,7 +27,7 @@ def overrides(content: object) -> list[str]:
             for module in _objects(content)
             if isinstance(module, nn.Module)
             for name, value in vars(module).items()
-            if callable(getattr(type(module), str(name), None)) or (str(name).endswith("_hooks") and value)
+            if callable(getattr(type(module), str(name), None)) or (str(name).endswith(_CALLED) and value)
         }
     )
 

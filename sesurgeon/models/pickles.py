@@ -52,6 +52,43 @@ def read(path: str | Path, *, trust_pickle: bool = False, mapped: bool = False) 
     return _load(path, PLAIN_DATA, mapped) if file_format == "legacy" else _read_zip(path, mapped)
 
 
+def read_weights(path: str | Path) -> Mapping[str, Any]:
+    """The state dict of a checkpoint of our own; whatever else it brings along is passed over, and no code is run.
+
+    So it reads the weights of networks that :func:`read` wants to be trusted for.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        UnsafeFileError: torch's reader does not get past something in it.
+        UnreadableFileError: missing, damaged, or without weights.
+    """
+    path = Path(path)
+    if format_of(path) != "zip":
+        raise _damaged(path, TypeError("no checkpoint of sesurgeon"))
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception as error:
+        raise _damaged(path, error) from error
+    content = _load(path, {name: PLAIN_DATA.get(name, _Passed) for name in names}, mapped=False)
+    weights = content.get("state_dict") if isinstance(content, Mapping) else None
+    if not isinstance(weights, Mapping):
+        raise _damaged(path, TypeError("no checkpoint of sesurgeon"))
+    return weights
+
+
+class _Passed:
+    """Stands in for whatever is not read: takes all, does nothing."""
+
+    def __new__(cls, *_: object, **__: object) -> _Passed:
+        return super().__new__(cls)
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
 def _read_zip(path: Path, mapped: bool) -> object:
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
@@ -13,6 +13,19 @@ from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.source import Source
 
 _ATTRIBUTE = "_sesurgeon_provenance"
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a network is built of, see :func:`sesurgeon.models.structure_of`.
+
+    Attributes:
+        body: hash over modules and tensors outside the heads.
+        outputs: class scores; None without a classifier.
+    """
+
+    body: str
+    outputs: int | None
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,8 @@ class Provenance:
             or none; else the softmax of all outputs chooses one.
         preprocessing: what an image goes through before the model; None when not known.
         history: one record a command, oldest first (plain data: str, int, float, bool, None, list, dict).
+        built: what the source built, by which a change since is seen; None when it did not build this model here.
+            No file keeps it: other versions of torch, torchvision and timm describe the same modules in other words.
     """
 
     source: Source
@@ -36,6 +51,7 @@ class Provenance:
     preprocessing: Preprocessing | None = None
     history: tuple[Mapping[str, Any], ...] = ()
     multi_label: bool = False
+    built: Structure | None = field(default=None, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as it is kept in checkpoints."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -42,6 +44,12 @@ class Source:
                 hint="Write timm:NAME, torchvision:NAME or factory:pkg.mod:function.",
             )
         return cls(kind, name, dict(kwargs or {}))  # type: ignore[arg-type]  # narrowed by get_args above
+
+    @property
+    def options(self) -> str:
+        """The command-line options that name it, arguments included."""
+        arguments = [shlex.quote(f"{key}={json.dumps(value, default=str)}") for key, value in self.kwargs.items()]
+        return " ".join([f"--arch {self}", *(f"--model-kwargs {argument}" for argument in arguments)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as it is kept in checkpoints."""

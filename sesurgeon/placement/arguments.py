@@ -64,11 +64,14 @@ def _wrong_with_tensor(shape: Any, dtype: Any) -> Iterator[str]:
 
 
 def make_arguments(description: Any, model: nn.Module) -> Any:
-    """The inverse: tensors of the described shapes, filled with the same noise each time (integers with zeros)."""
+    """The inverse: tensors of the described shapes, filled with the same noise each time (integers with zeros).
+
+    Noise is in the precision that ``model`` has now, which may not be the one that it had when the plan was made.
+    """
     if isinstance(description, dict) and "shape" in description:
         dtype = getattr(torch, description["dtype"])
         noise = random_input(tuple(description["shape"]), model)
-        return noise.to(dtype) if dtype.is_floating_point else torch.zeros_like(noise, dtype=dtype)
+        return noise if dtype.is_floating_point else torch.zeros_like(noise, dtype=dtype)
     if isinstance(description, dict) and "tuple" in description:
         return tuple(make_arguments(item, model) for item in description["tuple"])
     if isinstance(description, dict):

@@ -12,11 +12,11 @@ from sesurgeon.errors import UnreadableFileError, UsageError, VerificationError
 from sesurgeon.models import Provenance, attach_provenance, heads_if_any, num_outputs, provenance_of, set_num_classes
 from sesurgeon.placement import architecture_of, survey_for
 from sesurgeon.surgery.adapterfile import Adapter, read_adapter, write_adapter
-from sesurgeon.surgery.apply import insert_blocks, plan_of
+from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.backbone import fingerprint_of, listed, own_tensors
+from sesurgeon.surgery.below import own_plan
 from sesurgeon.surgery.folding import multiply, takers
 from sesurgeon.surgery.remove import remove_se
-from sesurgeon.surgery.rewrite import blocks_of
 
 
 def extract_adapter(model: nn.Module, path: str | Path, *, force: bool = True) -> Adapter:
@@ -36,14 +36,8 @@ def extract_adapter(model: nn.Module, path: str | Path, *, force: bool = True) -
             but no plan, because only a network inside was augmented; or there is neither block nor head.
         OutputError: the file cannot be written; nothing was changed.
     """
-    provenance, plan = provenance_of(model), plan_of(model)
+    provenance, plan = provenance_of(model), own_plan(model, "extracted")
     _check_backbone_untouched(provenance)
-    if plan is None and blocks_of(model):
-        raise UsageError(
-            f"This {type(model).__name__} has inserted blocks but no plan of its own, as a network around one that "
-            "was augmented.",
-            hint="Extract the adapter of the network inside it.",
-        )
     tensors = own_tensors(model)
     if not tensors:
         raise UsageError(f"This {type(model).__name__} has neither inserted blocks nor a head: nothing is its own.")

@@ -1,19 +1,14 @@
-"""Our own file: where the model came from, the plan, the weights.
-
-A checkpoint is a ``torch.save`` of plain data and tensors, readable with ``weights_only=True``:
-
-    {"sesurgeon": {"format": 1, "version": …, "provenance": {…}, "plan": {…} or None},
-     "state_dict": {…},
-     "module": the original network without blocks, only where no name can rebuild it}
+"""A network to a file of our own, and back.
 
 Loading rebuilds the source, applies the plan again, and then takes the weights.
 """
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +17,6 @@ from sesurgeon.errors import UnreadableFileError, UsageError
 from sesurgeon.files import atomic_write
 from sesurgeon.models import (
     CHECKPOINT_KEY,
-    Provenance,
     Source,
     attach_provenance,
     detach_provenance,
@@ -32,14 +26,16 @@ from sesurgeon.models import (
     provenance_of,
     read,
     rebuild,
+    set_num_classes,
+    structure_of,
 )
-from sesurgeon.placement import plan_from_data, plan_to_data, survey_for
+from sesurgeon.placement import architecture_of, survey_for
 from sesurgeon.surgery.adapterfile import is_adapter
-from sesurgeon.surgery.apply import insert_blocks, plan_of
+from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.bare import bare_view
-from sesurgeon.surgery.rewrite import blocks_of
-
-FORMAT = 1
+from sesurgeon.surgery.below import own_plan
+from sesurgeon.surgery.checkpointfile import Checkpoint, from_content, to_content
+from sesurgeon.surgery.ties import tie, ties_of
 
 
 def save(model: nn.Module, path: str | Path, *, force: bool = True) -> None:
@@ -47,35 +43,27 @@ def save(model: nn.Module, path: str | Path, *, force: bool = True) -> None:
 
     Args:
         model: its provenance (source, classes, preprocessing, history) and plan go along. A model whose source is
-            not known is embedded as a pickled module, which loads safely if its classes are torch's, torchvision's
-            or timm's, and otherwise only with ``trust_pickle``.
+            not known, or that is no longer what its source builds, is embedded as a pickled module, which loads safely
+            if its classes are torch's, torchvision's or timm's, and otherwise only with ``trust_pickle``.
         path: of the file, by custom ``NAME.se.pt``.
         force: replace a file of that name.
 
     Raises:
-        UsageError: there are blocks in it but no plan, because only a network inside it was augmented.
+        UsageError: there are blocks in it but no plan, because only a network inside it was augmented; or it would have
+            to be embedded and cannot be pickled.
         OutputError: it cannot be written; nothing was changed.
     """
-    provenance, plan = provenance_of(model), plan_of(model)
-    inside = blocks_of(model)
-    if plan is None and inside:
-        raise UsageError(
-            f"This {type(model).__name__} cannot be saved: it has inserted blocks ({next(iter(inside))}…) but no plan "
-            "of its own, as a network around one that was augmented.",
-            hint="Save the augmented network inside it with sesurgeon.save, or keep the state dict of the whole.",
-        )
-    content: dict[str, Any] = {
-        CHECKPOINT_KEY: {
-            "format": FORMAT,
-            "provenance": provenance.to_dict(),
-            "plan": None if plan is None else plan_to_data(plan),
-        },
-        "state_dict": model.state_dict(),
-    }
-    if provenance.source.kind == "module":
-        content["module"] = _without_blocks(model)
+    content = to_content(_checkpoint_of(model))
     with atomic_write(Path(path), force=force) as temporary:
-        torch.save(content, temporary)
+        try:
+            torch.save(content, temporary)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            if "module" not in content:
+                raise
+            raise UsageError(
+                f"This {type(model).__name__} has no name that could rebuild it, and cannot be pickled: {error}",
+                hint="Define its classes in a module that can be imported, or load it by factory:pkg.mod:function.",
+            ) from error
 
 
 def load(
@@ -93,7 +81,8 @@ def load(
 
     Args:
         model: a path, or ``timm:NAME``, ``torchvision:NAME``, ``factory:pkg.mod:function``.
-        arch: the architecture (as such a name) of the weights in a file of weights.
+        arch: the architecture (as such a name) of the weights in a file of weights. A checkpoint of ours knows its
+            own; one that would run code to build it wants to have it typed, with its arguments.
         num_classes: outputs of the classifier; by default as in the file, or the architecture's own.
         pretrained: with a name: take the published weights.
         trust_pickle: run whatever code a file brings along.
@@ -115,36 +104,48 @@ def load(
         )
     content = read(origin, trust_pickle=trust_pickle, mapped=mapped)
     if isinstance(content, Mapping) and CHECKPOINT_KEY in content:
-        return _from_checkpoint(content, origin, arch=source, trust_pickle=trust_pickle)
+        built = _built(from_content(content, origin), origin, arch=source, trust_pickle=trust_pickle)
+        set_num_classes(built, num_classes)
+        return built
     return model_from(content, origin, arch=source, num_classes=num_classes)
 
 
-def _from_checkpoint(content: Mapping[str, Any], origin: str, *, arch: Source | None, trust_pickle: bool) -> nn.Module:
-    header = content[CHECKPOINT_KEY]
-    if header.get("format") != FORMAT:
-        raise UnreadableFileError(
-            f"{origin} is a checkpoint of format {header.get('format')}; this sesurgeon reads format {FORMAT}.",
-            hint="Update sesurgeon.",
-        )
-    provenance = Provenance.from_dict(header["provenance"])
-    vouched = arch is not None and str(arch) == str(provenance.source)
-    model = rebuild(provenance, content.get("module"), trust_code=trust_pickle or vouched)
-    if header["plan"] is not None:
-        plan = plan_from_data(header["plan"], origin=f"The plan in {origin}")
-        model = insert_blocks(model, plan, survey_for(plan, model), inplace=True)
+def _checkpoint_of(model: nn.Module) -> Checkpoint:
+    provenance, plan = provenance_of(model), own_plan(model, "saved")
+    weights, built = model.state_dict(), provenance.built
+    bare = model if plan is None else bare_view(model)
+    if provenance.source.kind != "module" and built is not None:
+        structure = structure_of(bare)
+        if structure.body != built.body:
+            provenance = replace(provenance, source=Source("module"))
+            plan = None if plan is None else replace(plan, architecture=architecture_of(bare))
+        elif structure.outputs != (provenance.num_classes or built.outputs):  # a head of the user's own hand
+            provenance = replace(provenance, num_classes=structure.outputs, classes=None)
+    if provenance.source.kind != "module":
+        return Checkpoint(provenance, plan, weights)
+    # shares all its tensors with the model: they are written once
+    module = bare_view(model)
+    detach_provenance(module)  # the header has it
+    return Checkpoint(provenance, plan, weights, module)
+
+
+def _built(checkpoint: Checkpoint, origin: str, *, arch: Source | None, trust_pickle: bool) -> nn.Module:
+    source = checkpoint.provenance.source
+    if arch is not None and (str(arch) != str(source) or (arch.kwargs and arch != source)):
+        own = "embeds its architecture" if source.kind == "module" else f"is to be loaded with {source.options}"
+        raise UsageError(f"{origin} {own}, not with {arch.options}.", hint="Leave out --arch and --model-kwargs.")
+    model = rebuild(checkpoint.provenance, checkpoint.module, trust_code=trust_pickle or arch == source)
+    provenance = provenance_of(model)
+    if checkpoint.plan is not None:
+        model = insert_blocks(model, checkpoint.plan, survey_for(checkpoint.plan, model), inplace=True)
+    ties = ties_of(model)
     try:
-        model.load_state_dict(content["state_dict"], strict=True, assign=True)
+        model.load_state_dict(checkpoint.weights, strict=True, assign=True)
     except RuntimeError as error:
         raise UnreadableFileError(
             f"The weights in {origin} do not fit the architecture that it names: {error}",
             hint="Was it written with other versions of timm or torchvision?",
         ) from error
+    tie(model, ties)
     attach_provenance(model, provenance)
     return model.eval()
-
-
-def _without_blocks(model: nn.Module) -> nn.Module:
-    """The network before surgery, sharing all its tensors with ``model``: they are written once."""
-    bare = bare_view(model)
-    detach_provenance(bare)  # the header has it
-    return bare

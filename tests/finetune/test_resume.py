@@ -343,3 +343,32 @@ def test_an_image_that_is_gone_is_named_whoever_reads_it(
         assert multiprocessing.active_children() == []  # which would outlive the command by their grace
         for file, content in whole.items():
             file.write_bytes(content)
+
+
+class Mark:
+    """Leaves a folder behind where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> object:
+        return leave_a_mark, (self.path,)
+
+
+def leave_a_mark(path: Path) -> None:
+    path.mkdir()
+
+
+def test_no_file_in_the_folder_gets_to_run_code(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        finetune(augmented, split_folder, replace(config, name="torn", distill=0.5), on_progress=Stopping(1, 1, ask))
+    folder, mark = Path(config.output) / "torn", tmp_path / "the-payload-ran"
+    for name in ("best.pt", "teacher.pt"):
+        content = torch.load(folder / name, weights_only=False)
+        torch.save({**content, "more": Mark(mark)}, folder / name)
+    resume(folder, split_folder, lr=config.lr)
+    assert not mark.exists()
+    torch.load(folder / "teacher.pt", weights_only=False)
+    assert mark.exists()  # which shows that it would have

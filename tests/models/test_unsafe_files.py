@@ -12,8 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from sesurgeon.errors import FileError, UnreadableFileError, UnsafeFileError
-from sesurgeon.models import load_model, read
+from sesurgeon.models import load_model, read, read_weights
 from sesurgeon.models.allowlist import allowed
+from sesurgeon.models.overrides import overrides
+from tests.networks import OddNet
 
 
 class Payload:
@@ -24,6 +26,10 @@ class Payload:
 
     def __reduce__(self) -> object:
         return os.mkdir, (str(self.mark),)
+
+
+def leave_a_mark(path: Path) -> None:
+    path.mkdir()
 
 
 class Call:
@@ -201,6 +207,27 @@ def test_a_method_is_not_replaced_in_a_module_that_no_parent_lists(saved):
     model.hidden = [(hidden,)]
     with pytest.raises(UnsafeFileError, match=r"ReLU\.forward"):
         read(saved(model))
+
+
+def test_a_compiled_call_is_not_put_in_place():
+    model = nn.Sequential(nn.ReLU())
+    assert overrides(model) == []
+    model[0].__dict__["_compiled_call_impl"] = F.relu  # which torch.save leaves out, but no forger need
+    assert overrides(model) == ["ReLU._compiled_call_impl"]
+
+
+def test_weights_are_read_past_whatever_else_there_is(saved, mark):
+    weight, payload = torch.ones(2), Call(leave_a_mark, mark)
+    content = {"state_dict": {"weight": weight}, "module": OddNet(), "payload": [payload]}
+    assert torch.equal(read_weights(saved(content))["weight"], weight)
+    assert not mark.exists()
+
+
+def test_weights_do_not_come_from_a_payload(saved, mark):
+    for content in ({"state_dict": Payload(mark)}, {"state_dict": Call(leave_a_mark, mark)}, [1]):
+        with pytest.raises(FileError):
+            read_weights(saved(content))
+    assert not mark.exists()
 
 
 def test_a_hook_is_not_hung_up(saved):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
@@ -22,7 +21,7 @@ from sesurgeon.finetune.scoring.gatewatch import GateMovement, watch_gates
 from sesurgeon.finetune.scoring.measured import Measured
 from sesurgeon.finetune.scoring.scores import Evaluation
 from sesurgeon.finetune.task import Task
-from sesurgeon.models import read
+from sesurgeon.models import read_weights
 
 _BATCHES_WATCHED = 8
 
@@ -87,7 +86,6 @@ def _draw(found: Measured, data: Data, folder: RunFolder) -> tuple[Path, ...]:
 
 
 def _read(checkpoint: Path, model: nn.Module) -> nn.Module:
-    network, content = copy.deepcopy(model), read(str(checkpoint), trust_pickle=True)  # which is our own file
-    assert isinstance(content, Mapping)
-    network.load_state_dict(content["state_dict"])
+    network = copy.deepcopy(model)
+    network.load_state_dict(read_weights(checkpoint))
     return network

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,4 +27,19 @@ def make_teacher(model: nn.Module, images: Tensor) -> nn.Module:
         images = images.to(device_of(model))
         with evaluating(teacher), evaluating(bare), torch.no_grad():
             teacher = bare if torch.equal(bare(images), teacher(images)) else teacher
+    return teacher.requires_grad_(False).eval()
+
+
+def teacher_again(model: nn.Module, weights: Mapping[str, Any]) -> nn.Module:
+    """The teacher of a run that goes on.
+
+    Args:
+        model: the network as it is now.
+        weights: state dict of what :func:`make_teacher` gave.
+    """
+    from sesurgeon.surgery import remove_se
+
+    had_blocks = weights.keys() == model.state_dict().keys()
+    teacher = copy.deepcopy(model) if had_blocks else remove_se(model)
+    teacher.load_state_dict(weights)
     return teacher.requires_grad_(False).eval()
