@@ -93,7 +93,7 @@ def export_onnx(
         UsageError: ``opset`` cannot be had, ``example_inputs`` are more than one tensor, int8 lacks images, or a
             precision other than float32 is asked for together with ``for_cpu`` or for a file above 2 GB.
         UntraceableError: the network cannot be exported, or works for one batch size alone.
-        VerificationError: onnxruntime does not compute what PyTorch computes.
+        VerificationError: onnxruntime does not compute what PyTorch computes, or the folded network what it did before.
     """
     path = Path(path)
     check_writable(path, force=force)

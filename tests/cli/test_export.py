@@ -193,6 +193,19 @@ def test_formats_that_do_not_go_together(folder: Path, arguments: list[str], sai
     assert sorted(folder.iterdir()) == before
 
 
+@pytest.mark.parametrize("arguments", [["--onnx"], ["--pt2"]])
+def test_a_folding_that_changes_the_outputs_ends_the_export(
+    folder: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_net(folder)
+    before = sorted(folder.iterdir())
+    monkeypatch.setattr("sesurgeon.surgery.folding.same", lambda *_: False)
+    result = export("net.se.pt", *arguments)
+    assert result.exit_code == 5, result.stderr
+    assert "After folding the gates' factors the outputs of this Sequential are not the ones before" in result.stderr
+    assert sorted(folder.iterdir()) == before
+
+
 def make_net(folder: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), BasicBlock(8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -251,6 +251,13 @@ def test_an_output_without_a_tensor_is_refused(kind: str, message: str, tmp_path
         export_onnx(Returns(kind), tmp_path / "net.onnx", example_inputs=IMAGE)
 
 
+def test_a_network_that_was_changed_since_surgery_is_exported_with_its_factors(net: Net, tmp_path: Path) -> None:
+    model = add_se(net, example_inputs=torch.randn(2, 3, 16, 16))
+    model.stem = nn.Conv2d(1, 8, 3, stride=2, padding=1)  # no more the network that the plan is for
+    report = export_onnx(model, tmp_path / "net.onnx", example_inputs=torch.randn(1, 1, 16, 16))
+    assert report.input_shape == (1, 16, 16)
+
+
 def test_a_compiled_model_is_exported(net: Net, tmp_path: Path) -> None:
     report = export_onnx(torch.compile(net), tmp_path / "net.onnx", example_inputs=IMAGE)  # type: ignore[arg-type]
     assert report.output_shape == (5,)
