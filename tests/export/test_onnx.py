@@ -69,6 +69,7 @@ def test_one_file_lies_there(shipped: tuple[Net, OnnxReport]) -> None:
     _, report = shipped
     assert [file.name for file in report.path.parent.iterdir()] == ["net.onnx"]
     assert report.size == report.path.stat().st_size
+    assert report.data is None
     assert (report.input_shape, report.output_shape) == ((3, 16, 16), (5,))
 
 
@@ -288,6 +289,7 @@ def test_above_the_limit_the_weights_lie_beside_the_file(
     monkeypatch.setattr(onnx_export, "_ONE_FILE_LIMIT", 1000)
     report = export_onnx(net, tmp_path / "net.onnx", example_inputs=IMAGE)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["net.onnx", "net.onnx.data"]
+    assert report.data == tmp_path / "net.onnx.data"
     assert report.size == sum(file.stat().st_size for file in tmp_path.iterdir())
     session = session_of(tmp_path / "net.onnx")
     assert session.run(None, {"input": IMAGE.numpy()})[0].shape == (1, 5)
