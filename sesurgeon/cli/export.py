@@ -168,11 +168,13 @@ def export(
         path = output or beside(name, asked.suffix)
         check_writable(path, force=force)
         with out.working(f"Exporting {name}"):
-            from sesurgeon.export import check_plain_path, check_pt2_path
+            from sesurgeon.export import check_onnx_path, check_plain_path, check_pt2_path
 
             if pt2:
                 check_pt2_path(path)
-            elif not asked.as_onnx:
+            elif asked.as_onnx:
+                check_onnx_path(path, force=force)
+            else:
                 check_plain_path(path)
             loaded = load_model(
                 name,
@@ -225,6 +227,8 @@ def _write(
 def _onnx_table(report: OnnxReport) -> Table:
     table = Table(show_header=False)
     table.add_row("file", str(report.path))
+    if report.data is not None:
+        table.add_row("its weights", str(report.data))
     table.add_row("size", filesize.decimal(report.size))
     table.add_row("opset", str(report.opset))
     table.add_row("precision", report.precision)

@@ -27,7 +27,7 @@ from sesurgeon.cli.options import (
     TrustPickle,
 )
 from sesurgeon.cli.running import new_run, resumed_run
-from sesurgeon.cli.scoring import gain, score_label, score_text, shown_scores
+from sesurgeon.cli.scoring import gain, per_cent, score_label, score_text, shown_scores, usual_score
 from sesurgeon.cli.spread import spread
 from sesurgeon.cli.training import NumProcesses, Resume, Training
 from sesurgeon.errors import DivergedError, SesurgeonError
@@ -58,7 +58,8 @@ def finetune(
 
     Without a MODEL the newest `*.se.pt` is taken. The run's folder gets the best and the last checkpoint, the
     settings, a line an epoch, a report with its pictures, and what `--resume` goes on from. The state before training
-    counts, too: what gains nothing changes nothing.
+    counts, too: what gains nothing changes nothing. Without labels (`--distill 1`) no score tells which epoch is best,
+    and the last one counts as that.
     """
     main = is_main()
     with reporting(json=json, quiet=quiet or not main, debug=debug) as out:
@@ -96,7 +97,10 @@ def finetune(
 
 def _rendered(model: str, data: Data, result: FinetuneResult, epochs: int, flags: str, on_data: str) -> Group:
     before, best = result.rows[0], result.best_row
-    if best is before:
+    if result.metric is None:
+        said = per_cent(best.scores[usual_score(best)])
+        outcome = f"On {said} of {len(data.val):,} validation images it says what it said before training."
+    elif best is before:
         outcome = "No epoch scored higher than the state before training: best.pt holds that state, unchanged."
     else:
         outcome = f"{gain(before, best, result.metric)} on {len(data.val):,} validation images."
@@ -104,7 +108,7 @@ def _rendered(model: str, data: Data, result: FinetuneResult, epochs: int, flags
     moved = f"{len(result.gates) - len(still)} of {len(result.gates)} gates moved." if result.gates else ""
     if still:
         moved += f" These learned nothing: {', '.join(still[:3])}{' …' if len(still) > 3 else ''} (see report.md)."
-    checkpoint = shlex.quote(str(result.last if data.unlabelled else result.best))
+    checkpoint = shlex.quote(str(result.best))
     seen = f"predict {checkpoint}{flags} IMAGES" if data.unlabelled else f"evaluate {checkpoint}{flags} {on_data}"
     return Group(
         Text(f"{model}, fine-tuned on {data.name}", style="bold"),
@@ -127,7 +131,8 @@ def _epoch_table(result: FinetuneResult, epochs: int) -> Table:
         table.add_column(column, justify="right")
     table.add_column("kept as")
     rows = {"before training": result.rows[0]}
-    rows |= {f"{PHASES[phase]}: best": row for phase, row in _best_of_phases(result).items()}
+    which = "last" if result.metric is None else "best"
+    rows |= {f"{PHASES[phase]}: {which}": row for phase, row in _best_of_phases(result).items()}
     if last not in rows.values():
         rows["last"] = last
     for label, row in rows.items():

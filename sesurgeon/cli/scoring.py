@@ -39,10 +39,10 @@ def score_text(name: str, value: float) -> str:
     return number(value) if name == "loss" else per_cent(value)
 
 
-def shown_scores(row: EpochRow, metric: str) -> tuple[str, ...]:
-    """Those of an epoch's scores that a table shows: the usual three, and the one that epochs are chosen by."""
+def shown_scores(row: EpochRow, metric: str | None) -> tuple[str, ...]:
+    """Those of an epoch's scores that a table shows: the usual three, and the one that epochs are chosen by, if any."""
     usual = tuple(row.scores)[:3]
-    return usual if metric in usual else (*usual, metric)
+    return usual if metric is None or metric in usual else (*usual, metric)
 
 
 def usual_score(row: EpochRow) -> str:

@@ -4,6 +4,7 @@ from sesurgeon.export.budget import fit_latency
 from sesurgeon.export.latency import LatencyRatio, Runtime, measure_latency
 from sesurgeon.export.memory import MemoryRatio, measure_memory
 from sesurgeon.export.onnx import OnnxReport, export_onnx
+from sesurgeon.export.onnx_files import check_onnx_path
 from sesurgeon.export.onnx_model import OnnxModel, load_onnx
 from sesurgeon.export.parity import Parity
 from sesurgeon.export.placements import PlacementCost, draw_placements, measure_placements
@@ -25,6 +26,7 @@ __all__ = [
     "Pt2Report",
     "Runtime",
     "block_shares",
+    "check_onnx_path",
     "check_plain_path",
     "check_pt2_path",
     "draw_placements",

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,11 @@ from sesurgeon import __version__
 from sesurgeon.errors import UntraceableError, UsageError, VerificationError
 from sesurgeon.export.blocked import for_blocked_layout
 from sesurgeon.export.capture import capture, first_line, quiet_exporter, run
+from sesurgeon.export.onnx_files import check_onnx_path, onnx_draft
 from sesurgeon.export.parity import Parity, noise, onnx_parity
 from sesurgeon.export.precision import TOLERANCES, Precision, reduce
 from sesurgeon.export.precision import simplify as simplify_file
 from sesurgeon.export.prepare import prepare
-from sesurgeon.files import atomic_write, check_writable
 from sesurgeon.models.provenance import Provenance
 
 # protobuf holds no message of 2 GiB or more; the rest is room for the graph itself
@@ -35,6 +33,7 @@ class OnnxReport:
 
     Attributes:
         path: the file.
+        data: above 2 GB, the file beside it that holds its weights, and goes where it goes; else None.
         opset: the version of ONNX's operators that the file is written in.
         input_shape: (channels, height, width) of ``input``; its batch is free.
         output_shape: of ``logits`` for one image.
@@ -44,6 +43,7 @@ class OnnxReport:
     """
 
     path: Path
+    data: Path | None
     opset: int
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
@@ -69,9 +69,10 @@ def export_onnx(
     """Write ``model`` in eval mode as one ONNX file.
 
     Input ``input`` with shape (batch, channels, height, width), output ``logits``, both of float32. Above 2 GB the
-    weights lie beside it in ``<path>.data``. The metadata holds ``sesurgeon_version`` and, where known, ``classes`` and
-    ``preprocessing`` as JSON, and ``multi_label`` where images may have several. ``model`` itself is left as it is: a
-    copy is exported, with its gates' factors folded into the layers before them where that is exact.
+    weights lie beside it in ``<path>.data``, or in ``<path>.2.data`` where those of a file to be replaced lie there.
+    The metadata holds ``sesurgeon_version`` and, where known, ``classes`` and ``preprocessing`` as JSON, and
+    ``multi_label`` where images may have several. ``model`` itself is left as it is: a copy is exported, with the
+    factors of its gates folded into the layers before them where that is exact.
 
     Args:
         model: any network with one image tensor in; of several outputs the first is exported.
@@ -84,19 +85,19 @@ def export_onnx(
         simplify: let onnxslim take out what need not be there.
         for_cpu: write float32 for the kernels that onnxruntime has on CPUs, where scaling by channels is slow: more
             nodes and less time there (see :mod:`sesurgeon.export.blocked`).
-        force: replace what lies at ``path``.
+        force: replace what lies at ``path``, and its weights beside it.
         verify: compare with PyTorch in onnxruntime, at batch 1 and 4 of random images, on ``compare_on`` and on
             ``example_inputs``; int8, whose ranges are those of real images, on ``compare_on`` or ``calibration`` alone.
 
     Raises:
-        OutputError: ``path`` cannot be written.
+        OutputError: ``path`` cannot be written: see :func:`check_onnx_path`, or the disk is full.
         UsageError: ``opset`` cannot be had, ``example_inputs`` are more than one tensor, int8 lacks images, or a
             precision other than float32 is asked for together with ``for_cpu`` or for a file above 2 GB.
         UntraceableError: the network cannot be exported, or works for one batch size alone.
-        VerificationError: onnxruntime does not compute what PyTorch computes.
+        VerificationError: onnxruntime does not compute what PyTorch computes, or the folded network what it did before.
     """
     path = Path(path)
-    check_writable(path, force=force)
+    check_onnx_path(path, force=force)
     if precision == "int8" and not calibration:
         raise UsageError("int8 needs images, from which activations get their ranges.", hint="Give calibration images.")
     if for_cpu and precision != "float32":
@@ -109,10 +110,10 @@ def export_onnx(
         for_blocked_layout(program.model)
     _describe(program.model, provenance)
 
-    with _draft(path, force=force) as draft:
-        _save(program.model, draft)
+    with onnx_draft(path, force=force) as (draft, data):
+        _save(program.model, draft, data)
         if simplify or precision != "float32":
-            _reduce(draft, precision, calibration, slim=simplify)
+            _reduce(draft, data, precision, calibration, slim=simplify)
         _check(draft)
         parity = None
         if verify:
@@ -124,9 +125,11 @@ def export_onnx(
             parity = onnx_parity(prepared, draft, batches, TOLERANCES[precision])
             parity.require("onnxruntime's")
         size = sum(file.stat().st_size for file in draft.parent.iterdir())
+        beside = path.with_name(data.name) if data.exists() else None
 
     return OnnxReport(
         path=path,
+        data=beside,
         opset=program.model.opset_imports[""],
         input_shape=tuple(image.shape[1:]),
         output_shape=tuple(run(prepared, image).shape[1:]),
@@ -183,32 +186,15 @@ def _describe(model: Any, provenance: Provenance) -> None:
             node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
 
 
-@contextlib.contextmanager
-def _draft(path: Path, *, force: bool) -> Iterator[Path]:
-    """Give a file named as ``path`` in a temporary folder beside it; it moves there when the block ends.
-
-    A folder, because a model above 2 GB is two files, and the first names the second.
-    """
-    with (
-        atomic_write(path, force=force) as temporary,
-        tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder,
-    ):
-        draft = Path(folder) / path.name
-        yield draft
-        if _data_of(draft).exists():
-            os.replace(_data_of(draft), _data_of(path))
-        os.replace(draft, temporary)
-
-
-def _save(model: Any, path: Path) -> None:
+def _save(model: Any, path: Path, data: Path) -> None:
     import onnx_ir
 
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-    onnx_ir.save(model, path, external_data=_data_of(path).name if weights > _ONE_FILE_LIMIT else None)
+    onnx_ir.save(model, path, external_data=data.name if weights > _ONE_FILE_LIMIT else None)
 
 
-def _reduce(draft: Path, precision: Precision, calibration: Sequence[Tensor], *, slim: bool) -> None:
-    if _data_of(draft).exists():
+def _reduce(draft: Path, data: Path, precision: Precision, calibration: Sequence[Tensor], *, slim: bool) -> None:
+    if data.exists():
         raise UsageError(
             "The network is above 2 GB, where a file can only be of float32 and as it is.",
             hint="Leave out --half, --int8 and --simplify.",
@@ -220,10 +206,6 @@ def _reduce(draft: Path, precision: Precision, calibration: Sequence[Tensor], *,
         os.replace(draft, full)
         reduce(full, draft, precision, calibration)
         full.unlink()
-
-
-def _data_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.data")
 
 
 def _check(path: Path) -> None:

@@ -97,6 +97,8 @@ def measure_placements(
 def draw_placements(costs: Sequence[PlacementCost], path: str | os.PathLike[str]) -> None:
     """Write a PNG: a row for each placement, the time that it adds in each runtime; half of the pairs lay in the bars.
 
+    A runtime that took none of the networks has no place in it.
+
     Raises:
         OutputError: ``path`` cannot be written.
     """
@@ -104,7 +106,7 @@ def draw_placements(costs: Sequence[PlacementCost], path: str | os.PathLike[str]
 
     figure = new_figure(8, 1.6 + 0.36 * len(costs))
     axes = figure.subplots()
-    runtimes = list(dict.fromkeys(one.runtime for cost in costs for one in cost.latency))
+    runtimes = list(dict.fromkeys(one.runtime for cost in costs for one in cost.latency if one.quartiles))
     for index, (runtime, colour) in enumerate(zip(runtimes, _COLOURS, strict=False)):
         shift = 0.16 * (index - (len(runtimes) - 1) / 2)
         rows = [
@@ -121,7 +123,8 @@ def draw_placements(costs: Sequence[PlacementCost], path: str | os.PathLike[str]
     (batch,) = {one.batch for cost in costs for one in cost.latency}
     axes.set_xlabel(f"time added, %, at batch {batch}")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(runtimes), fontsize="small")
+    if runtimes:
+        axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(runtimes), fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, Path(path))
 

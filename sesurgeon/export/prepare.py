@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.errors import SesurgeonError, UsageError
+from sesurgeon.errors import SiteError, UsageError
 from sesurgeon.export.capture import one_output
 from sesurgeon.models.inputs import example_inputs as default_inputs
 from sesurgeon.models.provenance import Provenance, provenance_of
@@ -22,6 +22,7 @@ def prepare(
     Raises:
         UsageError: ``example_inputs`` are more than one tensor.
         UntraceableError: the model cannot be copied, fails on the example, or gives no tensor with a batch.
+        VerificationError: with the factors in those layers the outputs are not the same.
     """
     model = getattr(model, "_orig_mod", model)  # out of torch.compile's wrapper, whose forward takes anything
     image = _one_image(model, example_inputs)
@@ -34,7 +35,7 @@ def _folded(model: nn.Module) -> nn.Module:
         return model
     try:
         return fold(model).model
-    except SesurgeonError:  # its layers were changed since surgery
+    except (UsageError, SiteError):  # its layers were changed since surgery; a failed proof is not taken for that
         return model
 
 

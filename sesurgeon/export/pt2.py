@@ -67,7 +67,7 @@ def export_pt2(
         OutputError: ``path`` cannot be written.
         UsageError: another suffix, or ``example_inputs`` are more than one tensor.
         UntraceableError: the network cannot be exported, or works for one batch size alone.
-        VerificationError: the file does not compute what the model computes.
+        VerificationError: the file, or the folded network, does not compute what the model computes.
     """
     path = Path(path)
     check_pt2_path(path)

@@ -23,7 +23,7 @@ class BlockShare:
 
     Attributes:
         block: its path.
-        ms: the median of its milliseconds.
+        ms: the median of its milliseconds a pass, in which it may be called several times.
         share: of the milliseconds of the whole pass, from 0 to 1.
     """
 
@@ -42,27 +42,30 @@ def block_shares(model: nn.Module, arguments: tuple[Any, ...], *, repeats: int =
     """
     blocks = blocks_of(model)
     clock = clock_of(model)
-    seconds: dict[str, list[float]] = {path: [] for path in blocks}
+    seconds = dict.fromkeys(blocks, 0.0)  # of one pass
     began: dict[str, float] = {}
 
     def start(path: str, *_: object) -> None:
         began[path] = clock()
 
     def stop(path: str, *_: object) -> None:
-        seconds[path].append(clock() - began[path])
+        seconds[path] += clock() - began[path]
 
-    handles = []
+    handles, whole, parts = [], [], []
     for path, block in blocks.items():
         handles.append(block.register_forward_pre_hook(partial(start, path)))
         handles.append(block.register_forward_hook(partial(stop, path)))
     try:
         with in_torch(model, arguments) as run:
-            whole = [_timed(run, arguments, clock) for _ in range(_WARM_UP + repeats)]
+            for _ in range(_WARM_UP + repeats):
+                seconds.update(dict.fromkeys(blocks, 0.0))
+                whole.append(_timed(run, arguments, clock))
+                parts.append(dict(seconds))
     finally:
         for handle in handles:
             handle.remove()
     total = median(whole[_WARM_UP:])
-    medians = {path: median(found[_WARM_UP:]) for path, found in seconds.items()}
+    medians = {path: median(part[path] for part in parts[_WARM_UP:]) for path in blocks}
     return [BlockShare(path, 1000 * one, one / total) for path, one in medians.items()]
 
 

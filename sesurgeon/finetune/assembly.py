@@ -88,7 +88,7 @@ def make_trainer(
     recorder = Recorder(
         _measuring(measured, data, task, accelerator, stop, on_progress),
         folder if writes else None,
-        config.metric,
+        None if data.unlabelled else config.metric,  # no state agrees with the start as the start does
         {"data": identity_of(data.name), "val_split": data.val_split, "seed": data.seed},
         provenance_of(model).history,
         on_progress,

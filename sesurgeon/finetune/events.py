@@ -74,7 +74,12 @@ class EvaluationStep:
 
 @dataclass(frozen=True)
 class EpochFinished:
-    """An epoch (-1: the state before training) was evaluated and its files written."""
+    """An epoch (-1: the state before training) was evaluated and its files written.
+
+    Attributes:
+        row: what it scored.
+        is_best: no epoch before it scored as high; never where no score chooses one.
+    """
 
     row: EpochRow
     is_best: bool

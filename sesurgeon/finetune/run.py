@@ -50,12 +50,13 @@ class FinetuneResult:
 
     Attributes:
         folder: the run's folder.
-        best: the checkpoint with the best validation score, the state before training included.
+        best: the checkpoint with the best validation score, the state before training included; where the images had no
+            labels, and so no score says which is best, that of the last epoch.
         last: the checkpoint of the last epoch.
         rows: one a line of ``summary.csv``; the first is the state before training.
-        metric: by which the best epoch was chosen.
+        metric: by which the best epoch was chosen; None where the images had no labels.
         evaluation: what ``best`` scored.
-        gates: what the gates of ``best`` did; of ``last`` where the images had no labels.
+        gates: what the gates of ``best`` did.
         task: classes, preprocessing, phases and notes.
     """
 
@@ -63,7 +64,7 @@ class FinetuneResult:
     best: Path
     last: Path
     rows: tuple[EpochRow, ...]
-    metric: str
+    metric: str | None
     evaluation: Measured
     gates: tuple[GateMovement, ...]
     task: Task
@@ -85,10 +86,11 @@ def finetune(
 ) -> FinetuneResult:
     """Train ``model`` on ``data``: what is new first, with the backbone frozen, then everything.
 
-    The model is trained in place and holds the last epoch's weights at the end; the best ones are in
-    ``best.pt``. Its ``requires_grad`` and train and eval flags are put back, parameters that were frozen
-    before stay so (but for what is new), and it is left on the device that it was trained on. The random
-    state of the caller is left as it was. The same seed gives the same weights, bit for bit, on the CPU.
+    The model is trained in place and holds the last epoch's weights at the end; the best ones are in ``best.pt`` (where
+    the images have no labels no score says which are best, and these are the last ones, too). Its ``requires_grad`` and
+    train and eval flags are put back, parameters that were frozen before stay so (but for what is new), and it is left
+    on the device that it was trained on. The random state of the caller is left as it was. The same seed gives the same
+    weights, bit for bit, on the CPU.
 
     SIGINT and SIGTERM let the step end and write a state, from which ``resume`` goes on, bit for bit as if the run
     had not been stopped. So it does when the process was killed, from the state before. Under ``torchrun`` or

@@ -88,6 +88,34 @@ def test_placements_are_timed_and_drawn(folder: Path) -> None:
     assert "--force" in again.stderr
 
 
+GUESSING = """
+from torch import nn
+from torchvision.models.resnet import BasicBlock
+
+
+class Guessing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), BasicBlock(8, 8))
+
+    def forward(self, x):
+        return self.body(x if x.sum() > 0 else -x).mean((2, 3))  # goes where the values lead: no ONNX
+"""
+
+
+@pytest.mark.parametrize("runtimes", [("torch", "onnxruntime"), ("onnxruntime",)])
+def test_a_runtime_that_takes_no_network_is_told_and_has_no_place_in_the_picture(
+    folder: Path, runtimes: tuple[str, ...]
+) -> None:
+    (folder / "guessing_net.py").write_text(GUESSING)
+    asked = [word for runtime in runtimes for word in ("--runtime", runtime)]
+    result = benchmark("factory:guessing_net:Guessing", "--placements", "places.png", "-b", "2", *asked, "--json")
+    assert result.exit_code == 0, result.stderr
+    for cost in json.loads(result.stdout)["placements"]:
+        assert {one["runtime"] for one in cost["latency"] if one["failure"] is None} == {*runtimes} - {"onnxruntime"}
+    assert (folder / "places.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_placements_need_no_blocks_and_no_other_network(folder: Path) -> None:
     net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), BasicBlock(8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     sesurgeon.save(net, folder / "plain.pt")

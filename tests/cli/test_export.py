@@ -118,6 +118,44 @@ def test_a_file_that_exists_is_replaced_by_force_alone(folder: Path) -> None:
     assert (folder / "tiny.onnx").stat().st_size > 4
 
 
+def test_above_the_limit_a_pair_is_replaced_by_force_alone_and_as_a_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def logits() -> list[float]:
+        session = onnxruntime.InferenceSession(folder / "tiny.onnx", providers=["CPUExecutionProvider"])
+        found: list[float] = session.run(None, {"input": torch.ones(1, 3, 224, 224).numpy()})[0].tolist()
+        return found
+
+    monkeypatch.setattr("sesurgeon.export.onnx._ONE_FILE_LIMIT", 1000)
+    tiny = ("factory:own_networks:tiny", "--model-kwargs", "width=64")
+    shown = export(*tiny)
+    assert shown.exit_code == 0, shown.stderr
+    assert "tiny.onnx.data" in shown.stdout
+    first = logits()
+
+    (folder / "tiny.onnx").rename(folder / "tiny.kept")
+    with monkeypatch.context() as patch:
+        patch.setattr("sesurgeon.cli.export.load_model", lambda *_, **__: pytest.fail("nothing is to be done"))
+        refused = export(*tiny)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "tiny.onnx.data exists already" in refused.stderr
+    (folder / "tiny.kept").rename(folder / "tiny.onnx")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        failed = export(*tiny, "--force")
+    assert failed.exit_code == 1
+    assert "Nothing was changed" in failed.stderr
+    assert logits() == first
+
+    again = json.loads(export(*tiny, "--force", "--json").stdout)
+    assert again["data"] == "tiny.onnx.2.data"
+    assert logits() != first  # other random weights
+    monkeypatch.setattr("sesurgeon.export.onnx._ONE_FILE_LIMIT", 10**6)
+    assert json.loads(export(*tiny, "--force", "--json").stdout)["data"] is None
+    assert [file.name for file in folder.glob("tiny*")] == ["tiny.onnx"]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
 def test_ctrl_c_leaves_nothing_and_exits_with_130(folder: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(sesurgeon.__file__).parents[1])}
@@ -190,6 +228,19 @@ def test_formats_that_do_not_go_together(folder: Path, arguments: list[str], sai
     result = export("net.se.pt", *arguments)
     assert result.exit_code == 2
     assert said in result.stderr
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("arguments", [["--onnx"], ["--pt2"]])
+def test_a_folding_that_changes_the_outputs_ends_the_export(
+    folder: Path, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_net(folder)
+    before = sorted(folder.iterdir())
+    monkeypatch.setattr("sesurgeon.surgery.folding.same", lambda *_: False)
+    result = export("net.se.pt", *arguments)
+    assert result.exit_code == 5, result.stderr
+    assert "After folding the gates' factors the outputs of this Sequential are not the ones before" in result.stderr
     assert sorted(folder.iterdir()) == before
 
 

@@ -120,3 +120,23 @@ def test_every_command_works_on_it(workplace: Path) -> None:
     base = sesurgeon.load("net.base.pt", arch="factory:net_of_mine:make")
     assert list(base.state_dict()) == list(model.state_dict())
     assert type(base) is net_of_mine.Net
+
+
+STATE = """
+class Stateful(Net):
+    def get_extra_state(self):
+        return {"quantiles": [0.1, 0.9], "made": "by hand"}
+
+    def set_extra_state(self, state):
+        self.state = state
+"""
+
+
+def test_state_that_is_no_tensor_is_kept_through_a_run_and_its_resumption(workplace: Path) -> None:
+    (workplace / "net_of_mine.py").write_text(CODE + STATE)
+    run("add-se", "factory:net_of_mine:Stateful", "--input-shape", "2,1,8,8", "-o", "net.se.pt")
+    trusted = ("--trust-pickle",)
+    run("finetune", "net.se.pt", "--data", "data", "--epochs", "1", "-j", "0", "--device", "cpu", "-b", "4", *trusted)
+    run("finetune", "--resume", "--epochs", "2", *trusted)
+    last = sesurgeon.load("runs/finetune/exp/last.pt", trust_pickle=True)
+    assert last.state_dict()["_extra_state"] == last.state == {"quantiles": [0.1, 0.9], "made": "by hand"}

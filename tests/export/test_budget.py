@@ -69,6 +69,20 @@ def test_what_fits_stays_whole(network: nn.Module, found: Survey) -> None:
     assert len(told) == 1
 
 
+def test_a_block_goes_each_time_though_the_medians_alone_would_fit(network: nn.Module, found: Survey) -> None:
+    told: list[int] = []
+
+    def measure(base: nn.Module, augmented: nn.Module, inputs: tuple[Any, ...]) -> LatencyRatio:
+        told.append(len(blocks_of(augmented)))
+        assert told == sorted(set(told), reverse=True)  # fewer each time
+        return LatencyRatio("torch", 2, BASE, 10.4, 1.04 if told[-1] == 1 else 1.06)  # pairs are not their medians
+
+    times = made_up(dict.fromkeys(("1.se", "2.se", "3.se"), 0.15), [])
+    plan, ratio = fit_latency(network, planned(found), found, 0.05, **{**times, "measure": measure})
+    assert told == [3, 2, 1]
+    assert (len(plan.entries), ratio.ratio) == (1, 1.04)
+
+
 def test_it_ends_where_nothing_fits_or_nothing_can_be_timed(network: nn.Module, found: Survey) -> None:
     told: list[list[str]] = []
     with pytest.raises(NoSiteError, match=r"keeps to 5\.0% more time"):

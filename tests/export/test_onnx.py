@@ -69,6 +69,7 @@ def test_one_file_lies_there(shipped: tuple[Net, OnnxReport]) -> None:
     _, report = shipped
     assert [file.name for file in report.path.parent.iterdir()] == ["net.onnx"]
     assert report.size == report.path.stat().st_size
+    assert report.data is None
     assert (report.input_shape, report.output_shape) == ((3, 16, 16), (5,))
 
 
@@ -251,6 +252,13 @@ def test_an_output_without_a_tensor_is_refused(kind: str, message: str, tmp_path
         export_onnx(Returns(kind), tmp_path / "net.onnx", example_inputs=IMAGE)
 
 
+def test_a_network_that_was_changed_since_surgery_is_exported_with_its_factors(net: Net, tmp_path: Path) -> None:
+    model = add_se(net, example_inputs=torch.randn(2, 3, 16, 16))
+    model.stem = nn.Conv2d(1, 8, 3, stride=2, padding=1)  # no more the network that the plan is for
+    report = export_onnx(model, tmp_path / "net.onnx", example_inputs=torch.randn(1, 1, 16, 16))
+    assert report.input_shape == (1, 16, 16)
+
+
 def test_a_compiled_model_is_exported(net: Net, tmp_path: Path) -> None:
     report = export_onnx(torch.compile(net), tmp_path / "net.onnx", example_inputs=IMAGE)  # type: ignore[arg-type]
     assert report.output_shape == (5,)
@@ -281,6 +289,7 @@ def test_above_the_limit_the_weights_lie_beside_the_file(
     monkeypatch.setattr(onnx_export, "_ONE_FILE_LIMIT", 1000)
     report = export_onnx(net, tmp_path / "net.onnx", example_inputs=IMAGE)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["net.onnx", "net.onnx.data"]
+    assert report.data == tmp_path / "net.onnx.data"
     assert report.size == sum(file.stat().st_size for file in tmp_path.iterdir())
     session = session_of(tmp_path / "net.onnx")
     assert session.run(None, {"input": IMAGE.numpy()})[0].shape == (1, 5)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sesurgeon.errors import DivergedError
-from sesurgeon.finetune import Evaluation, FinetuneConfig, finetune
+from sesurgeon.finetune import Evaluation, Event, FinetuneConfig, TrainStep, finetune
 from sesurgeon.finetune.keeping.recorder import Recorder
 
 MakeNet = Callable[..., nn.Module]
@@ -52,6 +52,25 @@ def test_a_run_that_diverged_has_a_report(augmented: nn.Module, split_folder: Pa
     assert "## Gates" in report
     for picture in ("curve.png", "confusion.png", "mistakes.png"):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("broken", "named"), [("a", r"a\. The state before"), ("abc", r"a, and 2 more\. The state before")]
+)
+def test_weights_that_are_no_numbers_are_named(
+    make_net: MakeNet, split_folder: Path, config: FinetuneConfig, broken: str, named: str
+) -> None:
+    model = make_net()
+    for name in broken:
+        model.register_buffer(name, torch.zeros(1))  # which no loss shows
+
+    def spoil(event: Event) -> None:
+        if isinstance(event, TrainStep):
+            for name in broken:
+                model.get_buffer(name).fill_(torch.nan)
+
+    with pytest.raises(DivergedError, match=f"Weights are not finite after epoch 1: {named}"):
+        finetune(model, split_folder, config, on_progress=spoil)
 
 
 def test_a_validation_loss_that_is_no_number_is_told_by_its_epoch_counted_from_1(make_net: MakeNet) -> None:

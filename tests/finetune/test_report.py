@@ -110,6 +110,15 @@ def test_of_many_epochs_some_are_shown_with_best_and_last(tmp_path: Path) -> Non
     assert text.count(" | all | ") < 35
 
 
+def test_without_a_metric_the_last_epoch_is_bold(tmp_path: Path) -> None:
+    rows = tuple(
+        EpochRow(epoch, "all", 1.0, {"loss": 1.0, "top1": 90.0 - epoch, "top5": 99.0}, 0.1) for epoch in range(-1, 2)
+    )
+    text = written(tmp_path, Milestone("best.pt", evaluation(0, 1)), rows=rows, metric=None)
+    assert "| **2** |" in text
+    assert text.count("\n| **") == 1
+
+
 def test_names_cannot_break_the_page(tmp_path: Path) -> None:
     found = evaluation(1, 1, names=("a|b *c* [d] <e> $f$", "两\n行"))
     text = written(tmp_path, Milestone("x_y", found), notes=["It has `ticks`."])

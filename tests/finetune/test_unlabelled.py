@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune import (
+    EpochFinished,
     Event,
     FinetuneConfig,
     RunStarted,
@@ -102,8 +103,13 @@ def test_the_network_is_kept_while_gates_learn(augmented: nn.Module, flat: Path,
     assert "The images have no labels" in result.task.notes[-1]
     report = (result.folder / "report.md").read_text()
     assert "The images have no labels." in report
-    assert "| best.pt |" not in report
-    assert any(gate.largest > 0 for gate in result.gates)  # those of last.pt
+    assert "| best.pt |" in report
+    assert any(gate.largest > 0 for gate in result.gates)
+    assert (result.metric, result.best_row) == (None, result.rows[-1])
+    best, last = weights(result.best), weights(result.last)
+    assert all(torch.equal(best[name], last[name]) for name in last)
+    assert not any(event.is_best for event in events if isinstance(event, EpochFinished))
+    assert result.evaluation.top1 == result.rows[-1].scores["top1"]  # type: ignore[union-attr]
     assert provenance_of(load(result.last, trust_pickle=True)).classes == NAMES
 
 
@@ -145,6 +151,8 @@ def test_labels_are_wanted_by_everything_else(augmented: nn.Module, flat: Path, 
         finetune(augmented, data, replace(config, distill=0.9))
     with pytest.raises(UsageError, match="no labels, which class_weights needs"):
         finetune(augmented, data, replace(config, class_weights=True, patience=1))
+    with pytest.raises(UsageError, match="no labels, which eval_metric needs"):
+        finetune(augmented, data, replace(config, eval_metric="loss"))
     assert not Path(config.output).exists()
 
 

@@ -17,14 +17,14 @@ _NAMES: Mapping[str, str] = MappingProxyType(
 _TRAIN, _EVAL, _QUIET = "#7a869a", "#0b5fa5", "#8c8c8c"
 
 
-def draw_curve(rows: tuple[EpochRow, ...], phases: tuple[Phase, ...], path: Path, metric: str = "top1") -> None:
+def draw_curve(rows: tuple[EpochRow, ...], phases: tuple[Phase, ...], path: Path, metric: str | None = "top1") -> None:
     """Write a PNG: losses on the left, a score on the right, against finished epochs (0: before training).
 
     Args:
         rows: the epochs.
         phases: of the run.
         path: of the PNG.
-        metric: the score by which the best epoch is chosen; for "loss" top-1 is drawn.
+        metric: the score by which the best epoch is chosen; for "loss" top-1 is drawn. None: it is the last.
 
     Raises:
         OutputError: ``path`` cannot be written.
@@ -49,13 +49,14 @@ def _draw_losses(axes: Any, rows: tuple[EpochRow, ...]) -> None:
     axes.legend(frameon=False)
 
 
-def _draw_score(axes: Any, rows: tuple[EpochRow, ...], metric: str) -> None:
-    shown = next(name for name in _NAMES if name in rows[0].scores) if metric == "loss" else metric
+def _draw_score(axes: Any, rows: tuple[EpochRow, ...], metric: str | None) -> None:
+    shown = next(name for name in _NAMES if name in rows[0].scores) if metric in ("loss", None) else metric
     best, name = best_of(rows, metric).scores[shown], _NAMES.get(shown, shown)
     axes.plot([row.epoch + 1 for row in rows], [row.scores[shown] for row in rows], "o-", color=_EVAL)
     axes.axhline(rows[0].scores[shown], color=_QUIET, linestyle=":", linewidth=1)
     axes.plot(best_of(rows, metric).epoch + 1, best, "o", color=_EVAL, markersize=11, fillstyle="none")
-    axes.set_title(f"before {rows[0].scores[shown]:.2f} %, best {best:.2f} %", fontsize="medium", pad=18)
+    which = "last" if metric is None else "best"
+    axes.set_title(f"before {rows[0].scores[shown]:.2f} %, {which} {best:.2f} %", fontsize="medium", pad=18)
     axes.set_ylabel(f"validation {name} (%)")
 
 

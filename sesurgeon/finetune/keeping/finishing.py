@@ -40,8 +40,7 @@ def write_overview(
     several labels.
 
     Args:
-        folder: of the run; ``best.pt`` in it is the network that is looked at; ``last.pt`` where the images had no
-            labels, for then nothing agrees with the state before training as that state does.
+        folder: of the run; ``best.pt`` in it is the network that is looked at.
         model: of the same architecture.
         recorder: of the run.
         data: its images.
@@ -53,11 +52,10 @@ def write_overview(
     """
     assert recorder.best is not None  # the state before training was recorded
     draw_curve(recorder.rows, task.phases, folder.curve, recorder.metric)
-    milestones = [Milestone(name, found) for name, found in recorder.milestones.items()]
-    if not data.unlabelled:
-        milestones.append(Milestone(folder.best.name, recorder.best))
+    measured = {**recorder.milestones, folder.best.name: recorder.best}
+    milestones = [Milestone(name, found) for name, found in measured.items()]
     pictures = (folder.curve, *_draw(milestones[-1].evaluation, data, folder))
-    looked_at = _read(folder.last if data.unlabelled else folder.best, model)
+    looked_at = _read(folder.best, model)
     # from all over the set, in which images lie class by class
     part = range(0, len(data.val), -(-len(data.val) // (_BATCHES_WATCHED * batch_size)))
     seen = eval_loader(data.val, task.preprocessing, task.labels, batch_size=batch_size, workers=0, part=part)

@@ -11,7 +11,7 @@ from torch import nn
 
 from sesurgeon.errors import DivergedError
 from sesurgeon.finetune.events import EpochFinished, OnProgress
-from sesurgeon.finetune.keeping.records import EpochRow, epochs_since_best, goodness
+from sesurgeon.finetune.keeping.records import EpochRow, best_of, epochs_since_best
 from sesurgeon.finetune.keeping.runfolder import RunFolder
 from sesurgeon.finetune.scoring.measured import Measured, restored
 from sesurgeon.models.provenance import attach_provenance, provenance_of
@@ -23,7 +23,7 @@ class Recorder:
     Args:
         measure: evaluates a network on the validation images, on all processes.
         folder: where the files go; None on processes that write nothing.
-        metric: by which the best epoch is chosen.
+        metric: by which the best epoch is chosen; None for the last, where no score tells which one is best.
         settings: what the checkpoints' history says of this run, beside the epoch's numbers.
         history: of the network before this run.
         on_progress: gets :class:`EpochFinished`.
@@ -39,7 +39,7 @@ class Recorder:
         self,
         measure: Callable[[nn.Module], Measured],
         folder: RunFolder | None,
-        metric: str,
+        metric: str | None,
         settings: Mapping[str, Any],
         history: tuple[Mapping[str, Any], ...],
         on_progress: OnProgress,
@@ -72,12 +72,12 @@ class Recorder:
                 hint="The model's outputs are not finite. Check its weights, or lower --lr.",
             )
         row = EpochRow(epoch, phase, train_loss, found.scores(), lr)
-        is_best = self.best is None or goodness(found.scores(), self.metric) > goodness(self.best.scores(), self.metric)
-        self.best = found if is_best or self.best is None else self.best
         self.rows = (*self.rows, row)
+        is_best = best_of(self.rows, self.metric) is row
+        self.best = found if is_best or self.best is None else self.best
         if self.folder is not None:
             self._write(self.folder, model, row, self.best, is_best)
-        self.on_progress(EpochFinished(row, is_best))
+        self.on_progress(EpochFinished(row, is_best and self.metric is not None))
         return found
 
     def epochs_without_gain(self, phase: str) -> int:

@@ -41,8 +41,13 @@ class EpochRow:
         return cls(data["epoch"], data["phase"], data["train_loss"], scores, data["lr"])
 
 
-def best_of(rows: Sequence[EpochRow], metric: str) -> EpochRow:
-    """The row with the best score, the earliest of equals: training that gains nothing changes nothing."""
+def best_of(rows: Sequence[EpochRow], metric: str | None) -> EpochRow:
+    """The row with the best score, the earliest of equals: training that gains nothing changes nothing.
+
+    Without a metric, where nothing tells which one is best, it is the last.
+    """
+    if metric is None:
+        return rows[-1]
     return max(rows, key=lambda row: (goodness(row.scores, metric), -row.epoch))
 
 
@@ -51,7 +56,7 @@ def goodness(scores: Mapping[str, float], metric: str) -> float:
     return -scores[metric] if metric == "loss" else scores[metric]
 
 
-def epochs_since_best(rows: Sequence[EpochRow], metric: str, phase: str) -> int:
+def epochs_since_best(rows: Sequence[EpochRow], metric: str | None, phase: str) -> int:
     """How many epochs of ``phase`` went by without a new best."""
     best = best_of(rows, metric)
     return sum(row.epoch > best.epoch and row.phase == phase for row in rows)

@@ -25,7 +25,7 @@ def write_report(
     milestones: Sequence[Milestone],
     *,
     rows: tuple[EpochRow, ...] = (),
-    metric: str = "top1",
+    metric: str | None = "top1",
     gates: Sequence[GateMovement] = (),
     pictures: Sequence[Path] = (),
     notes: Sequence[str] = (),
@@ -38,7 +38,7 @@ def write_report(
         milestones: in the order of time, all measured on the same images; the first is what the others are
             compared with, the last is the network that is shipped.
         rows: the epochs.
-        metric: by which the best of them is chosen.
+        metric: by which the best of them is chosen; None for the last.
         gates: from :func:`watch_gates`, of the network that is shipped.
         pictures: PNG files beside the report or below it.
         notes: sentences that the reader should see first.
@@ -101,7 +101,7 @@ def _gates(gates: Sequence[GateMovement]) -> list[str]:
     ]
 
 
-def _epochs(rows: tuple[EpochRow, ...], metric: str, labels: Mapping[str, str]) -> list[str]:
+def _epochs(rows: tuple[EpochRow, ...], metric: str | None, labels: Mapping[str, str]) -> list[str]:
     if not rows:
         return []
     best = best_of(rows, metric)
@@ -118,4 +118,4 @@ def _epochs(rows: tuple[EpochRow, ...], metric: str, labels: Mapping[str, str]) 
         lines.append(tuple(f"**{cell}**" if row is best and cell else cell for cell in cells))
     left_out = "" if len(shown) == len(rows) else " Not all are shown; `summary.csv` has them."
     header = ("epoch", "phase", "training loss", "loss", *(labels[score] for score in scores), "learning rate")
-    return ["## Epochs", "", f"The best one is bold.{left_out}", "", *table(header, lines, text=2)]
+    return ["## Epochs", "", f"`best.pt` is the bold one.{left_out}", "", *table(header, lines, text=2)]

@@ -102,7 +102,7 @@ class RunFolder:
         if is_best:
             save(model, self.best)
 
-    def write_rows(self, rows: tuple[EpochRow, ...], best: Measured, metric: str) -> None:
+    def write_rows(self, rows: tuple[EpochRow, ...], best: Measured, metric: str | None) -> None:
         """``summary.csv`` and ``metrics.json``; ``best`` is the evaluation behind the best row by ``metric``."""
         with atomic_write(self.path / "summary.csv") as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, summary_columns(rows), extrasaction="ignore")

@@ -21,8 +21,8 @@ from sesurgeon.finetune.scoring.scores import Evaluation
 
 _NOTE = (
     "The images have no labels. What the network said of them before training stands in for them, so top-1 is the "
-    "share on which it still says the same. Before training that is all of them: best.pt stays that state, and last.pt "
-    "is what was trained."
+    "share on which it still says the same. Before training that is all of them, so no score tells which epoch is "
+    "best, and best.pt is the last one, as last.pt is."
 )
 
 
@@ -60,7 +60,8 @@ def labelled_by(model: nn.Module, data: Data, config: FinetuneConfig, resumed: M
         UsageError: something in ``config`` needs labels.
         DataError: images that the model cannot take.
     """
-    needing = [name for name in ("class_weights", "balanced_sampling", "patience") if getattr(config, name)]
+    of_labels = ("class_weights", "balanced_sampling", "patience", "eval_metric")
+    needing = [name for name in of_labels if getattr(config, name)]
     if config.distill < 1 or needing:
         what = f"distill (={config.distill:g})" if config.distill < 1 else needing[0]
         raise UsageError(

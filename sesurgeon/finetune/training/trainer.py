@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sesurgeon.errors import DivergedError
 from sesurgeon.finetune.config import FinetuneConfig
@@ -154,11 +154,12 @@ class Trainer:
 
     def _check_weights(self, position: Position) -> None:
         """Refuse to keep weights from which no run could go on."""
-        broken = [name for name, tensor in self.model.state_dict().items() if not bool(tensor.isfinite().all())]
+        tensors = [(name, kept) for name, kept in self.model.state_dict().items() if isinstance(kept, Tensor)]
+        broken = [name for name, tensor in tensors if not bool(tensor.isfinite().all())]
         if broken:
+            more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
             raise DivergedError(
-                f"Weights are not finite after {_when(position)}: {broken[0]}, and "
-                f"{len(broken) - 1} more. The state before is kept.",
+                f"Weights are not finite after {_when(position)}: {broken[0]}{more}. The state before is kept.",
                 hint="A gradient overflowed: start a new run with a lower --lr, with --clip-grad 1 or --warmup-epochs.",
             )
 

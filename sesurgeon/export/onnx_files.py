@@ -1,0 +1,65 @@
+"""An ONNX file above 2 GB is two, and the first names the second: both are there whole, or those before them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+from sesurgeon.errors import OutputError
+from sesurgeon.files import atomic_write, check_writable, flush_to_disk
+
+
+def check_onnx_path(path: Path, *, force: bool = False) -> None:
+    """Refuse an output that could not be written, or (without ``force``) beside which there are weights already.
+
+    Raises:
+        OutputError: so it is; see :func:`sesurgeon.files.check_writable`.
+    """
+    for file in (path, *_data_files(path)):
+        check_writable(file, force=force)
+
+
+@contextlib.contextmanager
+def onnx_draft(path: Path, *, force: bool) -> Iterator[tuple[Path, Path]]:
+    """Give a file named as ``path``, and one for its weights, in a temporary folder; they move when the block ends.
+
+    The weights, if there are any by themselves, move first, and to a name that is free. So what lies at ``path`` has
+    its weights at any moment; those that it had before go last.
+
+    Raises:
+        OutputError: they cannot be written. What was there before is there still, and nothing else.
+    """
+    before, free = _data_files(path), _free_data_file(path)
+    try:
+        with (
+            atomic_write(path, force=force) as temporary,
+            tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent) as folder,
+        ):
+            draft, data = Path(folder) / path.name, Path(folder) / free.name
+            yield draft, data
+            if data.exists():
+                flush_to_disk(data)
+                os.replace(data, free)
+            os.replace(draft, temporary)
+    except OutputError:  # not at Ctrl-C, which may come when ``path`` needs them already
+        free.unlink(missing_ok=True)
+        raise
+    for file in before:
+        file.unlink(missing_ok=True)
+
+
+def _data_files(path: Path) -> list[Path]:
+    """What may hold the weights of ``path``: ``<path>.data``, ``<path>.2.data`` and so on."""
+    name = re.compile(rf"{re.escape(path.name)}(\.\d+)?\.data")
+    return [file for file in path.parent.glob("*.data") if name.fullmatch(file.name) and file.is_file()]
+
+
+def _free_data_file(path: Path) -> Path:
+    """The first of these names that nothing has."""
+    names = (f"{path.name}{'' if number == 1 else f'.{number}'}.data" for number in count(1))
+    return next(file for file in map(path.with_name, names) if not file.exists())
