@@ -7,6 +7,9 @@ see the same images in the same order, and train for the same number of epochs w
 the base took; the last arm is an SE network trained from scratch for base and fine-tuning together. Nothing is chosen
 by the 10,000 test images: the numbers are those of the last epoch.
 
+A third case is the small network again, whose base has learned the images as they are, and which then gets to see them
+as other cameras and other light would give them: see :func:`in_other_light`.
+
 Every run leaves a line in ``benchmarks/retrofit.jsonl``, and is not done again; base networks lie in the work folder.
 DIR holds ``FashionMNIST/raw`` as torchvision keeps it. Writes ``benchmarks/retrofit.md`` and ``retrofit.png`` from what
 is done so far.
@@ -19,28 +22,33 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import fashion_mnist
 import matplotlib as mpl
+import numpy as np
 import timm
 import torch
 from kept_runs import keep, mean_and_spread, runs_in
 from matplotlib import pyplot
-from torch import nn
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 import sesurgeon
 from sesurgeon.files import atomic_write
-from sesurgeon.finetune import EpochFinished, Event, FinetuneConfig, open_data
+from sesurgeon.finetune import Data, EpochFinished, Event, FinetuneConfig, open_data
 from sesurgeon.finetune.scoring.gatewatch import watch_gates
 from sesurgeon.models import Preprocessing, Provenance, Source, attach_provenance
 from sesurgeon.placement import model_cost
 
 mpl.use("Agg")
 
+Array = NDArray[Any]
 TABLE = Path(__file__).with_suffix(".md")
 PICTURE = TABLE.with_suffix(".png")
 RUNS = TABLE.with_suffix(".jsonl")
@@ -63,6 +71,10 @@ class Network:
         epochs: of fine-tuning, a tenth of those.
         seeds: how many bases.
         settings: of fine-tuning, the same in all arms.
+        images: what becomes of the images, (N, 28, 28) in 8 bits, before fine-tuning and its tests; the base learned
+            them as they are.
+        scratch: is there an SE network from scratch to compare with?
+        base: whose base networks it has, if they are not its own.
     """
 
     label: str
@@ -71,6 +83,9 @@ class Network:
     epochs: int
     seeds: int
     settings: Mapping[str, Any]
+    images: Callable[[Array], Array] | None = None
+    scratch: bool = True
+    base: str | None = None
 
 
 def small() -> nn.Module:
@@ -83,10 +98,34 @@ def timms() -> nn.Module:
     return timm.create_model("test_resnet", num_classes=10, in_chans=1, output_stride=8)
 
 
+def in_other_light(images: Array) -> Array:
+    """Each image by itself, always the same: contrast down to 15 %, brightness wherever that fits, noise up to 5 %."""
+    draw = np.random.default_rng(len(images))
+    shape = (len(images), 1, 1)
+    contrast = np.exp(draw.uniform(np.log(0.15), 0, shape))
+    light = images / 255 * contrast + draw.uniform(0, 1 - contrast)
+    light += draw.normal(size=images.shape) * draw.uniform(0, 0.05, shape)
+    return (light.clip(0, 1) * 255).round().astype(np.uint8)
+
+
 SETTINGS = {"lr": 1e-3, "lr_block_mult": 5.0, "lr_backbone_mult": 0.1, "freeze_epochs": 0, "warmup_epochs": 0.2}
 NETWORKS: Mapping[str, Network] = MappingProxyType(
     {
         "small": Network("a residual network of six blocks, 44 thousand parameters", small, 20, 2, 5, SETTINGS),
+        "light": Network(
+            "the small network, in other light than it has learned", small, 20, 2, 3, SETTINGS, in_other_light, False
+        ),
+        "light-fast": Network(
+            "that again, all but the blocks ten times as fast",
+            small,
+            20,
+            2,
+            3,
+            {**SETTINGS, "lr_backbone_mult": 1.0},
+            in_other_light,
+            scratch=False,
+            base="light",
+        ),
         "timm": Network("timm's `test_resnet`, 373 thousand parameters", timms, 10, 1, 3, SETTINGS),
     }
 )
@@ -192,7 +231,8 @@ def wanted(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         network = NETWORKS[name]
         for seed in options.seeds or range(network.seeds):
             for arm in ("base", *options.arms):
-                yield key_of(name, arm, seed)
+                if arm != SCRATCH or network.scratch:
+                    yield key_of(name, arm, seed)
     if TRIED_ON[0] in options.networks and TRIED_ON[1] in (options.seeds or range(NETWORKS[TRIED_ON[0]].seeds)):
         for trial in TRIALS:
             yield from (key_of(TRIED_ON[0], arm, TRIED_ON[1], trial) for arm in ("a", "b") if arm in options.arms)
@@ -204,7 +244,9 @@ def key_of(name: str, arm: str, seed: int, trial: Trial = TRIALS[0]) -> dict[str
     Where anything else here changes, or in ``fashion_mnist.teach``, all have to be.
     """
     network = NETWORKS[name]
-    key: dict[str, Any] = {"network": name, "seed": seed, "arm": arm, "base_epochs": network.base_epochs}
+    owner = network.base or name
+    about = {"network": owner if arm == "base" else name, "seed": seed, "arm": arm}
+    key: dict[str, Any] = {**about, "base_epochs": network.base_epochs}
     if arm != "base":
         key["epochs"] = network.epochs
     if arm in ARMS:
@@ -247,16 +289,18 @@ def fine_tuned(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str,
             "output": str(options.work / "runs"), "name": f"{key['network']}-{key['seed']}-{key['arm']}", **settings,
         }
     )  # fmt: skip
-    watched, _ = fashion_mnist.images_and_labels(options.data_dir, train=False, download=False)
     began, seconds, gates = time.process_time(), 0.0, list[float]()
 
     def watch(event: Event) -> None:
         nonlocal seconds, gates
         if isinstance(event, EpochFinished) and event.row.epoch == config.epochs - 1:
             seconds = time.process_time() - began
-            gates = [one.image_spread for one in watch_gates(model, [(watched[:WATCHED], None)])]
+            gates = [one.image_spread for one in watch_gates(model, [(watched(data), None)])]
 
     data = open_data(fashion_mnist.DATA, data_dir=options.data_dir)
+    if network.images is not None:
+        pictures = (Pictures(network.images(part.data.numpy()), part.targets) for part in (data.train, data.val))
+        data = replace(data, **dict(zip(("train", "val"), pictures, strict=True)))
     result = sesurgeon.finetune(model, data, config, on_progress=watch)
     return {
         "top1": [row.scores["top1"] for row in result.rows],
@@ -264,6 +308,25 @@ def fine_tuned(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str,
         "gates": gates,
         **size_of(model),
     }
+
+
+class Pictures(Dataset[tuple[Image.Image, int]]):
+    """Images (N, H, W) in 8 bits and their labels, as a torchvision dataset gives them."""
+
+    def __init__(self, images: Array, targets: Tensor) -> None:
+        self.images, self.targets = images, targets.tolist()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images[index]), self.targets[index]
+
+
+def watched(data: Data) -> Tensor:
+    """The first test images, (N, 1, 28, 28) in [-1, 1]."""
+    images = [np.asarray(data.val[index][0]) for index in range(WATCHED)]
+    return (torch.from_numpy(np.stack(images))[:, None].float() / 255 - 0.5) / 0.5
 
 
 def taught(model: nn.Module, epochs: int, options: argparse.Namespace) -> float:
@@ -289,7 +352,8 @@ def size_of(model: nn.Module) -> dict[str, int]:
 
 
 def base_file(key: Mapping[str, Any], options: argparse.Namespace) -> Path:
-    path: Path = options.work / f"{key['network']}-{key['base_epochs']}-{key['seed']}.pth"
+    owner = NETWORKS[key["network"]].base or key["network"]
+    path: Path = options.work / f"{owner}-{key['base_epochs']}-{key['seed']}.pth"
     if not path.exists() and key["arm"] != "base":
         raise SystemExit(f"The base network {path} is gone. Take its line out of {RUNS} to train it anew.")
     return path
@@ -351,7 +415,7 @@ def section(network: Network, arms: Runs) -> str:
         "|---|---|---" + "|---" * network.epochs + "|---|---|---|---|---|---|",
     ]
     lines += [row(name, by_seed, arms, network) for name, by_seed in arms.items() if name != "base"]
-    missing = network.seeds * (2 + len(ARMS)) - sum(len(by_seed) for by_seed in arms.values())
+    missing = network.seeds * (1 + len(ARMS) + network.scratch) - sum(len(by_seed) for by_seed in arms.values())
     return f"""## {network.label[0].upper()}{network.label[1:]}
 
 Trained for {network.base_epochs} epochs by SGD: {mean_and_spread([run["top1"][0] for run in base.values()])}. \
@@ -416,7 +480,8 @@ def draw(found: Mapping[str, Runs]) -> None:
     figure, panels = pyplot.subplots(max(len(found), 1), 2, figsize=(10, 3.6 * max(len(found), 1)), squeeze=False)
     for (left, right), (name, arms) in zip(panels, found.items(), strict=False):
         network, control = NETWORKS[name], arms.get("a", {})
-        base = 100 - statistics.mean(run["top1"][0] for run in arms["base"].values())
+        # the base on the images of fine-tuning
+        base = 100 - statistics.mean(run["top1"][0] for run in (control or arms["base"]).values())
         left.axhline(base, color="0.5", linewidth=1, linestyle="--", label="the base")
         shown = [arm for arm in (*ARMS, SCRATCH) if arm in arms]
         for index, arm in enumerate(shown):
