@@ -289,8 +289,8 @@ Where there are fewer than {SEEDS} runs, the others are not done yet.
 
 AdamW, cosine schedule, half an epoch of warm-up; what is new learns at {options.lr:g} times 5, but `inner` blocks and
 their head at {options.lr:g}; where everything trains, the backbone joins in at {options.lr:g} after one epoch of what
-is new alone, which goes on at 5 times that rate or at the same. Rates and length come from a few trials by hand, with the
-first seed's 1,000 images, for the one rate with its 6,000, and 5,000 other training images to test on.
+is new alone, which goes on at 5 times that rate or at the same. Rates and length come from a few trials by hand, with
+the first seed's 1,000 images, for the one rate with its 6,000, and 5,000 other training images to test on.
 
 {sections}
 

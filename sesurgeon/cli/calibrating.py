@@ -29,7 +29,7 @@ Calib = Annotated[
 def calibration_images(model: nn.Module, spec: str, data_dir: str, out: Output) -> tuple[list[Tensor], list[Tensor]]:
     """Batches of training and of validation images, evenly spread over all of them."""
     from sesurgeon.finetune import open_data, preprocessing_for
-    from sesurgeon.finetune.data.loader import eval_loader
+    from sesurgeon.finetune.data.loader import class_labels, eval_loader
     from sesurgeon.finetune.data.unlabelled import lacks_classes
     from sesurgeon.models import provenance_of
 
@@ -43,7 +43,6 @@ def calibration_images(model: nn.Module, spec: str, data_dir: str, out: Output) 
         images = data.split(split)
         preprocessing = preprocessing_for(model, images)
         part = range(0, len(images), -(-len(images) // most))
-        labels = [0] * len(data.classes)  # nobody looks at them
-        loader = eval_loader(images, preprocessing, labels, batch_size=_BATCH, workers=0, part=part)
+        loader = eval_loader(images, preprocessing, class_labels(data), batch_size=_BATCH, workers=0, part=part)
         found.append([batch for batch, _ in loader])
     return found[0], found[1]

@@ -166,6 +166,8 @@ def export(
         asked = Format(onnx, plain, half, int8, simplify, for_cpu, pt2, opset, calib)
         name = given_or_latest(model, latest_trained, out)
         path = output or beside(name, asked.suffix)
+        if path.resolve() == Path(name).resolve():
+            raise UsageError(f"{path} is the model itself.", hint="Give another name with -o.")
         check_writable(path, force=force)
         with out.working(f"Exporting {name}"):
             from sesurgeon.export import check_onnx_path, check_plain_path, check_pt2_path
@@ -187,6 +189,11 @@ def export(
             table, data, folding = _write(loaded, path, asked, data_dir, out, force=force)
         if folding is None:
             out.result(table, {"model": name} | data)
+            if others := data.get("left_out"):
+                out.note(
+                    f"Warning: the network gives several outputs, and the file has the first alone. Left out: "
+                    f"{', '.join(others)}."
+                )
         else:
             out.result(Group(table, *_folding_lines(folding)), {"model": name} | data | _folding_data(folding))
             _warn(out, folding)

@@ -91,8 +91,9 @@ def finetune(
             on_data = f"--data {shlex.quote(run.data)}"
             if run.data.startswith("torchvision:"):
                 on_data += f" --data-dir {shlex.quote(run.config.data_dir)}"
-            rendered = _rendered(run.model, images, result, run.config.epochs, next_flags, on_data)
-            out.result(rendered, _data(run.model, images, result))
+            started_from = str(run.settings.get("model", run.model))  # a run that goes on has read its last.pt
+            rendered = _rendered(started_from, images, result, run.config.epochs, next_flags, on_data)
+            out.result(rendered, _data(started_from, images, result))
 
 
 def _rendered(model: str, data: Data, result: FinetuneResult, epochs: int, flags: str, on_data: str) -> Group:

@@ -20,11 +20,17 @@ _CAPTURE_BATCH = 2
 
 
 class FirstOutput(nn.Module):
-    """The first output of a model that returns several, as torchvision's segmentation networks do."""
+    """The first output of a model that returns several, as torchvision's segmentation networks do.
 
-    def __init__(self, model: nn.Module) -> None:
+    Args:
+        model: in eval mode.
+        left_out: what the others are called.
+    """
+
+    def __init__(self, model: nn.Module, left_out: tuple[str, ...] = ()) -> None:
         super().__init__()
         self.model = model
+        self.left_out = left_out
 
     def forward(self, input: Tensor) -> Tensor:
         """Images with shape (batch, channels, height, width) -> the first output, with shape (batch, ...)."""
@@ -54,7 +60,7 @@ def one_output(model: nn.Module, image: Tensor) -> nn.Module:
                 f"The network gives {_describe(output)} in eval mode; an export needs a tensor.",
                 hint="Wrap it in a module whose forward returns the tensor to export.",
             )
-        prepared, output = FirstOutput(prepared), first
+        prepared, output = FirstOutput(prepared, _others(output)), first
     if output.ndim == 0 or len(output) != len(image):
         raise UntraceableError(
             f"The network turns a batch of {len(image)} into an output of shape {tuple(output.shape)}, "
@@ -132,6 +138,16 @@ def _first(output: Any) -> Any:
     if isinstance(output, Mapping):
         output = tuple(output.values())
     return output[0] if isinstance(output, Sequence) and len(output) else output
+
+
+def left_out(prepared: nn.Module) -> tuple[str, ...]:
+    """Outputs of the caller's model that what :func:`one_output` gave does not have: their keys, or their numbers."""
+    return prepared.left_out if isinstance(prepared, FirstOutput) else ()
+
+
+def _others(output: Any) -> tuple[str, ...]:
+    names = list(output) if isinstance(output, Mapping) else range(1, len(output) + 1)
+    return tuple(str(name) for name in names)[1:]
 
 
 def _describe(output: object) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sesurgeon import __version__
 from sesurgeon.errors import UntraceableError, UsageError, VerificationError
 from sesurgeon.export.blocked import for_blocked_layout
-from sesurgeon.export.capture import capture, first_line, quiet_exporter, run
+from sesurgeon.export.capture import capture, first_line, left_out, quiet_exporter, run
 from sesurgeon.export.onnx_files import check_onnx_path, onnx_draft
 from sesurgeon.export.parity import Parity, noise, onnx_parity
 from sesurgeon.export.precision import TOLERANCES, Precision, reduce
@@ -37,6 +37,7 @@ class OnnxReport:
         opset: the version of ONNX's operators that the file is written in.
         input_shape: (channels, height, width) of ``input``; its batch is free.
         output_shape: of ``logits`` for one image.
+        left_out: the network's other outputs, by key or number, which the file does not have.
         size: bytes on disk, external data included.
         precision: of its weights.
         parity: how far onnxruntime is from PyTorch; None when that was not asked for.
@@ -47,6 +48,7 @@ class OnnxReport:
     opset: int
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
+    left_out: tuple[str, ...]
     size: int
     precision: Precision
     parity: Parity | None
@@ -133,6 +135,7 @@ def export_onnx(
         opset=program.model.opset_imports[""],
         input_shape=tuple(image.shape[1:]),
         output_shape=tuple(run(prepared, image).shape[1:]),
+        left_out=left_out(prepared),
         size=size,
         precision=precision,
         parity=parity,

@@ -10,16 +10,21 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-from sesurgeon.errors import OutputError
+from sesurgeon.errors import OutputError, UsageError
 from sesurgeon.files import atomic_write, check_writable, flush_to_disk
+
+SUFFIX = ".onnx"
 
 
 def check_onnx_path(path: Path, *, force: bool = False) -> None:
     """Refuse an output that could not be written, or (without ``force``) beside which there are weights already.
 
     Raises:
+        UsageError: it is named as files of another kind are.
         OutputError: so it is; see :func:`sesurgeon.files.check_writable`.
     """
+    if path.suffix != SUFFIX:
+        raise UsageError(f"An ONNX file cannot be called {path.name}.", hint=f"Give it a name that ends in {SUFFIX}.")
     for file in (path, *_data_files(path)):
         check_writable(file, force=force)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sesurgeon import __version__
 from sesurgeon.errors import UsageError, VerificationError
-from sesurgeon.export.capture import capture, first_line, quiet_exporter, run
+from sesurgeon.export.capture import capture, first_line, left_out, quiet_exporter, run
 from sesurgeon.export.parity import Parity, compare, noise
 from sesurgeon.export.precision import TOLERANCES
 from sesurgeon.export.prepare import prepare
@@ -32,6 +32,7 @@ class Pt2Report:
         path: the file.
         input_shape: (channels, height, width) of the images; their batch is free.
         output_shape: for one image.
+        left_out: the network's other outputs, by key or number, which the file does not have.
         size: bytes on disk.
         parity: how far the file, read again, is from PyTorch's module; None when that was not asked for.
     """
@@ -39,6 +40,7 @@ class Pt2Report:
     path: Path
     input_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
+    left_out: tuple[str, ...]
     size: int
     parity: Parity | None
 
@@ -82,6 +84,7 @@ def export_pt2(
         path=path,
         input_shape=tuple(image.shape[1:]),
         output_shape=tuple(run(prepared, image).shape[1:]),
+        left_out=left_out(prepared),
         size=path.stat().st_size,
         parity=parity,
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from sesurgeon.errors import NoSiteError, UntraceableError, UsageError
@@ -122,6 +123,11 @@ def _check_model(model: nn.Module) -> None:
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise UsageError(
             f"The model is wrapped in {type(model).__name__}.", hint="Give the network itself: model.module."
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UsageError(
+            "The model is TorchScript: compiled code, with no Python modules to edit.",
+            hint="Give the module that was compiled.",
         )
     refuse_quantised_layers(model)
     if not any(ops.is_conv(module) for module in model.modules()):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from sesurgeon.errors import UsageError
@@ -53,6 +54,11 @@ def build_from_factory(source: Source, pretrained: bool) -> tuple[nn.Module, Pro
             ) from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"{source} gave a {type(model).__name__}, not a torch.nn.Module.")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UsageError(
+            f"{source} gave TorchScript: compiled code, with no Python modules to edit.",
+            hint="Give the module that was compiled.",
+        )
     return model, Provenance(source)
 
 

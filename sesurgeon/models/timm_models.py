@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from sesurgeon.errors import SesurgeonError, UsageError
+from sesurgeon.models.inputs import input_channels
 from sesurgeon.models.nearest import nearest
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance
@@ -32,12 +33,11 @@ def build_from_timm(source: Source, pretrained: bool) -> tuple[nn.Module, Proven
                 hint="Without a network give a local file, with --arch, or leave out --pretrained.",
             ) from error
         raise UsageError(f"timm cannot build {source} with {dict(source.kwargs)}: {error}") from error
-    preprocessing = timm_preprocessing(model)
-    # timm's record stays that of the RGB weights when a model is made with another `in_chans`
-    if preprocessing is not None and "in_chans" in source.kwargs:
-        preprocessing = preprocessing.for_channels(int(source.kwargs["in_chans"]))
     # a model of the hub brings arguments of its own along, which its name alone does not give again
-    return model, Provenance(Source("module") if at_hub else source, preprocessing=preprocessing)
+    return model, Provenance(Source("module") if at_hub else source, preprocessing=timm_preprocessing(model))
+
+
+_OF_IMAGES = (1, 2, 3, 4)  # grey, colour, and these with transparency
 
 
 def timm_preprocessing(model: nn.Module) -> Preprocessing | None:
@@ -48,13 +48,17 @@ def timm_preprocessing(model: nn.Module) -> Preprocessing | None:
         return None
     config = timm.data.resolve_model_data_config(model)
     interpolation = config["interpolation"]
-    return Preprocessing(
+    found = Preprocessing(
         input_size=tuple(config["input_size"]),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         interpolation=interpolation if interpolation in ("bilinear", "bicubic", "nearest") else "bicubic",
         crop_pct=float(config["crop_pct"]),
     )
+    # The record stays that of the RGB weights when a model is made with another `in_chans`. A stem of more channels
+    # than images have takes what the model made of them, as TResNet's, of space folded into channels.
+    channels = input_channels(model)
+    return found.for_channels(channels) if channels in _OF_IMAGES else found
 
 
 def _check_name(name: str) -> None:

@@ -33,6 +33,16 @@ def tiny(width=4, out=3):
     return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), *squeeze, nn.Linear(width, out))
 
 
+class Several(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = tiny()
+
+    def forward(self, x):
+        scores = self.net(x)
+        return {"classes": scores, "doubt": scores.amax(1), "more": scores}
+
+
 class Different(nn.Module):
     def __init__(self):
         super().__init__()
@@ -97,6 +107,7 @@ def test_the_newest_model_is_taken_and_the_proof_printed(folder: Path) -> None:
         (["own_networks.py", "--model-kwargs", "out=4"], 2, "own_networks.py is a file"),
         (["factory:own_networks:Different"], 5, "off PyTorch's"),
         (["factory:own_networks:tiny", "-o", "no/such/folder.onnx"], 1, "does not exist"),
+        (["factory:own_networks:tiny", "-o", "tiny.pt"], 2, "An ONNX file cannot be called tiny.pt"),
     ],
 )
 def test_bad_input_is_told_and_leaves_nothing(arguments: list[str], code: int, message: str, folder: Path) -> None:
@@ -198,6 +209,24 @@ def test_int8_is_calibrated_on_training_and_compared_on_validation_images(
     assert (report["path"], report["parity"]["batch_sizes"]) == ("net.int8.onnx", [6])
     shown = export("net.se.pt", "--int8", "--calib", "data", "--force")
     assert "top-1 agreement" in shown.stdout
+
+
+def test_what_the_network_gives_beside_is_named(folder: Path) -> None:
+    for name, option in (("net.onnx", "--onnx"), ("net.pt2", "--pt2")):
+        result = export("factory:own_networks:Several", option, "-o", name)
+        assert result.exit_code == 0, result.stderr
+        assert "the file has the first alone. Left out: doubt, more." in " ".join(result.stderr.split())
+    result = export("factory:own_networks:Several", "--json", "--force")
+    assert json.loads(result.stdout)["left_out"] == ["doubt", "more"]
+    assert "Left out" not in export("factory:own_networks:tiny").stderr
+
+
+def test_a_checkpoint_is_not_replaced_by_its_export(folder: Path) -> None:
+    make_net(folder)
+    before = (folder / "net.se.pt").read_bytes()
+    assert export("net.se.pt", "-o", "net.se.pt", "--force").exit_code == 2
+    assert export("net.se.pt", "--plain", "-o", "net.se.pt", "--force").exit_code == 2
+    assert (folder / "net.se.pt").read_bytes() == before
 
 
 def test_pt2(folder: Path) -> None:

@@ -107,6 +107,12 @@ def test_an_onnx_file_knows_it_too(biased: Path) -> None:
     ]
 
 
+def test_int8_is_calibrated_on_such_images(biased: Path) -> None:
+    result = run("export", "net.se.pt", "--int8", "--calib", "labels.tsv")
+    assert result.exit_code == 0, result.stderr
+    assert "top-1 agreement" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

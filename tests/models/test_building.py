@@ -6,6 +6,7 @@ import sys
 import urllib.error
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -22,6 +23,9 @@ from sesurgeon.models import (
 )
 
 FACTORY = """
+import warnings
+
+import torch
 from torch import nn
 
 import their_other_module
@@ -39,6 +43,10 @@ def fails():
 
 def gives_a_list():
     return [nn.ReLU()]
+
+def gives_torchscript():
+    with warnings.catch_warnings(action="ignore"):  # it is deprecated
+        return torch.jit.script(nn.ReLU())
 
 model = nn.ReLU()
 number = 3
@@ -72,6 +80,15 @@ def test_timm_takes_arguments_and_preprocessing_follows_the_channels():
     assert model(torch.zeros(1, 1, 32, 32)).shape == (1, 5)
     preprocessing = provenance_of(model).preprocessing
     assert preprocessing == Preprocessing((1, 160, 160), (0.5,), (0.5,), "bilinear", 0.95)
+
+
+def test_a_whole_model_of_timm_is_asked_for_its_channels_too(tmp_path):
+    torch.save(timm.create_model("test_resnet", in_chans=1), tmp_path / "grey.pt")
+    assert provenance_of(load_model(tmp_path / "grey.pt")).preprocessing.input_size == (1, 160, 160)
+
+
+def test_a_stem_behind_a_rearrangement_of_the_image_does_not_tell_its_channels():
+    assert provenance_of(build(Source("timm", "tresnet_m"))).preprocessing.input_size[0] == 3
 
 
 def test_timm_takes_the_name_of_weights_after_a_dot():
@@ -202,6 +219,7 @@ def test_a_factory_inside_of_a_class(folder):
         ("their_failing_module:make", "ZeroDivisionError"),
         ("their_models:fails", "RuntimeError: no weights here"),
         ("their_models:gives_a_list", "gave a list"),
+        ("their_models:gives_torchscript", "gave TorchScript: compiled code"),
         ("their_models:model", "is a ReLU, not a function"),
         ("their_models:number", "is a int, not a function"),
     ],

@@ -102,9 +102,13 @@ def batches(
         DataError: ``data`` were opened without that set.
     """
     images = data.split(split)
+    yield from eval_loader(images, preprocessing, class_labels(data), batch_size=batch_size, workers=workers)
+
+
+def class_labels(data: Data) -> Labels:
+    """What stands for each target: its index in ``data.classes``; ones and zeros where an image may have several."""
     indices = tuple(range(len(data.classes)))
-    labels = ManyLabels(indices, len(indices)) if data.multi_label else indices
-    yield from eval_loader(images, preprocessing, labels, batch_size=batch_size, workers=workers)
+    return ManyLabels(indices, len(indices)) if data.multi_label else indices
 
 
 def read(batches: Iterable[Batch]) -> Iterator[Batch]:
