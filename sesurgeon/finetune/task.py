@@ -31,6 +31,7 @@ class Task:
             alone are trained.
         phases: which parameters train when.
         notes: what the user should know, in sentences.
+        outputs: how many scores the model gives, as it came.
         multi_label: an image may have several labels.
         labelled: the data name the classes; else what the model knows of its outputs stays as it is.
     """
@@ -42,6 +43,7 @@ class Task:
     new: frozenset[str]
     phases: tuple[Phase, ...]
     notes: tuple[str, ...]
+    outputs: int
     multi_label: bool = False
     labelled: bool = True
 
@@ -71,7 +73,7 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
     keeps = fits(data.classes, known, outputs)
     _check_multi_label(data, config, kept=keeps and provenance_of(model).multi_label)
     classes = known if keeps and known is not None else data.classes
-    head = None if keeps else head_of(model)
+    head = None if keeps else head_of(model, outputs)
     if head is not None and config.distill > 0:
         raise UsageError(
             f"distill (={config.distill:g}) asks to keep the network's outputs, and its head gives way to a new one.",
@@ -79,7 +81,7 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
         )
     new = frozenset(blocks_of(model)) | (frozenset() if head is None else {head})
     if config.train == "blocks":
-        new |= frozenset(heads_of(model))
+        new |= frozenset(heads_of(model, outputs))
     if not new and not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError(
             "The model has nothing to train: no inserted blocks, and all its parameters are frozen.",
@@ -100,6 +102,7 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
         new=new,
         phases=phases,
         notes=tuple(notes),
+        outputs=outputs,
         multi_label=config.multi_label,
         labelled=not data.unlabelled,
     )
@@ -119,7 +122,9 @@ def _check_multi_label(data: Data, config: FinetuneConfig, *, kept: bool) -> Non
 def prepare_model(model: nn.Module, task: Task) -> None:
     """Put the new head in, if there is to be one, and write classes and preprocessing into the provenance."""
     from sesurgeon.models.head import replace_head
+    from sesurgeon.surgery import note_head
 
+    note_head(model, task.outputs)
     provenance = replace(provenance_of(model), multi_label=task.multi_label, preprocessing=task.preprocessing)
     if task.labelled:
         provenance = replace(provenance, classes=task.classes)

@@ -81,6 +81,7 @@ def rebuild(provenance: Provenance, embedded: nn.Module | None = None, *, trust_
         if not trust_code:
             _check_harmless(source)
         model = build(source)
+    attach_provenance(model, provenance)  # it says which layer the head is
     set_num_classes(model, provenance.num_classes)
     attach_provenance(model, provenance)
     return model
