@@ -12,7 +12,7 @@ from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.labels import Labels, ManyLabels, fits, map_classes
 from sesurgeon.finetune.data.transforms import make_policy, preprocessing_for
 from sesurgeon.finetune.remarks import remarks_on
-from sesurgeon.finetune.scoring.outputs import count_outputs
+from sesurgeon.finetune.scoring.outputs import count_outputs, dtype_of
 from sesurgeon.finetune.training.phases import Phase, phases_of
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import attach_provenance, provenance_of
@@ -58,13 +58,14 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
 
     Raises:
         DataError: the data have no training set, or images that the model cannot take.
-        UsageError: the model is no classifier, has no last layer that could be replaced, or all is frozen; or timm
-            has no such augmentation; distillation is asked for, and the network gets a new head; or model, data and
-            settings do not agree on whether an image may have several labels.
+        UsageError: the model's weights are not float32, it is no classifier, has no last layer that could be
+            replaced, or all is frozen; or timm has no such augmentation; distillation is asked for, and the network
+            gets a new head; or model, data and settings do not agree on whether an image may have several labels.
     """
     from sesurgeon.models.head import head_of, heads_of
     from sesurgeon.surgery import blocks_of
 
+    _check_weights(model)
     preprocessing = preprocessing_for(model, data.split("train"), config.img_size)
     if config.aa is not None:
         make_policy(config.aa, preprocessing)  # is there one?
@@ -106,6 +107,17 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
         multi_label=config.multi_label,
         labelled=not data.unlabelled,
     )
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Steps of the usual size are lost in the rounding of half precision; --amp keeps the weights in float32."""
+    dtype = str(dtype_of(model)).removeprefix("torch.")
+    if dtype != "float32":
+        raise UsageError(
+            f"The model's weights are {dtype}, and fine-tuning takes float32.",
+            hint="Convert them in Python: sesurgeon.save(sesurgeon.load('model.pt').float(), 'model.float32.pt'). "
+            "Then --amp computes in bfloat16.",
+        )
 
 
 def _check_multi_label(data: Data, config: FinetuneConfig, *, kept: bool) -> None:

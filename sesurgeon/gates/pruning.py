@@ -16,7 +16,7 @@ from sesurgeon.finetune import Data, Measured, open_held_out
 from sesurgeon.finetune.events import OnProgress, ignore
 from sesurgeon.finetune.scoring.evaluation import Prepared, identity_of, measure, prepared
 from sesurgeon.finetune.scoring.gatewatch import watching_gates
-from sesurgeon.finetune.scoring.outputs import device_of
+from sesurgeon.finetune.scoring.outputs import as_input
 from sesurgeon.gates.candidates import Candidate, candidates
 from sesurgeon.gates.statistics import CONSTANT
 from sesurgeon.gates.study import check_blocks
@@ -153,7 +153,7 @@ def prune(
     metric = "map" if data.multi_label else "top1"
     look = _Look(given, data.multi_label, metric, on_progress)
     first, images = look.at(model)
-    image = torch.zeros(1, *given.input_size, device=device_of(model))
+    image = as_input(torch.zeros(1, *given.input_size), model)
     state, steps, left = first, [], dict[str, str]()
     while (found := _next(state, tolerance, left)) is not None:
         candidate, replacement = found

@@ -18,7 +18,7 @@ from sesurgeon.finetune.data.transforms import preprocessing_for
 from sesurgeon.finetune.devices import find_device
 from sesurgeon.finetune.events import EvaluationStep, ImagesChecked, OnProgress, ignore
 from sesurgeon.finetune.scoring.multilabel import THRESHOLD
-from sesurgeon.finetune.scoring.outputs import count_outputs, device_of, evaluating, main_logits, output_names
+from sesurgeon.finetune.scoring.outputs import as_input, count_outputs, evaluating, main_logits, output_names
 from sesurgeon.models.provenance import provenance_of
 
 _USUAL_TOPK = 5
@@ -121,7 +121,7 @@ def predict(
     rows: list[tuple[Guess, ...]] = []
     with evaluating(model), torch.no_grad():
         for step, (batch, _) in enumerate(read(loader), start=1):
-            logits = main_logits(model(batch.to(device_of(model)))).float()
+            logits = main_logits(model(as_input(batch, model))).float()
             _check_finite(logits, readable[len(rows) :])
             rows += _guesses(logits, names, topk, multi_label)
             on_progress(EvaluationStep(step, steps))
