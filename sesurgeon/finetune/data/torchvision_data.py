@@ -33,11 +33,18 @@ def open_split(name: str, data_dir: str, *, training: bool, download: bool) -> A
 
 
 def classes_of(dataset: Any) -> tuple[str, ...]:
-    """The dataset's class names; the numbers from 0 to its highest label, where it has none (SVHN, USPS)."""
+    """The dataset's class names; the numbers from 0 to its highest label, where it has none (SVHN, USPS).
+
+    Raises:
+        UsageError: it has no labels either, or others than numbers (CelebA, Kitti).
+    """
     names = getattr(dataset, "classes", None)
     if names is None:
-        labels = next(getattr(dataset, key) for key in ("targets", "labels", "_labels") if hasattr(dataset, key))
-        names = range(max(int(label) for label in labels) + 1)
+        labels = next((getattr(dataset, key) for key in ("targets", "labels", "_labels") if hasattr(dataset, key)), ())
+        try:
+            names = range(max(int(label) for label in labels) + 1)
+        except (TypeError, ValueError) as error:
+            raise _unfit(type(dataset).__name__) from error
     return tuple(str(name) for name in names)
 
 
