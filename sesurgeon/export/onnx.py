@@ -196,7 +196,8 @@ def _draft(path: Path, *, force: bool) -> Iterator[Path]:
         draft = Path(folder) / path.name
         yield draft
         if _data_of(draft).exists():
-            os.replace(_data_of(draft), _data_of(path))
+            with atomic_write(_data_of(path)) as temporary_data:
+                os.replace(_data_of(draft), temporary_data)
         os.replace(draft, temporary)
 
 
