@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -119,7 +120,7 @@ def prune(
             save(found.model, written, force=force)
         title = Text(f"{name} on {described(images)}, {found.images:,} images", style="bold")
         last = (
-            Text(f"Written: {written}\nNext:    sesurgeon export {written} --onnx")
+            Text(f"Written: {written}\nNext:    sesurgeon export {shlex.quote(str(written))} --onnx")
             if written
             else Text("No block was taken out, and nothing was written.")
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 
 from torch import nn
@@ -89,13 +90,14 @@ def rebuild(provenance: Provenance, embedded: nn.Module | None = None, *, trust_
 
 def _check_harmless(source: Source) -> None:
     """Refuse, from inside a file, a source that would run code of the file's choosing or ask the network."""
+    typed = shlex.quote(str(source))
     if source.kind == "factory":
         raise UnsafeFileError(
             f"The file asks to import and run {source.name} to build its architecture.",
-            hint=f"If you trust that code, type it yourself with --arch {source}, or give --trust-pickle.",
+            hint=f"If you trust that code, type it yourself with --arch {typed}, or give --trust-pickle.",
         )
     if source.kind == "timm" and not source.name.replace("_", "").replace(".", "").isalnum():
         raise UnsafeFileError(
             f"The file asks timm for '{source.name}', which is not one of timm's own architectures.",
-            hint=f"If you trust that place, type it yourself with --arch {source}, or give --trust-pickle.",
+            hint=f"If you trust that place, type it yourself with --arch {typed}, or give --trust-pickle.",
         )

@@ -50,6 +50,12 @@ def test_a_gate_that_is_1_goes_and_the_outputs_stay(workplace: Path) -> None:
     assert (again.exit_code, "net.pruned.pt exists already" in again.stderr) == (1, True)
 
 
+def test_the_next_command_can_be_pasted(workplace: Path) -> None:
+    (workplace / "net.se.pt").rename("my net.se.pt")
+    result = prune("my net.se.pt", *DATA, "--no-latency")
+    assert "Next:    sesurgeon export 'my net.pruned.pt' --onnx" in result.stdout
+
+
 def test_json_is_alone_on_stdout_with_each_step(constant: nn.Module) -> None:
     result = prune("net.se.pt", *DATA, "--json", "--quiet", "-o", "less.pt", "--max-drop", "100")
     assert (result.exit_code, result.stderr) == (0, "")
