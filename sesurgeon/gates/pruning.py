@@ -34,7 +34,8 @@ class Pruned:
 
     Attributes:
         block: its path.
-        spread: standard deviation of its factors over images, mean over the channels.
+        spread: standard deviation of its factors over images and places, mean over the channels; of a block with two
+            gates the larger one.
         tensors: names of the weights and biases that took its constants; none where all of them are 1.
         smallest, largest: of these constants.
         difference: between the outputs and those of a multiplication by the constants, as a share of the largest one;
@@ -135,7 +136,8 @@ def prune(
         model: a classifier with inserted blocks. It stays as it is, but for its device.
         data: opened data, or what :func:`sesurgeon.finetune.open_held_out` takes.
         max_drop: percentage points of top-1; of mAP where images may have several labels.
-        tolerance: the largest spread over images (see :class:`Pruned`) of a gate that is taken for a constant.
+        tolerance: the largest spread over images and places (see :class:`Pruned`) of a gate that is taken for a
+            constant.
         timing: how two networks are timed; None for not at all.
         split, batch_size, workers, img_size, device, on_progress: see :func:`sesurgeon.evaluate`.
         on_step: gets each step when it is done.
