@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sesurgeon.blocks import ceiling_of
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune import Data, EvaluationStep, open_held_out
+from sesurgeon.finetune.data.labels import shortened
 from sesurgeon.finetune.data.loader import read
 from sesurgeon.finetune.events import OnProgress, ignore
 from sesurgeon.finetune.scoring.evaluation import prepared
@@ -124,10 +125,5 @@ def choose_classes(known: Sequence[str], named: Sequence[str] | None) -> tuple[s
     if wrong:
         near = {name: difflib.get_close_matches(name, known, n=3) for name in wrong}
         told = "; ".join(f"'{name}'" + (f" (nearest: {', '.join(near[name])})" if near[name] else "") for name in wrong)
-        raise UsageError(f"The data have no class {told}.", hint=f"They have {_shortened(known)}.")
+        raise UsageError(f"The data have no class {told}.", hint=f"They have {shortened(known)}.")
     return tuple(dict.fromkeys(named))
-
-
-def _shortened(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:10])
-    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"

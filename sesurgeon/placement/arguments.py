@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sesurgeon.blocks.config import is_whole
 from sesurgeon.errors import UsageError
 from sesurgeon.models.inputs import random_input
 
@@ -57,7 +58,7 @@ def wrong_with(description: Any) -> Iterator[str]:
 
 def _wrong_with_tensor(shape: Any, dtype: Any) -> Iterator[str]:
     sizes = shape if isinstance(shape, list) else [None]
-    if not all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in sizes):
+    if not all(is_whole(size) and size >= 0 for size in sizes):
         yield f"shape must be a list of sizes, as [2, 3, 224, 224], not {shape!r}"
     if not (isinstance(dtype, str) and isinstance(getattr(torch, dtype, None), torch.dtype)):
         yield f"dtype must be one of torch's, as float32, not {dtype!r}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from sesurgeon.errors import DataError, UsageError
+from sesurgeon.models.nearest import nearest
 
 PREFIX = "torchvision:"
 _VAL_SPLITS = ("val", "valid", "test")  # the first that the dataset has
@@ -53,10 +53,9 @@ def _maker(name: str) -> Callable[..., Any]:
 
     maker = getattr(datasets, name, None)
     if name not in datasets.__all__ or maker is None:
-        near = difflib.get_close_matches(name, datasets.__all__, n=3)
         raise UsageError(
             f"torchvision has no dataset '{name}'.",
-            hint=f"Did you mean {', '.join(near)}?" if near else "Names are spelled as in torchvision.datasets.",
+            hint=nearest(name, datasets.__all__) or "Names are spelled as in torchvision.datasets.",
         )
     if not {"train", "split"} & set(inspect.signature(maker).parameters):
         raise _unfit(name)
