@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ def check_writable(path: Path, *, force: bool = False) -> None:
     Raises:
         OutputError: ``path`` exists (and not ``force``), is a directory, or its folder is missing or read-only.
     """
-    folder = path.parent
+    folder = _target(path).parent
     if path.is_dir():
         raise OutputError(f"The output {path} is a directory.", hint="Give a file name with -o.")
     if path.exists() and not force:
@@ -34,21 +35,23 @@ def check_writable(path: Path, *, force: bool = False) -> None:
 def atomic_write(path: Path, *, force: bool = True) -> Iterator[Path]:
     """Give a temporary file beside ``path`` that takes its name when the block ends, and vanishes when it raises.
 
-    The temporary name keeps the suffix, because some writers choose their format by it.
+    The temporary name keeps the suffix, because some writers choose their format by it. A file that is replaced keeps
+    its permissions, and a link stays one: the file that it points to is replaced.
 
     Raises:
         OutputError: the output cannot be written: see :func:`check_writable`, or the disk is full.
     """
     check_writable(path, force=force)
+    target = _target(path)
     temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=target.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
         flush_to_disk(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
+        temporary.chmod(stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask())
+        os.replace(temporary, target)
     except OSError as error:
         raise OutputError(
             f"Writing {path} failed: {error.strerror or error}.", hint="Nothing was changed at that name."
@@ -63,6 +66,11 @@ def atomic_write(path: Path, *, force: bool = True) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _target(path: Path) -> Path:
+    """The file that is written: what ``path`` points to, where it is a link."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def flush_to_disk(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeGuard, get_args
 
 from sesurgeon.blocks.gates import GateName
 from sesurgeon.blocks.kinds import KINDS, WIDTH
@@ -62,9 +62,9 @@ class BlockConfig:
             yield f"rd_ratio (={self.rd_ratio!r}) must be above 0 and at most 1"
         for name in ("rd_channels", "rd_divisor"):
             value = getattr(self, name)
-            if value is not None and not (_is_whole(value) and value >= 1):
+            if value is not None and not (is_whole(value) and value >= 1):
                 yield f"{name} (={value!r}) must be a whole number, at least 1"
-        if not (_is_whole(self.extent) and self.extent >= 0 and self.extent % 2 == 0):
+        if not (is_whole(self.extent) and self.extent >= 0 and self.extent % 2 == 0):
             yield f"extent (={self.extent!r}) must be 0 or an even number"
         for name in ("bias", "plain"):
             if not isinstance(getattr(self, name), bool):
@@ -110,9 +110,10 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
-def _is_whole(value: object) -> bool:
+def is_whole(value: object) -> TypeGuard[int]:
+    """A whole number; Python's ``True`` is none."""
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:
-    return _is_whole(value) or isinstance(value, float)
+    return is_whole(value) or isinstance(value, float)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -101,7 +103,8 @@ def plan(
             body.append(latency_table(ratios))
         body += left_alone_lines(made.left_alone)
         if output is not None:
-            body.append(Text(f"Written: {output}. Apply it with: sesurgeon add-se {model} --plan {output}"))
+            words = f"{shlex.quote(model)} --plan {shlex.quote(str(output))}"
+            body.append(Text(f"Written: {output}. Apply it with: sesurgeon add-se {words}"))
         data = {
             "model": model,
             "output": output,

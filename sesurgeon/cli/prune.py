@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,7 +42,8 @@ MaxDrop = Annotated[
     float, typer.Option(min=0, help="How far top-1 may fall in all, in percentage points (mAP with several labels).")
 ]
 Tolerance = Annotated[
-    float, typer.Option(min=0, help="A gate that varies less over images is a constant (standard deviation).")
+    float,
+    typer.Option(min=0, help="A gate that varies less over images and places is a constant (standard deviation)."),
 ]
 Timed = Annotated[bool, typer.Option("--latency/--no-latency", help="Time a pass of one image before and after each.")]
 
@@ -119,7 +121,7 @@ def prune(
             save(found.model, written, force=force)
         title = Text(f"{name} on {described(images)}, {found.images:,} images", style="bold")
         last = (
-            Text(f"Written: {written}\nNext:    sesurgeon export {written} --onnx")
+            Text(f"Written: {written}\nNext:    sesurgeon export {shlex.quote(str(written))} --onnx")
             if written
             else Text("No block was taken out, and nothing was written.")
         )
@@ -178,7 +180,7 @@ def _outcome(found: Pruning, max_drop: float, tolerance: float) -> list[Text]:
         lines.append(Text(f"Not tried after that: {', '.join(found.untried)}."))
     if found.live:
         named = ", ".join(f"{path} ({spread:.4f})" for path, spread in found.live.items())
-        lines.append(Text(f"Gates that depend on the image, with a spread above {tolerance:g}: {named}."))
+        lines.append(Text(f"Gates that depend on the image or the place, with a spread above {tolerance:g}: {named}."))
     return [*lines, *left_alone_lines(found.left)]
 
 

@@ -120,25 +120,18 @@ def finetune(
     accelerator = make_accelerator(config, trackers)
     on_progress = on_progress if accelerator.is_main_process else ignore
     spec = data.name if isinstance(data, Data) else os.fspath(data)
-    if not isinstance(data, Data):
-        main = accelerator.is_main_process
-        data = from_main(accelerator, _open(spec, model, config, on_progress) if main else None)
-    if data.unlabelled:
-        placed, kept = place(model, config, accelerator), None if state is None else state.content
-        main = accelerator.is_main_process
-        data = from_main(accelerator, labelled_by(placed, data, config, kept) if main else None)
-    task = make_task(model, data, config)
-    if state is not None:
-        check_processes(state.content, accelerator.num_processes)
-        check_epochs(state.content, config)
-        check_data(state.content, data)
-        task = task_of(state.content, task, config)
-    updates = count_updates(data, config, accelerator)
-    check_optimizer(config, accelerator.device)
+    data = _images(model, data, config, accelerator, state, on_progress)
+    task, updates = _checked(model, data, config, accelerator, state)
     folder = _run_folder(resume, config, accelerator)
     held = claimed(folder.path) if accelerator.is_main_process else contextlib.nullcontext()
-    on_progress = tracking(accelerator, folder.path, config.to_dict(), updates, on_progress)
-    with held, seeded(config.seed, accelerator.device), stop_request() as stop, _flags_kept(model):
+    tracked = tracking(accelerator, folder.path, config.to_dict(), updates, on_progress)
+    with (
+        held,
+        tracked as on_progress,
+        seeded(config.seed, accelerator.device),
+        stop_request() as stop,
+        _flags_kept(model),
+    ):
         if accelerator.is_main_process:
             source = {"model": str(provenance_of(model).source), "data": spec, **(settings or {})}
             folder.write_settings(model, {**source, **config.to_dict()})
@@ -150,27 +143,64 @@ def finetune(
             trainable=_trainable(model, state), resumes=state is not None, stop=stop, on_progress=on_progress,
         )  # fmt: skip
         reseed(config.seed + accelerator.process_index, accelerator.device)
-        with contextlib.ExitStack() as at_last:
-            at_last.enter_context(dead_readers_named())
-            at_last.enter_context(_shown_all_the_same(trainer, folder, data))
-            at_last.callback(end_readers, *trainer.readers)
-            if state is None:
-                _record_the_start(trainer, task)
-                if config.calibrate:
-                    _calibrate(trainer)
-            else:
-                _take_up(trainer, state)
-            trainer.train(None if state is None else state.content)
+        _train(trainer, state, folder, data)
         gates: tuple[GateMovement, ...] = ()
         if accelerator.is_main_process:
             gates = write_overview(folder, model, trainer.recorder, data, task, config.batch_size)
-    for tracker in accelerator.trackers:
-        tracker.finish()
     recorder = trainer.recorder
     assert recorder.best is not None  # the state before training was recorded
     return FinetuneResult(
         folder.path, folder.best, folder.last, recorder.rows, recorder.metric, recorder.best, gates, task
     )
+
+
+def _images(
+    model: nn.Module,
+    data: Data | str | os.PathLike[str],
+    config: FinetuneConfig,
+    accelerator: Accelerator,
+    state: FoundState | None,
+    on_progress: OnProgress,
+) -> Data:
+    """The images of the run, opened; those without labels with what the network says of them."""
+    main = accelerator.is_main_process
+    if not isinstance(data, Data):
+        spec = os.fspath(data)
+        data = from_main(accelerator, _open(spec, model, config, on_progress) if main else None)
+    if data.unlabelled:
+        placed, kept = place(model, config, accelerator), None if state is None else state.content
+        data = from_main(accelerator, labelled_by(placed, data, config, kept) if main else None)
+    return data
+
+
+def _checked(
+    model: nn.Module, data: Data, config: FinetuneConfig, accelerator: Accelerator, state: FoundState | None
+) -> tuple[Task, int]:
+    """What is to be done, and the updates of an epoch; all that can be refused is, before anything is written."""
+    task = make_task(model, data, config)
+    if state is not None:
+        check_processes(state.content, accelerator.num_processes)
+        check_epochs(state.content, config)
+        check_data(state.content, data)
+        task = task_of(state.content, task, config)
+    updates = count_updates(data, config, accelerator)
+    check_optimizer(config, accelerator.device)
+    return task, updates
+
+
+def _train(trainer: Trainer, state: FoundState | None, folder: RunFolder, data: Data) -> None:
+    """Train from the start, with what is measured before it, or from ``state``; readers end however it ends."""
+    with contextlib.ExitStack() as at_last:
+        at_last.enter_context(dead_readers_named())
+        at_last.enter_context(_shown_all_the_same(trainer, folder, data))
+        at_last.callback(end_readers, *trainer.readers)
+        if state is None:
+            _record_the_start(trainer)
+            if trainer.config.calibrate:
+                _calibrate(trainer)
+        else:
+            _take_up(trainer, state)
+        trainer.train(None if state is None else state.content)
 
 
 @contextlib.contextmanager
@@ -197,13 +227,13 @@ def _trainable(model: nn.Module, state: FoundState | None) -> frozenset[str]:
     return frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
-def _record_the_start(trainer: Trainer, task: Task) -> None:
+def _record_the_start(trainer: Trainer) -> None:
     """Measure the network without its blocks, where it keeps its head, and as it is."""
     from sesurgeon.surgery import blocks_of, remove_se
 
     recorder = trainer.recorder
     try:
-        if blocks_of(trainer.model) and task.head is None:
+        if blocks_of(trainer.model) and trainer.task.head is None:
             recorder.milestones["base: without blocks"] = recorder.measure(remove_se(trainer.model))
         recorder.milestones["after surgery"] = recorder.record(trainer.shown, -1)
     except StopAskedError:

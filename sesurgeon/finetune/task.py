@@ -12,7 +12,7 @@ from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.labels import Labels, ManyLabels, fits, map_classes
 from sesurgeon.finetune.data.transforms import make_policy, preprocessing_for
 from sesurgeon.finetune.remarks import remarks_on
-from sesurgeon.finetune.scoring.outputs import count_outputs
+from sesurgeon.finetune.scoring.outputs import count_outputs, dtype_of
 from sesurgeon.finetune.training.phases import Phase, phases_of
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import attach_provenance, provenance_of
@@ -31,6 +31,7 @@ class Task:
             alone are trained.
         phases: which parameters train when.
         notes: what the user should know, in sentences.
+        outputs: how many scores the model gives, as it came.
         multi_label: an image may have several labels.
         labelled: the data name the classes; else what the model knows of its outputs stays as it is.
     """
@@ -42,6 +43,7 @@ class Task:
     new: frozenset[str]
     phases: tuple[Phase, ...]
     notes: tuple[str, ...]
+    outputs: int
     multi_label: bool = False
     labelled: bool = True
 
@@ -56,13 +58,14 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
 
     Raises:
         DataError: the data have no training set, or images that the model cannot take.
-        UsageError: the model is no classifier, has no last layer that could be replaced, or all is frozen; or timm
-            has no such augmentation; distillation is asked for, and the network gets a new head; or model, data and
-            settings do not agree on whether an image may have several labels.
+        UsageError: the model's weights are not float32, it is no classifier, has no last layer that could be
+            replaced, or all is frozen; or timm has no such augmentation; distillation is asked for, and the network
+            gets a new head; or model, data and settings do not agree on whether an image may have several labels.
     """
     from sesurgeon.models.head import head_of, heads_of
     from sesurgeon.surgery import blocks_of
 
+    _check_weights(model)
     preprocessing = preprocessing_for(model, data.split("train"), config.img_size)
     if config.aa is not None:
         make_policy(config.aa, preprocessing)  # is there one?
@@ -71,7 +74,7 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
     keeps = fits(data.classes, known, outputs)
     _check_multi_label(data, config, kept=keeps and provenance_of(model).multi_label)
     classes = known if keeps and known is not None else data.classes
-    head = None if keeps else head_of(model)
+    head = None if keeps else head_of(model, outputs)
     if head is not None and config.distill > 0:
         raise UsageError(
             f"distill (={config.distill:g}) asks to keep the network's outputs, and its head gives way to a new one.",
@@ -79,7 +82,7 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
         )
     new = frozenset(blocks_of(model)) | (frozenset() if head is None else {head})
     if config.train == "blocks":
-        new |= frozenset(heads_of(model))
+        new |= frozenset(heads_of(model, outputs))
     if not new and not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError(
             "The model has nothing to train: no inserted blocks, and all its parameters are frozen.",
@@ -100,9 +103,21 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
         new=new,
         phases=phases,
         notes=tuple(notes),
+        outputs=outputs,
         multi_label=config.multi_label,
         labelled=not data.unlabelled,
     )
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Steps of the usual size are lost in the rounding of half precision; --amp keeps the weights in float32."""
+    dtype = str(dtype_of(model)).removeprefix("torch.")
+    if dtype != "float32":
+        raise UsageError(
+            f"The model's weights are {dtype}, and fine-tuning takes float32.",
+            hint="Convert them in Python: sesurgeon.save(sesurgeon.load('model.pt').float(), 'model.float32.pt'). "
+            "Then --amp computes in bfloat16.",
+        )
 
 
 def _check_multi_label(data: Data, config: FinetuneConfig, *, kept: bool) -> None:
@@ -119,7 +134,9 @@ def _check_multi_label(data: Data, config: FinetuneConfig, *, kept: bool) -> Non
 def prepare_model(model: nn.Module, task: Task) -> None:
     """Put the new head in, if there is to be one, and write classes and preprocessing into the provenance."""
     from sesurgeon.models.head import replace_head
+    from sesurgeon.surgery import note_head
 
+    note_head(model, task.outputs)
     provenance = replace(provenance_of(model), multi_label=task.multi_label, preprocessing=task.preprocessing)
     if task.labelled:
         provenance = replace(provenance, classes=task.classes)

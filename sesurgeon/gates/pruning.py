@@ -16,7 +16,7 @@ from sesurgeon.finetune import Data, Measured, open_held_out
 from sesurgeon.finetune.events import OnProgress, ignore
 from sesurgeon.finetune.scoring.evaluation import Prepared, identity_of, measure, prepared
 from sesurgeon.finetune.scoring.gatewatch import watching_gates
-from sesurgeon.finetune.scoring.outputs import device_of
+from sesurgeon.finetune.scoring.outputs import as_input
 from sesurgeon.gates.candidates import Candidate, candidates
 from sesurgeon.gates.statistics import CONSTANT
 from sesurgeon.gates.study import check_blocks
@@ -34,7 +34,8 @@ class Pruned:
 
     Attributes:
         block: its path.
-        spread: standard deviation of its factors over images, mean over the channels.
+        spread: standard deviation of its factors over images and places, mean over the channels; of a block with two
+            gates the larger one.
         tensors: names of the weights and biases that took its constants; none where all of them are 1.
         smallest, largest: of these constants.
         difference: between the outputs and those of a multiplication by the constants, as a share of the largest one;
@@ -135,7 +136,8 @@ def prune(
         model: a classifier with inserted blocks. It stays as it is, but for its device.
         data: opened data, or what :func:`sesurgeon.finetune.open_held_out` takes.
         max_drop: percentage points of top-1; of mAP where images may have several labels.
-        tolerance: the largest spread over images (see :class:`Pruned`) of a gate that is taken for a constant.
+        tolerance: the largest spread over images and places (see :class:`Pruned`) of a gate that is taken for a
+            constant.
         timing: how two networks are timed; None for not at all.
         split, batch_size, workers, img_size, device, on_progress: see :func:`sesurgeon.evaluate`.
         on_step: gets each step when it is done.
@@ -153,7 +155,7 @@ def prune(
     metric = "map" if data.multi_label else "top1"
     look = _Look(given, data.multi_label, metric, on_progress)
     first, images = look.at(model)
-    image = torch.zeros(1, *given.input_size, device=device_of(model))
+    image = as_input(torch.zeros(1, *given.input_size), model)
     state, steps, left = first, [], dict[str, str]()
     while (found := _next(state, tolerance, left)) is not None:
         candidate, replacement = found

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from sesurgeon.blocks import ceiling_of
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune import Data, EvaluationStep, open_held_out
+from sesurgeon.finetune.data.labels import shortened
 from sesurgeon.finetune.data.loader import read
 from sesurgeon.finetune.events import OnProgress, ignore
 from sesurgeon.finetune.scoring.evaluation import prepared
 from sesurgeon.finetune.scoring.gatewatch import gates_of, watching_gates
-from sesurgeon.finetune.scoring.outputs import device_of, evaluating
+from sesurgeon.finetune.scoring.outputs import as_input, evaluating
 from sesurgeon.gates.statistics import GateStatistics
 from sesurgeon.surgery import blocks_of
 
@@ -82,11 +83,11 @@ def study_gates(
     data = data if isinstance(data, Data) else open_held_out(model, data, on_progress=on_progress)
     chosen = choose_classes(data.classes, classes)
     given = prepared(model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device)
-    device_in_use, steps = device_of(model), len(given.batches)
+    steps = len(given.batches)
     with watching_gates(model, given.outputs) as watch, evaluating(model), torch.no_grad():
         for step, (images, labels) in enumerate(read(given.batches), start=1):
             watch.showing(labels)
-            model(images.to(device_in_use))
+            model(as_input(images, model))
             on_progress(EvaluationStep(step, steps))
     parts, seen = gates_of(model), {sums.gate: sums for sums in watch.sums()}
     outputs = {name: index for index, name in given.classes.items()}
@@ -124,10 +125,5 @@ def choose_classes(known: Sequence[str], named: Sequence[str] | None) -> tuple[s
     if wrong:
         near = {name: difflib.get_close_matches(name, known, n=3) for name in wrong}
         told = "; ".join(f"'{name}'" + (f" (nearest: {', '.join(near[name])})" if near[name] else "") for name in wrong)
-        raise UsageError(f"The data have no class {told}.", hint=f"They have {_shortened(known)}.")
+        raise UsageError(f"The data have no class {told}.", hint=f"They have {shortened(known)}.")
     return tuple(dict.fromkeys(named))
-
-
-def _shortened(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:10])
-    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"

@@ -38,7 +38,7 @@ def write_report(study: GateStudy, folder: Path, *, force: bool = False) -> tupl
     """Write a study to ``folder``: ``gates.csv``, ``activations.csv``, ``activations.png`` and ``spreads.png``.
 
     The first has a row for each gate, the second one for each channel: its mean factor over all images, its spread
-    over images, and its mean over those of each chosen class.
+    over images and places, and its mean over those of each chosen class.
 
     Raises:
         OutputError: see :func:`check_report`.

@@ -10,7 +10,7 @@ from torch import nn
 from sesurgeon.errors import UnreadableFileError, UnsafeFileError, UsageError
 from sesurgeon.models.factory import build_from_factory
 from sesurgeon.models.head import set_num_classes
-from sesurgeon.models.provenance import Provenance, attach_provenance, provenance_of
+from sesurgeon.models.provenance import Provenance, attach_provenance
 from sesurgeon.models.source import Kind, Source
 from sesurgeon.models.structure import structure_of
 from sesurgeon.models.timm_models import build_from_timm
@@ -83,7 +83,8 @@ def rebuild(provenance: Provenance, embedded: nn.Module | None = None, *, trust_
         if not trust_code:
             _check_harmless(source)
         model = build(source)
-    built = provenance_of(model).built
+    attach_provenance(model, provenance)  # it says which layer the head is
+    built = None if source.kind == "module" else structure_of(model)
     set_num_classes(model, provenance.num_classes)
     attach_provenance(model, replace(provenance, built=built))
     return model

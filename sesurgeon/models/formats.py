@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import zipfile
 from pathlib import Path
 from typing import Literal
 
 from sesurgeon.errors import UnreadableFileError
+from sesurgeon.models.nearest import nearest
 
 Format = Literal["safetensors", "zip", "legacy"]
 
@@ -64,16 +64,13 @@ def format_of(path: Path) -> Format:
 
 def _check_is_file(path: Path) -> None:
     if path.is_dir():
-        raise UnreadableFileError(
-            f"{path} is a folder, not a model file.", hint=_listed("It contains", _model_files(path))
-        )
+        raise UnreadableFileError(f"{path} is a folder, not a model file.", hint=_contents(_model_files(path)))
     if not path.exists():
-        close = difflib.get_close_matches(path.name, _model_files(path.parent), n=3)
         names_a_file = path.suffix in _MODEL_SUFFIXES or len(path.parts) > 1
         by_name = f"For an architecture by its name write timm:{path} or torchvision:{path}."
         raise UnreadableFileError(
             f"There is no file {path}.",
-            hint=_listed("Nearest names", close) or (None if names_a_file else by_name),
+            hint=nearest(path.name, _model_files(path.parent)) or (None if names_a_file else by_name),
         )
     if not path.is_file():
         raise UnreadableFileError(f"{path} is not a regular file.")
@@ -85,8 +82,8 @@ def _model_files(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if entry.suffix in _MODEL_SUFFIXES)
 
 
-def _listed(label: str, names: list[str]) -> str | None:
-    return f"{label}: {', '.join(names[:5])}." if names else None
+def _contents(names: list[str]) -> str | None:
+    return f"It contains: {', '.join(names[:5])}." if names else None
 
 
 def _is_safetensors(sample: bytes, size: int) -> bool:

@@ -12,32 +12,42 @@ from sesurgeon.models.provenance import attach_provenance, provenance_of
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
-def head_of(model: nn.Module) -> str:
+def head_of(model: nn.Module, outputs: int | None = None) -> str:
     """Module path of the layer that gives the class scores.
 
-    timm's models are asked; otherwise it is the last linear layer or convolution of size 1 in module order,
-    not counting auxiliary heads and the blocks that we put in.
+    timm's models are asked; otherwise it is what the provenance says, or the last linear layer or convolution of
+    size 1 in module order, not counting auxiliary heads and the blocks that we put in.
+
+    Args:
+        model: the network.
+        outputs: how many scores it gives, where that is known: layers of another width are passed over, as the
+            backbone of a network that declares its head first.
 
     Raises:
         UsageError: there is none.
     """
     searched = set(_answer_of_timm(model).modules())
-    candidates = [path for path, layer in _layers(model).items() if layer in searched and not _is_auxiliary(path)]
+    candidates = [
+        path
+        for path, layer in _layers(model).items()
+        if layer in searched and not _is_auxiliary(path) and outputs in (None, _outputs(layer))
+    ]
     if not candidates or type(model).__module__.startswith("torchvision.models.detection"):
+        wide = "" if outputs is None else f" that gives its {outputs} outputs"
         raise UsageError(
-            f"{type(model).__name__} has no classifier: no linear layer or convolution of size 1 at its end.",
+            f"{type(model).__name__} has no classifier: no linear layer or convolution of size 1 at its end{wide}.",
             hint="Give a network that classifies, or leave the number of classes as it is.",
         )
-    return candidates[-1]
+    known = provenance_of(model).head
+    return known if known in candidates else candidates[-1]
 
 
-def heads_of(model: nn.Module) -> list[str]:
+def heads_of(model: nn.Module, outputs: int | None = None) -> list[str]:
     """Module paths of all layers that give class scores: the head, and auxiliary ones of the same width.
 
-    Raises:
-        UsageError: there is no classifier.
+    Arguments and errors are those of :func:`head_of`.
     """
-    head, layers = head_of(model), _layers(model)
+    head, layers = head_of(model, outputs), _layers(model)
     return [
         path
         for path, layer in layers.items()

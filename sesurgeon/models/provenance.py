@@ -37,6 +37,8 @@ class Provenance:
         classes: names of the outputs, in order; None when not known.
         num_classes: outputs of the head that was put in place of the architecture's own; None when it is
             still there.
+        head: path of the layer that gives the class scores, where it is not the last one of the network; None where
+            it is, or nobody looked.
         multi_label: each output says by its sigmoid whether an image shows that class, so that it may show several
             or none; else the softmax of all outputs chooses one.
         preprocessing: what an image goes through before the model; None when not known.
@@ -51,6 +53,7 @@ class Provenance:
     preprocessing: Preprocessing | None = None
     history: tuple[Mapping[str, Any], ...] = ()
     multi_label: bool = False
+    head: str | None = None
     built: Structure | None = field(default=None, compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,6 +62,7 @@ class Provenance:
             "source": self.source.to_dict(),
             "classes": None if self.classes is None else list(self.classes),
             "num_classes": self.num_classes,
+            "head": self.head,
             "multi_label": self.multi_label,
             "preprocessing": None if self.preprocessing is None else self.preprocessing.to_dict(),
             "history": [dict(record) for record in self.history],
@@ -72,11 +76,14 @@ class Provenance:
             UnreadableFileError: ``data`` is no provenance.
         """
         try:
-            classes, num_classes, preprocessing = (data.get(key) for key in ("classes", "num_classes", "preprocessing"))
+            classes, num_classes, head, preprocessing = (
+                data.get(key) for key in ("classes", "num_classes", "head", "preprocessing")
+            )
             return cls(
                 source=Source.from_dict(data["source"]),
                 classes=None if classes is None else tuple(str(name) for name in classes),
                 num_classes=None if num_classes is None else int(num_classes),
+                head=None if head is None else str(head),
                 multi_label=bool(data.get("multi_label", False)),
                 preprocessing=None if preprocessing is None else Preprocessing.from_dict(preprocessing),
                 history=tuple(dict(record) for record in data.get("history", ())),

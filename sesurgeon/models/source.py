@@ -49,7 +49,7 @@ class Source:
     def options(self) -> str:
         """The command-line options that name it, arguments included."""
         arguments = [shlex.quote(f"{key}={json.dumps(value, default=str)}") for key, value in self.kwargs.items()]
-        return " ".join([f"--arch {self}", *(f"--model-kwargs {argument}" for argument in arguments)])
+        return " ".join([f"--arch {shlex.quote(str(self))}", *(f"--model-kwargs {argument}" for argument in arguments)])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as it is kept in checkpoints."""

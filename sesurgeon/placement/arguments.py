@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sesurgeon.blocks.config import is_whole
 from sesurgeon.errors import UsageError
 from sesurgeon.models.inputs import random_input
 
@@ -57,21 +58,18 @@ def wrong_with(description: Any) -> Iterator[str]:
 
 def _wrong_with_tensor(shape: Any, dtype: Any) -> Iterator[str]:
     sizes = shape if isinstance(shape, list) else [None]
-    if not all(isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in sizes):
+    if not all(is_whole(size) and size >= 0 for size in sizes):
         yield f"shape must be a list of sizes, as [2, 3, 224, 224], not {shape!r}"
     if not (isinstance(dtype, str) and isinstance(getattr(torch, dtype, None), torch.dtype)):
         yield f"dtype must be one of torch's, as float32, not {dtype!r}"
 
 
 def make_arguments(description: Any, model: nn.Module) -> Any:
-    """The inverse: tensors of the described shapes, filled with the same noise each time (integers with zeros).
-
-    Noise is in the precision that ``model`` has now, which may not be the one that it had when the plan was made.
-    """
+    """The inverse: tensors of the described shapes, filled with the same noise each time (integers with zeros)."""
     if isinstance(description, dict) and "shape" in description:
         dtype = getattr(torch, description["dtype"])
         noise = random_input(tuple(description["shape"]), model)
-        return noise if dtype.is_floating_point else torch.zeros_like(noise, dtype=dtype)
+        return noise.to(dtype) if dtype.is_floating_point else torch.zeros_like(noise, dtype=dtype)
     if isinstance(description, dict) and "tuple" in description:
         return tuple(make_arguments(item, model) for item in description["tuple"])
     if isinstance(description, dict):

@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from sesurgeon.blocks import build_block
 from sesurgeon.errors import SesurgeonError, UsageError
@@ -31,10 +32,21 @@ def survey_for(plan: Plan, model: nn.Module, example_inputs: Any = None) -> Surv
     """
     check_not_augmented(model)
     if example_inputs is None and plan.inputs is not None:
-        example_inputs = tuple(make_arguments(plan.inputs, model))
+        example_inputs = _as_weights(tuple(make_arguments(plan.inputs, model)), model)
     _check_architecture(plan, model, example_inputs)
     wanted = set(plan.sites)
     return survey(model, example_inputs, wanted=lambda sites: [site for site in sites if site.id in wanted])
+
+
+def _as_weights(arguments: Any, model: nn.Module) -> Any:
+    """Floating tensors in the type of the weights, where these have one: they may have been converted since."""
+    types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    if len(types) != 1:
+        return arguments
+    (dtype,) = types
+    return tree_map(
+        lambda leaf: leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, arguments
+    )
 
 
 def check_not_augmented(model: nn.Module) -> None:

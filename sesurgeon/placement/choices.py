@@ -27,7 +27,8 @@ class Choices(TypedDict, total=False):
         include, exclude: globs on site ids.
         stages: the paper's stages (2 to 5 are the strides 4 to 32).
         min_channels: the fewest channels of a site.
-        kernel: sizes of a "conv" site's convolution: 3 for all directions, or (1, 7).
+        kernel: sizes of a "conv" site's convolution, any of which will do: 3 or [1, 3], the same in all directions;
+            [(1, 7)] for 1x7.
         depthwise: only "conv" sites of depthwise convolutions, or none of them.
         skip_last_stage: without the last stage, whose gates hardly do anything (section 7.2).
         every: of the sites that are left, the first of so many.

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sesurgeon.blocks import BlockConfig
+from sesurgeon.blocks.config import is_whole
 from sesurgeon.errors import UsageError
 from sesurgeon.placement.architecture import Architecture
 from sesurgeon.placement.arguments import wrong_with
@@ -176,7 +177,7 @@ class _Reader:
         if not (isinstance(attribute, str) and (attribute.isidentifier() or "attribute" not in block)):
             self._add((*path, "attribute"), f"attribute must be a name, not {attribute!r}")
             attribute = ""
-        if not _is_whole(channels) or (channels < 1 and "channels" in block):
+        if not is_whole(channels) or (channels < 1 and "channels" in block):
             self._add((*path, "channels"), f"channels must be a number from 1 on, not {channels!r}")
             channels = 0
         given = self._settings({key: value for key, value in block.items() if key in _SETTINGS}, path)
@@ -224,7 +225,3 @@ class _Reader:
 
     def _add(self, path: Path, text: str) -> None:
         self.problems.append(problem_at(path, self.lines, text))
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

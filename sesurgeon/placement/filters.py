@@ -22,7 +22,8 @@ class Filters:
         exclude: globs; a site must match none.
         stages: the paper's stages, 2 to 5 for the strides 4 to 32; None means all.
         min_channels: the fewest channels.
-        kernel: sizes of the convolution of a "conv" site, 3 for 3x3, (1, 7) for 1x7; other sites pass; () means all.
+        kernel: sizes of the convolution of a "conv" site, 3 for 3x3; (1, 7) for 1x1 or 7x7, and [(1, 7)] for 1x7; other
+            sites pass; () means all.
         depthwise: True for "conv" sites of depthwise convolutions alone, False for the others alone; other sites pass.
         skip_last_stage: leave out the last of the stages in which the policy has sites.
         every: of what the others leave, keep the first, and each so-manieth after it.

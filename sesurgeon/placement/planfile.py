@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def plan_to_yaml(
     made_for = "" if plan.architecture is None else f" for {plan.architecture.class_name}"
     lines = [
         f"# A plan of sesurgeon{made_for}: which block goes where. Apply it with",
-        f"#     sesurgeon add-se {' '.join(name.split())} --plan {file}",
+        f"#     sesurgeon add-se {_in_a_line(name)} --plan {_in_a_line(file)}",
         "# Take entries out, give them settings of their own (as rd_ratio: 0.25), or add some: {site: ID} is",
         "# enough, and `sesurgeon inspect MODEL --all` lists the ids. Costs are shown, but not read.",
     ]
@@ -99,6 +100,11 @@ def plan_to_yaml(
     for entry in plan.entries:
         lines += _entry(entry, (costs or {}).get(entry.site))
     return "\n".join(lines) + "\n"
+
+
+def _in_a_line(path: str) -> str:
+    """As a shell takes it; a line break would end the comment."""
+    return shlex.quote(" ".join(path.split()))
 
 
 def _entry(entry: Entry, cost: Cost | None) -> list[str]:

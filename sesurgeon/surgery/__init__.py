@@ -7,6 +7,7 @@ from sesurgeon.surgery.apply import apply_plan, plan_of
 from sesurgeon.surgery.below import survey_below
 from sesurgeon.surgery.checkpoint import load, save
 from sesurgeon.surgery.folding import Folding, fold, fold_gate_scale
+from sesurgeon.surgery.head import note_head
 from sesurgeon.surgery.proof import Proof, prove_identity
 from sesurgeon.surgery.remove import remove_se
 from sesurgeon.surgery.replacing import Replacement, replace_block
@@ -29,6 +30,7 @@ __all__ = [
     "fold",
     "fold_gate_scale",
     "load",
+    "note_head",
     "operate",
     "operate_by",
     "plan_of",

@@ -69,6 +69,8 @@ def apply_adapter(base: nn.Module, adapter: Adapter | str | Path) -> nn.Module:
     if not isinstance(adapter, Adapter):
         adapter = read_adapter(adapter)
     model = remove_se(base)
+    # which layer the head is: it is no part of what must agree
+    attach_provenance(model, replace(provenance_of(model), head=adapter.provenance.head))
     _check_base(adapter, model)
     set_num_classes(model, adapter.num_classes)
     provenance = replace(adapter.provenance, source=provenance_of(model).source)

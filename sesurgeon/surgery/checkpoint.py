@@ -6,6 +6,7 @@ Loading rebuilds the source, applies the plan again, and then takes the weights.
 from __future__ import annotations
 
 import pickle
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -100,7 +101,7 @@ def load(
     if is_adapter(origin):
         raise UsageError(
             f"{origin} is an adapter: blocks and a head, without the network that they belong to.",
-            hint=f"Give it back its base: sesurgeon adapter apply BASE {origin}",
+            hint=f"Give it back its base: sesurgeon adapter apply BASE {shlex.quote(origin)}",
         )
     content = read(origin, trust_pickle=trust_pickle, mapped=mapped)
     if isinstance(content, Mapping) and CHECKPOINT_KEY in content:

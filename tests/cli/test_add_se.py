@@ -172,6 +172,16 @@ def test_an_existing_output_stays_without_force(here: Path) -> None:
     assert blocks_of(sesurgeon.load(here / "resnet18.se.pt"))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions, and lets few make links")
+def test_a_secret_output_stays_secret_and_a_linked_one_linked(here: Path) -> None:
+    (here / "secret.pt").touch(0o600)
+    (here / "resnet18.se.pt").symlink_to("secret.pt")
+    run("torchvision:resnet18", *SHAPE, "--force")
+    assert (here / "resnet18.se.pt").is_symlink()
+    assert (here / "secret.pt").stat().st_mode & 0o777 == 0o600
+    assert blocks_of(sesurgeon.load(here / "secret.pt"))
+
+
 @pytest.mark.parametrize(("words", "code", "message"), [
     (("no.pt",), 3, "no.pt"),
     (("folder",), 3, "folder"),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 import sesurgeon
 from sesurgeon.cli.app import app
 from sesurgeon.errors import UsageError
+from sesurgeon.finetune.keeping import claim
 from sesurgeon.finetune.keeping.claim import check_unclaimed, claimed
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(sesurgeon.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
@@ -61,3 +63,25 @@ def test_a_folder_that_another_run_claims_at_the_last_moment_is_left_alone(tmp_p
         run.communicate()
     with claimed(tmp_path):
         pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not move open files")
+@pytest.mark.parametrize("another", [False, True], ids=["nobody", "another"])
+def test_a_lock_that_its_last_owner_removed_meanwhile_is_no_claim(
+    another: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, lock, locked = tmp_path / ".lock", claim._lock, list[int]()
+
+    def removed_at_first(file: BinaryIO, *, exclusively: bool) -> bool:
+        locked.append(os.fstat(file.fileno()).st_ino)
+        if len(locked) == 1:
+            path.rename(tmp_path / "removed")  # which keeps its number from the next one
+            if another:
+                path.touch()
+        return lock(file, exclusively=exclusively)
+
+    monkeypatch.setattr(claim, "_lock", removed_at_first)
+    with claimed(tmp_path):
+        assert path.stat().st_ino == locked[-1]
+    assert len(locked) == 2
+    assert not path.exists()

@@ -84,6 +84,14 @@ def test_a_plan_is_written_as_the_library_makes_it(here: Path) -> None:
     assert "cost: {parameters: 76, macs: 2112, pooling: 2048, scaling: 2048}}  # squeezed to 4" in text
 
 
+def test_the_command_that_applies_it_can_be_pasted(here: Path) -> None:
+    (here / "net.pt").rename("my net.pt")
+    said = run("plan", "my net.pt", *SHAPE, "-o", "my $plan.yaml").stdout
+    command = "sesurgeon add-se 'my net.pt' --plan 'my $plan.yaml'"
+    assert f"Apply it with: {command}" in " ".join(said.split())
+    assert f"#     {command}" in (here / "my $plan.yaml").read_text().splitlines()
+
+
 def test_json_is_alone_on_stdout_and_adds_up(here: Path) -> None:
     data = json.loads(run("plan", "net.pt", *SHAPE, "-o", "plan.yaml", "--json").stdout)
     assert data["output"] == "plan.yaml"

@@ -50,6 +50,12 @@ def test_a_gate_that_is_1_goes_and_the_outputs_stay(workplace: Path) -> None:
     assert (again.exit_code, "net.pruned.pt exists already" in again.stderr) == (1, True)
 
 
+def test_the_next_command_can_be_pasted(workplace: Path) -> None:
+    (workplace / "net.se.pt").rename("my net.se.pt")
+    result = prune("my net.se.pt", *DATA, "--no-latency")
+    assert "Next:    sesurgeon export 'my net.pruned.pt' --onnx" in result.stdout
+
+
 def test_json_is_alone_on_stdout_with_each_step(constant: nn.Module) -> None:
     result = prune("net.se.pt", *DATA, "--json", "--quiet", "-o", "less.pt", "--max-drop", "100")
     assert (result.exit_code, result.stderr) == (0, "")
@@ -72,7 +78,7 @@ def test_where_nothing_can_go_nothing_is_written(workplace: Path) -> None:
     sesurgeon.save(model, "net.se.pt")
     result = prune("net.se.pt", *DATA, "--tolerance", "1e-4")
     assert result.exit_code == 0, result.stderr
-    assert "Gates that depend on the image, with a spread above 0.0001: 1.se (" in result.stdout
+    assert "Gates that depend on the image or the place, with a spread above 0.0001: 1.se (" in result.stdout
     assert result.stdout.endswith("No block was taken out, and nothing was written.\n")
     assert not Path("net.pruned.pt").exists()
     assert json.loads(prune("net.se.pt", *DATA, "--tolerance", "1e-4", "--json").stdout)["output"] is None

@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 
 import sesurgeon
 from sesurgeon.cli.app import app
+from sesurgeon.finetune import FinetuneConfig
 
 SHORT = ("--data", "data", "-j", "0", "--device", "cpu", "--log-with", "none")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(sesurgeon.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
@@ -82,6 +83,39 @@ def test_bad_requests_are_refused(workplace: Path, arguments: list[str], code: i
     assert result.exit_code == code, result.stderr
     assert message in re.sub(r"[\s│]+", " ", result.stderr)  # usage errors come in a box
     assert {path: path.read_bytes() for path in workplace.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": ...}, "data is missing."),
+        ({"model": ..., "data": 3}, "model is missing; data (=3) must be a text."),
+        ({"epochs": "many"}, "epochs (='many') must be a whole number."),
+        ({"epochs": True}, "epochs (=True) must be a whole number."),
+        ({"lr": "1e-3"}, "lr (='1e-3') must be a number."),
+        ({"train": "some"}, "train (='some') must be one of all, blocks."),
+        ({"patience": "long"}, "patience (='long') must be a whole number or null."),
+        ({"log_with": "none"}, "log_with (='none') must be a list of texts or null."),
+        ({"num_classes": "two"}, "num_classes (='two') must be a whole number or null."),
+        ({"num_processes": "two"}, "num_processes (='two') must be a whole number."),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("state", ["epoch-00001-update-00000000.pt", None])
+def test_settings_that_were_damaged_are_named(
+    workplace: Path, changes: dict[str, object], message: str, state: str | None
+) -> None:
+    path = workplace / "runs/finetune/exp/args.yaml"
+    (path.parent / "states").mkdir(parents=True)
+    if state is not None:
+        (path.parent / "states" / state).touch()
+    settings = {"model": "net.se.pt", "data": "data", **FinetuneConfig().to_dict(), **changes}
+    path.write_text(yaml.safe_dump({name: value for name, value in settings.items() if value is not ...}))
+    result = finetune("--resume", "--name", "exp")
+    assert result.exit_code == 3, result.stderr
+    said = " ".join(result.stderr.split())
+    assert f"runs/finetune/exp/args.yaml holds no settings of a run: {message}" in said
+    assert "Mend that in the file" in said
 
 
 def test_a_file_gives_any_option_and_what_is_typed_wins(workplace: Path) -> None:

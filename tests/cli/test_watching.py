@@ -38,7 +38,9 @@ def events() -> list[Event]:
     phase = Phase("blocks", 0, 1)
     bad = tuple(BadImage(Path(f"bad{index}.png"), "torn") for index in range(7))
     data = Data("photos", ("cat", "dog"), images(4), images(12), 0.25, 7, bad)
-    task = Task(Preprocessing((3, 32, 32), (), ()), ("cat", "dog"), (0, 1), None, frozenset(), (phase,), ("Mind it.",))
+    task = Task(
+        Preprocessing((3, 32, 32), (), ()), ("cat", "dog"), (0, 1), None, frozenset(), (phase,), ("Mind it.",), 2
+    )
     return [
         ImagesChecked(5, 16),
         RunStarted(Path("runs/exp"), data, task),

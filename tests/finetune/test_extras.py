@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sesurgeon.errors import DataError, UsageError
-from sesurgeon.finetune import FinetuneConfig, FinetuneResult, RunStopped, finetune, open_data
+from sesurgeon.finetune import FinetuneConfig, FinetuneResult, RunStopped, TrainStep, finetune, open_data
 from sesurgeon.finetune.data.loader import eval_loader
 from sesurgeon.finetune.keeping.trackers import trackers_for
 from sesurgeon.finetune.remarks import remarks_on
@@ -175,6 +176,28 @@ def test_tensorboard_gets_the_numbers_where_it_is_installed(
     assert [point.step for point in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
     scores = [(point.step, point.value) for point in events.Scalars("epoch/eval_top1")]
     assert scores == [(step, row.scores["top1"]) for step, row in zip((0, 3, 6), result.rows, strict=True)]
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, OSError])
+def test_trackers_are_finished_however_the_run_ends(
+    augmented: nn.Module,
+    split_folder: Path,
+    config: FinetuneConfig,
+    error: type[BaseException] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tracker = pytest.importorskip("accelerate.tracking").TensorBoardTracker
+    pytest.importorskip("tensorboard")
+    finished: list[object] = []
+    monkeypatch.setattr(tracker, "finish", lambda self: finished.append(self))
+
+    def end(event: object) -> None:
+        if error is not None and isinstance(event, TrainStep):
+            raise error
+
+    with contextlib.nullcontext() if error is None else pytest.raises(error):
+        finetune(augmented, split_folder, replace(config, log_with=None), on_progress=end)
+    assert len(finished) == 1
 
 
 def test_a_tracker_that_is_not_installed_is_named() -> None:

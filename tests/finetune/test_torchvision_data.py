@@ -65,6 +65,22 @@ def test_a_dataset_without_single_labels_is_refused(tmp_path: Path) -> None:
         open_data("torchvision:CocoDetection", data_dir=tmp_path)
 
 
+@pytest.mark.parametrize("labels", [{}, {"targets": [["label/1.txt"]]}, {"targets": ["cat.txt"]}, {"targets": []}])
+def test_a_dataset_that_tells_no_classes_is_refused(
+    labels: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class CelebA:
+        def __init__(self, root: str, split: str = "train", download: bool = False) -> None:
+            vars(self).update(labels)
+
+        def __len__(self) -> int:
+            return 3
+
+    monkeypatch.setattr("torchvision.datasets.CelebA", CelebA)
+    with pytest.raises(UsageError, match="'CelebA' has no training and validation part with one class an image"):
+        open_data("torchvision:CelebA", data_dir=tmp_path)
+
+
 def test_parts_by_split_name_and_classes_from_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class SVHN:
         def __init__(self, root: str, split: str = "train", download: bool = False) -> None:

@@ -202,6 +202,22 @@ def test_where_all_gates_live_nothing_goes(tmp_path: Path) -> None:
     assert found.model is model
 
 
+class Striped(nn.Module):
+    """A gate that gives the same for every image, and 0.5 and 1.5 in turn for its places."""
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        stripes = 0.5 + torch.arange(logits.shape[-1]) % 2
+        return stripes.expand_as(logits)
+
+
+def test_the_spread_is_over_places_too(tmp_path: Path) -> None:
+    model = augmented(block="ge", extent=2)
+    for path in BLOCKS:
+        model.get_submodule(path).gate = Striped()
+    found = pruned(tmp_path, model)
+    assert found.live == pytest.approx(dict.fromkeys(BLOCKS, 0.5))
+
+
 def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(UsageError, match=r"max_drop \(=-1\) must be at least 0"):
         prune(augmented(), "nowhere", max_drop=-1)

@@ -269,6 +269,12 @@ def test_a_factory_named_in_a_file_is_not_imported_unless_trusted(folder):
     assert num_outputs(rebuild(provenance, trust_code=True)) == 4
 
 
+def test_what_a_file_names_is_quoted_in_the_command_that_is_suggested():
+    with pytest.raises(UnsafeFileError) as caught:
+        rebuild(Provenance(Source("factory", "nets:make; echo mine")))
+    assert "--arch 'factory:nets:make; echo mine'," in caught.value.hint
+
+
 @pytest.mark.parametrize("name", ["hf-hub:someone/model", "local-dir:/somewhere", "someone/model"])
 def test_a_hub_named_in_a_file_is_not_asked(name, monkeypatch):
     import timm

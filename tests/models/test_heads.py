@@ -79,6 +79,17 @@ def test_a_convolution_of_size_1_is_a_head_and_a_larger_or_grouped_one_is_not():
     assert model[0].weight.shape == (5, 3, 1, 1)
 
 
+def test_a_head_that_is_declared_first_is_found_by_its_width_or_by_what_the_provenance_says():
+    model = nn.ModuleDict({"fc": nn.Linear(8, 5), "stem": nn.Conv2d(3, 8, 3), "mix": nn.Conv2d(8, 8, 1)})
+    assert [head_of(model), head_of(model, 8), head_of(model, 5)] == ["mix", "mix", "fc"]
+    with pytest.raises(UsageError, match="at its end that gives its 7 outputs"):
+        head_of(model, 7)
+    attach_provenance(model, Provenance(Source("module"), head="fc"))
+    assert head_of(model) == "fc"
+    replace_head(model, 2)
+    assert (model["fc"].out_features, model["mix"].out_channels, head_of(model)) == (2, 8, "fc")
+
+
 def test_type_device_and_bias_stay_as_they_were():
     model = nn.Sequential(nn.Linear(3, 4, bias=False)).to(torch.bfloat16)
     replace_head(model, 2)

@@ -99,6 +99,7 @@ def test_provenance_sources_and_preprocessing_go_through_plain_data():
         Source("timm", "test_resnet", {"in_chans": 1}),
         classes=("cat", "dog"),
         num_classes=2,
+        head="fc",
         preprocessing=Preprocessing((1, 32, 32), (0.5,), (0.25,), "bilinear", 0.875),
         history=({"command": "add-se", "blocks": 3},),
     )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torchvision
+from torch import nn
 
 from sesurgeon import NoSiteError, UsageError, make_plan
 from sesurgeon.graph import Site, find_sites
@@ -36,6 +39,26 @@ def test_kernel_sizes_are_numbers_or_shapes(units: list[Site]) -> None:
     with pytest.raises(NoSiteError, match=r"--kernel 5") as caught:
         Filters(kernel=[5]).keep(units)
     assert caught.value.hint == f"Sites before it: {', '.join(site.id for site in units[:5])}, …. Sizes: 1x1, 3x3."
+
+
+@pytest.mark.parametrize(
+    ("kernel", "sizes"),
+    [
+        (7, ["7x7"]),
+        ([1, 7], ["1x1", "7x7"]),
+        ((1, 7), ["1x1", "7x7"]),
+        ([(1, 7)], ["1x7"]),
+        (((1, 7), (7, 1)), ["1x7", "7x1"]),
+    ],
+    ids=str,
+)
+def test_kernel_lists_sizes_and_a_size_of_two_numbers_stands_in_that_list(kernel: Any, sizes: list[str]) -> None:
+    net = nn.Sequential()
+    for size in ((1, 1), (1, 7), (7, 1), (7, 7)):
+        unit = nn.Sequential(nn.Conv2d(4, 4, size, padding=(size[0] // 2, size[1] // 2)), nn.ReLU())
+        net.add_module("{}x{}".format(*size), unit)
+    plan = make_plan(net, torch.randn(2, 4, 16, 16), policy="conv", kernel=kernel)
+    assert [entry.site.partition(".")[0] for entry in plan.entries] == sizes
 
 
 def test_depthwise_convolutions_alone_or_none_of_them(units: list[Site]) -> None:

@@ -238,8 +238,8 @@ def test_missing_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
 
 
 def test_load_says_what_to_do_with_an_adapter(tmp_path: Path) -> None:
-    path = tmp_path / "a.adapter.safetensors"
+    path = tmp_path / "my a.adapter.safetensors"
     sesurgeon.extract_adapter(task_on(trained_like(OddNet())), path)
     with pytest.raises(UsageError, match="is an adapter") as caught:
         sesurgeon.load(path)
-    assert f"sesurgeon adapter apply BASE {path}" in (caught.value.hint or "")
+    assert f"sesurgeon adapter apply BASE '{path}'" in (caught.value.hint or "")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
-from sesurgeon import add_se
+from sesurgeon import add_se, load, save
+from sesurgeon.models import Provenance, Source, attach_provenance
 from sesurgeon.surgery import blocks_of
 from tests.networks import ResidualBlock
 
@@ -32,3 +37,20 @@ def test_the_blocks_take_the_dtype_of_the_sites_tensor() -> None:
     dtypes = {path: {p.dtype for p in block.parameters()} for path, block in blocks_of(augmented).items()}
     assert dtypes == {"se": {torch.float64}, "host.se": {torch.float32}}
     assert augmented(SMALL).dtype == torch.float64
+
+
+@pytest.mark.parametrize("source", [Source("module"), Source("timm", "test_resnet")], ids=lambda source: source.kind)
+@pytest.mark.parametrize(
+    "types", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32), (torch.float16, torch.float16)]
+)
+def test_a_network_that_was_converted_after_surgery_loads(
+    source: Source, types: tuple[torch.dtype, torch.dtype], tmp_path: Path
+) -> None:
+    before, after = types
+    base = timm.create_model("test_resnet").to(before)
+    attach_provenance(base, Provenance(source))
+    augmented = add_se(base, example_inputs=SMALL.to(before)).to(after)
+    save(augmented, tmp_path / "net.se.pt")
+    again = load(tmp_path / "net.se.pt").state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in augmented.state_dict().items())
+    assert again["layer1.0.se.fc1.weight"].dtype == after

@@ -63,8 +63,8 @@ def map_classes(data_classes: Sequence[str], model_classes: Sequence[str] | None
     unknown = [name for name in data_classes if name not in model_classes]
     if unknown:
         raise DataError(
-            f"The model does not know these classes of the data: {_shortened(unknown)}.",
-            hint=f"It knows {_shortened(model_classes)}.",
+            f"The model does not know these classes of the data: {shortened(unknown)}.",
+            hint=f"It knows {shortened(model_classes)}.",
         )
     return tuple(model_classes.index(name) for name in data_classes)
 
@@ -76,6 +76,7 @@ def fits(data_classes: Sequence[str], model_classes: Sequence[str] | None, outpu
     return model_classes is None or set(model_classes) == set(data_classes)
 
 
-def _shortened(names: Sequence[str]) -> str:
+def shortened(names: Sequence[str]) -> str:
+    """For a message: the first ten, and how many more there are."""
     shown = ", ".join(names[:10])
     return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 
-def random_states() -> dict[str, Any]:
+def random_states_to_keep() -> dict[str, Any]:
     """What :func:`set_random_states` takes, as plain data and tensors: it can be kept in a file."""
     version, numbers, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
@@ -26,7 +26,7 @@ def random_states() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Go on with random numbers where :func:`random_states` was asked; on the accelerator in use likewise."""
+    """Go on with random numbers where :func:`random_states_to_keep` was asked; on the accelerator in use likewise."""
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers.tolist()), gauss))
     kind, keys, *rest = states["numpy"]

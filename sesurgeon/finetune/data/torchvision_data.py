@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from sesurgeon.errors import DataError, UsageError
+from sesurgeon.models.nearest import nearest
 
 PREFIX = "torchvision:"
 _VAL_SPLITS = ("val", "valid", "test")  # the first that the dataset has
@@ -33,11 +33,18 @@ def open_split(name: str, data_dir: str, *, training: bool, download: bool) -> A
 
 
 def classes_of(dataset: Any) -> tuple[str, ...]:
-    """The dataset's class names; the numbers from 0 to its highest label, where it has none (SVHN, USPS)."""
+    """The dataset's class names; the numbers from 0 to its highest label, where it has none (SVHN, USPS).
+
+    Raises:
+        UsageError: it has no labels either, or others than numbers (CelebA, Kitti).
+    """
     names = getattr(dataset, "classes", None)
     if names is None:
-        labels = next(getattr(dataset, key) for key in ("targets", "labels", "_labels") if hasattr(dataset, key))
-        names = range(max(int(label) for label in labels) + 1)
+        labels = next((getattr(dataset, key) for key in ("targets", "labels", "_labels") if hasattr(dataset, key)), ())
+        try:
+            names = range(max(int(label) for label in labels) + 1)
+        except (TypeError, ValueError) as error:
+            raise _unfit(type(dataset).__name__) from error
     return tuple(str(name) for name in names)
 
 
@@ -46,10 +53,9 @@ def _maker(name: str) -> Callable[..., Any]:
 
     maker = getattr(datasets, name, None)
     if name not in datasets.__all__ or maker is None:
-        near = difflib.get_close_matches(name, datasets.__all__, n=3)
         raise UsageError(
             f"torchvision has no dataset '{name}'.",
-            hint=f"Did you mean {', '.join(near)}?" if near else "Names are spelled as in torchvision.datasets.",
+            hint=nearest(name, datasets.__all__) or "Names are spelled as in torchvision.datasets.",
         )
     if not {"train", "split"} & set(inspect.signature(maker).parameters):
         raise _unfit(name)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune.data.images import MODES, Images
+from sesurgeon.models.inputs import input_channels
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import provenance_of
 
@@ -21,6 +22,7 @@ Transform: TypeAlias = Callable[[Image.Image], Tensor]
 SMALL = 64  # pixels; up to here images are shifted rather than zoomed, and never flipped
 _LARGEST_OWN_SIZE = 256
 _USUAL_SIZE = 224
+_USUAL_CHANNELS = 3
 _LOOKED_AT = 64  # images
 _COLOUR = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's
 _STATISTICS = {
@@ -49,7 +51,7 @@ def preprocessing_for(model: nn.Module, images: Images, img_size: int | None = N
     known = provenance_of(model).preprocessing
     if known is None:
         size = _own_size(images) if img_size is None else (img_size, img_size)
-        known = default_preprocessing(_input_channels(model), *size)
+        known = default_preprocessing(input_channels(model) or _USUAL_CHANNELS, *size)
     elif img_size is not None:
         known = replace(known, input_size=(known.input_size[0], img_size, img_size))
     mode_of(known)
@@ -200,11 +202,6 @@ def _interpolation(preprocessing: Preprocessing) -> Any:
     from torchvision.transforms import InterpolationMode
 
     return InterpolationMode(preprocessing.interpolation)
-
-
-def _input_channels(model: nn.Module) -> int:
-    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    return 3 if first is None else first.in_channels
 
 
 def _own_size(images: Images) -> tuple[int, int]:

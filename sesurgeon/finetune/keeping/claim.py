@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,21 +37,32 @@ def claimed(folder: Path) -> Iterator[None]:
         UsageError: another process claimed it since it was looked at.
         OutputError: the folder cannot be written.
     """
-    path = folder / _FILE
-    try:
-        file = path.open("wb")
-    except OSError as error:
-        raise OutputError(
-            f"The run folder {folder} cannot be written: {error.strerror or error}.",
-            hint="Make it writable, or give another place with --output.",
-        ) from error
-    with file:
-        if not _lock(file, exclusively=True):
-            raise _going_on(folder)
+    with _locked(folder):
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            (folder / _FILE).unlink(missing_ok=True)
+
+
+def _locked(folder: Path) -> BinaryIO:
+    """The lock file of ``folder``, open and locked."""
+    path = folder / _FILE
+    while True:
+        try:
+            file = path.open("wb")
+        except OSError as error:
+            raise OutputError(
+                f"The run folder {folder} cannot be written: {error.strerror or error}.",
+                hint="Make it writable, or give another place with --output.",
+            ) from error
+        if not _lock(file, exclusively=True):
+            file.close()
+            raise _going_on(folder)
+        # its last owner may have removed it after it was opened here: the next process would lock another file
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
 
 
 def _going_on(folder: Path) -> UsageError:

@@ -16,6 +16,7 @@ from sesurgeon.errors import OutputError, UnreadableFileError
 from sesurgeon.files import atomic_write
 from sesurgeon.finetune.keeping.claim import check_unclaimed
 from sesurgeon.finetune.keeping.records import EpochRow, best_of, summary_columns
+from sesurgeon.finetune.keeping.settings import problems_of
 from sesurgeon.finetune.scoring.measured import Measured
 
 _FILES = (
@@ -73,7 +74,8 @@ class RunFolder:
         """What :meth:`write_settings` wrote.
 
         Raises:
-            UnreadableFileError: there is no such file, or it is none of ours.
+            UnreadableFileError: there is no such file, it is none of ours, or somebody took out or changed what a run
+                cannot do without.
         """
         path = self.path / "args.yaml"
         try:
@@ -82,6 +84,11 @@ class RunFolder:
             raise UnreadableFileError(f"{path} cannot be read: {error}", hint="Is it the folder of a run?") from error
         if not isinstance(settings, dict):
             raise UnreadableFileError(f"{path} holds no settings.", hint="Is it the folder of a run?")
+        if problems := list(problems_of(settings)):
+            raise UnreadableFileError(
+                f"{path} holds no settings of a run: {'; '.join(problems)}.",
+                hint="Mend that in the file, or start a new run from the last.pt beside it.",
+            )
         return settings
 
     def write_settings(self, model: nn.Module, settings: Mapping[str, Any]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +31,13 @@ def trackers_for(asked: tuple[str, ...] | None) -> tuple[str, ...]:
     return asked
 
 
+@contextlib.contextmanager
 def tracking(
     accelerator: Accelerator, folder: Path, settings: Mapping[str, Any], updates: int, on_progress: OnProgress
-) -> OnProgress:
-    """``on_progress``, and the same events to the trackers that ``accelerator`` was made with.
+) -> Iterator[OnProgress]:
+    """``on_progress`` for a while, and the same events to the trackers that ``accelerator`` was made with.
+
+    They are finished at the end, be it an error or an interrupt: some send their last numbers only then.
 
     Args:
         accelerator: with or without trackers.
@@ -43,7 +47,8 @@ def tracking(
         on_progress: is called as before.
     """
     if not accelerator.log_with:
-        return on_progress
+        yield on_progress
+        return
     plain = {key: value if isinstance(value, (bool, int, float)) else str(value) for key, value in settings.items()}
     accelerator.project_configuration.logging_dir = str(folder)
     accelerator.init_trackers("sesurgeon", config=plain, init_kwargs={"wandb": {"name": folder.name}})
@@ -58,7 +63,10 @@ def tracking(
                 done = (row.epoch + 1) * updates
                 accelerator.log({f"epoch/{key}": value for key, value in numbers.items()}, step=done)
 
-    return both
+    with contextlib.ExitStack() as at_last:
+        for tracker in accelerator.trackers:
+            at_last.callback(tracker.finish)
+        yield both
 
 
 def _is_installed(name: str) -> bool:

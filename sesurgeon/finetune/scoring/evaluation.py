@@ -21,7 +21,7 @@ from sesurgeon.finetune.devices import find_device
 from sesurgeon.finetune.events import EvaluationStep, OnProgress, ignore
 from sesurgeon.finetune.scoring.measured import Measured
 from sesurgeon.finetune.scoring.multilabel import MultiLabelEvaluation
-from sesurgeon.finetune.scoring.outputs import count_outputs, device_of, evaluating, main_logits
+from sesurgeon.finetune.scoring.outputs import as_input, count_outputs, device_of, evaluating, main_logits
 from sesurgeon.finetune.scoring.scores import Evaluation
 from sesurgeon.models.provenance import provenance_of
 
@@ -175,5 +175,5 @@ def _outputs(model: nn.Module, batches: Batches, on_progress: OnProgress) -> Ite
     """(Logits, labels) of each batch."""
     device = device_of(model)
     for step, (images, labels) in enumerate(read(batches), start=1):
-        yield main_logits(model(images.to(device))).float(), labels.to(device)
+        yield main_logits(model(as_input(images, model))).float(), labels.to(device)
         on_progress(EvaluationStep(step, len(batches)))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sesurgeon.blocks import Block, Scaling
 from sesurgeon.errors import UsageError
-from sesurgeon.finetune.scoring.outputs import device_of, evaluating
+from sesurgeon.finetune.scoring.outputs import as_input, evaluating
 
 _MOVED = 0.01
 
@@ -128,10 +128,9 @@ def watch_gates(model: nn.Module, batches: Iterable[tuple[Tensor, Any]]) -> tupl
     Raises:
         UsageError: the images differ in size, and a gate has factors for places.
     """
-    device = device_of(model)
     with watching_gates(model) as watch, evaluating(model), torch.no_grad():
         for images, _ in batches:
-            model(images.to(device))
+            model(as_input(images, model))
     return watch.movements()
 
 

@@ -40,9 +40,9 @@ def count_outputs(model: nn.Module, preprocessing: Preprocessing) -> int:
         UsageError: the model is no classifier.
     """
     with evaluating(model), torch.no_grad():
-        image = torch.zeros(1, *preprocessing.input_size, device=device_of(model))
+        image = torch.zeros(1, *preprocessing.input_size)
         try:
-            output = model(image)
+            output = model(as_input(image, model))
         except (RuntimeError, ValueError) as error:
             size = " x ".join(str(number) for number in preprocessing.input_size)
             raise DataError(
@@ -62,6 +62,16 @@ def device_of(model: nn.Module) -> torch.device:
     """Where the model's first parameter lies; the CPU for a model without any."""
     first = next(model.parameters(), None)
     return torch.device("cpu") if first is None else first.device
+
+
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """Of the model's first parameter of floating point; float32 for a model without any."""
+    return next((value.dtype for value in model.parameters() if value.is_floating_point()), torch.float32)
+
+
+def as_input(images: Tensor, model: nn.Module) -> Tensor:
+    """``images`` where ``model`` lies, and of the type of its weights: those of a file may be of half precision."""
+    return images.to(device_of(model), dtype_of(model))
 
 
 @contextlib.contextmanager

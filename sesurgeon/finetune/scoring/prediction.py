@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import DataError, SesurgeonError, UsageError
-from sesurgeon.finetune.data.folder import SUFFIXES
+from sesurgeon.finetune.data.folder import SUFFIXES, list_images
 from sesurgeon.finetune.data.images import BadImage, FileImages, find_bad_images
 from sesurgeon.finetune.data.loader import eval_loader, read
 from sesurgeon.finetune.data.transforms import preprocessing_for
 from sesurgeon.finetune.devices import find_device
 from sesurgeon.finetune.events import EvaluationStep, ImagesChecked, OnProgress, ignore
 from sesurgeon.finetune.scoring.multilabel import THRESHOLD
-from sesurgeon.finetune.scoring.outputs import count_outputs, device_of, evaluating, main_logits, output_names
+from sesurgeon.finetune.scoring.outputs import as_input, count_outputs, evaluating, main_logits, output_names
 from sesurgeon.models.provenance import provenance_of
 
 _USUAL_TOPK = 5
@@ -121,7 +121,7 @@ def predict(
     rows: list[tuple[Guess, ...]] = []
     with evaluating(model), torch.no_grad():
         for step, (batch, _) in enumerate(read(loader), start=1):
-            logits = main_logits(model(batch.to(device_of(model)))).float()
+            logits = main_logits(model(as_input(batch, model))).float()
             _check_finite(logits, readable[len(rows) :])
             rows += _guesses(logits, names, topk, multi_label)
             on_progress(EvaluationStep(step, steps))
@@ -144,7 +144,7 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
     missing = [str(path) for path in given if not path.exists()]
     if missing:
         raise DataError(f"There is no such file or folder: {', '.join(missing)}.")
-    found = {path: _images_in(path) if path.is_dir() else [path] for path in given}
+    found = {path: list_images(path) if path.is_dir() else [path] for path in given}
     empty = [str(path) for path, files in found.items() if not files]
     if empty:
         raise DataError(f"No image found in {', '.join(empty)}.", hint=f"Images are files with {', '.join(SUFFIXES)}.")
@@ -160,15 +160,6 @@ def describe_bad_images(bad: Sequence[BadImage], total: int) -> str:
     """A sentence and a line for each file that cannot be read."""
     return "\n".join(
         [f"{len(bad)} of {total} images cannot be read:", *(f"  {image.path}: {image.reason}" for image in bad)]
-    )
-
-
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
     )
 
 

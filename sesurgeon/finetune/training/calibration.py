@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sesurgeon.blocks import Block, UnitSums, is_asleep, standardise_
 from sesurgeon.finetune.data.loader import read
 from sesurgeon.finetune.data.updates import Updates
-from sesurgeon.finetune.scoring.outputs import device_of, evaluating
+from sesurgeon.finetune.scoring.outputs import as_input, evaluating
 from sesurgeon.finetune.training.engine import from_all
 
 if TYPE_CHECKING:
@@ -95,11 +95,11 @@ def _sums_over(
     model: nn.Module, blocks: Mapping[str, Block], batches: Iterable[tuple[Tensor, Any]]
 ) -> tuple[dict[str, UnitSums], int]:
     """Sums over the hidden units of each block, and how many images were seen."""
-    device, images = device_of(model), 0
+    images = 0
     with _watching(blocks) as sums, evaluating(model), torch.no_grad():
         for batch, _ in batches:
             images += len(batch)
-            model(batch.to(device))
+            model(as_input(batch, model))
     return sums, images
 
 

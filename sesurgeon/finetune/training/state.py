@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from sesurgeon.errors import UsageError
-from sesurgeon.finetune.data.randomness import random_states, set_random_states
+from sesurgeon.finetune.data.randomness import random_states_to_keep, set_random_states
 from sesurgeon.finetune.training.engine import from_all
 from sesurgeon.finetune.training.loop import PhaseTraining, Tally
 
@@ -36,7 +36,9 @@ def captured(training: PhaseTraining, position: Position, tally: Tally, accelera
         "average": None if training.average is None else training.average.module.state_dict(),
         "optimizer": training.optimizer.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
-        "processes": from_all(accelerator, {"random": random_states(), "tally": [tally.total, tally.images, tally.lr]}),
+        "processes": from_all(
+            accelerator, {"random": random_states_to_keep(), "tally": [tally.total, tally.images, tally.lr]}
+        ),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.finetune.scoring.outputs import device_of, evaluating
+from sesurgeon.finetune.scoring.outputs import as_input, evaluating
 
 
 def make_teacher(model: nn.Module, images: Tensor) -> nn.Module:
@@ -24,7 +24,7 @@ def make_teacher(model: nn.Module, images: Tensor) -> nn.Module:
     teacher = copy.deepcopy(model)
     if blocks_of(model):
         bare = remove_se(teacher)
-        images = images.to(device_of(model))
+        images = as_input(images, model)
         with evaluating(teacher), evaluating(bare), torch.no_grad():
             teacher = bare if torch.equal(bare(images), teacher(images)) else teacher
     return teacher.requires_grad_(False).eval()

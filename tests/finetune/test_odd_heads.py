@@ -1,0 +1,58 @@
+"""Networks whose head is not the last of their layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from finetune_nets import HeadFirst
+from torch import nn
+
+from sesurgeon.finetune import FinetuneConfig, finetune
+from sesurgeon.models.provenance import Provenance, attach_provenance, provenance_of
+from sesurgeon.models.source import Source
+from sesurgeon.surgery import add_se, apply_adapter, extract_adapter, load
+
+SOURCES = {"embedded": Source("module"), "named": Source("factory", "finetune_nets:HeadFirst")}
+
+
+@pytest.fixture(params=[*SOURCES, "loaded"])
+def base(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    if request.param == "loaded":
+        return load(SOURCES["named"])
+    model = HeadFirst()
+    attach_provenance(model, Provenance(SOURCES[request.param]))
+    return model.eval()
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_a_head_that_is_declared_first_is_replaced_and_the_checkpoint_loads(
+    base: nn.Module, blocks: bool, split_folder: Path, config: FinetuneConfig
+) -> None:
+    model = add_se(base, example_inputs=torch.zeros(1, 1, 8, 8)) if blocks else base
+    result = finetune(model, split_folder, config)
+    assert result.task.head == "fc"
+    assert [tuple(model.get_parameter(f"{name}.weight").shape) for name in ("fc", "mix")] == [(2, 8), (8, 8, 1, 1)]
+    loaded = load(result.last, trust_pickle=True)
+    assert provenance_of(loaded).source == provenance_of(base).source
+    again = loaded.state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_its_adapter_comes_back_with_a_new_head_and_with_the_old_one(
+    base: nn.Module, classes: int, tmp_path: Path, fill: Callable[..., Path], config: FinetuneConfig
+) -> None:
+    images = torch.rand(2, 1, 8, 8)
+    for name in "abcde"[:classes]:
+        fill(tmp_path / "data", (name,), 8)
+    model = add_se(base, example_inputs=images)
+    result = finetune(model, tmp_path / "data", replace(config, train="blocks", val_split=0.25))
+    assert (result.task.head is None) == (classes == 5)
+    extract_adapter(model, tmp_path / "a.adapter.safetensors")
+    again = apply_adapter(base, tmp_path / "a.adapter.safetensors")
+    assert torch.equal(again(images), model.eval()(images))
