@@ -43,7 +43,11 @@ MaxDrop = Annotated[
 ]
 Tolerance = Annotated[
     float,
-    typer.Option(min=0, help="A gate that varies less over images and places is a constant (standard deviation)."),
+    typer.Option(
+        min=0,
+        help="A gate that varies less over images and places is a constant (standard deviation). One that no layer can "
+        "take goes if it is no further from 1.",
+    ),
 ]
 Timed = Annotated[bool, typer.Option("--latency/--no-latency", help="Time a pass of one image before and after each.")]
 
@@ -119,17 +123,15 @@ def prune(
         written = path if found.removed else None
         if written is not None:
             save(found.model, written, force=force)
+        flags = flags_to_load(found.model, trust_pickle)
         title = Text(f"{name} on {described(images)}, {found.images:,} images", style="bold")
         last = (
-            Text(f"Written: {written}\nNext:    sesurgeon export {shlex.quote(str(written))} --onnx")
+            Text(f"Written: {written}\nNext:    sesurgeon export {shlex.quote(str(written))}{flags} --onnx")
             if written
             else Text("No block was taken out, and nothing was written.")
         )
         body = Group(title, *_step_table(found), *_outcome(found, max_drop, tolerance), last)
         out.result(body, _data(name, images.name, found, max_drop, tolerance, written))
-        flags = flags_to_load(found.model, trust_pickle)
-        if written is not None and flags:
-            out.note(f"Commands on this file need{flags} too.")
 
 
 def _told(step: Pruned, metric: str) -> str:

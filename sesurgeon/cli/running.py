@@ -85,7 +85,8 @@ def resumed_run(context: typer.Context, training: Training, out: Output) -> Run:
     if states_in(RunFolder(folder).states):
         if training.name is None:
             out.note(f"Going on with {folder}, the newest run there.")
-        reading = {**dict.fromkeys(READING), "arch": context.params["arch"], "pretrained": False}
+        typed = {name: context.params[name] for name in ("arch", "model_kwargs")}
+        reading = {**dict.fromkeys(READING), **typed, "pretrained": False}
         last = str(folder / "last.pt")
         return Run(last, str(settings["data"]), reading, config, processes, settings, folder)
     reading, model = {name: settings.get(name) for name in READING}, str(settings["model"])

@@ -140,3 +140,13 @@ def test_state_that_is_no_tensor_is_kept_through_a_run_and_its_resumption(workpl
     run("finetune", "--resume", "--epochs", "2", *trusted)
     last = sesurgeon.load("runs/finetune/exp/last.pt", trust_pickle=True)
     assert last.state_dict()["_extra_state"] == last.state == {"quantiles": [0.1, 0.9], "made": "by hand"}
+
+
+def test_arguments_of_its_code_are_typed_each_time(workplace: Path) -> None:
+    (workplace / "net_of_mine.py").write_text(CODE)
+    typed = (*ARCH, "--model-kwargs", "classes=3")
+    run("add-se", ARCH[1], *typed[2:], "--input-shape", "2,1,8,8", "-o", "net.se.pt")
+    short = ("--data", "data", "--epochs", "1", "-j", "0", "--device", "cpu", "-b", "4")
+    assert "classes=3" in CliRunner().invoke(app, ["finetune", "net.se.pt", *ARCH, *short]).stderr
+    run("finetune", "net.se.pt", *typed, *short)
+    run("finetune", "--resume", "--epochs", "2", *typed)

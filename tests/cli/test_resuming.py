@@ -62,7 +62,7 @@ def test_a_finished_run_takes_more_epochs(workplace: Path) -> None:
         (["--resume", "net.se.pt"], 2, "own model"),
         (["--resume", "--data", "data"], 2, "own data"),
         (["--resume", "-o", "nowhere"], 2, "no run in nowhere"),
-        (["--resume", "--name", "none"], 3, "args.yaml cannot be read"),
+        (["--resume", "--name", "none"], 3, "none is no folder of a run: there is no args.yaml"),
         (["--config", "missing.yaml", *SHORT], 2, "cannot be read"),
         (["--config", "wrong.yaml", *SHORT], 2, "did you mean epochs?"),
         (["--config", "trusting.yaml", *SHORT], 2, "from the command line alone"),

@@ -78,6 +78,8 @@ class RunFolder:
                 cannot do without.
         """
         path = self.path / "args.yaml"
+        if not path.exists():
+            raise UnreadableFileError(f"{self.path} is no folder of a run: there is no args.yaml in it.")
         try:
             settings = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
