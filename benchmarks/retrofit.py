@@ -75,6 +75,7 @@ class Network:
             them as they are.
         scratch: is there an SE network from scratch to compare with?
         base: whose base networks it has, if they are not its own.
+        arms: what is done to its base networks.
     """
 
     label: str
@@ -86,6 +87,7 @@ class Network:
     images: Callable[[Array], Array] | None = None
     scratch: bool = True
     base: str | None = None
+    arms: tuple[str, ...] = ("a", "b", "c", "d")
 
 
 def small() -> nn.Module:
@@ -113,7 +115,15 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
     {
         "small": Network("a residual network of six blocks, 44 thousand parameters", small, 20, 2, 5, SETTINGS),
         "light": Network(
-            "the small network, in other light than it has learned", small, 20, 2, 3, SETTINGS, in_other_light, False
+            "the small network, in other light than it has learned",
+            small,
+            20,
+            2,
+            3,
+            SETTINGS,
+            in_other_light,
+            scratch=False,
+            arms=("a", "b", "c", "d", "f"),
         ),
         "light-fast": Network(
             "that again, all but the blocks ten times as fast",
@@ -125,6 +135,7 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
             in_other_light,
             scratch=False,
             base="light",
+            arms=("a", "b", "d", "f"),
         ),
         "timm": Network("timm's `test_resnet`, 373 thousand parameters", timms, 10, 1, 3, SETTINGS),
     }
@@ -168,6 +179,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
         "b": Arm("ours", {"policy": "standard"}),
         "c": Arm("the same blocks, random initialisation", {"policy": "standard", "init": "random"}, RANDOM),
         "d": Arm("after every convolution, random initialisation", {"policy": "conv", "init": "random"}, RANDOM),
+        "f": Arm("ours, after every convolution", {"policy": "conv"}),
     }
 )
 TRIALS = (
@@ -230,8 +242,8 @@ def wanted(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for name in options.networks:
         network = NETWORKS[name]
         for seed in options.seeds or range(network.seeds):
-            for arm in ("base", *options.arms):
-                if arm != SCRATCH or network.scratch:
+            for arm in ("base", *network.arms, *([SCRATCH] if network.scratch else [])):
+                if arm in ("base", *options.arms):
                     yield key_of(name, arm, seed)
     if TRIED_ON[0] in options.networks and TRIED_ON[1] in (options.seeds or range(NETWORKS[TRIED_ON[0]].seeds)):
         for trial in TRIALS:
@@ -415,7 +427,7 @@ def section(network: Network, arms: Runs) -> str:
         "|---|---|---" + "|---" * network.epochs + "|---|---|---|---|---|---|",
     ]
     lines += [row(name, by_seed, arms, network) for name, by_seed in arms.items() if name != "base"]
-    missing = network.seeds * (1 + len(ARMS) + network.scratch) - sum(len(by_seed) for by_seed in arms.values())
+    missing = network.seeds * (1 + len(network.arms) + network.scratch) - sum(len(by_seed) for by_seed in arms.values())
     return f"""## {network.label[0].upper()}{network.label[1:]}
 
 Trained for {network.base_epochs} epochs by SGD: {mean_and_spread([run["top1"][0] for run in base.values()])}. \
