@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 import sesurgeon
 from sesurgeon.cli.app import app
+from sesurgeon.models import Source
 from sesurgeon.surgery import blocks_of
 from tests.networks import OddNet
 
@@ -93,8 +94,8 @@ def test_safetensors_and_a_factory(here: Path, monkeypatch: pytest.MonkeyPatch) 
     save_file(model.state_dict(), here / "odd.safetensors")
     arch = "factory:my_factory_of_nets:make"
     note = run("odd.safetensors", "--arch", arch, "--model-kwargs", "classes=4", "--input-shape", "2,3,16,16").stderr
-    assert f"--arch {arch}" in note
-    check(here / "odd.se.pt", model, arch=arch)
+    assert f"--arch {arch} --model-kwargs classes=4" in " ".join(note.split())
+    check(here / "odd.se.pt", model, arch=Source.parse(arch, {"classes": 4}))
 
 
 def test_a_module_of_other_classes_is_refused_by_name_and_loads_when_trusted(here: Path) -> None:
