@@ -39,8 +39,8 @@ class FinetuneConfig:
         lr: of AdamW; others want their own (SGD about ten times as much).
         lr_block_mult: blocks start as identities and need a rate of their own to move: on scikit-learn's digits, three
             frozen epochs took the validation loss from 0.31 to 0.13 with 5, and to 0.26 with 1.
-        lr_backbone_mult: the backbone is trained already. Where images are unlike those that it has learned, 1 is better,
-            with ``lr_block_mult`` 1: see benchmarks/adapt.md and benchmarks/retrofit.md.
+        lr_backbone_mult: the backbone is trained already. Where images are unlike those that it has learned, 1 is
+            better, with ``lr_block_mult`` 1: see benchmarks/adapt.md and benchmarks/retrofit.md.
         calibrate: start the hidden units of fresh blocks where they tell images apart: zero mean and unit variance over
             the first training images, see :mod:`sesurgeon.blocks.calibration`. On Fashion-MNIST gates go 1.5 to 10
             times as far with the images after an epoch then; what that is worth in accuracy was below the noise there.
