@@ -18,7 +18,7 @@ def check_writable(path: Path, *, force: bool = False) -> None:
     Raises:
         OutputError: ``path`` exists (and not ``force``), is a directory, or its folder is missing or read-only.
     """
-    folder = _target(path).parent
+    folder = target_of(path).parent
     if path.is_dir():
         raise OutputError(f"The output {path} is a directory.", hint="Give a file name with -o.")
     if path.exists() and not force:
@@ -42,7 +42,7 @@ def atomic_write(path: Path, *, force: bool = True) -> Iterator[Path]:
         OutputError: the output cannot be written: see :func:`check_writable`, or the disk is full.
     """
     check_writable(path, force=force)
-    target = _target(path)
+    target = target_of(path)
     temporary: Path | None = None
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=target.parent)
@@ -68,8 +68,8 @@ def atomic_write(path: Path, *, force: bool = True) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _target(path: Path) -> Path:
-    """The file that is written: what ``path`` points to, where it is a link."""
+def target_of(path: Path) -> Path:
+    """The file that is written for ``path``: what it points to, where it is a link."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 

@@ -21,6 +21,7 @@ from sesurgeon.export.parity import Parity, noise, onnx_parity
 from sesurgeon.export.precision import TOLERANCES, Precision, reduce
 from sesurgeon.export.precision import simplify as simplify_file
 from sesurgeon.export.prepare import prepare
+from sesurgeon.files import target_of
 from sesurgeon.models.provenance import Provenance
 
 # protobuf holds no message of 2 GiB or more; the rest is room for the graph itself
@@ -127,7 +128,7 @@ def export_onnx(
             parity = onnx_parity(prepared, draft, batches, TOLERANCES[precision])
             parity.require("onnxruntime's")
         size = sum(file.stat().st_size for file in draft.parent.iterdir())
-        beside = path.with_name(data.name) if data.exists() else None
+        beside = target_of(path).with_name(data.name) if data.exists() else None
 
     return OnnxReport(
         path=path,

@@ -11,7 +11,7 @@ from itertools import count
 from pathlib import Path
 
 from sesurgeon.errors import OutputError, UsageError
-from sesurgeon.files import atomic_write, check_writable, flush_to_disk
+from sesurgeon.files import atomic_write, check_writable, flush_to_disk, target_of
 
 SUFFIX = ".onnx"
 
@@ -25,7 +25,7 @@ def check_onnx_path(path: Path, *, force: bool = False) -> None:
     """
     if path.suffix != SUFFIX:
         raise UsageError(f"An ONNX file cannot be called {path.name}.", hint=f"Give it a name that ends in {SUFFIX}.")
-    for file in (path, *_data_files(path)):
+    for file in (path, *_data_files(target_of(path))):
         check_writable(file, force=force)
 
 
@@ -39,6 +39,7 @@ def onnx_draft(path: Path, *, force: bool) -> Iterator[tuple[Path, Path]]:
     Raises:
         OutputError: they cannot be written. What was there before is there still, and nothing else.
     """
+    path = target_of(path)  # the weights lie beside the file itself, not beside a link to it
     before, free = _data_files(path), _free_data_file(path)
     try:
         with (

@@ -179,7 +179,7 @@ def _teacher(
         if accelerator.is_main_process:
             save(teacher, folder.teacher)
     else:
-        teacher = teacher_again(model, read_weights(folder.teacher))
+        teacher = teacher_again(model, read_weights(folder.teacher), str(folder.teacher))
     return place(teacher, config, accelerator).requires_grad_(False).eval()
 
 

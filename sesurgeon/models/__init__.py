@@ -20,7 +20,7 @@ from sesurgeon.models.pickles import read, read_weights
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, Structure, attach_provenance, detach_provenance, provenance_of
 from sesurgeon.models.source import Kind, Source
-from sesurgeon.models.state_dicts import Found, find_weights
+from sesurgeon.models.state_dicts import Found, find_weights, take_weights
 from sesurgeon.models.structure import structure_of
 
 __all__ = [
@@ -63,6 +63,7 @@ __all__ = [
     "restore_random_states",
     "set_num_classes",
     "structure_of",
+    "take_weights",
     "train_inputs",
     "witnesses",
 ]

@@ -84,9 +84,10 @@ def rebuild(provenance: Provenance, embedded: nn.Module | None = None, *, trust_
             _check_harmless(source)
         model = build(source)
     attach_provenance(model, provenance)  # it says which layer the head is
-    built = None if source.kind == "module" else structure_of(model)
-    set_num_classes(model, provenance.num_classes)
-    attach_provenance(model, replace(provenance, built=built))
+    if source.kind != "module":  # which has its head
+        built = structure_of(model)
+        set_num_classes(model, provenance.num_classes)
+        attach_provenance(model, replace(provenance, built=built))
     return model
 
 

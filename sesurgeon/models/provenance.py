@@ -20,7 +20,7 @@ class Structure:
     """What a network is built of, see :func:`sesurgeon.models.structure_of`.
 
     Attributes:
-        body: hash over modules and tensors outside the heads.
+        body: hash over modules and tensors, but for how many scores the heads give.
         outputs: class scores; None without a classifier.
     """
 

@@ -15,7 +15,7 @@ def structure_of(model: nn.Module) -> Structure:
     """The structure of ``model``, whatever its weights and their precision.
 
     Modules count by path, class and ``extra_repr`` (of a convolution: channels, kernel, stride…), tensors by name and
-    shape; of the heads only where they are, and how many scores they give.
+    shape. Of the heads that counts for the body which does not change with the number of scores.
     """
     heads = heads_if_any(model)
     lines = "\n".join(_lines(model, frozenset(heads)))
@@ -25,7 +25,9 @@ def structure_of(model: nn.Module) -> Structure:
 def _lines(model: nn.Module, heads: frozenset[str]) -> Iterator[str]:
     for path, module in model.named_modules():
         kind = type(module)
-        yield path if path in heads else f"{path} {kind.__module__}.{kind.__qualname__} {module.extra_repr()}"
+        said = "" if path in heads else module.extra_repr()
+        yield f"{path} {kind.__module__}.{kind.__qualname__} {said}"
     for name, value in model.state_dict().items():
-        if isinstance(value, Tensor) and name.rpartition(".")[0] not in heads:  # what is no tensor is extra state
-            yield f"{name} {tuple(value.shape)}"
+        if isinstance(value, Tensor):  # what is none is extra state
+            shape = value.shape[1:] if name.rpartition(".")[0] in heads else value.shape
+            yield f"{name} {tuple(shape)}"

@@ -33,8 +33,11 @@ def build_from_timm(source: Source, pretrained: bool) -> tuple[nn.Module, Proven
                 hint="Without a network give a local file, with --arch, or leave out --pretrained.",
             ) from error
         raise UsageError(f"timm cannot build {source} with {dict(source.kwargs)}: {error}") from error
+    preprocessing = timm_preprocessing(model)
+    if preprocessing is not None and "in_chans" in source.kwargs:
+        preprocessing = preprocessing.for_channels(int(source.kwargs["in_chans"]))
     # a model of the hub brings arguments of its own along, which its name alone does not give again
-    return model, Provenance(Source("module") if at_hub else source, preprocessing=timm_preprocessing(model))
+    return model, Provenance(Source("module") if at_hub else source, preprocessing=preprocessing)
 
 
 _OF_IMAGES = (1, 2, 3, 4)  # grey, colour, and these with transparency

@@ -16,6 +16,7 @@ from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.backbone import fingerprint_of, listed, own_tensors
 from sesurgeon.surgery.below import own_plan
 from sesurgeon.surgery.folding import multiply, takers
+from sesurgeon.surgery.head import set_head
 from sesurgeon.surgery.remove import remove_se
 
 
@@ -70,10 +71,11 @@ def apply_adapter(base: nn.Module, adapter: Adapter | str | Path) -> nn.Module:
         adapter = read_adapter(adapter)
     model = remove_se(base)
     # which layer the head is: it is no part of what must agree
-    attach_provenance(model, replace(provenance_of(model), head=adapter.provenance.head))
+    set_head(model, adapter.provenance.head)
     _check_base(adapter, model)
     set_num_classes(model, adapter.num_classes)
-    provenance = replace(adapter.provenance, source=provenance_of(model).source)
+    own = provenance_of(model)
+    provenance = replace(adapter.provenance, source=own.source, built=own.built)
     if adapter.plan is not None:
         model = insert_blocks(model, adapter.plan, survey_for(adapter.plan, model), inplace=True)
         multiply(model, takers(model))  # what a fold had done to the layers before

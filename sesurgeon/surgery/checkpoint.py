@@ -36,7 +36,7 @@ from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.bare import bare_view
 from sesurgeon.surgery.below import own_plan
 from sesurgeon.surgery.checkpointfile import Checkpoint, from_content, to_content
-from sesurgeon.surgery.ties import tie, ties_of
+from sesurgeon.surgery.ties import tie
 
 
 def save(model: nn.Module, path: str | Path, *, force: bool = True) -> None:
@@ -115,13 +115,13 @@ def _checkpoint_of(model: nn.Module) -> Checkpoint:
     provenance, plan = provenance_of(model), own_plan(model, "saved")
     weights, built = model.state_dict(), provenance.built
     bare = model if plan is None else bare_view(model)
-    if provenance.source.kind != "module" and built is not None:
-        structure = structure_of(bare)
-        if structure.body != built.body:
-            provenance = replace(provenance, source=Source("module"))
-            plan = None if plan is None else replace(plan, architecture=architecture_of(bare))
-        elif structure.outputs != (provenance.num_classes or built.outputs):  # a head of the user's own hand
-            provenance = replace(provenance, num_classes=structure.outputs, classes=None)
+    structure = structure_of(bare)
+    if provenance.source.kind != "module" and built is not None and structure.body != built.body:
+        provenance = replace(provenance, source=Source("module"))
+        plan = None if plan is None else replace(plan, architecture=architecture_of(bare))
+    known = provenance.num_classes or (None if built is None else built.outputs)
+    if known is not None and structure.outputs != known:  # a head of the user's own hand
+        provenance = replace(provenance, num_classes=structure.outputs, classes=None)
     if provenance.source.kind != "module":
         return Checkpoint(provenance, plan, weights)
     # shares all its tensors with the model: they are written once
@@ -139,7 +139,6 @@ def _built(checkpoint: Checkpoint, origin: str, *, arch: Source | None, trust_pi
     provenance = provenance_of(model)
     if checkpoint.plan is not None:
         model = insert_blocks(model, checkpoint.plan, survey_for(checkpoint.plan, model), inplace=True)
-    ties = ties_of(model)
     try:
         model.load_state_dict(checkpoint.weights, strict=True, assign=True)
     except RuntimeError as error:
@@ -147,6 +146,6 @@ def _built(checkpoint: Checkpoint, origin: str, *, arch: Source | None, trust_pi
             f"The weights in {origin} do not fit the architecture that it names: {error}",
             hint="Was it written with other versions of timm or torchvision?",
         ) from error
-    tie(model, ties)
+    tie(model)
     attach_provenance(model, provenance)
     return model.eval()

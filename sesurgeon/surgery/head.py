@@ -25,12 +25,17 @@ def note_head(model: nn.Module, outputs: int) -> None:
         return
     if head == head_of(model):
         return
-    provenance, plan = provenance_of(model), plan_of(model)
+    set_head(model, head)
+    plan = plan_of(model)
+    if plan is not None:
+        remember_plan(model, replace(plan, architecture=architecture_of(bare_view(model))))
+
+
+def set_head(model: nn.Module, head: str | None) -> None:
+    """Put down which layer the head is; what the source built is told by that head then, too."""
+    provenance = provenance_of(model)
     built = provenance.built
     as_built = built is not None and structure_of(bare_view(model)).body == built.body
     attach_provenance(model, replace(provenance, head=head))
-    bare = bare_view(model)
-    if as_built:  # what the source builds, told by that head
-        attach_provenance(model, replace(provenance, head=head, built=structure_of(bare)))
-    if plan is not None:
-        remember_plan(model, replace(plan, architecture=architecture_of(bare)))
+    if as_built:
+        attach_provenance(model, replace(provenance, head=head, built=structure_of(bare_view(model))))

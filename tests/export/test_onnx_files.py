@@ -38,6 +38,16 @@ def test_a_pair_has_the_usual_names_and_one_that_replaces_it_leaves_nothing_of_i
         assert names(tmp_path) == sorted(["net.onnx", data])
 
 
+def test_behind_a_link_the_weights_lie_beside_the_file_itself(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    link = tmp_path / "net.onnx"
+    link.symlink_to(tmp_path / "there" / "their.onnx")
+    for weights in ("first", "second"):
+        write(link, weights)
+        assert weights_of(tmp_path / "there" / "their.onnx") == weights
+    assert (link.is_symlink(), names(tmp_path), len(names(tmp_path / "there"))) == (True, ["net.onnx", "there"], 2)
+
+
 def test_one_file_that_replaces_a_pair_leaves_nothing_of_it(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     write(path, "first")

@@ -89,6 +89,7 @@ def test_a_whole_model_of_timm_is_asked_for_its_channels_too(tmp_path):
 
 def test_a_stem_behind_a_rearrangement_of_the_image_does_not_tell_its_channels():
     assert provenance_of(build(Source("timm", "tresnet_m"))).preprocessing.input_size[0] == 3
+    assert provenance_of(build(Source("timm", "tresnet_m", {"in_chans": 1}))).preprocessing.input_size[0] == 1
 
 
 def test_timm_takes_the_name_of_weights_after_a_dot():

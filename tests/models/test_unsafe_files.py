@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import pickle
 from pathlib import Path
@@ -30,6 +31,14 @@ class Payload:
 
 def leave_a_mark(path: Path) -> None:
     path.mkdir()
+
+
+class Settings(dict):
+    """A mapping of the user's own, as configurations are."""
+
+
+class Names(list):
+    """A list likewise."""
 
 
 class Call:
@@ -217,9 +226,14 @@ def test_a_compiled_call_is_not_put_in_place():
 
 
 def test_weights_are_read_past_whatever_else_there_is(saved, mark):
-    weight, payload = torch.ones(2), Call(leave_a_mark, mark)
-    content = {"state_dict": {"weight": weight}, "module": OddNet(), "payload": [payload]}
-    assert torch.equal(read_weights(saved(content))["weight"], weight)
+    weight, payload = torch.ones(2, dtype=torch.bfloat16), Call(leave_a_mark, mark)
+    state = {"weight": nn.Parameter(weight), "_extra_state": Settings(a=payload)}
+    network = OddNet()
+    network.settings = [Settings(b=[payload]), Names([payload]), collections.deque([payload])]
+    content = {"state_dict": state, "module": network, "payload": [payload, Payload(mark)]}
+    weights = read_weights(saved(content))
+    assert weights.keys() == {"weight"}
+    assert torch.equal(weights["weight"], weight)
     assert not mark.exists()
 
 

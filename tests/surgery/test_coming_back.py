@@ -102,6 +102,45 @@ def test_with_a_head_of_the_users_own_hand(name: str, when: str, tmp_path: Path)
     assert str(provenance_of(again).source) == name  # which still builds the rest
 
 
+class Cosine(nn.Linear):
+    """A head that is no plain one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(nn.functional.normalize(x), nn.functional.normalize(self.weight))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [nn.Identity(), nn.Linear(512, 5, bias=False), nn.Sequential(nn.Dropout(), nn.Linear(512, 5)), Cosine(512, 5)],
+)
+@pytest.mark.parametrize("classes", [None, 5, 10])
+def test_with_a_head_of_another_kind(head: nn.Module, classes: int | None, tmp_path: Path) -> None:
+    model = sesurgeon.load("torchvision:resnet18", num_classes=classes)
+    model.set_submodule("fc", head)
+    sesurgeon.save(model, tmp_path / "net.pt")
+    again = sesurgeon.load(tmp_path / "net.pt", trust_pickle=isinstance(head, Cosine))
+    assert torch.equal(again(images(again)), model.eval()(images(model)))
+    sesurgeon.save(again, tmp_path / "again.pt")
+    twice = sesurgeon.load(tmp_path / "again.pt", trust_pickle=isinstance(head, Cosine))
+    assert torch.equal(twice(images(twice)), model(images(model)))
+
+
+def test_with_two_heads_of_which_one_is_replaced(tmp_path: Path) -> None:
+    model = sesurgeon.load("timm:levit_128s", num_classes=7)
+    again = there_and_back(model, tmp_path)
+    x = torch.randn(2, 3, 224, 224)
+    assert torch.equal(again(x), model(x))
+
+
+def test_behind_an_adapter_of_a_base_that_was_changed(tmp_path: Path) -> None:
+    base = named()
+    base.set_submodule("maxpool", nn.Identity())
+    sesurgeon.extract_adapter(augmented(base), tmp_path / "task.adapter.safetensors")
+    model = sesurgeon.apply_adapter(base, tmp_path / "task.adapter.safetensors")
+    again = there_and_back(model, tmp_path)
+    assert torch.equal(again(images(again)), model(images(model)))
+
+
 class Tied(nn.Module):
     """Two convolutions with one weight, and two norms with one running mean."""
 
@@ -127,6 +166,14 @@ def test_with_what_is_tied(tmp_path: Path) -> None:
     again = sesurgeon.load(tmp_path / "net.se.pt", arch="factory:tests.surgery.test_coming_back:Tied")
     assert again.get_parameter("c.weight") is again.get_parameter("b.weight")
     assert again.get_buffer("second.running_mean") is again.get_buffer("first.running_mean")
+
+
+def test_with_what_was_untied(tmp_path: Path) -> None:
+    model = sesurgeon.load("factory:tests.surgery.test_coming_back:Tied")
+    model.get_submodule("c").weight = nn.Parameter(torch.randn(8, 8, 3, 3))
+    sesurgeon.save(model, tmp_path / "net.pt")
+    again = sesurgeon.load(tmp_path / "net.pt", arch="factory:tests.surgery.test_coming_back:Tied")
+    assert torch.equal(again(images(again)), model(images(model)))
 
 
 def test_with_another_number_of_classes_where_that_is_asked_for(tmp_path: Path) -> None:

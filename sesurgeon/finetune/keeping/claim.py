@@ -16,6 +16,7 @@ if sys.platform != "win32":
 
 
 _FILE = ".lock"
+_TRIES = 100
 
 
 def check_unclaimed(folder: Path) -> None:
@@ -47,7 +48,7 @@ def claimed(folder: Path) -> Iterator[None]:
 def _locked(folder: Path) -> BinaryIO:
     """The lock file of ``folder``, open and locked."""
     path = folder / _FILE
-    while True:
+    for _ in range(_TRIES):
         try:
             file = path.open("wb")
         except OSError as error:
@@ -63,6 +64,9 @@ def _locked(folder: Path) -> BinaryIO:
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         file.close()
+    raise OutputError(
+        f"The lock file {path} is another each time it is looked at.", hint="Give another place with --output."
+    )
 
 
 def _going_on(folder: Path) -> UsageError:

@@ -21,7 +21,7 @@ from sesurgeon.finetune.scoring.gatewatch import GateMovement, watch_gates
 from sesurgeon.finetune.scoring.measured import Measured
 from sesurgeon.finetune.scoring.scores import Evaluation
 from sesurgeon.finetune.task import Task
-from sesurgeon.models import read_weights
+from sesurgeon.models import read_weights, take_weights
 
 _BATCHES_WATCHED = 8
 
@@ -85,5 +85,5 @@ def _draw(found: Measured, data: Data, folder: RunFolder) -> tuple[Path, ...]:
 
 def _read(checkpoint: Path, model: nn.Module) -> nn.Module:
     network = copy.deepcopy(model)
-    network.load_state_dict(read_weights(checkpoint))
+    take_weights(network, read_weights(checkpoint), str(checkpoint))
     return network

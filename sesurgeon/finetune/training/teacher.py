@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sesurgeon.finetune.scoring.outputs import as_input, evaluating
+from sesurgeon.models.state_dicts import take_weights
 
 
 def make_teacher(model: nn.Module, images: Tensor) -> nn.Module:
@@ -30,16 +30,20 @@ def make_teacher(model: nn.Module, images: Tensor) -> nn.Module:
     return teacher.requires_grad_(False).eval()
 
 
-def teacher_again(model: nn.Module, weights: Mapping[str, Any]) -> nn.Module:
+def teacher_again(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> nn.Module:
     """The teacher of a run that goes on.
 
     Args:
         model: the network as it is now.
-        weights: state dict of what :func:`make_teacher` gave.
-    """
-    from sesurgeon.surgery import remove_se
+        weights: tensors of what :func:`make_teacher` gave.
+        origin: the file that they come from.
 
-    had_blocks = weights.keys() == model.state_dict().keys()
+    Raises:
+        UnreadableFileError: they are of another network.
+    """
+    from sesurgeon.surgery import blocks_of, remove_se
+
+    had_blocks = any(name.startswith(f"{path}.") for path in blocks_of(model) for name in weights)
     teacher = copy.deepcopy(model) if had_blocks else remove_se(model)
-    teacher.load_state_dict(weights)
+    take_weights(teacher, weights, origin)
     return teacher.requires_grad_(False).eval()
