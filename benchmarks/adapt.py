@@ -51,6 +51,7 @@ HELD_OUT = 256  # training images that a run looks at after each epoch
 BATCH, SEEDS = 16, 3
 COMMON: Mapping[str, Any] = MappingProxyType({"warmup_epochs": 0.5, "channels_last": True})
 STANDARD: Mapping[str, Any] = MappingProxyType({"policy": "standard"})
+COLOURS = (*(f"C{index}" for index in range(10)), "black")
 VIEW = Preprocessing((3, SIDE, SIDE), (0.5,) * 3, (0.5,) * 3, "bicubic", 1.0)
 
 
@@ -345,7 +346,8 @@ def draw(groups: Mapping[Section, Found]) -> None:
         for name, by_seed in found.items():
             errors = [run["error"] for run in by_seed.values()]
             trained = [run["trained"] for run in by_seed.values()]
-            marker, colour = ("o" if name in FROZEN else "s"), f"C{list(ARMS).index(name)}"
+            marker = "o" if name in FROZEN else "s"
+            colour = COLOURS[list(ARMS).index(name)]
             panel.plot(trained, errors, marker, color=colour, alpha=0.5, markeredgewidth=0)
             panel.plot(trained[0], statistics.mean(errors), "_", color=colour, markersize=18, label=ARMS[name].label)
         panel.set(xscale="log", xlabel="parameters trained", ylabel="test error, %", title=str(section))

@@ -497,16 +497,16 @@ def draw(found: Mapping[str, Runs]) -> None:
         left.axhline(base, color="0.5", linewidth=1, linestyle="--", label="the base")
         shown = [arm for arm in (*ARMS, SCRATCH) if arm in arms]
         for index, arm in enumerate(shown):
-            runs = arms[arm]
+            runs, colour = arms[arm], f"C{[*ARMS, SCRATCH].index(arm)}"
             label = f"({arm}) {SCRATCH_LABEL if arm == SCRATCH else ARMS[arm].label}"
             errors = list(zip(*([100 - top for top in run["top1"]] for run in runs.values()), strict=True))
             places = [network.epochs] if arm == SCRATCH else range(network.epochs + 1)
             means = [statistics.mean(epoch) for epoch in errors]
-            left.plot(places, means, "*" if arm == SCRATCH else "o-", color=f"C{index}", markersize=4, label=label)
+            left.plot(places, means, "*" if arm == SCRATCH else "o-", color=colour, markersize=4, label=label)
             gains = [runs[seed]["top1"][-1] - control[seed]["top1"][-1] for seed in runs if seed in control]
-            right.plot(gains, [index] * len(gains), "o", color=f"C{index}", alpha=0.5, markeredgewidth=0)
+            right.plot(gains, [index] * len(gains), "o", color=colour, alpha=0.5, markeredgewidth=0)
             if gains:
-                right.plot(statistics.mean(gains), index, "|", color=f"C{index}", markersize=16, markeredgewidth=2)
+                right.plot(statistics.mean(gains), index, "|", color=colour, markersize=16, markeredgewidth=2)
         left.set(yscale="log", xlabel="epochs of fine-tuning", ylabel="test error, %", title=network.label)
         left.set_xticks(range(network.epochs + 1))
         left.set_yticks((5, 10, 20, 50, 100))
@@ -518,8 +518,9 @@ def draw(found: Mapping[str, Runs]) -> None:
         right.set_yticklabels([f"({arm})" for arm in shown])
         right.invert_yaxis()
         right.grid(alpha=0.3)
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="lower center", ncols=2, fontsize=8, frameon=False)
+    found_in = [zip(*left.get_legend_handles_labels(), strict=True) for left, _ in panels]
+    known = {label: handle for pairs in found_in for handle, label in pairs}
+    figure.legend(known.values(), known, loc="lower center", ncols=2, fontsize=8, frameon=False)
     figure.tight_layout(rect=(0, 0.2 / max(len(found), 1), 1, 1))
     with atomic_write(PICTURE) as temporary:
         figure.savefig(temporary, dpi=120)
