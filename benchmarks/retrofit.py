@@ -409,8 +409,8 @@ and with blocks also calibrates and tests before the first;
 multiply-adds are those of an image, over the base's. Gates: the standard deviation over images, mean over channels,
 the least and the most of the blocks, at the end.
 
-In other light: the base has learned the images as they are; fine-tuning and all tests after it see each with a contrast of
-its own, down to 15 %, at any brightness, with up to 5 % of noise, always the same.
+In other light: the base has learned the images as they are; fine-tuning and all tests after it see each with a contrast
+of its own, down to 15 %, at any brightness, with up to 5 % of noise, always the same.
 
 {sections}
 
