@@ -189,14 +189,14 @@ def export(
             table, data, folding = _write(loaded, path, asked, data_dir, out, force=force)
         if folding is None:
             out.result(table, {"model": name} | data)
-            if others := data.get("left_out"):
-                out.note(
-                    f"Warning: the network gives several outputs, and the file has the first alone. Left out: "
-                    f"{', '.join(others)}."
-                )
         else:
             out.result(Group(table, *_folding_lines(folding)), {"model": name} | data | _folding_data(folding))
             _warn(out, folding)
+        if others := data.get("left_out"):
+            out.note(
+                f"Warning: the network gives several outputs, and the file has the first alone. Left out: "
+                f"{', '.join(others)}."
+            )
 
 
 def _write(

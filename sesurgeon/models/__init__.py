@@ -16,11 +16,12 @@ from sesurgeon.models.inputs import (
 )
 from sesurgeon.models.isolation import fresh, isolated, random_states, restore_buffers, restore_random_states
 from sesurgeon.models.load import CHECKPOINT_KEY, load_model, model_from, named_source
-from sesurgeon.models.pickles import read, read_weights
+from sesurgeon.models.own_weights import read_weights, take_weights
+from sesurgeon.models.pickles import read
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, Structure, attach_provenance, detach_provenance, provenance_of
 from sesurgeon.models.source import Kind, Source
-from sesurgeon.models.state_dicts import Found, find_weights, take_weights
+from sesurgeon.models.state_dicts import Found, find_weights
 from sesurgeon.models.structure import structure_of
 
 __all__ = [

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import pickle
 import re
-import types
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from sesurgeon.errors import SesurgeonError, UnreadableFileError, UnsafeFileError
+from sesurgeon.errors import UnreadableFileError, UnsafeFileError
 from sesurgeon.models.allowlist import CALLABLES, PLAIN_DATA, allowed
 from sesurgeon.models.factory import working_folder_importable
 from sesurgeon.models.formats import format_of
@@ -54,72 +52,13 @@ def read(path: str | Path, *, trust_pickle: bool = False, mapped: bool = False) 
     return _load(path, PLAIN_DATA, mapped) if file_format == "legacy" else _read_zip(path, mapped)
 
 
-def read_weights(path: str | Path) -> Mapping[str, Tensor]:
-    """The tensors of the state dict in a checkpoint of our own; all else in it is passed over, and no code is run.
-
-    So it reads the weights of networks that :func:`read` wants to be trusted for.
-
-    Args:
-        path: of the file.
-
-    Raises:
-        UnreadableFileError: missing, damaged, or without weights.
-    """
-    path = Path(path)
-    try:
-        if format_of(path) != "zip":
-            raise TypeError("no checkpoint of sesurgeon")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_PASSING_OVER)
-        return {name: value for name, value in content["state_dict"].items() if isinstance(value, Tensor)}
-    except SesurgeonError:
-        raise
-    except Exception as error:  # of many kinds, see above
-        raise _damaged(path, error) from error
-
-
-class _Passed:
-    """Stands in for whatever is not read: takes all, does nothing."""
-
-    def __new__(cls, *_: object, **__: object) -> _Passed:
-        return super().__new__(cls)
-
-    def __init__(self, *_: object, **__: object) -> None: ...
-
-    def __setstate__(self, state: object) -> None: ...
-
-    def __setitem__(self, key: object, value: object) -> None: ...
-
-    def append(self, item: object) -> None:
-        """As a list is filled."""
-
-    extend = add = append
-
-
-class _PassingOver(pickle.Unpickler):
-    """Knows tensors and plain data; a pickle can only call what it finds here."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}"
-        if full in PLAIN_DATA:
-            return PLAIN_DATA[full]
-        if full in CALLABLES or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
-            return super().find_class(module, name)
-        return _Passed
-
-
-# as much of a pickle module as torch asks for
-_PASSING_OVER: Any = types.SimpleNamespace(__name__="pickle", Unpickler=_PassingOver)
-
-
 def _read_zip(path: Path, mapped: bool) -> object:
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except pickle.UnpicklingError as error:
         raise _unsafe(path, [f"{error} (a pickle protocol that torch's safe reader does not know)"]) from error
     except Exception as error:  # of many kinds: a torn record, an end in the middle, bytes that are no text
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     refuse_quantised_names(names, str(path))
     known = {name: allowed(name) for name in names}
     if refused := sorted(name for name, found in known.items() if found is None):
@@ -143,7 +82,7 @@ def _load(path: Path, known: Mapping[str, Any], mapped: bool) -> object:
     except pickle.UnpicklingError as error:
         raise _unsafe(path, [_reason(str(error))]) from error
     except Exception as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def _read_trusting(path: Path, mapped: bool) -> object:
@@ -158,7 +97,7 @@ def _read_trusting(path: Path, mapped: bool) -> object:
             "(__main__) is not found: save the state dict, and give --arch factory:pkg.mod:function.",
         ) from error
     except Exception as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def _read_safetensors(path: Path, mapped: bool) -> object:
@@ -169,7 +108,7 @@ def _read_safetensors(path: Path, mapped: bool) -> object:
         state = safetensors.torch.load_file(path)  # which maps it
         return state if mapped else {name: tensor.clone() for name, tensor in state.items()}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def _misdeeds(path: Path) -> list[str]:
@@ -177,7 +116,7 @@ def _misdeeds(path: Path) -> list[str]:
     try:
         return misdeeds(torch._C.PyTorchFileReader(str(path)).get_record("data.pkl"), CALLABLES)
     except (RuntimeError, ValueError) as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def _unsafe(path: Path, names: list[str]) -> UnsafeFileError:
@@ -187,7 +126,8 @@ def _unsafe(path: Path, names: list[str]) -> UnsafeFileError:
     )
 
 
-def _damaged(path: Path, error: Exception) -> UnreadableFileError:
+def damaged(path: Path, error: Exception) -> UnreadableFileError:
+    """What to raise for a file that a reader failed on."""
     reason = str(error).partition("\n")[0] or type(error).__name__
     return UnreadableFileError(
         f"{path} is damaged, or no file of torch.save: {reason}", hint="Download, copy or save it again."

@@ -105,19 +105,3 @@ def _described(content: object) -> str:
     if isinstance(content, torch.Tensor):
         return f"a tensor of shape {tuple(content.shape)}"
     return f"a {type(content).__name__}"
-
-
-def take_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> None:
-    """Copy ``weights`` into ``model``, which must have tensors of just these names and shapes; extra state stays.
-
-    Raises:
-        UnreadableFileError: they are of another network; the message names ``origin``.
-    """
-    own = model.state_dict()
-    names = {name for name, value in own.items() if isinstance(value, Tensor)}
-    try:
-        if names != weights.keys():
-            raise RuntimeError(f"{len(names ^ weights.keys())} names differ")
-        model.load_state_dict({**own, **weights})
-    except RuntimeError as error:
-        raise UnreadableFileError(f"{origin} holds the weights of another network: {error}") from error

@@ -105,16 +105,16 @@ def load(
         )
     content = read(origin, trust_pickle=trust_pickle, mapped=mapped)
     if isinstance(content, Mapping) and CHECKPOINT_KEY in content:
-        built = _built(from_content(content, origin), origin, arch=source, trust_pickle=trust_pickle)
-        set_num_classes(built, num_classes)
-        return built
+        ours = _rebuilt(from_content(content, origin), origin, arch=source, trust_pickle=trust_pickle)
+        set_num_classes(ours, num_classes)
+        return ours
     return model_from(content, origin, arch=source, num_classes=num_classes)
 
 
 def _checkpoint_of(model: nn.Module) -> Checkpoint:
     provenance, plan = provenance_of(model), own_plan(model, "saved")
     weights, built = model.state_dict(), provenance.built
-    bare = model if plan is None else bare_view(model)
+    bare = bare_view(model)  # shares all its tensors with the model: they are written once
     structure = structure_of(bare)
     if provenance.source.kind != "module" and built is not None and structure.body != built.body:
         provenance = replace(provenance, source=Source("module"))
@@ -124,13 +124,11 @@ def _checkpoint_of(model: nn.Module) -> Checkpoint:
         provenance = replace(provenance, num_classes=structure.outputs, classes=None)
     if provenance.source.kind != "module":
         return Checkpoint(provenance, plan, weights)
-    # shares all its tensors with the model: they are written once
-    module = bare_view(model)
-    detach_provenance(module)  # the header has it
-    return Checkpoint(provenance, plan, weights, module)
+    detach_provenance(bare)  # the header has it
+    return Checkpoint(provenance, plan, weights, bare)
 
 
-def _built(checkpoint: Checkpoint, origin: str, *, arch: Source | None, trust_pickle: bool) -> nn.Module:
+def _rebuilt(checkpoint: Checkpoint, origin: str, *, arch: Source | None, trust_pickle: bool) -> nn.Module:
     source = checkpoint.provenance.source
     if arch is not None and (str(arch) != str(source) or (arch.kwargs and arch != source)):
         own = "embeds its architecture" if source.kind == "module" else f"is to be loaded with {source.options}"

@@ -10,7 +10,7 @@ def tie(model: nn.Module) -> None:
     for named in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
         found: dict[object, Tensor] = {}
         for name, tensor in list(named):
-            if tensor.numel():
-                first = found.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype), tensor)
+            place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+            if tensor.numel() and (first := found.setdefault(place, tensor)) is not tensor:
                 path, _, attribute = name.rpartition(".")
                 setattr(model.get_submodule(path), attribute, first)

@@ -212,8 +212,8 @@ def test_int8_is_calibrated_on_training_and_compared_on_validation_images(
 
 
 def test_what_the_network_gives_beside_is_named(folder: Path) -> None:
-    for name, option in (("net.onnx", "--onnx"), ("net.pt2", "--pt2")):
-        result = export("factory:own_networks:Several", option, "-o", name)
+    for name, *options in (("net.onnx", "--onnx"), ("plain.onnx", "--plain", "--onnx"), ("net.pt2", "--pt2")):
+        result = export("factory:own_networks:Several", *options, "-o", name)
         assert result.exit_code == 0, result.stderr
         assert "the file has the first alone. Left out: doubt, more." in " ".join(result.stderr.split())
     result = export("factory:own_networks:Several", "--json", "--force")

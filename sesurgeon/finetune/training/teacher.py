@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.finetune.scoring.outputs import as_input, evaluating
-from sesurgeon.models.state_dicts import take_weights
+from sesurgeon.models.own_weights import take_weights
 
 
 def make_teacher(model: nn.Module, images: Tensor) -> nn.Module:
