@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib import font_manager
 
 from sesurgeon.errors import OutputError, UsageError
 from sesurgeon.finetune.keeping.lettering import lettering_for
@@ -133,6 +135,16 @@ def test_names_that_differ_in_spaces_look_different(tmp_path: Path) -> None:
     assert spaces_shown(" a  b c\t") == "␣a ␣b c␣"
     assert spaces_shown("sea lion") == "sea lion"
     assert lettering_for({0: "cat", 1: "cat "}).names == {0: "cat", 1: "cat␣"}
+
+
+def test_the_face_that_is_drawn_with_says_what_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As Debian's DejaVu Sans ExtraLight, which lacks the sign for a space, where it is the last that is found.
+    fonts = font_manager.fontManager.ttflist
+    poor = next(font for font in fonts if font.name == "STIXSizeFiveSym")
+    monkeypatch.setattr(
+        font_manager.fontManager, "ttflist", [*fonts, dataclasses.replace(poor, name="DejaVu Sans", weight=200)]
+    )
+    assert lettering_for({1: "cat "}).names == {1: "cat␣"}
 
 
 def test_pictures_are_linked_from_where_the_report_lies(tmp_path: Path) -> None:
