@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group, RenderableType
+from rich.console import Group
 from rich.text import Text
 
 from sesurgeon.cli.console import reporting
@@ -26,18 +26,17 @@ from sesurgeon.cli.options import (
     Quiet,
     TrustPickle,
 )
-from sesurgeon.cli.planning import blocks_data, plan_table
-from sesurgeon.cli.rendering import left_alone_lines, totals_table, uncounted_lines
+from sesurgeon.cli.planning import plan_body, plan_data
 from sesurgeon.cli.selecting import InputShape, Selection, parse_inputs
 from sesurgeon.cli.spread import spread
-from sesurgeon.cli.timing import Latency, latency_table, timed
+from sesurgeon.cli.timing import Latency, timed
 from sesurgeon.errors import UsageError
 from sesurgeon.files import check_writable
 from sesurgeon.interrupts import interrupts_held
 
 if TYPE_CHECKING:
     from sesurgeon.export import LatencyRatio
-    from sesurgeon.placement import Cost
+    from sesurgeon.placement import Price
     from sesurgeon.surgery import Surgery
 
 
@@ -78,8 +77,7 @@ def add_se(
     with reporting(json=json, quiet=quiet, debug=debug) as out:
         with interrupts_held():  # torch loads numpy, and goes on without it if it was interrupted
             from sesurgeon.placement import (
-                model_cost,
-                plan_costs,
+                price_of,
                 read_in_part,
                 refuse_all,
                 settle,
@@ -110,14 +108,12 @@ def add_se(
             else:
                 refuse_all(problems, read, loaded, inputs, str(plan))
                 surgery = operate_by(read, survey_for(read, loaded, inputs), shared=True)
-            costs = plan_costs(surgery.plan, surgery.survey)
-            before = model_cost(loaded, surgery.survey.inputs)
-            after = sum(costs.values(), before)
+            price = price_of(surgery.plan, loaded, surgery.survey)
         ratios = timed(out, loaded, surgery.model, surgery.survey.inputs) if latency else []
         if not dry_run:
             _remember(surgery)
             if plan_out is not None:
-                write_plan(surgery.plan, plan_out, costs=costs, name=model, force=force)
+                write_plan(surgery.plan, plan_out, costs=price.blocks, name=model, force=force)
             save(surgery.model, path, force=force)
         for warning in surgery.plan.warnings:
             out.note(f"Warning: {warning}")
@@ -127,14 +123,10 @@ def add_se(
             "output": None if dry_run else path,
             "plan_output": None if dry_run else plan_out,
             "policy": surgery.plan.policy,
-            "blocks": blocks_data(surgery.plan, surgery.survey, costs),
-            "before": before.to_dict(),
-            "after": after.to_dict(),
-            "latency": ratios,
+            **plan_data(surgery.plan, surgery.survey, price, ratios),
             "proof": surgery.proof,
-            "left_alone": surgery.plan.left_alone,
         }
-        out.result(_rendered(model, surgery, costs, before, after, ratios, written), data)
+        out.result(_rendered(model, surgery, price, ratios, written), data)
         if not dry_run and (flags := flags_to_load(surgery.model, trust_pickle)):
             out.note(f"Commands on this file need{flags} too: code of yours builds the network.")
 
@@ -174,23 +166,12 @@ def _remember(surgery: Surgery) -> None:
 
 
 def _rendered(
-    name: str,
-    surgery: Surgery,
-    costs: Mapping[str, Cost],
-    before: Cost,
-    after: Cost,
-    ratios: Sequence[LatencyRatio],
-    written: Sequence[Path],
+    name: str, surgery: Surgery, price: Price, ratios: Sequence[LatencyRatio], written: Sequence[Path]
 ) -> Group:
-    body: list[RenderableType] = [
-        Text(f"{type(surgery.model).__name__} from {name}: {len(costs)} blocks", style="bold"),
-        plan_table(surgery.plan, surgery.survey, costs),
-        totals_table(before, after),
-        *uncounted_lines(after),
-    ]
-    if ratios:
-        body.append(latency_table(ratios))
-    body += left_alone_lines(surgery.plan.left_alone)
-    body.append(Text(f"Proof: {surgery.proof}.", style="green" if surgery.proof.in_eval else "yellow"))
-    body += [Text(f"Written: {file}") for file in written] or [Text("Nothing was written (--dry-run).")]
-    return Group(*body)
+    plan = surgery.plan
+    return Group(
+        Text(f"{type(surgery.model).__name__} from {name}: {len(plan.entries)} blocks", style="bold"),
+        *plan_body(plan, surgery.survey, price, ratios),
+        Text(f"Proof: {surgery.proof}.", style="green" if surgery.proof.in_eval else "yellow"),
+        *([Text(f"Written: {file}") for file in written] or [Text("Nothing was written (--dry-run).")]),
+    )

@@ -22,11 +22,10 @@ from sesurgeon.cli.options import (
     Quiet,
     TrustPickle,
 )
-from sesurgeon.cli.planning import blocks_data, plan_table
-from sesurgeon.cli.rendering import left_alone_lines, totals_table, uncounted_lines
+from sesurgeon.cli.planning import plan_body, plan_data
 from sesurgeon.cli.selecting import InputShape, Selection, parse_inputs
 from sesurgeon.cli.spread import spread
-from sesurgeon.cli.timing import Latency, MaxLatency, latency_table, parse_share, timed
+from sesurgeon.cli.timing import Latency, MaxLatency, parse_share, timed
 from sesurgeon.files import check_writable
 
 
@@ -59,10 +58,9 @@ def plan(
             check_writable(output, force=force)
         with out.working(f"Planning for {model}"):
             from sesurgeon.placement import (
-                model_cost,
-                plan_costs,
                 plan_from_survey,
                 plan_to_data,
+                price_of,
                 settle,
                 survey_to_plan,
                 write_plan,
@@ -86,33 +84,16 @@ def plan(
 
                 made, fits = fit_latency(loaded, made, found, most)
                 fitted.append(fits)
-            costs = plan_costs(made, found)
-            before = model_cost(loaded, found.inputs)
-            after = sum(costs.values(), before)
+            price = price_of(made, loaded, found)
         ratios = timed(out, loaded, apply_plan(loaded, made), found.inputs) if latency else fitted
         if output is not None:
-            write_plan(made, output, costs=costs, name=model, force=force)
+            write_plan(made, output, costs=price.blocks, name=model, force=force)
         for warning in made.warnings:
             out.note(f"Warning: {warning}")
         title = Text(f"{type(loaded).__name__} from {model}: {len(made.entries)} blocks", style="bold")
-        body: list[RenderableType] = [title]
-        if output is None:
-            body.append(plan_table(made, found, costs))
-        body += [totals_table(before, after), *uncounted_lines(after)]
-        if ratios:
-            body.append(latency_table(ratios))
-        body += left_alone_lines(made.left_alone)
+        body: list[RenderableType] = [title, *plan_body(made, found, price, ratios, blocks=output is None)]
         if output is not None:
             words = f"{shlex.quote(model)} --plan {shlex.quote(str(output))}"
             body.append(Text(f"Written: {output}. Apply it with: sesurgeon add-se {words}"))
-        data = {
-            "model": model,
-            "output": output,
-            "plan": plan_to_data(made),
-            "blocks": blocks_data(made, found, costs),
-            "before": before.to_dict(),
-            "after": after.to_dict(),
-            "latency": ratios,
-            "left_alone": made.left_alone,
-        }
-        out.result(Group(*body), data)
+        about = {"model": model, "output": output, "plan": plan_to_data(made)}
+        out.result(Group(*body), {**about, **plan_data(made, found, price, ratios)})

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich.console import RenderableType
 from rich.table import Table
 
-from sesurgeon.cli.rendering import block_cell, cost_cells, site_cells, site_table
+from sesurgeon.cli.rendering import (
+    block_cell,
+    cost_cells,
+    left_alone_lines,
+    site_cells,
+    site_table,
+    totals_table,
+    uncounted_lines,
+)
+from sesurgeon.cli.timing import latency_table
 
 if TYPE_CHECKING:
+    from sesurgeon.export import LatencyRatio
     from sesurgeon.graph import Survey
-    from sesurgeon.placement import Cost, Plan
+    from sesurgeon.placement import Cost, Plan, Price
 
 
-def plan_table(plan: Plan, found: Survey, costs: Mapping[str, Cost]) -> Table:
+def plan_body(
+    plan: Plan, found: Survey, price: Price, ratios: Sequence[LatencyRatio], *, blocks: bool = True
+) -> list[RenderableType]:
+    """The blocks, unless ``blocks`` is false; what they cost, in time where that was measured; and what gets none."""
+    return [
+        *([_plan_table(plan, found, price.blocks)] if blocks else []),
+        totals_table(price.before, price.after),
+        *uncounted_lines(price.after),
+        *([latency_table(ratios)] if ratios else []),
+        *left_alone_lines(plan.left_alone),
+    ]
+
+
+def _plan_table(plan: Plan, found: Survey, costs: Mapping[str, Cost]) -> Table:
     """A row for each block."""
     table = site_table("block")
     for entry in plan.entries:
@@ -25,8 +49,18 @@ def plan_table(plan: Plan, found: Survey, costs: Mapping[str, Cost]) -> Table:
     return table
 
 
-def blocks_data(plan: Plan, found: Survey, costs: Mapping[str, Cost]) -> list[dict[str, Any]]:
-    """The same for a program."""
+def plan_data(plan: Plan, found: Survey, price: Price, ratios: Sequence[LatencyRatio]) -> dict[str, Any]:
+    """What :func:`plan_body` shows, for a program."""
+    return {
+        "blocks": _blocks_data(plan, found, price.blocks),
+        "before": price.before.to_dict(),
+        "after": price.after.to_dict(),
+        "latency": ratios,
+        "left_alone": plan.left_alone,
+    }
+
+
+def _blocks_data(plan: Plan, found: Survey, costs: Mapping[str, Cost]) -> list[dict[str, Any]]:
     blocks = []
     for entry in plan.entries:
         site = found.site(entry.site)

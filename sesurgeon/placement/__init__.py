@@ -8,8 +8,9 @@ from sesurgeon.placement.document import plan_from_data, plan_to_data
 from sesurgeon.placement.filters import Filters
 from sesurgeon.placement.make import choose, make_plan, plan_from_survey, survey_to_plan
 from sesurgeon.placement.plan import Entry, Plan
-from sesurgeon.placement.planfile import plan_costs, plan_to_yaml, read_in_part, read_plan, write_plan
+from sesurgeon.placement.planfile import plan_to_yaml, read_in_part, read_plan, write_plan
 from sesurgeon.placement.policies import POLICIES
+from sesurgeon.placement.price import Price, plan_costs, price_of
 
 __all__ = [
     "POLICIES",
@@ -19,6 +20,7 @@ __all__ = [
     "Entry",
     "Filters",
     "Plan",
+    "Price",
     "architecture_of",
     "block_cost",
     "check_not_augmented",
@@ -33,6 +35,7 @@ __all__ = [
     "plan_from_survey",
     "plan_to_data",
     "plan_to_yaml",
+    "price_of",
     "read_in_part",
     "read_plan",
     "refuse_all",

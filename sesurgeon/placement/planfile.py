@@ -11,8 +11,7 @@ import yaml
 
 from sesurgeon.errors import UnreadableFileError
 from sesurgeon.files import atomic_write
-from sesurgeon.graph import Survey
-from sesurgeon.placement.costs import Cost, block_cost, images_in
+from sesurgeon.placement.costs import Cost
 from sesurgeon.placement.document import entry_to_data, plan_in_part, plan_to_data
 from sesurgeon.placement.plan import Entry, Plan
 from sesurgeon.placement.problems import Problem, refuse
@@ -55,12 +54,6 @@ def read_in_part(path: str | Path) -> tuple[Plan, tuple[Problem, ...]]:
         raise UnreadableFileError(f"The plan {path} cannot be opened: {error.strerror or error}.") from error
     data, lines = parse_yaml(text, str(path))
     return plan_in_part(data, lines, str(path))
-
-
-def plan_costs(plan: Plan, found: Survey) -> dict[str, Cost]:
-    """What each block of ``plan`` costs in the network that was surveyed, by the id of its site."""
-    images = images_in(found.inputs)
-    return {entry.site: block_cost(entry.config, found.site(entry.site), images) for entry in plan.entries}
 
 
 def write_plan(
