@@ -111,7 +111,6 @@ def add_se(
             price = price_of(surgery.plan, loaded, surgery.survey)
         ratios = timed(out, loaded, surgery.model, surgery.survey.inputs) if latency else []
         if not dry_run:
-            _remember(surgery)
             if plan_out is not None:
                 write_plan(surgery.plan, plan_out, costs=price.blocks, name=model, force=force)
             save(surgery.model, path, force=force)
@@ -147,22 +146,6 @@ def _check_outputs(path: Path, plan_out: Path | None, *, force: bool) -> None:
         if plan_out.resolve() == path.resolve():
             raise UsageError(f"--plan-out {plan_out} is where the network is written.", hint="Give it another name.")
         check_writable(plan_out, force=force)
-
-
-def _remember(surgery: Surgery) -> None:
-    """Write the operation into the augmented model's history."""
-    from dataclasses import replace
-
-    from sesurgeon.models import attach_provenance, provenance_of
-
-    provenance = provenance_of(surgery.model)
-    record = {
-        "command": "add-se",
-        "policy": list(surgery.plan.policy),
-        "blocks": len(surgery.plan.entries),
-        "proof": str(surgery.proof),
-    }
-    attach_provenance(surgery.model, replace(provenance, history=(*provenance.history, record)))
 
 
 def _rendered(

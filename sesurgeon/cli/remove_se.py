@@ -61,7 +61,6 @@ def remove_se(
                 )
             base = surgery.remove_se(loaded)
             trained, pruned = _was_trained(loaded), _pruned_constants(loaded)
-            _remember(base, len(blocks))
             surgery.save(base, path, force=force)
         data: dict[str, Any] = {
             "model": model,
@@ -94,16 +93,6 @@ def _pruned_constants(model: nn.Module) -> list[str]:
     """Blocks that `prune` took out and whose constants are in the weights of other layers now."""
     pruned = [record for record in _since_surgery(model) if record.get("command") == "prune"]
     return [block["block"] for record in pruned for block in record["blocks"] if block["folded"]]
-
-
-def _remember(base: nn.Module, blocks: int) -> None:
-    from dataclasses import replace
-
-    from sesurgeon.models import attach_provenance, provenance_of
-
-    provenance = provenance_of(base)
-    record = {"command": "remove-se", "blocks": blocks}
-    attach_provenance(base, replace(provenance, history=(*provenance.history, record)))
 
 
 def _parameters(model: nn.Module) -> int:

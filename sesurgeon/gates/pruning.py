@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,7 @@ from sesurgeon.gates.candidates import Candidate, candidates
 from sesurgeon.gates.statistics import CONSTANT
 from sesurgeon.gates.study import check_blocks
 from sesurgeon.graph import LeftAlone, Survey
-from sesurgeon.models import attach_provenance, provenance_of
+from sesurgeon.models import remember
 from sesurgeon.surgery import NoTakerError, Replacement, plan_of, replace_block, survey_below
 
 Timing = Callable[[nn.Module, nn.Module, torch.Tensor], tuple[float, float]]
@@ -176,7 +176,9 @@ def prune(
     removed = [step for step in steps if step.kept]
     whole = (None, None) if timing is None or not removed else timing(model, state.model, image)
     if removed:
-        _remember(state.model, data, metric, first.score, state.score, removed)
+        scores = {"metric": metric, "before": first.score, "after": state.score}
+        blocks = [dict(_recorded(step)) for step in removed]
+        remember(state.model, "prune", data=identity_of(data.name), **scores, blocks=blocks)
     reasons = tuple(LeftAlone(path, reason) for path, reason in left.items())
     return Pruning(state.model, metric, images, first.score, state.score, tuple(steps), untried, live, reasons, *whole)
 
@@ -242,20 +244,6 @@ def _step(
         *times,
         kept,
     )
-
-
-def _remember(model: nn.Module, data: Data, metric: str, before: float, after: float, steps: list[Pruned]) -> None:
-    """Put down in the network's history what was pruned, and by how much."""
-    provenance = provenance_of(model)
-    record: dict[str, Any] = {
-        "command": "prune",
-        "data": identity_of(data.name),
-        "metric": metric,
-        "before": before,
-        "after": after,
-        "blocks": [dict(_recorded(step)) for step in steps],
-    }
-    attach_provenance(model, replace(provenance, history=(*provenance.history, record)))
 
 
 def _recorded(step: Pruned) -> Iterator[tuple[str, Any]]:

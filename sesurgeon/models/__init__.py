@@ -19,7 +19,14 @@ from sesurgeon.models.load import CHECKPOINT_KEY, load_model, model_from, named_
 from sesurgeon.models.own_weights import read_weights, take_weights
 from sesurgeon.models.pickles import read
 from sesurgeon.models.preprocessing import Preprocessing
-from sesurgeon.models.provenance import Provenance, Structure, attach_provenance, detach_provenance, provenance_of
+from sesurgeon.models.provenance import (
+    Provenance,
+    Structure,
+    attach_provenance,
+    detach_provenance,
+    provenance_of,
+    remember,
+)
 from sesurgeon.models.source import Kind, Source
 from sesurgeon.models.state_dicts import Found, find_weights
 from sesurgeon.models.structure import structure_of
@@ -59,6 +66,7 @@ __all__ = [
     "read",
     "read_weights",
     "rebuild",
+    "remember",
     "replace_head",
     "restore_buffers",
     "restore_random_states",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -96,6 +96,13 @@ def provenance_of(model: nn.Module) -> Provenance:
     """The provenance attached to ``model``; for a module of the caller's own, one that embeds it."""
     found = model.__dict__.get(_ATTRIBUTE)
     return found if isinstance(found, Provenance) else Provenance(Source("module"))
+
+
+def remember(model: nn.Module, command: str, **about: Any) -> None:
+    """Add a record to the history of ``model``: what was done to it, in plain data."""
+    provenance = provenance_of(model)
+    record = {"command": command, **about}
+    attach_provenance(model, replace(provenance, history=(*provenance.history, record)))
 
 
 def detach_provenance(model: nn.Module) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from sesurgeon.blocks import BlockConfig
 from sesurgeon.graph import Survey
+from sesurgeon.models import remember
 from sesurgeon.placement import (
     Choices,
     Filters,
@@ -21,8 +22,8 @@ from sesurgeon.placement import (
     survey_to_plan,
 )
 from sesurgeon.surgery.apply import insert_blocks
+from sesurgeon.surgery.bare import take_out
 from sesurgeon.surgery.proof import Proof, prove_identity
-from sesurgeon.surgery.remove import remove_se
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -70,20 +71,24 @@ def operate_by(
     plan: Plan, found: Survey, *, verify: bool = True, inplace: bool = False, shared: bool = False
 ) -> Surgery:
     """Insert the blocks of ``plan`` into the network that was surveyed, and prove it, as far as it can be."""
-    model, plan = found.model, completed(plan.unfolded(), found)
-    augmented = insert_blocks(model, plan, found, inplace=inplace, shared=shared)
+    plan = completed(plan.unfolded(), found)
+    augmented = insert_blocks(found.model, plan, found, inplace=inplace, shared=shared)
+    try:
+        proof = _proof(augmented, plan, found, verify=verify)
+    except BaseException:  # the caller's own code runs in there, and may raise anything; or Ctrl-C
+        if inplace:
+            take_out(augmented)
+        raise
+    remember(augmented, "add-se", policy=list(plan.policy), blocks=len(plan.entries), proof=str(proof))
+    return Surgery(augmented, plan, found, proof)
+
+
+def _proof(augmented: nn.Module, plan: Plan, found: Survey, *, verify: bool) -> Proof:
     by_design = [entry.config for entry in plan.entries if entry.config.init != "identity" or entry.config.plain]
     if by_design:
         reason = f"init={by_design[0].init}" if by_design[0].init != "identity" else "a plain gate"
-        return Surgery(augmented, plan, found, Proof(None, None, f"{reason} changes them by design"))
-    if not verify:
-        return Surgery(augmented, plan, found, Proof(None, None, "not asked for"))
-    try:
-        return Surgery(augmented, plan, found, prove_identity(augmented, found))
-    except BaseException:  # the caller's own code runs in there, and may raise anything; or Ctrl-C
-        if inplace:
-            remove_se(model, inplace=True)
-        raise
+        return Proof(None, None, f"{reason} changes them by design")
+    return prove_identity(augmented, found) if verify else Proof(None, None, "not asked for")
 
 
 def add_se(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sesurgeon.blocks import build_block
 from sesurgeon.graph import Survey
+from sesurgeon.models import remember
 from sesurgeon.placement import Entry, Plan, check_not_augmented, completed, survey_for
 from sesurgeon.surgery.rewrite import (
     Forward,
@@ -37,7 +38,9 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
         UsageError: the plan does not fit the model; all problems are named, and nothing was changed.
         UntraceableError: the model does not run on the plan's inputs.
     """
-    return insert_blocks(model, plan.unfolded(), survey_for(plan, model), inplace=inplace)
+    augmented = insert_blocks(model, plan.unfolded(), survey_for(plan, model), inplace=inplace)
+    remember(augmented, "add-se", policy=list(plan.policy), blocks=len(plan.entries))
+    return augmented
 
 
 def insert_blocks(model: nn.Module, plan: Plan, found: Survey, *, inplace: bool, shared: bool = False) -> nn.Module:

@@ -6,8 +6,10 @@ import copy
 
 from torch import nn
 
+from sesurgeon.models import remember
 from sesurgeon.surgery.bare import check_uncovered, take_out
 from sesurgeon.surgery.folding import multiply, takers
+from sesurgeon.surgery.rewrite import blocks_of
 
 
 def remove_se(model: nn.Module, inplace: bool = False) -> nn.Module:
@@ -26,7 +28,11 @@ def remove_se(model: nn.Module, inplace: bool = False) -> nn.Module:
             that took a gate's factor is gone; nothing was changed.
     """
     check_uncovered(model)
+    blocks = len(blocks_of(model))
     factors = takers(model)
     target = model if inplace else copy.deepcopy(model)
     multiply(target, {name: 1 / factor for name, factor in factors.items()})
-    return take_out(target)
+    take_out(target)
+    if blocks:
+        remember(target, "remove-se", blocks=blocks)
+    return target
