@@ -15,8 +15,9 @@ from sesurgeon.cli.console import reporting
 from sesurgeon.cli.latest import given_or_latest, latest_trained
 from sesurgeon.cli.loading import flags_to_load, load_model
 from sesurgeon.cli.naming import beside
-from sesurgeon.cli.options import Arch, Debug, Force, Json, ModelKwargs, OutputPath, Pretrained, Quiet, TrustPickle
+from sesurgeon.cli.options import Arch, Force, ModelKwargs, OutputPath, Pretrained, Reading, Talking, TrustPickle
 from sesurgeon.cli.rendering import count
+from sesurgeon.cli.spread import spread
 from sesurgeon.files import check_writable
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ adapter = typer.Typer(
 
 
 @adapter.command()
+@spread
 def extract(
     run: Annotated[
         str | None,
@@ -40,20 +42,19 @@ def extract(
             show_default=False,
         ),
     ] = None,
+    *,
     output: OutputPath = None,
     force: Force = False,
     arch: Arch = None,
     trust_pickle: TrustPickle = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    talking: Talking,
 ) -> None:
     """Save the plan, the inserted blocks and the head of RUN alone, with the fingerprint of their base.
 
     RUN must have been trained with `finetune --train blocks`: its backbone is the base's then, to the last bit. Of a
     folder `best.pt` is taken.
     """
-    with reporting(json=json, quiet=quiet, debug=debug) as out:
+    with reporting(talking) as out:
         model = given_or_latest(run, latest_trained, out)
         if Path(model).is_dir():
             model = str(Path(model) / "best.pt")
@@ -62,9 +63,7 @@ def extract(
         with out.working(f"Reading {model}"):
             from sesurgeon.surgery import extract_adapter
 
-            loaded = load_model(
-                model, arch=arch, model_kwargs=None, num_classes=None, pretrained=False, trust_pickle=trust_pickle
-            )
+            loaded = load_model(model, Reading(arch=arch, trust_pickle=trust_pickle))
             extracted = extract_adapter(loaded, path, force=force)
         size = path.stat().st_size
         whole = sum(parameter.numel() for parameter in loaded.parameters())
@@ -73,6 +72,7 @@ def extract(
 
 
 @adapter.command()
+@spread
 def apply(
     base: Annotated[
         str,
@@ -82,22 +82,21 @@ def apply(
         ),
     ],
     file: Annotated[Path, typer.Argument(metavar="ADAPTER", help="What `sesurgeon adapter extract` wrote.")],
+    *,
     output: OutputPath = None,
     force: Force = False,
     arch: Arch = None,
     model_kwargs: ModelKwargs = None,
     pretrained: Pretrained = False,
     trust_pickle: TrustPickle = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    talking: Talking,
 ) -> None:
     """Give the whole network back, bit for bit: BASE with the blocks and the head of ADAPTER.
 
     It is written beside ADAPTER, as `NAME.se.pt` (`NAME.whole.pt` without blocks). Another BASE is refused (exit code
     5), with what differs. No code in ADAPTER is run.
     """
-    with reporting(json=json, quiet=quiet, debug=debug) as out:
+    with reporting(talking) as out:
         with out.working(f"Reading {file}"):
             from sesurgeon.surgery import SUFFIX, apply_adapter, read_adapter, save
 
@@ -106,17 +105,14 @@ def apply(
             path = output or file.with_name(f"{name}.se.pt" if given.plan is not None else f"{name}.whole.pt")
             check_writable(path, force=force)
         with out.working(f"Reading {base}"):
-            loaded = load_model(
-                base, arch=arch, model_kwargs=model_kwargs, num_classes=None, pretrained=pretrained,
-                trust_pickle=trust_pickle,
-            )  # fmt: skip
-            model = apply_adapter(loaded, given)
+            reading = Reading(arch, model_kwargs, pretrained=pretrained, trust_pickle=trust_pickle)
+            model = apply_adapter(load_model(base, reading), given)
             save(model, path, force=force)
         whole = sum(parameter.numel() for parameter in model.parameters())
         data = {"base": base, "adapter": file, "output": path, **_data(given)}
         proof = Text("The base is the one that it was extracted from: all weights have its fingerprint.", style="green")
         out.result(Group(_table(given, file.stat().st_size, whole), proof, Text(f"Written: {path}")), data)
-        if flags := flags_to_load(model, trust_pickle):
+        if flags := flags_to_load(model, reading):
             out.note(f"Commands on this file need{flags} too.")
 
 

@@ -13,19 +13,7 @@ from rich.text import Text
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.loading import flags_to_load, load_model
 from sesurgeon.cli.naming import beside
-from sesurgeon.cli.options import (
-    Arch,
-    Debug,
-    Force,
-    Json,
-    Model,
-    ModelKwargs,
-    NumClasses,
-    OutputPath,
-    Pretrained,
-    Quiet,
-    TrustPickle,
-)
+from sesurgeon.cli.options import Force, Model, OutputPath, Reading, Talking
 from sesurgeon.cli.planning import plan_body, plan_data
 from sesurgeon.cli.selecting import InputShape, Selection, parse_inputs
 from sesurgeon.cli.spread import spread
@@ -43,6 +31,7 @@ if TYPE_CHECKING:
 @spread
 def add_se(
     model: Model,
+    *,
     selection: Selection,
     output: OutputPath = None,
     plan: Annotated[
@@ -60,21 +49,15 @@ def add_se(
     force: Force = False,
     latency: Latency = False,
     input_shape: InputShape = None,
-    arch: Arch = None,
-    model_kwargs: ModelKwargs = None,
-    num_classes: NumClasses = None,
-    pretrained: Pretrained = False,
-    trust_pickle: TrustPickle = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    reading: Reading,
+    talking: Talking,
 ) -> None:
     """Insert Squeeze-and-Excitation into MODEL without changing what it computes.
 
     The outputs before and after are compared bit for bit, in eval and in train mode; only then MODEL.se.pt is
     written. The blocks start as an exact identity and learn in `sesurgeon finetune`.
     """
-    with reporting(json=json, quiet=quiet, debug=debug) as out:
+    with reporting(talking) as out:
         with interrupts_held():  # torch loads numpy, and goes on without it if it was interrupted
             from sesurgeon.placement import (
                 price_of,
@@ -92,14 +75,7 @@ def add_se(
         with out.working(f"Operating on {model}"):
             read, problems = (None, ()) if plan is None else read_in_part(plan)
             policies, config, filters = settle(selection.choices())
-            loaded = load_model(
-                model,
-                arch=arch,
-                model_kwargs=model_kwargs,
-                num_classes=num_classes,
-                pretrained=pretrained,
-                trust_pickle=trust_pickle,
-            )
+            loaded = load_model(model, reading)
             inputs = parse_inputs(input_shape, loaded)
             if read is None:
                 surgery = operate(
@@ -126,7 +102,7 @@ def add_se(
             "proof": surgery.proof,
         }
         out.result(_rendered(model, surgery, price, ratios, written), data)
-        if not dry_run and (flags := flags_to_load(surgery.model, trust_pickle)):
+        if not dry_run and (flags := flags_to_load(surgery.model, reading)):
             out.note(f"Commands on this file need{flags} too: code of yours builds the network.")
 
 

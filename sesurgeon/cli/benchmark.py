@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,19 +15,9 @@ from rich.text import Text
 
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.loading import load_model
-from sesurgeon.cli.options import (
-    Arch,
-    Debug,
-    Force,
-    Json,
-    Model,
-    ModelKwargs,
-    NumClasses,
-    Pretrained,
-    Quiet,
-    TrustPickle,
-)
+from sesurgeon.cli.options import Force, Model, Reading, Talking
 from sesurgeon.cli.selecting import InputShape, parse_inputs
+from sesurgeon.cli.spread import spread
 from sesurgeon.cli.timing import latency_table, memory_table, placement_costs, placement_table, timed
 from sesurgeon.errors import UsageError
 from sesurgeon.files import check_writable
@@ -70,8 +61,10 @@ Placements = Annotated[
 ]
 
 
+@spread
 def benchmark(
     model: Model,
+    *,
     versus: Versus = None,
     versus_arch: VersusArch = None,
     batch_size: Batch = None,
@@ -81,21 +74,15 @@ def benchmark(
     placements: Placements = None,
     force: Force = False,
     input_shape: InputShape = None,
-    arch: Arch = None,
-    model_kwargs: ModelKwargs = None,
-    num_classes: NumClasses = None,
-    pretrained: Pretrained = False,
-    trust_pickle: TrustPickle = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    reading: Reading,
+    talking: Talking,
 ) -> None:
     """Time MODEL with and without its blocks, or against OTHER, and show what memory they take.
 
     Both run in turn, so that whatever else the machine does falls on both. In PyTorch they run on the CPU, in
     onnxruntime as `export` writes them. The share of each block in a pass is shown, too.
     """
-    with reporting(json=json, quiet=quiet, debug=debug) as out:
+    with reporting(talking) as out:
         if versus_arch is not None and versus is None:
             raise UsageError("--vs-arch is the architecture of what --vs names.", hint="Give --vs, too.")
         if placements is not None:
@@ -106,16 +93,14 @@ def benchmark(
             from sesurgeon.models import example_inputs
             from sesurgeon.surgery import blocks_of, remove_se
 
-            reading: dict[str, Any] = {"pretrained": pretrained, "trust_pickle": trust_pickle}
-            own: dict[str, Any] = {"arch": arch, "model_kwargs": model_kwargs, "num_classes": num_classes}
-            loaded = load_model(model, **own, **reading)
+            loaded = load_model(model, reading)
             if versus is None and placements is None and not blocks_of(loaded):
                 raise UsageError(
                     f"There are no inserted blocks in {model}.",
                     hint="Name another network with --vs, or time where blocks could go with --placements.",
                 )
-            others: dict[str, Any] = {"arch": versus_arch, "model_kwargs": None, "num_classes": None}
-            other = remove_se(loaded) if versus is None else load_model(versus, **others, **reading)
+            of_other = replace(reading, arch=versus_arch, model_kwargs=None, num_classes=None)
+            other = remove_se(loaded) if versus is None else load_model(versus, of_other)
             given = parse_inputs(input_shape, loaded)
             inputs = example_inputs(loaded) if given is None else given
         batches = tuple(batch_size or _DEFAULT_BATCHES)

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from sesurgeon.cli.options import Talking
 from sesurgeon.errors import SesurgeonError
 
 if TYPE_CHECKING:
@@ -82,30 +83,32 @@ class Output:
 
 
 @contextlib.contextmanager
-def reporting(*, json: bool, quiet: bool, debug: bool) -> Iterator[Output]:
+def reporting(talking: Talking) -> Iterator[Output]:
     """The frame of each command: gives its output, and turns what it raises into a message and an exit code.
 
     Raises:
         typer.Exit: with the error's ``exit_code``, with 130 after Ctrl-C, with 1 after anything unexpected.
     """
-    output = Output(_console(sys.stdout), _console(sys.stderr), json, quiet)
+    output = Output(_console(sys.stdout), _console(sys.stderr), talking.json, talking.quiet)
     try:
         # a library that prints would spoil the result
         with contextlib.redirect_stdout(sys.stderr):
             yield output
     except SesurgeonError as error:
-        _explain(output, f"Error: {error.message}", error.hint, debug=debug)
+        _explain(output, f"Error: {error.message}", error.hint, debug=talking.debug)
         raise typer.Exit(error.exit_code) from error
     except typer.Exit:
         raise  # the command has said why
     except KeyboardInterrupt as error:
-        _explain(output, "Interrupted.", None, debug=debug)
+        _explain(output, "Interrupted.", None, debug=talking.debug)
         raise typer.Exit(_INTERRUPTED) from error
     except BrokenPipeError:
         raise  # whoever read our result has gone: typer ends quietly
     except Exception as error:
         hint = "This was not foreseen. Run it again with --debug for the traceback."
-        _explain(output, f"Error: {type(error).__name__}: {error}", None if debug else hint, debug=debug)
+        _explain(
+            output, f"Error: {type(error).__name__}: {error}", None if talking.debug else hint, debug=talking.debug
+        )
         raise typer.Exit(1) from error
 
 

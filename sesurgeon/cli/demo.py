@@ -11,31 +11,32 @@ from rich.table import Table
 from rich.text import Text
 
 from sesurgeon.cli.console import reporting
-from sesurgeon.cli.options import Debug, Json, Quiet
+from sesurgeon.cli.options import Talking
 from sesurgeon.cli.rendering import count
 from sesurgeon.cli.scoring import number, per_cent
+from sesurgeon.cli.spread import spread
 
 if TYPE_CHECKING:
     from sesurgeon.demo import DemoResult
 
 
+@spread
 def demo(
+    *,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Made, or empty.")] = Path(
         "sesurgeon-demo"
     ),
     force: Annotated[
         bool, typer.Option("--force", help="Write over the demo's files in a folder that is not empty.")
     ] = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    talking: Talking,
 ) -> None:
     """Show all of it on real handwritten digits, in about a minute, without network or GPU.
 
     Trains a small network, then does what you would do with yours: `add-se`, `evaluate`, `finetune`, `evaluate`,
     `export --onnx`, and a run of the file in onnxruntime. All files stay in the folder.
     """
-    with reporting(json=json, quiet=quiet, debug=debug) as out:
+    with reporting(talking) as out:
         with out.working("Starting"):
             from sesurgeon.cli.narrating import Narrator
             from sesurgeon.demo import DemoSettings, run_demo

@@ -19,20 +19,9 @@ from sesurgeon.cli.images import DataDir
 from sesurgeon.cli.latest import given_or_latest, latest_trained
 from sesurgeon.cli.loading import load_model
 from sesurgeon.cli.naming import beside
-from sesurgeon.cli.options import (
-    Arch,
-    Debug,
-    Force,
-    Json,
-    ModelKwargs,
-    NumClasses,
-    OptionalModel,
-    OutputPath,
-    Pretrained,
-    Quiet,
-    TrustPickle,
-)
+from sesurgeon.cli.options import Force, OptionalModel, OutputPath, Reading, Talking
 from sesurgeon.cli.rendering import left_alone_lines
+from sesurgeon.cli.spread import spread
 from sesurgeon.errors import UsageError
 from sesurgeon.files import check_writable
 
@@ -132,8 +121,10 @@ class Format:
         return (".plain" if self.plain else "") + kind + (".onnx" if self.as_onnx else ".pth")
 
 
+@spread
 def export(
     model: OptionalModel = None,
+    *,
     onnx: Onnx = False,
     plain: Plain = False,
     half: Half = False,
@@ -146,14 +137,8 @@ def export(
     output: OutputPath = None,
     opset: Opset = None,
     force: Force = False,
-    arch: Arch = None,
-    model_kwargs: ModelKwargs = None,
-    num_classes: NumClasses = None,
-    pretrained: Pretrained = False,
-    trust_pickle: TrustPickle = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    reading: Reading,
+    talking: Talking,
 ) -> None:
     """Write MODEL as one ONNX file, checked against PyTorch in onnxruntime; or its weights for other code.
 
@@ -162,7 +147,7 @@ def export(
     what timm calls `seresnet50`. Without a MODEL the newest `runs/finetune/*/best.pt` is taken, or else the newest
     `*.se.pt`. A file whose outputs differ is not kept; of `--int8` it is said how many labels stay the same.
     """
-    with reporting(json=json, quiet=quiet, debug=debug) as out:
+    with reporting(talking) as out:
         asked = Format(onnx, plain, half, int8, simplify, for_cpu, pt2, opset, calib)
         name = given_or_latest(model, latest_trained, out)
         path = output or beside(name, asked.suffix)
@@ -178,14 +163,7 @@ def export(
                 check_onnx_path(path, force=force)
             else:
                 check_plain_path(path)
-            loaded = load_model(
-                name,
-                arch=arch,
-                model_kwargs=model_kwargs,
-                num_classes=num_classes,
-                pretrained=pretrained,
-                trust_pickle=trust_pickle,
-            )
+            loaded = load_model(name, reading)
             table, data, folding = _write(loaded, path, asked, data_dir, out, force=force)
         if folding is None:
             out.result(table, {"model": name} | data)

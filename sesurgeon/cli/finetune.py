@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -15,17 +16,7 @@ from sesurgeon.cli.console import reporting
 from sesurgeon.cli.images import OptionalDataSpec
 from sesurgeon.cli.launching import INTERRUPTED, is_launched, is_main, launch, leave_group
 from sesurgeon.cli.loading import flags_to_load, load_model
-from sesurgeon.cli.options import (
-    Arch,
-    Debug,
-    Json,
-    ModelKwargs,
-    NumClasses,
-    OptionalModel,
-    Pretrained,
-    Quiet,
-    TrustPickle,
-)
+from sesurgeon.cli.options import OptionalModel, Reading, Talking
 from sesurgeon.cli.running import new_run, resumed_run
 from sesurgeon.cli.scoring import gain, per_cent, score_label, score_text, shown_scores, usual_score
 from sesurgeon.cli.spread import spread
@@ -39,20 +30,15 @@ if TYPE_CHECKING:
 @spread
 def finetune(
     context: typer.Context,
-    training: Training,
     model: OptionalModel = None,
+    *,
+    training: Training,
     data: OptionalDataSpec = None,
     config: ConfigFile = None,
     resume: Resume = False,
     num_processes: NumProcesses = 1,
-    arch: Arch = None,
-    model_kwargs: ModelKwargs = None,
-    num_classes: NumClasses = None,
-    pretrained: Pretrained = False,
-    trust_pickle: TrustPickle = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    reading: Reading,
+    talking: Talking,
 ) -> None:
     """Train MODEL on DATA: what is new first, with the rest frozen, then everything.
 
@@ -62,8 +48,8 @@ def finetune(
     and the last one counts as that.
     """
     main = is_main()
-    with reporting(json=json, quiet=quiet or not main, debug=debug) as out:
-        run = (resumed_run if resume else new_run)(context, training, out)
+    with reporting(talking if main else replace(talking, quiet=True)) as out:
+        run = (resumed_run if resume else new_run)(context, training, reading, out)
         if run.processes > 1 and not is_launched():
             launch(run.processes)
             return
@@ -71,7 +57,7 @@ def finetune(
         from sesurgeon.finetune import finetune
 
         with out.working(f"Loading {run.model}"):
-            loaded = load_model(run.model, **run.reading, trust_pickle=trust_pickle, mapped=False)
+            loaded = load_model(run.model, run.reading, mapped=False)
         with out.progress() as progress:
             watcher = Watcher(out, progress, epochs=run.config.epochs, metric=run.config.metric)
             try:
@@ -80,14 +66,14 @@ def finetune(
                 )
             except (KeyboardInterrupt, SesurgeonError) as error:
                 onwards = not isinstance(error, DivergedError)  # it would again
-                watcher.say_what_is_kept(flags_to_load(loaded, trust_pickle), onwards=onwards)
+                watcher.say_what_is_kept(flags_to_load(loaded, reading), onwards=onwards)
                 if isinstance(error, KeyboardInterrupt) and not main:
                     raise typer.Exit(INTERRUPTED) from error  # the main process says it
                 raise
         leave_group()
         if main:
             images = watcher.data
-            next_flags = flags_to_load(loaded, trust_pickle)
+            next_flags = flags_to_load(loaded, reading)
             on_data = f"--data {shlex.quote(run.data)}"
             if run.data.startswith("torchvision:"):
                 on_data += f" --data-dir {shlex.quote(run.config.data_dir)}"

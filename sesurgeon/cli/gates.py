@@ -12,22 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from sesurgeon.cli.console import reporting
-from sesurgeon.cli.images import BatchSize, DataDir, DataSpec, Device, Download, ImgSize, OnBadImage, Workers
+from sesurgeon.cli.images import DataSpec, Opening, Passing
 from sesurgeon.cli.latest import given_or_latest, latest_trained
 from sesurgeon.cli.loading import load_model
 from sesurgeon.cli.measuring import check_on_bad_image, described, open_images
-from sesurgeon.cli.options import (
-    Arch,
-    Debug,
-    Force,
-    Json,
-    ModelKwargs,
-    NumClasses,
-    OptionalModel,
-    Pretrained,
-    Quiet,
-    TrustPickle,
-)
+from sesurgeon.cli.options import Force, OptionalModel, Reading, Talking
+from sesurgeon.cli.spread import spread
 
 if TYPE_CHECKING:
     from sesurgeon.finetune import Data
@@ -49,27 +39,18 @@ Classes = Annotated[
 _VERDICTS = {"open": "1 for all", "constant": "constant", "live": "live"}
 
 
+@spread
 def gates(
     data: DataSpec,
     model: OptionalModel = None,
+    *,
     classes: Classes = None,
     output: Report = None,
     force: Force = False,
-    img_size: ImgSize = None,
-    on_bad_image: OnBadImage = "skip",
-    data_dir: DataDir = "data",
-    download: Download = False,
-    batch_size: BatchSize = 64,
-    workers: Workers = 4,
-    device: Device = "auto",
-    arch: Arch = None,
-    model_kwargs: ModelKwargs = None,
-    num_classes: NumClasses = None,
-    pretrained: Pretrained = False,
-    trust_pickle: TrustPickle = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    passing: Passing,
+    opening: Opening,
+    reading: Reading,
+    talking: Talking,
 ) -> None:
     """Show what the gates of MODEL do with the validation images of DATA; with -o, draw it.
 
@@ -77,38 +58,25 @@ def gates(
     and how many channels are near 0, near 1 and near the ceiling (within 0.1). Blocks that do nothing are named. The
     images and the MODEL taken without one are those of `evaluate`.
     """
-    with reporting(json=json, quiet=quiet, debug=debug) as out:
+    with reporting(talking) as out:
         name = given_or_latest(model, latest_trained, out)
-        check_on_bad_image(on_bad_image)
+        check_on_bad_image(opening.on_bad_image)
         with out.working(f"Loading {name}"):
             from sesurgeon.cli.watching import Watcher
             from sesurgeon.gates import check_blocks, check_report, study_gates, write_report
 
-            reading: dict[str, Any] = {"arch": arch, "model_kwargs": model_kwargs, "num_classes": num_classes}
-            loaded = load_model(name, **reading, pretrained=pretrained, trust_pickle=trust_pickle)
+            loaded = load_model(name, reading)
             check_blocks(loaded)
         if output is not None:
             check_report(output, force=force)
         with out.progress() as progress:
             watcher = Watcher(out, progress)
-            images = open_images(
-                out,
-                loaded,
-                data,
-                on_bad_image=on_bad_image,
-                data_dir=data_dir,
-                download=download,
-                workers=workers,
-                on_progress=watcher,
-            )
+            images = open_images(out, loaded, data, opening, workers=passing.workers, on_progress=watcher)
             study = study_gates(
                 loaded,
                 images,
                 classes=None if classes is None else [part.strip() for part in classes.split(",")],
-                batch_size=batch_size,
-                workers=workers,
-                img_size=img_size,
-                device=device,
+                **vars(passing),
                 on_progress=watcher,
             )
         files = () if output is None else write_report(study, output, force=force)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -53,6 +54,25 @@ Device = Annotated[
     str,
     typer.Option(metavar="auto|cpu|cuda|mps", help="auto takes what is there.", rich_help_panel=_COMPUTING),
 ]
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How the images are found and read: the options of the verbs that measure a network."""
+
+    on_bad_image: OnBadImage = "skip"
+    data_dir: DataDir = "data"
+    download: Download = False
+
+
+@dataclass(frozen=True)
+class Passing:
+    """How the images go through the network: the options of the verbs that look at it."""
+
+    img_size: ImgSize = None
+    batch_size: BatchSize = 64
+    workers: Workers = 4
+    device: Device = "auto"
 
 
 def skipped_note(skipped: Sequence[BadImage]) -> str:

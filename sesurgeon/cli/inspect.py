@@ -12,17 +12,7 @@ from rich.text import Text
 
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.loading import load_model
-from sesurgeon.cli.options import (
-    Arch,
-    Debug,
-    Json,
-    Model,
-    ModelKwargs,
-    NumClasses,
-    Pretrained,
-    Quiet,
-    TrustPickle,
-)
+from sesurgeon.cli.options import Model, Reading, Talking
 from sesurgeon.cli.rendering import (
     cost_cells,
     count,
@@ -78,35 +68,23 @@ class _Findings:
 @spread
 def inspect(
     model: Model,
+    *,
     selection: Selection,
     all_sites: Annotated[bool, typer.Option("--all", help="List every site, not only those of the policy.")] = False,
     latency: Latency = False,
     input_shape: InputShape = None,
-    arch: Arch = None,
-    model_kwargs: ModelKwargs = None,
-    num_classes: NumClasses = None,
-    pretrained: Pretrained = False,
-    trust_pickle: TrustPickle = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    reading: Reading,
+    talking: Talking,
 ) -> None:
     """Show what MODEL is, where blocks could go, what each would cost, and what is not possible and why."""
-    with reporting(json=json, quiet=quiet, debug=debug) as out:
+    with reporting(talking) as out:
         with out.working(f"Looking at {model}"):
             from sesurgeon.graph import survey
             from sesurgeon.placement import block_cost, choose, images_in, model_cost, plan_from_survey, settle
             from sesurgeon.surgery import apply_plan
 
             policies, config, filters = settle(selection.choices())
-            loaded = load_model(
-                model,
-                arch=arch,
-                model_kwargs=model_kwargs,
-                num_classes=num_classes,
-                pretrained=pretrained,
-                trust_pickle=trust_pickle,
-            )
+            loaded = load_model(model, reading)
             found = survey(loaded, parse_inputs(input_shape, loaded))
             reached, passed_over = choose(found.sites, policies)
             seen = {site.id: site for site in reached}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sesurgeon.cli.console import Output
-from sesurgeon.cli.images import skipped_note
+from sesurgeon.cli.images import Opening, skipped_note
 from sesurgeon.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from sesurgeon.finetune import Data
+    from sesurgeon.finetune.events import OnProgress
 
 
 def check_on_bad_image(value: str) -> None:
@@ -20,11 +21,13 @@ def check_on_bad_image(value: str) -> None:
         raise UsageError(f"--on-bad-image {value} must be skip or error.")
 
 
-def open_images(out: Output, model: nn.Module, data: str, **options: Any) -> Data:
+def open_images(
+    out: Output, model: nn.Module, data: str, opening: Opening, *, workers: int, on_progress: OnProgress
+) -> Data:
     """:func:`sesurgeon.finetune.open_held_out`, which tells what is odd about the images."""
     from sesurgeon.finetune import open_held_out
 
-    images = open_held_out(model, data, **options)
+    images = open_held_out(model, data, **vars(opening), workers=workers, on_progress=on_progress)
     if images.skipped:
         out.note(skipped_note(images.skipped))
     for note in images.notes:

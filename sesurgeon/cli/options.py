@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,6 +71,26 @@ Force = Annotated[bool, typer.Option("--force", help="Replace an output that exi
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON, alone on stdout.", rich_help_panel=_TALKING)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Neither notes nor progress.", rich_help_panel=_TALKING)]
 Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of errors.", rich_help_panel=_TALKING)]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How MODEL is read: the options of every verb that takes any."""
+
+    arch: Arch = None
+    model_kwargs: ModelKwargs = None
+    num_classes: NumClasses = None
+    pretrained: Pretrained = False
+    trust_pickle: TrustPickle = False
+
+
+@dataclass(frozen=True)
+class Talking:
+    """What is printed: the options of every verb."""
+
+    json: Json = False
+    quiet: Quiet = False
+    debug: Debug = False
 
 
 def parse_kwargs(pairs: Sequence[str] | None) -> dict[str, Any]:

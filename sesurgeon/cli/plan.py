@@ -9,19 +9,7 @@ from rich.text import Text
 
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.loading import load_model
-from sesurgeon.cli.options import (
-    Arch,
-    Debug,
-    Force,
-    Json,
-    Model,
-    ModelKwargs,
-    NumClasses,
-    OutputPath,
-    Pretrained,
-    Quiet,
-    TrustPickle,
-)
+from sesurgeon.cli.options import Force, Model, OutputPath, Reading, Talking
 from sesurgeon.cli.planning import plan_body, plan_data
 from sesurgeon.cli.selecting import InputShape, Selection, parse_inputs
 from sesurgeon.cli.spread import spread
@@ -32,27 +20,22 @@ from sesurgeon.files import check_writable
 @spread
 def plan(
     model: Model,
+    *,
     selection: Selection,
     output: OutputPath = None,
     force: Force = False,
     latency: Latency = False,
     max_latency: MaxLatency = None,
     input_shape: InputShape = None,
-    arch: Arch = None,
-    model_kwargs: ModelKwargs = None,
-    num_classes: NumClasses = None,
-    pretrained: Pretrained = False,
-    trust_pickle: TrustPickle = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    reading: Reading,
+    talking: Talking,
 ) -> None:
     """Choose the blocks for MODEL and show them; with -o, write them to a YAML file.
 
     That file can be edited (take blocks out, give one settings of its own), kept beside the code, and applied by
     `sesurgeon add-se MODEL --plan plan.yaml`. MODEL stays as it is.
     """
-    with reporting(json=json, quiet=quiet, debug=debug) as out:
+    with reporting(talking) as out:
         most = parse_share(max_latency)
         if output is not None:
             check_writable(output, force=force)
@@ -68,14 +51,7 @@ def plan(
             from sesurgeon.surgery import apply_plan
 
             policies, config, filters = settle(selection.choices())
-            loaded = load_model(
-                model,
-                arch=arch,
-                model_kwargs=model_kwargs,
-                num_classes=num_classes,
-                pretrained=pretrained,
-                trust_pickle=trust_pickle,
-            )
+            loaded = load_model(model, reading)
             found = survey_to_plan(loaded, policies, parse_inputs(input_shape, loaded))
             made = plan_from_survey(found, policies, config, filters)
             fitted = []

@@ -8,11 +8,12 @@ import typer
 from rich.table import Table
 
 from sesurgeon.cli.console import reporting
-from sesurgeon.cli.images import BatchSize, Device, ImgSize, Workers
+from sesurgeon.cli.images import Passing
 from sesurgeon.cli.latest import given_or_latest, latest_trained
 from sesurgeon.cli.loading import load_model_or_onnx
-from sesurgeon.cli.options import Arch, Debug, Json, ModelKwargs, NumClasses, Pretrained, Quiet, TrustPickle
+from sesurgeon.cli.options import Reading, Talking
 from sesurgeon.cli.scoring import per_cent
+from sesurgeon.cli.spread import spread
 from sesurgeon.errors import DataError
 
 if TYPE_CHECKING:
@@ -41,22 +42,15 @@ TopK = Annotated[
 ]
 
 
+@spread
 def predict(
     model: _Model = None,
     images: _Images = None,
+    *,
     topk: TopK = None,
-    img_size: ImgSize = None,
-    batch_size: BatchSize = 64,
-    workers: Workers = 4,
-    device: Device = "auto",
-    arch: Arch = None,
-    model_kwargs: ModelKwargs = None,
-    num_classes: NumClasses = None,
-    pretrained: Pretrained = False,
-    trust_pickle: TrustPickle = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    passing: Passing,
+    reading: Reading,
+    talking: Talking,
 ) -> None:
     """Say what MODEL sees in IMAGES: the most probable labels of each; or all of them, if it gives several.
 
@@ -64,7 +58,7 @@ def predict(
     the newest `*.se.pt`. An ONNX file that `export` wrote is a MODEL, too; it runs in onnxruntime. Images that
     cannot be read are named, the others are predicted, and the exit code is 1.
     """
-    with reporting(json=json, quiet=quiet, debug=debug) as out:
+    with reporting(talking) as out:
         from sesurgeon.finetune import EvaluationStep, describe_bad_images, find_images, predict
         from sesurgeon.models import provenance_of
 
@@ -74,8 +68,7 @@ def predict(
         with out.working(f"Loading {name}"):
             from sesurgeon.cli.watching import Watcher
 
-            reading = {"arch": arch, "model_kwargs": model_kwargs, "num_classes": num_classes}
-            loaded = load_model_or_onnx(name, **reading, pretrained=pretrained, trust_pickle=trust_pickle)
+            loaded = load_model_or_onnx(name, reading)
         with out.progress() as progress:
             watcher = Watcher(out, progress)
 
@@ -85,16 +78,7 @@ def predict(
                 else:
                     watcher(event)
 
-            found = predict(
-                loaded,
-                paths,
-                topk=topk,
-                batch_size=batch_size,
-                workers=workers,
-                img_size=img_size,
-                device=device,
-                on_progress=watch,
-            )
+            found = predict(loaded, paths, topk=topk, **vars(passing), on_progress=watch)
         if provenance_of(loaded).preprocessing is None:
             size = "x".join(map(str, found.input_size))
             out.note(f"{name} does not say how images are prepared for it: they are seen as {size}.")

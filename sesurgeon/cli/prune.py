@@ -12,26 +12,15 @@ from rich.table import Table
 from rich.text import Text
 
 from sesurgeon.cli.console import reporting
-from sesurgeon.cli.images import BatchSize, DataDir, DataSpec, Device, Download, ImgSize, OnBadImage, Workers
+from sesurgeon.cli.images import DataSpec, Opening, Passing
 from sesurgeon.cli.latest import given_or_latest, latest_trained
 from sesurgeon.cli.loading import flags_to_load, load_model
 from sesurgeon.cli.measuring import check_on_bad_image, described, open_images
 from sesurgeon.cli.naming import beside
-from sesurgeon.cli.options import (
-    Arch,
-    Debug,
-    Force,
-    Json,
-    ModelKwargs,
-    NumClasses,
-    OptionalModel,
-    OutputPath,
-    Pretrained,
-    Quiet,
-    TrustPickle,
-)
+from sesurgeon.cli.options import Force, OptionalModel, OutputPath, Reading, Talking
 from sesurgeon.cli.rendering import left_alone_lines
 from sesurgeon.cli.scoring import per_cent, score_label
+from sesurgeon.cli.spread import spread
 from sesurgeon.cli.timing import pass_times
 from sesurgeon.files import check_writable
 
@@ -52,29 +41,20 @@ Tolerance = Annotated[
 Timed = Annotated[bool, typer.Option("--latency/--no-latency", help="Time a pass of one image before and after each.")]
 
 
+@spread
 def prune(
     data: DataSpec,
     model: OptionalModel = None,
+    *,
     max_drop: MaxDrop = 0.1,
     tolerance: Tolerance = 0.01,
     latency: Timed = True,
     output: OutputPath = None,
     force: Force = False,
-    img_size: ImgSize = None,
-    on_bad_image: OnBadImage = "skip",
-    data_dir: DataDir = "data",
-    download: Download = False,
-    batch_size: BatchSize = 64,
-    workers: Workers = 4,
-    device: Device = "auto",
-    arch: Arch = None,
-    model_kwargs: ModelKwargs = None,
-    num_classes: NumClasses = None,
-    pretrained: Pretrained = False,
-    trust_pickle: TrustPickle = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    passing: Passing,
+    opening: Opening,
+    reading: Reading,
+    talking: Talking,
 ) -> None:
     """Take out of MODEL the blocks that do the same for every image of DATA, as long as it stays as good.
 
@@ -82,9 +62,9 @@ def prune(
     varies least is first, and the network is measured after each on the validation images. The result is written to
     MODEL.pruned.pt; where nothing can go, nothing is written, and that is no error.
     """
-    with reporting(json=json, quiet=quiet, debug=debug) as out:
+    with reporting(talking) as out:
         name = given_or_latest(model, latest_trained, out)
-        check_on_bad_image(on_bad_image)
+        check_on_bad_image(opening.on_bad_image)
         path = output or beside(name, ".pruned.pt")
         check_writable(path, force=force)
         with out.working(f"Loading {name}"):
@@ -92,38 +72,25 @@ def prune(
             from sesurgeon.gates import check_blocks, prune
             from sesurgeon.surgery import save
 
-            reading: dict[str, Any] = {"arch": arch, "model_kwargs": model_kwargs, "num_classes": num_classes}
-            loaded = load_model(name, **reading, pretrained=pretrained, trust_pickle=trust_pickle)
+            loaded = load_model(name, reading)
             check_blocks(loaded)
         with out.progress() as progress:
             watcher = Watcher(out, progress)
-            images = open_images(
-                out,
-                loaded,
-                data,
-                on_bad_image=on_bad_image,
-                data_dir=data_dir,
-                download=download,
-                workers=workers,
-                on_progress=watcher,
-            )
+            images = open_images(out, loaded, data, opening, workers=passing.workers, on_progress=watcher)
             found = prune(
                 loaded,
                 images,
                 max_drop=max_drop,
                 tolerance=tolerance,
                 timing=pass_times if latency else None,
-                batch_size=batch_size,
-                workers=workers,
-                img_size=img_size,
-                device=device,
+                **vars(passing),
                 on_progress=watcher,
                 on_step=lambda step: out.note(_told(step, score_label("map" if images.multi_label else "top1"))),
             )
         written = path if found.removed else None
         if written is not None:
             save(found.model, written, force=force)
-        flags = flags_to_load(found.model, trust_pickle)
+        flags = flags_to_load(found.model, reading)
         title = Text(f"{name} on {described(images)}, {found.images:,} images", style="bold")
         last = (
             Text(f"Written: {written}\nNext:    sesurgeon export {shlex.quote(str(written))}{flags} --onnx")

@@ -13,8 +13,9 @@ from rich.text import Text
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.loading import flags_to_load, load_model
 from sesurgeon.cli.naming import beside
-from sesurgeon.cli.options import Arch, Debug, Force, Json, Model, ModelKwargs, OutputPath, Quiet, TrustPickle
+from sesurgeon.cli.options import Arch, Force, Model, ModelKwargs, OutputPath, Reading, Talking, TrustPickle
 from sesurgeon.cli.rendering import count
+from sesurgeon.cli.spread import spread
 from sesurgeon.errors import UsageError
 from sesurgeon.files import check_writable
 
@@ -22,16 +23,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+@spread
 def remove_se(
     model: Model,
+    *,
     output: OutputPath = None,
     force: Force = False,
     arch: Arch = None,
     model_kwargs: ModelKwargs = None,
     trust_pickle: TrustPickle = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    debug: Debug = False,
+    talking: Talking,
 ) -> None:
     """Take the blocks out of MODEL and write the network without them to MODEL.base.pt.
 
@@ -39,20 +40,14 @@ def remove_se(
     original's, bit for bit; gates' factors that were folded into them are taken out again, but not the constants of
     blocks that `sesurgeon prune` took out.
     """
-    with reporting(json=json, quiet=quiet, debug=debug) as out:
+    with reporting(talking) as out:
         path = output or beside(model, ".base.pt")
         check_writable(path, force=force)
         with out.working(f"Operating on {model}"):
             from sesurgeon import surgery
 
-            loaded = load_model(
-                model,
-                arch=arch,
-                model_kwargs=model_kwargs,
-                num_classes=None,
-                pretrained=False,
-                trust_pickle=trust_pickle,
-            )
+            reading = Reading(arch, model_kwargs, trust_pickle=trust_pickle)
+            loaded = load_model(model, reading)
             blocks = surgery.blocks_of(loaded)
             if not blocks:
                 raise UsageError(
@@ -71,7 +66,7 @@ def remove_se(
             "parameters": {"before": _parameters(loaded), "after": _parameters(base)},
         }
         out.result(_rendered(loaded, base, len(blocks), trained, pruned, path), data)
-        flags = flags_to_load(base, trust_pickle)
+        flags = flags_to_load(base, reading)
         if flags:
             out.note(f"Commands on this file need{flags} too.")
 

@@ -11,14 +11,14 @@ import typer
 
 from sesurgeon.cli.console import Output
 from sesurgeon.cli.latest import given_or_latest, latest_augmented
+from sesurgeon.cli.options import Reading
 from sesurgeon.cli.training import Training
 from sesurgeon.errors import UsageError
 
 if TYPE_CHECKING:
     from sesurgeon.finetune import FinetuneConfig
 
-READING = ("arch", "model_kwargs", "num_classes", "pretrained")
-"""The options that say how MODEL is read."""
+_KEPT = ("arch", "model_kwargs", "num_classes", "pretrained")  # of reading, in args.yaml: trust is typed each time
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Run:
 
     Attributes:
         model, data: as a user writes them.
-        reading: values of ``READING``.
+        reading: how the model is read.
         config: how it is trained.
         processes: on this machine.
         settings: what ``args.yaml`` says beside the configuration.
@@ -36,14 +36,14 @@ class Run:
 
     model: str
     data: str
-    reading: Mapping[str, Any]
+    reading: Reading
     config: FinetuneConfig
     processes: int
     settings: Mapping[str, Any]
     folder: Path | None = None
 
 
-def new_run(context: typer.Context, training: Training, out: Output) -> Run:
+def new_run(context: typer.Context, training: Training, reading: Reading, out: Output) -> Run:
     """A run as the options say.
 
     Raises:
@@ -55,12 +55,12 @@ def new_run(context: typer.Context, training: Training, out: Output) -> Run:
     if given["data"] is None:
         raise UsageError("Missing option '--data'.", hint="Name the images: --data FOLDER, or as --help says.")
     model = given_or_latest(given["model"], latest_augmented, out)
-    reading, processes = {name: given[name] for name in READING}, given["num_processes"]
-    settings = {"model": model, **reading, "num_processes": processes}
+    processes = given["num_processes"]
+    settings = {"model": model, **{name: getattr(reading, name) for name in _KEPT}, "num_processes": processes}
     return Run(model, given["data"], reading, FinetuneConfig(**training.settings()), processes, settings)
 
 
-def resumed_run(context: typer.Context, training: Training, out: Output) -> Run:
+def resumed_run(context: typer.Context, training: Training, reading: Reading, out: Output) -> Run:
     """The run of that name, or the newest, with its own settings; it starts again where it wrote no state.
 
     Raises:
@@ -85,20 +85,19 @@ def resumed_run(context: typer.Context, training: Training, out: Output) -> Run:
     if states_in(RunFolder(folder).states):
         if training.name is None:
             out.note(f"Going on with {folder}, the newest run there.")
-        typed = {name: context.params[name] for name in ("arch", "model_kwargs")}
-        reading = {**dict.fromkeys(READING), **typed, "pretrained": False}
-        last = str(folder / "last.pt")
-        return Run(last, str(settings["data"]), reading, config, processes, settings, folder)
-    reading, model = {name: settings.get(name) for name in READING}, str(settings["model"])
-    for source in (model, str(reading["arch"])):
-        if source.startswith("factory:") and not context.params["trust_pickle"]:
+        of_last = replace(reading, num_classes=None, pretrained=False)
+        return Run(str(folder / "last.pt"), str(settings["data"]), of_last, config, processes, settings, folder)
+    kept: dict[str, Any] = {name: settings.get(name) for name in _KEPT}
+    model = str(settings["model"])
+    for source in (model, str(kept["arch"])):
+        if source.startswith("factory:") and not reading.trust_pickle:
             raise UsageError(
                 f"{folder} wrote no state, and starting it again would import and run {source}, as args.yaml says.",
                 hint="Give --trust-pickle, if you want that.",
             )
     out.note(f"{folder} was stopped before its first state was written: it starts again, with its settings.")
     config = replace(config, output=str(output), name=folder.name, force=True)
-    return Run(model, str(settings["data"]), reading, config, processes, settings)
+    return Run(model, str(settings["data"]), replace(reading, **kept), config, processes, settings)
 
 
 def _typed(context: typer.Context, training: Training) -> dict[str, Any]:

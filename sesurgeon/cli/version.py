@@ -8,14 +8,16 @@ from rich.table import Table
 
 from sesurgeon import __version__
 from sesurgeon.cli.console import reporting
-from sesurgeon.cli.options import Debug, Json, Quiet
+from sesurgeon.cli.options import Talking
+from sesurgeon.cli.spread import spread
 
 _LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "onnx", "onnxscript", "onnxruntime")
 
 
-def version(json: Json = False, quiet: Quiet = False, debug: Debug = False) -> None:
+@spread
+def version(talking: Talking) -> None:
     """Print the versions of sesurgeon, Python and the libraries under it."""
-    with reporting(json=json, quiet=quiet, debug=debug) as out:
+    with reporting(talking) as out:
         versions = {"sesurgeon": __version__, "python": platform.python_version()}
         versions |= {library: _installed(library) for library in _LIBRARIES}
         table = Table(show_header=False)

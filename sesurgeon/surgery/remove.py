@@ -17,7 +17,7 @@ def remove_se(model: nn.Module, inplace: bool = False) -> nn.Module:
 
     Weights that were trained meanwhile stay as they are now. A gate's factor that was folded into a layer is taken
     out again, which is exact: weights that were not trained are the original's, bit for bit. A model without inserted
-    blocks comes back unchanged.
+    blocks comes back unchanged. In the history that it carries along, both operations are told.
 
     Args:
         model: from :func:`sesurgeon.apply_plan`, :func:`sesurgeon.add_se` or :func:`sesurgeon.load`.

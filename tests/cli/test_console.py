@@ -10,11 +10,12 @@ import typer
 
 from sesurgeon import errors
 from sesurgeon.cli.console import reporting
+from sesurgeon.cli.options import Talking
 
 
 def outcome(error: BaseException, *, debug: bool = False) -> int:
     """The exit code of a command that raises ``error``."""
-    with pytest.raises(typer.Exit) as caught, reporting(json=False, quiet=False, debug=debug):
+    with pytest.raises(typer.Exit) as caught, reporting(Talking(debug=debug)):
         raise error
     return int(caught.value.exit_code)
 
@@ -63,13 +64,13 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(
 
 
 def test_a_reader_that_went_away_is_left_to_typer() -> None:
-    with pytest.raises(BrokenPipeError), reporting(json=False, quiet=False, debug=False):
+    with pytest.raises(BrokenPipeError), reporting(Talking()):
         raise BrokenPipeError
 
 
 def test_json_is_alone_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     data = {"path": Path("a") / "b.onnx", "name": "é[b]" * 100, "nothing": None}
-    with reporting(json=True, quiet=False, debug=False) as out:
+    with reporting(Talking(json=True)) as out:
         print("a library prints")
         out.note("Reading.")
         with out.working("Working"), out.progress() as progress:
@@ -81,7 +82,7 @@ def test_json_is_alone_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_quiet_leaves_the_result(capsys: pytest.CaptureFixture[str]) -> None:
-    with reporting(json=False, quiet=True, debug=False) as out:
+    with reporting(Talking(quiet=True)) as out:
         out.note("Reading.")
         out.result("the result", {})
     assert capsys.readouterr() == ("the result\n", "")
@@ -89,6 +90,6 @@ def test_quiet_leaves_the_result(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     name = "layer[bold]/:smile:/" + "x" * 300
-    with reporting(json=False, quiet=False, debug=False) as out:
+    with reporting(Talking()) as out:
         out.note(name)
     assert capsys.readouterr().err == f"{name}\n"

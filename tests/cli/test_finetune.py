@@ -20,6 +20,7 @@ import sesurgeon
 from sesurgeon.cli.app import app
 from sesurgeon.cli.finetune import finetune as verb
 from sesurgeon.cli.loading import flags_to_load
+from sesurgeon.cli.options import Reading
 from sesurgeon.finetune import FinetuneConfig
 from sesurgeon.models import Provenance, Source, attach_provenance, provenance_of
 
@@ -155,7 +156,7 @@ def test_debug_shows_the_traceback(workplace: Path) -> None:
 def test_the_next_commands_get_what_it_takes_to_load(source: Source, trust: bool, flags: str) -> None:
     model = nn.Flatten()
     attach_provenance(model, Provenance(source))
-    assert flags_to_load(model, trust) == flags
+    assert flags_to_load(model, Reading(trust_pickle=trust)) == flags
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for one process")
@@ -178,7 +179,8 @@ def test_ctrl_c_keeps_the_last_whole_epoch_and_exits_with_130(workplace: Path) -
     kept, onwards, last = error.splitlines()[-3:]
     assert last == "Interrupted."
     assert onwards == "To go on: sesurgeon finetune --resume --output runs/finetune --name exp"
-    (record,) = provenance_of(sesurgeon.load("runs/finetune/exp/last.pt")).history
+    surgery, record = provenance_of(sesurgeon.load("runs/finetune/exp/last.pt")).history
+    assert surgery["command"] == "add-se"
     assert record["epoch"] >= 1
     assert kept == f"Kept: runs/finetune/exp/last.pt, the state after epoch {record['epoch'] + 1} of 100000."
     assert not list(workplace.rglob(".*"))

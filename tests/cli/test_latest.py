@@ -9,6 +9,7 @@ import pytest
 
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.latest import given_or_latest, latest_augmented, latest_trained
+from sesurgeon.cli.options import Talking
 from sesurgeon.errors import UsageError
 
 
@@ -52,7 +53,7 @@ def test_what_was_taken_is_said_and_what_was_given_is_taken(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "a.se.pt", age=0)
-    with reporting(json=False, quiet=False, debug=False) as out:
+    with reporting(Talking()) as out:
         assert given_or_latest("timm:resnet18", latest_trained, out) == "timm:resnet18"
         assert given_or_latest(None, latest_trained, out) == "a.se.pt"
     assert capsys.readouterr().err == "No MODEL given: taking a.se.pt, the newest here.\n"
