@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+_CHANNELS = 16  # in a block of them, at most
+
 
 def for_blocked_layout(model: Any) -> None:
     """Rewrite an ``onnx_ir.Model`` in place; what it computes stays, up to rounding.
@@ -20,6 +22,7 @@ def for_blocked_layout(model: Any) -> None:
       convolution reads are taken of its input: the mean of W x + b is W mean(x) + b, and W merges with the next weight.
     - Factors of each channel are spread over the places, a row and then its columns, as the maximum over windows that
       see nothing else; then they multiply as a tensor of the same shape.
+    - Squeezed layers become as wide as whole blocks of channels, by units that are zero: else they are laid out anew.
     - Behind the product comes a depthwise convolution by 1, where a sum follows that no other convolution takes along.
     """
     import onnx_ir.passes.common
@@ -31,6 +34,9 @@ def for_blocked_layout(model: Any) -> None:
     for node in list(graph):
         if node.op_type == "GlobalAveragePool":
             _pool_earlier(graph, node)
+    for node in list(graph):
+        if _is_pointwise(node) and _places(node.outputs[0]) == (1, 1):
+            _fill_blocks(graph, node)
     for node in list(graph):
         if node.op_type == "Mul":
             _spread_factors(graph, node)
@@ -63,6 +69,26 @@ def _pool_earlier(graph: Any, pool: Any) -> None:
     merged = _before(graph, fc, "Conv", [means, weight, bias], fc.outputs[0], kernel_shape=[1, 1])
     _replace(graph, fc, merged)
     graph.remove(pool, safe=True)
+
+
+def _fill_blocks(graph: Any, fc1: Any) -> None:
+    """From fc1 -> ReLU -> fc2 to the same with more hidden units, which neither read nor give anything."""
+    import onnx_ir as ir
+
+    activations = fc1.outputs[0].consumers()
+    readers = activations[0].outputs[0].consumers() if [node.op_type for node in activations] == ["Relu"] else []
+    width = fc1.inputs[1].const_value.shape[0]
+    missing = -width % _CHANNELS
+    if not missing or len(readers) != 1 or not _is_pointwise(readers[0]):
+        return
+    for node, operand, axis in ((fc1, 1, 0), (fc1, 2, 0), (readers[0], 1, 1)):
+        if operand < len(node.inputs) and (value := node.inputs[operand]) is not None:
+            units = value.const_value.numpy()
+            filled = np.pad(units, [(0, missing if along == axis else 0) for along in range(units.ndim)])
+            node.replace_input_with(operand, _constant(graph, f"{fc1.outputs[0].name}_filled_{operand}_{axis}", filled))
+    for node in (fc1, activations[0]):
+        (output,) = node.outputs
+        output.shape = ir.Shape([output.shape[0], width + missing, 1, 1])
 
 
 def _spread_factors(graph: Any, product: Any) -> None:

@@ -60,7 +60,8 @@ def test_means_of_a_pointwise_convolution_are_taken_before_it(tmp_path: Path) ->
     widths = [{weight.name: tuple(weight.dims) for weight in model.graph.initializer} for model in (portable, for_cpu)]
     assert sum(shape == (8, 64, 1, 1) for shape in widths[0].values()) == 2  # fc1 of 64 channels
     assert sum(shape == (8, 64, 1, 1) for shape in widths[1].values()) == 0
-    assert sum(shape == (8, 16, 1, 1) for shape in widths[1].values()) == 2  # and of the 16 before the last convolution
+    # And of the 16 before the last convolution, with 8 hidden units that are zero, for a whole block of channels.
+    assert [sum(shape == (16, 16, 1, 1) for shape in found.values()) for found in widths] == [1, 1 + 2]
 
 
 @pytest.mark.parametrize("policy", ["standard", "inner"])
@@ -78,6 +79,17 @@ def test_tensors_keep_their_layout(policy: str, tmp_path: Path) -> None:
     if changes(portable) == 0:
         pytest.skip("onnxruntime keeps no blocks of channels on this processor")
     assert changes(for_cpu) < changes(portable) / 2
+
+
+def test_hidden_units_that_fill_a_block_are_zero(tmp_path: Path) -> None:
+    _, for_cpu = written(bottlenecks(policy="inner"), torch.randn(2, 3, 20, 32), tmp_path)
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in for_cpu.graph.initializer}
+    filled = {name: weight for name, weight in weights.items() if "_filled_" in name}
+    assert sorted(weight.shape for weight in filled.values()) == 2 * [(16,)] + 4 * [(16, 16, 1, 1)]
+    for weight in filled.values():
+        units = weight if weight.ndim == 1 else weight[:, :, 0, 0]
+        assert (units[8:] == 0).all() or (units[:, 8:] == 0).all()
+        assert (units[:8] != 0).any()
 
 
 @pytest.mark.parametrize("block", ["cbam", "ge"])
