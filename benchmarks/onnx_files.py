@@ -5,7 +5,7 @@
 timm's `resnet50`; sesurgeon's blocks in it, policies `standard` and `inner`, as `export --onnx` and `export --for-cpu`
 write them; and timm's `seresnet50`, whose blocks stand where `standard` puts them, as `torch.onnx.export` writes it.
 Weights are random and gates are live. All files are loaded in one process and run in turn; ratios are taken round by
-round. Then a new process does the same: where it puts what in memory, and in which order, is left to chance.
+round. Then a new process does the same, in another order: where it puts what in memory is chance.
 Writes benchmarks/onnx_files.md and .github/assets/trade.png.
 """
 
@@ -114,12 +114,11 @@ def in_processes(files: Mapping[str, Path], batch: int, options: argparse.Namesp
     """Seconds of each pass by name, round by round, in one new process after the other."""
     rounds = options.rounds * (4 if batch == 1 else 1)
     seconds: dict[str, list[float]] = {name: [] for name in files}
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, max_tasks_per_child=1) as processes:
-        for turn in range(options.processes):
-            found = processes.submit(in_turn, files, batch, rounds, options.threads, turn).result()
-            for name, times in found.items():
-                seconds[name] += times
+    for turn in range(options.processes):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            found = process.submit(in_turn, files, batch, rounds, options.threads, turn).result()
+        for name, times in found.items():
+            seconds[name] += times
     return seconds
 
 

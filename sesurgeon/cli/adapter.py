@@ -105,7 +105,7 @@ def apply(
             path = output or file.with_name(f"{name}.se.pt" if given.plan is not None else f"{name}.whole.pt")
             check_writable(path, force=force)
         with out.working(f"Reading {base}"):
-            reading = Reading(arch, model_kwargs, pretrained=pretrained, trust_pickle=trust_pickle)
+            reading = Reading(arch=arch, model_kwargs=model_kwargs, pretrained=pretrained, trust_pickle=trust_pickle)
             model = apply_adapter(load_model(base, reading), given)
             save(model, path, force=force)
         whole = sum(parameter.numel() for parameter in model.parameters())

@@ -75,7 +75,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of errors.", ri
 
 @dataclass(frozen=True)
 class Reading:
-    """How MODEL is read: the options of every verb that takes any."""
+    """How MODEL is read: the options of the verbs that take all of these."""
 
     arch: Arch = None
     model_kwargs: ModelKwargs = None

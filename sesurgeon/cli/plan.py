@@ -67,7 +67,7 @@ def plan(
         for warning in made.warnings:
             out.note(f"Warning: {warning}")
         title = Text(f"{type(loaded).__name__} from {model}: {len(made.entries)} blocks", style="bold")
-        body: list[RenderableType] = [title, *plan_body(made, found, price, ratios, blocks=output is None)]
+        body: list[RenderableType] = [title, *plan_body(made, found, price, ratios, table=output is None)]
         if output is not None:
             words = f"{shlex.quote(model)} --plan {shlex.quote(str(output))}"
             body.append(Text(f"Written: {output}. Apply it with: sesurgeon add-se {words}"))

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 def plan_body(
-    plan: Plan, found: Survey, price: Price, ratios: Sequence[LatencyRatio], *, blocks: bool = True
+    plan: Plan, found: Survey, price: Price, ratios: Sequence[LatencyRatio], *, table: bool = True
 ) -> list[RenderableType]:
-    """The blocks, unless ``blocks`` is false; what they cost, in time where that was measured; and what gets none."""
+    """The blocks, unless ``table`` is false; what they cost, in time where that was measured; and what gets none."""
     return [
-        *([_plan_table(plan, found, price.blocks)] if blocks else []),
+        *([_plan_table(plan, found, price.blocks)] if table else []),
         totals_table(price.before, price.after),
         *uncounted_lines(price.after),
         *([latency_table(ratios)] if ratios else []),

@@ -46,7 +46,7 @@ def remove_se(
         with out.working(f"Operating on {model}"):
             from sesurgeon import surgery
 
-            reading = Reading(arch, model_kwargs, trust_pickle=trust_pickle)
+            reading = Reading(arch=arch, model_kwargs=model_kwargs, trust_pickle=trust_pickle)
             loaded = load_model(model, reading)
             blocks = surgery.blocks_of(loaded)
             if not blocks:

@@ -20,9 +20,10 @@ def for_blocked_layout(model: Any) -> None:
 
     - Means over all places become ``GlobalAveragePool``, and those of a pointwise convolution's output that only a
       convolution reads are taken of its input: the mean of W x + b is W mean(x) + b, and W merges with the next weight.
+    - Squeezed layers with a ReLU become as wide as whole blocks of channels, by units that are zero: else their few
+      channels are laid out anew.
     - Factors of each channel are spread over the places, a row and then its columns, as the maximum over windows that
       see nothing else; then they multiply as a tensor of the same shape.
-    - Squeezed layers become as wide as whole blocks of channels, by units that are zero: else they are laid out anew.
     - Behind the product comes a depthwise convolution by 1, where a sum follows that no other convolution takes along.
     """
     import onnx_ir.passes.common
@@ -85,7 +86,9 @@ def _fill_blocks(graph: Any, fc1: Any) -> None:
         if operand < len(node.inputs) and (value := node.inputs[operand]) is not None:
             units = value.const_value.numpy()
             filled = np.pad(units, [(0, missing if along == axis else 0) for along in range(units.ndim)])
-            node.replace_input_with(operand, _constant(graph, f"{fc1.outputs[0].name}_filled_{operand}_{axis}", filled))
+            node.replace_input_with(
+                operand, _constant(graph, f"{node.outputs[0].name}_filled_{operand}_{axis}", filled)
+            )
     for node in (fc1, activations[0]):
         (output,) = node.outputs
         output.shape = ir.Shape([output.shape[0], width + missing, 1, 1])

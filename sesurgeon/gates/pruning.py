@@ -21,7 +21,7 @@ from sesurgeon.gates.candidates import Candidate, candidates
 from sesurgeon.gates.statistics import CONSTANT
 from sesurgeon.gates.study import check_blocks
 from sesurgeon.graph import LeftAlone, Survey
-from sesurgeon.models import remember
+from sesurgeon.models import add_record
 from sesurgeon.surgery import NoTakerError, Replacement, plan_of, replace_block, survey_below
 
 Timing = Callable[[nn.Module, nn.Module, torch.Tensor], tuple[float, float]]
@@ -176,9 +176,10 @@ def prune(
     removed = [step for step in steps if step.kept]
     whole = (None, None) if timing is None or not removed else timing(model, state.model, image)
     if removed:
-        scores = {"metric": metric, "before": first.score, "after": state.score}
-        blocks = [dict(_recorded(step)) for step in removed]
-        remember(state.model, "prune", data=identity_of(data.name), **scores, blocks=blocks)
+        add_record(
+            state.model, "prune", data=identity_of(data.name), metric=metric, before=first.score, after=state.score,
+            blocks=[dict(_recorded(step)) for step in removed],
+        )  # fmt: skip
     reasons = tuple(LeftAlone(path, reason) for path, reason in left.items())
     return Pruning(state.model, metric, images, first.score, state.score, tuple(steps), untried, live, reasons, *whole)
 

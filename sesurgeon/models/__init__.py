@@ -22,10 +22,10 @@ from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import (
     Provenance,
     Structure,
+    add_record,
     attach_provenance,
     detach_provenance,
     provenance_of,
-    remember,
 )
 from sesurgeon.models.source import Kind, Source
 from sesurgeon.models.state_dicts import Found, find_weights
@@ -39,6 +39,7 @@ __all__ = [
     "Provenance",
     "Source",
     "Structure",
+    "add_record",
     "attach_provenance",
     "build",
     "candidate_inputs",
@@ -66,7 +67,6 @@ __all__ = [
     "read",
     "read_weights",
     "rebuild",
-    "remember",
     "replace_head",
     "restore_buffers",
     "restore_random_states",

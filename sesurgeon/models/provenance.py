@@ -42,7 +42,7 @@ class Provenance:
         multi_label: each output says by its sigmoid whether an image shows that class, so that it may show several
             or none; else the softmax of all outputs chooses one.
         preprocessing: what an image goes through before the model; None when not known.
-        history: one record a command, oldest first (plain data: str, int, float, bool, None, list, dict).
+        history: one record an operation, oldest first (plain data: str, int, float, bool, None, list, dict).
         built: what the source built, by which a change since is seen; None when it did not build this model here.
             No file keeps it: other versions of torch, torchvision and timm describe the same modules in other words.
     """
@@ -98,7 +98,7 @@ def provenance_of(model: nn.Module) -> Provenance:
     return found if isinstance(found, Provenance) else Provenance(Source("module"))
 
 
-def remember(model: nn.Module, command: str, **about: Any) -> None:
+def add_record(model: nn.Module, command: str, **about: Any) -> None:
     """Add a record to the history of ``model``: what was done to it, in plain data."""
     provenance = provenance_of(model)
     record = {"command": command, **about}

@@ -10,7 +10,7 @@ from torch import nn
 
 from sesurgeon.blocks import BlockConfig
 from sesurgeon.graph import Survey
-from sesurgeon.models import remember
+from sesurgeon.models import add_record
 from sesurgeon.placement import (
     Choices,
     Filters,
@@ -79,7 +79,8 @@ def operate_by(
         if inplace:
             take_out(augmented)
         raise
-    remember(augmented, "add-se", policy=list(plan.policy), blocks=len(plan.entries), proof=str(proof))
+    if plan.entries:
+        add_record(augmented, "add-se", policy=list(plan.policy), blocks=len(plan.entries), proof=str(proof))
     return Surgery(augmented, plan, found, proof)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sesurgeon.blocks import build_block
 from sesurgeon.graph import Survey
-from sesurgeon.models import remember
+from sesurgeon.models import add_record
 from sesurgeon.placement import Entry, Plan, check_not_augmented, completed, survey_for
 from sesurgeon.surgery.rewrite import (
     Forward,
@@ -39,12 +39,13 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
         UntraceableError: the model does not run on the plan's inputs.
     """
     augmented = insert_blocks(model, plan.unfolded(), survey_for(plan, model), inplace=inplace)
-    remember(augmented, "add-se", policy=list(plan.policy), blocks=len(plan.entries))
+    if plan.entries:
+        add_record(augmented, "add-se", policy=list(plan.policy), blocks=len(plan.entries))
     return augmented
 
 
 def insert_blocks(model: nn.Module, plan: Plan, found: Survey, *, inplace: bool, shared: bool = False) -> nn.Module:
-    """As :func:`apply_plan`, for a network that was surveyed already.
+    """As :func:`apply_plan`, for a network that was surveyed already, and without a word in its history.
 
     Args:
         model, plan, inplace: as there.

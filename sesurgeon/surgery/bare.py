@@ -22,7 +22,7 @@ def take_out(model: nn.Module) -> nn.Module:
     for module in list(model.modules()):
         if is_rewritten(module):
             restore(module)
-    forget_plan(model)
+        forget_plan(module)
     return model
 
 

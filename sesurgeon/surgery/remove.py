@@ -6,7 +6,8 @@ import copy
 
 from torch import nn
 
-from sesurgeon.models import remember
+from sesurgeon.models import Provenance, Source, add_record, detach_provenance, provenance_of
+from sesurgeon.surgery.apply import plan_of
 from sesurgeon.surgery.bare import check_uncovered, take_out
 from sesurgeon.surgery.folding import multiply, takers
 from sesurgeon.surgery.rewrite import blocks_of
@@ -17,7 +18,7 @@ def remove_se(model: nn.Module, inplace: bool = False) -> nn.Module:
 
     Weights that were trained meanwhile stay as they are now. A gate's factor that was folded into a layer is taken
     out again, which is exact: weights that were not trained are the original's, bit for bit. A model without inserted
-    blocks comes back unchanged. In the history that it carries along, both operations are told.
+    blocks comes back unchanged. Its history, where it had one before surgery, tells of the removal.
 
     Args:
         model: from :func:`sesurgeon.apply_plan`, :func:`sesurgeon.add_se` or :func:`sesurgeon.load`.
@@ -28,11 +29,22 @@ def remove_se(model: nn.Module, inplace: bool = False) -> nn.Module:
             that took a gate's factor is gone; nothing was changed.
     """
     check_uncovered(model)
-    blocks = len(blocks_of(model))
     factors = takers(model)
     target = model if inplace else copy.deepcopy(model)
     multiply(target, {name: 1 / factor for name, factor in factors.items()})
+    planned = [module for module in target.modules() if plan_of(module) is not None]
+    blocks = [len(blocks_of(module)) for module in planned]
     take_out(target)
-    if blocks:
-        remember(target, "remove-se", blocks=blocks)
+    for module, number in zip(planned, blocks, strict=True):
+        _note_removal(module, number)
     return target
+
+
+def _note_removal(model: nn.Module, blocks: int) -> None:
+    """In its history; a network that had none before its surgery has none again."""
+    provenance = provenance_of(model)
+    before_surgery = Provenance(Source("module"), history=provenance.history[:1])
+    if provenance == before_surgery and all(record.get("command") == "add-se" for record in provenance.history):
+        detach_provenance(model)
+    elif blocks:
+        add_record(model, "remove-se", blocks=blocks)

@@ -78,7 +78,7 @@ def test_tensors_keep_their_layout(policy: str, tmp_path: Path) -> None:
 
     if changes(portable) == 0:
         pytest.skip("onnxruntime keeps no blocks of channels on this processor")
-    assert changes(for_cpu) < changes(portable) / 2
+    assert changes(for_cpu) <= 1  # before the classifier
 
 
 def test_hidden_units_that_fill_a_block_are_zero(tmp_path: Path) -> None:
@@ -90,6 +90,33 @@ def test_hidden_units_that_fill_a_block_are_zero(tmp_path: Path) -> None:
         units = weight if weight.ndim == 1 else weight[:, :, 0, 0]
         assert (units[8:] == 0).all() or (units[:, 8:] == 0).all()
         assert (units[:8] != 0).any()
+
+
+class Squeezed(nn.Module):
+    """Hidden layers of 8 units that are used in other ways than an SE block does."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.fc1, self.fc2, self.other = nn.Conv2d(16, 8, 1), nn.Conv2d(8, 16, 1), nn.Conv2d(8, 16, 1)
+        self.middle = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.fc1(x.mean((2, 3), keepdim=True)).relu()
+        if self.kind == "two readers":
+            return x * self.fc2(hidden).sigmoid() * self.other(hidden).sigmoid()
+        if self.kind == "summed":
+            return x * self.fc2(hidden).sigmoid() + hidden.mean(1, keepdim=True)
+        if self.kind == "three layers":
+            return x * self.fc2(self.middle(hidden).relu()).sigmoid()
+        return x * self.fc2(self.middle(self.middle(hidden).relu()).relu()).sigmoid()
+
+
+@pytest.mark.parametrize("kind", ["two readers", "summed", "three layers", "a layer twice"])
+def test_hidden_layers_of_other_shapes_compute_the_same(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), Squeezed(kind)]
+    written(nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(), torch.randn(2, 3, 20, 32), tmp_path)
 
 
 @pytest.mark.parametrize("block", ["cbam", "ge"])

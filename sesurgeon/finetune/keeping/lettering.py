@@ -48,13 +48,12 @@ def lettering_for(classes: Mapping[int, str]) -> Lettering:
     Dollar signs stay dollar signs: matplotlib would read what is between two of them as a formula.
     """
     from matplotlib import font_manager
-    from matplotlib.ft2font import FT2Font
 
     there = {font.name for font in font_manager.fontManager.ttflist}
     families = [name for name in (_OURS, *_WIDE) if name in there]
     # A family has several faces, and not all have the same glyphs: what counts is the one that is drawn with.
     faces = [font_manager.findfont(font_manager.FontProperties(family=[name])) for name in families]
-    glyphs = {code for face in faces for code in FT2Font(face).get_charmap()}
+    glyphs = {code for face in faces for code in font_manager.get_font(face).get_charmap()}
     shown = {index: _shortened(spaces_shown(name)) for index, name in classes.items()}
     names = {index: name for index, name in shown.items() if all(ord(sign) in glyphs for sign in name)}
     return Lettering(names, {"parse_math": False, "fontfamily": families})
