@@ -47,8 +47,14 @@ class Training:
         ),
     ] = None
     lr: Annotated[float, _option(_RATE, "Learning rate.")] = 1e-3
-    lr_block_mult: Annotated[float, _option(_RATE, "What is new gets --lr times this.")] = 5.0
-    lr_backbone_mult: Annotated[float, _option(_RATE, "Everything else gets --lr times this.")] = 0.1
+    lr_block_mult: Annotated[
+        float | None,
+        _option(_RATE, "What is new gets --lr times this; by default 5, or 1 with a new head.", shows=False),
+    ] = None
+    lr_backbone_mult: Annotated[
+        float | None,
+        _option(_RATE, "Everything else gets --lr times this; by default 0.1, or 1 with a new head.", shows=False),
+    ] = None
     calibrate: Annotated[
         bool,
         _option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -37,10 +37,11 @@ class FinetuneConfig:
             BatchNorm cannot train on one value.
         grad_accum_steps: steps whose gradients make one update.
         lr: of AdamW; others want their own (SGD about ten times as much).
-        lr_block_mult: blocks start as identities and need a rate of their own to move: on scikit-learn's digits, three
-            frozen epochs took the validation loss from 0.31 to 0.13 with 5, and to 0.26 with 1.
-        lr_backbone_mult: the backbone is trained already. Where images are unlike those that it has learned, 1 is
-            better, with ``lr_block_mult`` 1: see benchmarks/adapt.md and benchmarks/retrofit.md.
+        lr_block_mult: None for 5 where the network keeps its head: blocks start as identities and need a rate of their
+            own to move (on scikit-learn's digits, three frozen epochs took the validation loss from 0.31 to 0.13 with
+            5, and to 0.26 with 1); and for 1 where it gets a new one.
+        lr_backbone_mult: None for 0.1 where the network keeps its head: it has learned these images already; and for 1
+            where it gets a new one: they are new to it, too, and all of it has to learn (benchmarks/adapt.md).
         calibrate: start the hidden units of fresh blocks where they tell images apart: zero mean and unit variance over
             the first training images, see :mod:`sesurgeon.blocks.calibration`. On Fashion-MNIST gates go 1.5 to 10
             times as far with the images after an epoch then; what that is worth in accuracy was below the noise there.
@@ -100,8 +101,8 @@ class FinetuneConfig:
     batch_size: int = 64
     grad_accum_steps: int = 1
     lr: float = 1e-3
-    lr_block_mult: float = 5.0
-    lr_backbone_mult: float = 0.1
+    lr_block_mult: float | None = None
+    lr_backbone_mult: float | None = None
     calibrate: bool = True
     layer_decay: float | None = None
     opt: str = "adamw"
@@ -153,6 +154,19 @@ class FinetuneConfig:
         """By which the best epoch is chosen."""
         return self.eval_metric or _metrics(self)[0]
 
+    def settled(self, *, new_head: bool) -> FinetuneConfig:
+        """With the rates that were left open; of ``train="blocks"`` that of the backbone stays so.
+
+        Args:
+            new_head: the network gets one, for a task that is new to it.
+        """
+        block_mult, backbone_mult = self.lr_block_mult, self.lr_backbone_mult
+        if block_mult is None:
+            block_mult = 1.0 if new_head else 5.0
+        if backbone_mult is None and self.train == "all":
+            backbone_mult = 1.0 if new_head else 0.1
+        return replace(self, lr_block_mult=block_mult, lr_backbone_mult=backbone_mult)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as a run's ``args.yaml`` keeps it: what another run could be started with.
 
@@ -174,8 +188,8 @@ def _problems(config: FinetuneConfig) -> list[str]:
         (config.train in get_args(Train), "train", f"be one of {', '.join(get_args(Train))}"),
         (config.batch_size >= 1, "batch_size", "be at least 1"),
         (_positive(config.lr), "lr", "be above 0"),
-        (_positive(config.lr_block_mult), "lr_block_mult", "be above 0"),
-        (_positive(config.lr_backbone_mult), "lr_backbone_mult", "be above 0"),
+        (config.lr_block_mult is None or _positive(config.lr_block_mult), "lr_block_mult", "be above 0"),
+        (config.lr_backbone_mult is None or _positive(config.lr_backbone_mult), "lr_backbone_mult", "be above 0"),
         (config.opt in _optimizers(), "opt", "be a first-order optimiser of timm's, as adamw, sgd or lamb"),
         (config.sched in SCHEDULES, "sched", f"be one of {', '.join(SCHEDULES)}"),
         (0 <= config.weight_decay < math.inf, "weight_decay", "be 0 or more"),

@@ -70,7 +70,8 @@ def resumed_config(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> F
 def task_of(state: Mapping[str, Any], task: Task, config: FinetuneConfig) -> Task:
     """``task`` as the run had it at its start, when a new head was new."""
     new = frozenset(state["new"])
-    return replace(task, head=None, new=new, phases=phases_of(config, anything_new=bool(new)))
+    new_head = bool(state.get("new_head"))  # states of before that have their rates in args.yaml
+    return replace(task, head=None, new_head=new_head, new=new, phases=phases_of(config, anything_new=bool(new)))
 
 
 def state_of(folder: RunFolder) -> FoundState:

@@ -122,6 +122,7 @@ def finetune(
     spec = data.name if isinstance(data, Data) else os.fspath(data)
     data = _images(model, data, config, accelerator, state, on_progress)
     task, updates = _checked(model, data, config, accelerator, state)
+    config = config.settled(new_head=task.new_head)
     folder = _run_folder(resume, config, accelerator)
     held = claimed(folder.path) if accelerator.is_main_process else contextlib.nullcontext()
     tracked = tracking(accelerator, folder.path, config.to_dict(), updates, on_progress)

@@ -34,6 +34,7 @@ class Task:
         outputs: how many scores the model gives, as it came.
         multi_label: an image may have several labels.
         labelled: the data name the classes; else what the model knows of its outputs stays as it is.
+        new_head: the head is replaced in this run, or was before the run was stopped.
     """
 
     preprocessing: Preprocessing
@@ -46,6 +47,7 @@ class Task:
     outputs: int
     multi_label: bool = False
     labelled: bool = True
+    new_head: bool = False
 
     @property
     def labels(self) -> Labels:
@@ -90,7 +92,9 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
         )
     notes = [*data.notes]
     if head is not None:
-        notes.append(f"The head {head} with {outputs} outputs gives way to a new one for {len(classes)} classes.")
+        gives_way = f"The head {head} with {outputs} outputs gives way to a new one for {len(classes)} classes."
+        at_one_rate = config.lr_block_mult is None and config.lr_backbone_mult is None and config.train == "all"
+        notes.append(gives_way + (" All of the network learns at one rate." if at_one_rate else ""))
     if config.freeze_epochs and not new:
         notes.append("The model has no inserted blocks and keeps its head: there is no phase with a frozen backbone.")
     phases = phases_of(config, anything_new=bool(new))
@@ -106,6 +110,7 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
         outputs=outputs,
         multi_label=config.multi_label,
         labelled=not data.unlabelled,
+        new_head=head is not None,
     )
 
 

@@ -46,3 +46,20 @@ def test_a_value_out_of_range_is_refused(wrong: dict[str, object]) -> None:
 def test_the_configuration_is_plain_data() -> None:
     config = FinetuneConfig(epochs=3, name="digits")
     assert FinetuneConfig(**config.to_dict()) == config
+
+
+def test_open_rates_depend_on_the_head() -> None:
+    for new_head, rates in ((False, (5.0, 0.1)), (True, (1.0, 1.0))):
+        config = FinetuneConfig().settled(new_head=new_head)
+        assert (config.lr_block_mult, config.lr_backbone_mult) == rates
+        assert config.settled(new_head=not new_head) == config  # what is said stays
+    config = FinetuneConfig(lr_backbone_mult=0.5).settled(new_head=True)
+    assert (config.lr_block_mult, config.lr_backbone_mult) == (1.0, 0.5)
+    assert FinetuneConfig(train="blocks").settled(new_head=True).lr_backbone_mult is None  # there is none
+
+
+@pytest.mark.parametrize("name", ["lr_block_mult", "lr_backbone_mult"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_a_rate_that_is_said_is_positive(name: str, value: float) -> None:
+    with pytest.raises(UsageError, match=name):
+        FinetuneConfig(**{name: value})  # type: ignore[arg-type]

@@ -84,6 +84,7 @@ def test_groups_by_learning_rate_and_decay(make_net: MakeNet) -> None:
 def test_timms_optimisers_take_the_groups(make_net: MakeNet, opt: str) -> None:
     from timm.optim import create_optimizer_v2
 
-    optimizer = create_optimizer_v2(param_groups(make_net(), {"fc"}, FinetuneConfig()), opt=opt, lr=1e-3)
+    groups = param_groups(make_net(), {"fc"}, FinetuneConfig().settled(new_head=False))
+    optimizer = create_optimizer_v2(groups, opt=opt, lr=1e-3)
     assert isinstance(optimizer, torch.optim.Optimizer)
     assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([1e-4, 5e-3])

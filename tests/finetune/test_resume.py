@@ -124,6 +124,24 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     assert_same(whole, folder)
 
 
+def test_rates_that_a_new_head_asks_for_stay(make_net: MakeNet, split_folder: Path, config: FinetuneConfig) -> None:
+    """A program resumes with the settings that it started with, which leave the rates open."""
+    folders = []
+    for name in ("whole", "torn"):
+        torch.manual_seed(0)
+        net = add_se(make_net(5), example_inputs=torch.zeros(1, 1, 8, 8))
+        run = replace(config, name=name)
+        folders.append(Path(config.output) / name)
+        if name == "whole":
+            finetune(net, split_folder, run)
+            continue
+        with pytest.raises(KeyboardInterrupt):
+            finetune(net, split_folder, run, on_progress=Stopping(1, 3, ask))
+        finetune(load(folders[-1] / "last.pt", trust_pickle=True), split_folder, run, resume=folders[-1])
+    assert yaml.safe_load((folders[1] / "args.yaml").read_text())["lr_backbone_mult"] == 1.0
+    assert_same(*folders)
+
+
 def test_with_everything_random_and_averaged_at_once(
     augmented: nn.Module, split_folder: Path, config: FinetuneConfig
 ) -> None:

@@ -83,8 +83,9 @@ def param_groups(model: nn.Module, new: Collection[str], config: FinetuneConfig)
     scales = _layer_scales(model, config.layer_decay)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            lr = config.lr * (config.lr_block_mult if is_new(name, new) else config.lr_backbone_mult)
-            lr *= scales.get(parameter, 1.0)
+            mult = config.lr_block_mult if is_new(name, new) else config.lr_backbone_mult
+            assert mult is not None  # settled when the run began
+            lr = config.lr * mult * scales.get(parameter, 1.0)
             decays = parameter.ndim > 1 and not name.endswith(".bias")
             groups.setdefault((lr, config.weight_decay if decays else 0.0), []).append(parameter)
     return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]

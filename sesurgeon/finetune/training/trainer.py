@@ -145,6 +145,7 @@ class Trainer:
         state = {
             **captured(training, position, tally, self.accelerator),
             "new": sorted(self.task.new),
+            "new_head": self.task.new_head,
             "trainable": sorted(self.trainable),
             "recorder": self.recorder.state(),
         }
