@@ -51,7 +51,7 @@ HELD_OUT = 256  # training images that a run looks at after each epoch
 BATCH, SEEDS = 16, 3
 COMMON: Mapping[str, Any] = MappingProxyType({"warmup_epochs": 0.5, "channels_last": True})
 STANDARD: Mapping[str, Any] = MappingProxyType({"policy": "standard"})
-COLOURS = (*(f"C{index}" for index in range(10)), "black")
+COLOURS = (*(f"C{index}" for index in range(10)), "black", "gold", "deeppink")
 VIEW = Preprocessing((3, SIDE, SIDE), (0.5,) * 3, (0.5,) * 3, "bicubic", 1.0)
 
 
@@ -71,22 +71,25 @@ class Arm:
 
 
 def _arms() -> Iterator[tuple[str, Arm]]:
-    frozen = {"train": "blocks"}
-    yield "head", Arm("head alone", None, frozen)
+    frozen: dict[str, Any] = {"train": "blocks"}
+    fast, even = {"lr_block_mult": 5.0}, {"lr_block_mult": 1.0}
+    yield "head", Arm("head alone", None, frozen | fast)
+    yield "head-even", Arm("head alone, at one rate", None, frozen | even)
     narrow = {"rd_channels": 2, "rd_divisor": 1}  # at most 2 % of the backbone, though branches are wide inside
-    for name, where, words, mult in (
-        ("standard", STANDARD, "`standard` SE", 5.0),
-        ("narrow", {"policy": "inner", **narrow}, "`inner` SE of 2 hidden units", 1.0),
+    yield "standard-even", Arm("head and `standard` SE, calibrated, at one rate", STANDARD, frozen | even)
+    for name, where, words, rate in (
+        ("standard", STANDARD, "`standard` SE", fast),
+        ("narrow", {"policy": "inner", **narrow}, "`inner` SE of 2 hidden units", even),
     ):
-        settings = {**frozen, "lr_block_mult": mult}
+        settings = frozen | rate
         yield name, Arm(f"head and {words}, calibrated", where, settings)
         still = {**settings, "calibrate": False}
         yield f"{name}-uncalibrated", Arm(f"head and {words}, not calibrated", where, still)
         yield f"{name}-random", Arm(f"head and {words}, random initialisation", {**where, "init": "random"}, still)
-    whole = {"lr_backbone_mult": 1.0}
+    whole: dict[str, Any] = {"lr_backbone_mult": 1.0}
     for name, words, blocks in (("all", "without SE", None), ("all-standard", "with `standard` SE", STANDARD)):
-        yield name, Arm(f"everything, {words}", blocks, whole)
-        yield f"{name}-even", Arm(f"everything, {words}, at one rate", blocks, {**whole, "lr_block_mult": 1.0})
+        yield name, Arm(f"everything, {words}", blocks, whole | fast)
+        yield f"{name}-even", Arm(f"everything, {words}, at one rate", blocks, whole | even)
 
 
 ARMS: Mapping[str, Arm] = MappingProxyType(dict(_arms()))
@@ -288,10 +291,10 @@ phase, and their share of the backbone's. Adapter: the file that `sesurgeon adap
 whole network came back bit for bit. Time: seconds of the last epoch, its evaluation on {HELD_OUT} images included.
 Where there are fewer than {SEEDS} runs, the others are not done yet.
 
-AdamW, cosine schedule, half an epoch of warm-up; what is new learns at {options.lr:g} times 5, but `inner` blocks and
-their head at {options.lr:g}; where everything trains, the backbone joins in at {options.lr:g} after one epoch of what
-is new alone, which goes on at 5 times that rate or at the same. Rates and length come from a few trials by hand, with
-the first seed's 1,000 images, for the one rate with its 6,000, and 5,000 other training images to test on.
+AdamW, cosine schedule, half an epoch of warm-up; what is new learns at {options.lr:g} times 5, but at {options.lr:g}
+where it says "at one rate", as the defaults are, and `inner` blocks and their head; where everything trains, the
+backbone joins in at {options.lr:g} after one epoch of what is new alone. Rates and lengths come from a few trials by
+hand, with the first seed's 1,000 or 6,000 images and 5,000 other training images to test on.
 
 {sections}
 
@@ -306,6 +309,7 @@ def about(section: Section, found: Found) -> str:
     seeds = " ".join(map(str, sorted({seed for by_seed in found.values() for seed in by_seed})))
     at_once = max(run["processes"] for run in runs)
     command = f"python benchmarks/adapt.py --data-dir DIR --work DIR --sizes {section.size} --seeds {seeds}"
+    command += "" if len(found) == len(ARMS) else f" --arms {' '.join(found)}"
     if section.device == "cpu":
         return f"    {command}\n\nOn a CPU, torch {versions}, batch {section.size.batch}. Time is the processor's."
     return (
