@@ -296,10 +296,42 @@ where it says "at one rate", as the defaults are, and `inner` blocks and their h
 backbone joins in at {options.lr:g} after one epoch of what is new alone. Rates and lengths come from a few trials by
 hand, with the first seed's 1,000 or 6,000 images and 5,000 other training images to test on.
 
+## Test error, and against the head alone
+
+{summary(groups)}
+
 {sections}
 
 ![error against trained parameters](adapt.png)
 """
+
+
+def summary(groups: Mapping[Section, Found]) -> str:
+    """A row for each arm, a column for each section."""
+    titles = [f"{section.size.images:,} images, {section.size.epochs} epochs" for section in groups]
+    lines = [f"| trained | parameters | {' | '.join(titles)} |", f"|---|---|{'---|' * len(titles)}"]
+    for name, arm in ARMS.items():
+        found = [by_arm.get(name, {}) for by_arm in groups.values()]
+        runs = [run for by_seed in found for run in by_seed.values()]
+        if runs:
+            cells = [_in_short(by_seed, by_arm) for by_seed, by_arm in zip(found, groups.values(), strict=True)]
+            lines.append(f"| {arm.label} | {runs[0]['trained']:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _in_short(by_seed: Mapping[int, dict[str, Any]], by_arm: Found) -> str:
+    if not by_seed:
+        return ""
+    cell, change = mean_and_spread([run["error"] for run in by_seed.values()]), _against_head(by_seed, by_arm)
+    few = "" if len(by_seed) >= SEEDS else f", {len(by_seed)} runs"
+    return cell + ("" if change is None else f" ({change:+.1f} %{few})")
+
+
+def _against_head(by_seed: Mapping[int, dict[str, Any]], by_arm: Found) -> float | None:
+    """The relative change of the error in per cent, paired by seed; None for the head alone itself."""
+    head = by_arm.get("head", {})
+    changes = [100 * (run["error"] / head[seed]["error"] - 1) for seed, run in by_seed.items() if seed in head]
+    return statistics.mean(changes) if changes and by_seed is not head else None
 
 
 def about(section: Section, found: Found) -> str:
@@ -324,15 +356,13 @@ def table(found: Found) -> str:
         "| trained | runs | test error | against head alone | parameters trained | adapter | seconds an epoch |",
         "|---|---|---|---|---|---|---|",
     ]
-    head = found.get("head", {})
     for name, by_seed in found.items():
-        runs = list(by_seed.values())
-        change = [100 * (run["error"] / head[seed]["error"] - 1) for seed, run in by_seed.items() if seed in head]
+        runs, change = list(by_seed.values()), _against_head(by_seed, found)
         backbone = runs[0]["parameters"] - runs[0]["trained"] if name in FROZEN else None
         share = "" if backbone is None else f" ({runs[0]['trained'] / backbone:.1%})"
         cells = (
             ARMS[name].label, str(len(runs)), mean_and_spread([run["error"] for run in runs]),
-            f"{statistics.mean(change):+.1f} %" if change and name != "head" else "",
+            "" if change is None else f"{change:+.1f} %",
             f"{runs[0]['trained']:,}{share}",
             "" if runs[0]["adapter"] is None else f"{runs[0]['adapter'] / 1000:,.0f} kB",
             f"{statistics.median(run['seconds'] for run in runs):,.1f}",
