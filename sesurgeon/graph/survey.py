@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -54,7 +55,11 @@ class Survey:
 
     def site(self, site_id: str) -> Site:
         """The site of that id (KeyError where there is none)."""
-        return {site.id: site for site in self.sites}[site_id]
+        return self._by_id[site_id]
+
+    @cached_property
+    def _by_id(self) -> Mapping[str, Site]:
+        return {site.id: site for site in self.sites}
 
 
 def survey(model: nn.Module, example_inputs: Any = None, wanted: Wanted | None = None) -> Survey:
