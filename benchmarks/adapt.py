@@ -288,13 +288,14 @@ Fashion-MNIST at {SIDE} px, tested on the 10,000 test images after the last epoc
 images where not all are taken, the same for all arms. Mean and standard deviation over the seeds (runs), in per cent;
 against the head alone: the relative change of the error, paired by seed. Trained: parameters that change in the last
 phase, and their share of the backbone's. Adapter: the file that `sesurgeon adapter extract` writes, from which the
-whole network came back bit for bit. Time: seconds of the last epoch, its evaluation on {HELD_OUT} images included.
+whole network came back bit for bit. Time: seconds of the last epoch, its evaluation on {HELD_OUT} images included;
+they were taken on several days, with one run or two at a time: within a factor of 1.5 they say nothing.
 Where there are fewer than {SEEDS} runs, the others are not done yet.
 
 AdamW, cosine schedule, half an epoch of warm-up; what is new learns at {options.lr:g} times 5, but at {options.lr:g}
-where it says "at one rate", as the defaults are, and `inner` blocks and their head; where everything trains, the
-backbone joins in at {options.lr:g} after one epoch of what is new alone. Rates and lengths come from a few trials by
-hand, with the first seed's 1,000 or 6,000 images and 5,000 other training images to test on.
+where it says "at one rate" (the default for a new head), and `inner` blocks and their head; where everything trains,
+the backbone joins in at {options.lr:g} after one epoch of what is new alone. Rates and lengths come from a few trials
+by hand, with the first seed's 1,000 or 6,000 images and 5,000 other training images to test on.
 
 ## Test error, and against the head alone
 
@@ -308,7 +309,7 @@ hand, with the first seed's 1,000 or 6,000 images and 5,000 other training image
 
 def summary(groups: Mapping[Section, Found]) -> str:
     """A row for each arm, a column for each section."""
-    titles = [f"{section.size.images:,} images, {section.size.epochs} epochs" for section in groups]
+    titles = [str(section).removesuffix(", on a CPU") for section in groups]
     lines = [f"| trained | parameters | {' | '.join(titles)} |", f"|---|---|{'---|' * len(titles)}"]
     for name, arm in ARMS.items():
         found = [by_arm.get(name, {}) for by_arm in groups.values()]
@@ -323,7 +324,7 @@ def _in_short(by_seed: Mapping[int, dict[str, Any]], by_arm: Found) -> str:
     if not by_seed:
         return ""
     cell, change = mean_and_spread([run["error"] for run in by_seed.values()]), _against_head(by_seed, by_arm)
-    few = "" if len(by_seed) >= SEEDS else f", {len(by_seed)} runs"
+    few = "" if len(by_seed) >= SEEDS else f", {len(by_seed)} of {SEEDS} runs"
     return cell + ("" if change is None else f" ({change:+.1f} %{few})")
 
 

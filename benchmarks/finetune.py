@@ -148,6 +148,7 @@ def our_epoch(model: nn.Module, setting: Setting, phase: Phase) -> Callable[[], 
     """One epoch of a phase, as ``sesurgeon finetune`` trains it."""
     data = open_data(setting.images, workers=1)
     config = FinetuneConfig(batch_size=setting.batch_size, workers=setting.workers, device="cpu", log_with=())
+    config = config.settled(new_head=False)
     accelerator = make_accelerator(config)
     images = data.split("train")
     updates = Updates(len(images), Shape(setting.batch_size), config.seed)

@@ -58,6 +58,7 @@ class FinetuneResult:
         evaluation: what ``best`` scored.
         gates: what the gates of ``best`` did.
         task: classes, preprocessing, phases and notes.
+        config: the settings, those that were left open settled.
     """
 
     folder: Path
@@ -68,6 +69,7 @@ class FinetuneResult:
     evaluation: Measured
     gates: tuple[GateMovement, ...]
     task: Task
+    config: FinetuneConfig
 
     @property
     def best_row(self) -> EpochRow:
@@ -151,7 +153,7 @@ def finetune(
     recorder = trainer.recorder
     assert recorder.best is not None  # the state before training was recorded
     return FinetuneResult(
-        folder.path, folder.best, folder.last, recorder.rows, recorder.metric, recorder.best, gates, task
+        folder.path, folder.best, folder.last, recorder.rows, recorder.metric, recorder.best, gates, task, config
     )
 
 

@@ -92,12 +92,12 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
         )
     notes = [*data.notes]
     if head is not None:
-        gives_way = f"The head {head} with {outputs} outputs gives way to a new one for {len(classes)} classes."
-        at_one_rate = config.lr_block_mult is None and config.lr_backbone_mult is None and config.train == "all"
-        notes.append(gives_way + (" All of the network learns at one rate." if at_one_rate else ""))
+        notes.append(f"The head {head} with {outputs} outputs gives way to a new one for {len(classes)} classes.")
     if config.freeze_epochs and not new:
         notes.append("The model has no inserted blocks and keeps its head: there is no phase with a frozen backbone.")
     phases = phases_of(config, anything_new=bool(new))
+    if head is not None:
+        notes.append(_rates(config.settled(new_head=True), phases))
     notes += remarks_on(config, phases)
     return Task(
         preprocessing=preprocessing,
@@ -112,6 +112,15 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
         labelled=not data.unlabelled,
         new_head=head is not None,
     )
+
+
+def _rates(config: FinetuneConfig, phases: tuple[Phase, ...]) -> str:
+    """In a sentence, for settled rates."""
+    assert config.lr_block_mult is not None
+    said = f"What is new learns at a rate of {config.lr * config.lr_block_mult:g}"
+    if any(phase.name == "all" for phase in phases) and config.lr_backbone_mult is not None:
+        said += f", the rest at {config.lr * config.lr_backbone_mult:g}"
+    return said + (", lower layers at less." if config.layer_decay is not None else ".")
 
 
 def _check_weights(model: nn.Module) -> None:

@@ -85,9 +85,8 @@ def test_a_new_head_is_announced(workplace: Path, images: Callable[..., Path]) -
     images(workplace / "three", ("a", "b", "c"), 4)
     result = finetune("--data", "three", "--epochs", "1", "-j", "0", "--device", "cpu")
     assert result.exit_code == 0, result.stderr
-    assert (
-        "with 2 outputs gives way to a new one for 3 classes. All of the network learns at one rate." in result.stderr
-    )
+    assert "with 2 outputs gives way to a new one for 3 classes.\n" in result.stderr
+    assert "What is new learns at a rate of 0.001.\n" in result.stderr  # in the only epoch
     settings = (workplace / "runs/finetune/exp/args.yaml").read_text().splitlines()
     assert {"lr_block_mult: 1.0", "lr_backbone_mult: 1.0"} <= set(settings)
     assert finetune(*SHORT, "--name", "kept").exit_code == 0

@@ -27,6 +27,7 @@ from sesurgeon.finetune import (
     open_data,
     open_held_out,
 )
+from sesurgeon.finetune.task import make_task
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance, provenance_of
 from sesurgeon.models.source import Source
@@ -198,12 +199,32 @@ def test_the_head_is_replaced_when_the_classes_differ(
     assert provenance_of(model).num_classes == 2
     assert provenance_of(model).classes == ("left", "right")
     assert result.task.head == "fc"
+    assert (result.config.lr_block_mult, result.config.lr_backbone_mult) == (1.0, 1.0)
     started = next(event for event in events if isinstance(event, RunStarted))
     assert "fc with 5 outputs" in started.task.notes[0]
     blocks = next(event for event in events if isinstance(event, PhaseStarted))
     assert blocks.trained == sum(
         parameter.numel() for name, parameter in model.named_parameters() if name.startswith("fc.") or ".se." in name
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"epochs": 2}, "What is new learns at a rate of 0.001, the rest at 0.001."),
+        ({"epochs": 2, "lr_block_mult": 5.0}, "What is new learns at a rate of 0.005, the rest at 0.001."),
+        ({"epochs": 2, "layer_decay": 0.5}, "What is new learns at a rate of 0.001, the rest at 0.001, lower layers"),
+        ({"epochs": 1}, "What is new learns at a rate of 0.001."),
+        ({"epochs": 2, "train": "blocks"}, "What is new learns at a rate of 0.001."),
+    ],
+)
+def test_with_a_new_head_the_rates_are_said(
+    make_net: MakeNet, split_folder: Path, settings: Settings, options: dict[str, object], said: str
+) -> None:
+    model = add_se(make_net(5), example_inputs=torch.zeros(1, 1, 8, 8))
+    config = settings(**{"freeze_epochs": 1, "lr": 0.001, **options})
+    notes = make_task(model, open_data(split_folder), config).notes
+    assert next(note for note in notes if note.startswith("What is new learns")).startswith(said)
 
 
 def test_a_checkpoint_with_blocks_and_a_new_head_loads(

@@ -84,7 +84,8 @@ def param_groups(model: nn.Module, new: Collection[str], config: FinetuneConfig)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             mult = config.lr_block_mult if is_new(name, new) else config.lr_backbone_mult
-            assert mult is not None  # settled when the run began
+            if mult is None:
+                raise ValueError("The rates of this configuration are open: FinetuneConfig.settled says what they are.")
             lr = config.lr * mult * scales.get(parameter, 1.0)
             decays = parameter.ndim > 1 and not name.endswith(".bias")
             groups.setdefault((lr, config.weight_decay if decays else 0.0), []).append(parameter)
