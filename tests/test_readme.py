@@ -41,5 +41,11 @@ def test_every_command_and_flag_in_it_exists() -> None:
 
 
 def test_its_links_lead_somewhere() -> None:
+    headings = re.findall(r"^#+ (.*)", README, flags=re.M)
+    anchors = {
+        re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings
+    }  # as GitHub makes them
     for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
-        assert (Path(__file__).parents[1] / target).exists(), target
+        path, _, anchor = target.partition("#")
+        assert (Path(__file__).parents[1] / path).exists(), target
+        assert not anchor or path or anchor in anchors, target
