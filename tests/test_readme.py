@@ -42,9 +42,8 @@ def test_every_command_and_flag_in_it_exists() -> None:
 
 def test_its_links_lead_somewhere() -> None:
     headings = re.findall(r"^#+ (.*)", README, flags=re.M)
-    anchors = {
-        re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings
-    }  # as GitHub makes them
+    # As GitHub makes them.
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
     for target in re.findall(r"\]\((?!http)([^)]+)\)", README):
         path, _, anchor = target.partition("#")
         assert (Path(__file__).parents[1] / path).exists(), target
