@@ -75,8 +75,8 @@ def _arms() -> Iterator[tuple[str, Arm]]:
     fast, even = {"lr_block_mult": 5.0}, {"lr_block_mult": 1.0}
     yield "head", Arm("head alone", None, frozen | fast)
     yield "head-even", Arm("head alone, at one rate", None, frozen | even)
-    narrow = {"rd_channels": 2, "rd_divisor": 1}  # at most 2 % of the backbone, though branches are wide inside
     yield "standard-even", Arm("head and `standard` SE, calibrated, at one rate", STANDARD, frozen | even)
+    narrow = {"rd_channels": 2, "rd_divisor": 1}  # at most 2 % of the backbone, though branches are wide inside
     for name, where, words, rate in (
         ("standard", STANDARD, "`standard` SE", fast),
         ("narrow", {"policy": "inner", **narrow}, "`inner` SE of 2 hidden units", even),

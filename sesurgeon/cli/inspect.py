@@ -18,11 +18,10 @@ from sesurgeon.cli.rendering import (
     count,
     kinds,
     left_alone_lines,
+    price_lines,
     site_cells,
     site_table,
     times,
-    totals_table,
-    uncounted_lines,
 )
 from sesurgeon.cli.selecting import InputShape, Selection, parse_inputs
 from sesurgeon.cli.spread import spread
@@ -116,6 +115,7 @@ def inspect(
 
 def _rendered(findings: _Findings, *, all_sites: bool) -> Group:
     from sesurgeon.graph import LeftAlone
+    from sesurgeon.placement import Price
     from sesurgeon.surgery import blocks_of
 
     found, cost, inserted = findings.survey, findings.cost, blocks_of(findings.model)
@@ -135,10 +135,10 @@ def _rendered(findings: _Findings, *, all_sites: bool) -> Group:
     if shown:
         body.append(table)
     if findings.chosen:
-        after = sum((findings.costs[site_id] for site_id in findings.chosen), cost)
+        with_chosen = Price(cost, {site_id: findings.costs[site_id] for site_id in findings.chosen})
         policy = " and ".join(findings.policy)
         body += [Text(f"What add-se would do (policy {policy}, {len(findings.chosen)} blocks):")]
-        body += [totals_table(cost, after), *uncounted_lines(after)]
+        body += price_lines(with_chosen)
     if findings.latency:
         body.append(latency_table(findings.latency))
     if len(shown) < len(findings.sites):

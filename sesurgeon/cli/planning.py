@@ -12,10 +12,9 @@ from sesurgeon.cli.rendering import (
     block_cell,
     cost_cells,
     left_alone_lines,
+    price_lines,
     site_cells,
     site_table,
-    totals_table,
-    uncounted_lines,
 )
 from sesurgeon.cli.timing import latency_table
 
@@ -31,8 +30,7 @@ def plan_body(
     """The blocks, unless ``table`` is false; what they cost, in time where that was measured; and what gets none."""
     return [
         *([_plan_table(plan, found, price.blocks)] if table else []),
-        totals_table(price.before, price.after),
-        *uncounted_lines(price.after),
+        *price_lines(price),
         *([latency_table(ratios)] if ratios else []),
         *left_alone_lines(plan.left_alone),
     ]

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
     from sesurgeon.blocks import BlockConfig
     from sesurgeon.graph import LeftAlone, Site
-    from sesurgeon.placement import Cost
+    from sesurgeon.placement import Cost, Price
 
 _MOST_LINES = 12
 _MOST_OPERATIONS = 4
@@ -50,7 +51,12 @@ def block_cell(config: BlockConfig, channels: int) -> str:
     return " ".join([config.block, *([] if width is None else [f"{channels}→{width}"]), *others])
 
 
-def totals_table(before: Cost, after: Cost) -> Table:
+def price_lines(price: Price) -> list[RenderableType]:
+    """What blocks add to a network, and which of its operations are in no number."""
+    return [_totals_table(price.before, price.after), *_uncounted_lines(price.after)]
+
+
+def _totals_table(before: Cost, after: Cost) -> Table:
     """Parameters and multiply-adds without and with blocks, and how much more that is."""
     table = Table("", "before", "after", "", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in table.columns[1:]:
@@ -65,7 +71,7 @@ def totals_table(before: Cost, after: Cost) -> Table:
     return table
 
 
-def uncounted_lines(cost: Cost) -> list[Text]:
+def _uncounted_lines(cost: Cost) -> list[Text]:
     """A line that names the operations that are in no number; none where all are counted."""
     names = [*cost.uncounted[:_MOST_OPERATIONS], *(["…"] if len(cost.uncounted) > _MOST_OPERATIONS else [])]
     return [Text(f"Not counted among the MACs: {', '.join(names)}.", style="yellow")] if names else []
