@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import linecache
 from collections.abc import Callable
+from keyword import iskeyword
 from typing import Any
 
 from torch import fx
+
+from sesurgeon.errors import UntraceableError
+from sesurgeon.models import is_plain_text
 
 
 def compile_graph(graph: fx.Graph, name: str) -> Callable[..., Any]:
@@ -16,7 +20,12 @@ def compile_graph(graph: fx.Graph, name: str) -> Callable[..., Any]:
     Args:
         graph: a local graph; ``self`` is the module that owns it.
         name: shown in the file name in tracebacks, which quote the generated source.
+
+    Raises:
+        UntraceableError: see :func:`check_names`.
     """
+    for node in graph.nodes:
+        check_names(node)
     code = graph.python_code("self")
     digest = hashlib.sha256(code.src.encode()).hexdigest()[:8]  # other code of the same name is another file
     filename = f"<sesurgeon {name} {digest}>"
@@ -25,3 +34,18 @@ def compile_graph(graph: fx.Graph, name: str) -> Callable[..., Any]:
     linecache.cache[filename] = (len(code.src), None, code.src.splitlines(keepends=True), filename)
     forward: Callable[..., Any] = namespace["forward"]
     return forward
+
+
+def check_names(node: fx.Node) -> None:
+    """Refuse names that fx would write into the source as they are, and that would say something else there.
+
+    Raises:
+        UntraceableError: a child, a parameter or an argument has such a name.
+    """
+    path = str(node.target).split(".") if node.op in ("call_module", "get_attr", "call_method") else []
+    for name in path:
+        if iskeyword(name) or not is_plain_text(name):
+            raise UntraceableError(f"it has something called {name!a}, which no code can be written with")
+    for name in node.kwargs:
+        if iskeyword(name) or not name.isidentifier():
+            raise UntraceableError(f"it calls something with an argument named {name!a}")

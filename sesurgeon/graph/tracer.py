@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sesurgeon.errors import UntraceableError
+from sesurgeon.graph.codegen import check_names
 from sesurgeon.graph.guards import expect
 from sesurgeon.graph.proxy import ValueProxy, value_of_proxies
 from sesurgeon.graph.record import ModuleCall
@@ -79,6 +80,11 @@ class CallTracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return ValueProxy(node, self)
 
+    def create_node(self, *of: Any, **more: Any) -> fx.Node:
+        node = super().create_node(*of, **more)
+        check_names(node)
+        return node
+
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
         if kind == "call_method" and target in ("dim", "ndimension"):
             return value_of_proxies(args[0]).dim()  # the rank is the architecture's, no need to guard it
@@ -124,6 +130,8 @@ class CallTracer(fx.Tracer):
         value = proxy.value
         if isinstance(value, Tensor):
             raise UntraceableError("its control flow depends on the values in a tensor")
+        if proxy.node.target is getattr and proxy.node.args[1:] == ("requires_grad",):
+            raise UntraceableError("it asks whether a tensor needs gradients, which is so in training alone")
         self._guard(proxy, value, f"{self._owner_name()}: a shape or number that steers the forward")
         return convert(value)
 

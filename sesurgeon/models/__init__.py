@@ -11,11 +11,13 @@ from sesurgeon.models.inputs import (
     eval_inputs,
     example_inputs,
     input_channels,
+    input_dims,
     random_input,
     train_inputs,
 )
 from sesurgeon.models.isolation import fresh, isolated, random_states, restore_buffers, restore_random_states
 from sesurgeon.models.load import CHECKPOINT_KEY, load_model, model_from, named_source
+from sesurgeon.models.overrides import is_plain_text
 from sesurgeon.models.own_weights import read_weights, take_weights
 from sesurgeon.models.pickles import read
 from sesurgeon.models.preprocessing import Preprocessing
@@ -55,7 +57,9 @@ __all__ = [
     "heads_if_any",
     "heads_of",
     "input_channels",
+    "input_dims",
     "is_detector",
+    "is_plain_text",
     "isolated",
     "load_model",
     "model_from",

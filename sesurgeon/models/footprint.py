@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import operator
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-_CONTAINERS = (list, dict, set, OrderedDict)
+_CONTAINERS = (list, dict, set, deque)  # and what is derived of them: OrderedDict, defaultdict
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ class Footprint:
 
 def _picture(module: nn.Module) -> _Picture:
     attributes = dict(vars(module))
-    containers = {name: value for name, value in attributes.items() if type(value) in _CONTAINERS}
-    filled = {name: container.copy() for name, container in containers.items() if container}
+    containers = {name: value for name, value in attributes.items() if isinstance(value, _CONTAINERS)}
+    filled = {name: copy.copy(container) for name, container in containers.items() if container}
     empty = {name: container for name, container in containers.items() if not container}
     return _Picture(attributes, filled, empty, tuple(module.children()))
 
@@ -117,7 +118,7 @@ def _same_items(container: Any, content: Any) -> bool:
 
 def _refill(container: Any, content: Any) -> None:
     container.clear()
-    if isinstance(container, list):
+    if isinstance(container, (list, deque)):
         container.extend(content)
     else:
         container.update(content)

@@ -90,6 +90,12 @@ def input_channels(model: nn.Module) -> int | None:
     return None if first is None else first.in_channels
 
 
+def input_dims(model: nn.Module) -> int | None:
+    """Spatial dimensions of the first convolution; None where there is no convolution."""
+    first = _first_conv(model)
+    return None if first is None else len(first.kernel_size)
+
+
 def _first_conv(model: nn.Module) -> _ConvNd | None:
     return next((module for module in model.modules() if isinstance(module, _ConvNd)), None)
 
@@ -111,9 +117,7 @@ def _shapes(model: nn.Module, *, several: bool) -> Iterator[tuple[int, ...]]:
     configuration = getattr(model, "pretrained_cfg", None)
     if isinstance(configuration, dict) and "input_size" in configuration:
         yield tuple(configuration["input_size"])
-    first = _first_conv(model)
-    channels = 3 if first is None else first.in_channels
-    dims = 2 if first is None else len(first.kernel_size)
+    channels, dims = input_channels(model) or 3, input_dims(model) or 2
     sides = (_PAIR_SIDE, *_SIDES) if several else _SIDES
     for size in _VOLUMES if dims == 3 else [(side,) * dims for side in sides]:
         yield channels, *size

@@ -1,8 +1,8 @@
-"""Modules that carry methods or hooks of their own.
+"""Modules that carry methods, hooks or names that no model of torchvision or timm does.
 
-A module's state can put any allowed object in the place of a method (``forward``), or hang it up as a hook.
-No model of torchvision or timm that can be pickled does so; in a file that nobody vouches for it is a way to
-have things called.
+A module's state can put any allowed object in the place of a method (``forward``), or hang it up as a hook, and it can
+give a child a name that ends a string in the code that torch.fx writes of it. In a file that nobody vouches for these
+are ways to have things called.
 """
 
 from __future__ import annotations
@@ -14,22 +14,35 @@ from torch import nn
 
 # nn.Module calls what lies in these, though its class has no method of the name
 _CALLED = ("_hooks", "_compiled_call_impl")
+_NAMED = ("_modules", "_parameters", "_buffers")
 
 
 def overrides(content: object) -> list[str]:
     """``Class.attribute`` of each method that a module in ``content`` overrides and each hook list in use.
 
-    Modules are looked for in containers and in attributes, at any depth.
+    And ``Class['name']`` of each child, parameter and buffer whose name is no plain text. Modules are looked for in
+    containers and in attributes, at any depth.
     """
-    return sorted(
-        {
-            f"{type(module).__name__}.{name}"
-            for module in _objects(content)
-            if isinstance(module, nn.Module)
-            for name, value in vars(module).items()
-            if callable(getattr(type(module), str(name), None)) or (str(name).endswith(_CALLED) and value)
-        }
-    )
+    modules = [one for one in _objects(content) if isinstance(one, nn.Module)]
+    return sorted({found for module in modules for found in (*_called(module), *_strangely_named(module))})
+
+
+def is_plain_text(name: object) -> bool:
+    """Whether a name can stand between double quotes in source code and mean itself."""
+    return isinstance(name, str) and name.isprintable() and not set(name) & {'"', "\\"}
+
+
+def _called(module: nn.Module) -> Iterator[str]:
+    for name, value in vars(module).items():
+        if callable(getattr(type(module), str(name), None)) or (str(name).endswith(_CALLED) and value):
+            yield f"{type(module).__name__}.{name}"
+
+
+def _strangely_named(module: nn.Module) -> Iterator[str]:
+    for held in _NAMED:
+        for name in vars(module).get(held) or ():
+            if not is_plain_text(name):
+                yield f"{type(module).__name__}[{name!a}]"
 
 
 def _objects(content: object) -> Iterator[object]:

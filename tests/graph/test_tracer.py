@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from typing import Any
 
 import pytest
@@ -153,12 +154,35 @@ class StrayTensor(Remembers):
         return self.conv(x) * self.scale[0]
 
 
+class Queues(Remembers):
+    """Keeps the last ones that it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: deque[Tensor] = deque(maxlen=2)
+        self.by_size: defaultdict[int, list[Tensor]] = defaultdict(list)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last.append(x)
+        self.by_size[len(x)].append(x)
+        return self.conv(x)
+
+
+class ByGradients(Remembers):
+    """As networks that compute activations again on the way back, where there will be one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.utils.checkpoint.checkpoint(self.conv, x) if x.requires_grad else self.conv(x)
+
+
 @pytest.mark.parametrize(("make", "reason"), [
     (Remembers, "sets attributes of its own"),
     (UnderNoGrad, "runs under no_grad"),
     (UnderAutocast, "runs under autocast"),
     (ByValue, "depends on the values in a tensor"),
     (StrayTensor, "neither parameter nor buffer"),
+    (Queues, "sets attributes of its own"),
+    (ByGradients, "asks whether a tensor needs gradients"),
 ])  # fmt: skip
 def test_what_a_graph_would_lose_is_a_reason_not_to_follow(make: type[nn.Module], reason: str) -> None:
     module = make()
@@ -167,6 +191,8 @@ def test_what_a_graph_would_lose_is_a_reason_not_to_follow(make: type[nn.Module]
     assert reason in graphs.unfollowed["inner"]
     if isinstance(module, Remembers) and hasattr(module, "seen"):
         assert isinstance(module.seen, Tensor)  # the true forward's, not a proxy of ours
+    if isinstance(module, Queues):
+        assert (len(module.last), module.last.maxlen, dict(module.by_size)) == (0, 2, {})
 
 
 def test_one_module_called_with_different_patterns_is_not_followed() -> None:

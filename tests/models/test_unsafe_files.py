@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sesurgeon.errors import FileError, UnreadableFileError, UnsafeFileError
+from sesurgeon.graph import survey
 from sesurgeon.models import load_model, read, read_weights
 from sesurgeon.models.allowlist import allowed
 from sesurgeon.models.overrides import overrides
@@ -262,3 +263,42 @@ def test_torch_keeps_no_name_allowed_afterwards(saved):
     before = set(torch.serialization.get_safe_globals())
     read(saved(nn.Linear(1, 1)))
     assert set(torch.serialization.get_safe_globals()) == before
+
+
+def strangely_named(mark: Path, held: str) -> nn.Module:
+    """fx writes names between double quotes; this one ends them, and would leave a mark."""
+    name = f"""training"), open({str(mark)!r}, "w"), getattr(self, "training"""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    content = {"_modules": nn.ReLU(), "_parameters": nn.Parameter(torch.ones(1)), "_buffers": torch.ones(1)}[held]
+    vars(model)[held][name] = content
+    return model
+
+
+@pytest.mark.parametrize("held", ["_modules", "_parameters", "_buffers"])
+def test_a_name_that_is_code_is_refused(held, saved, mark):
+    path = saved({"model": strangely_named(mark, held)})
+    with pytest.raises(UnsafeFileError, match=r"Sequential\['training"):
+        read(path)
+    assert not mark.exists()
+
+
+def test_a_name_that_is_code_is_not_run_in_a_network_that_is_trusted(mark):
+    model = strangely_named(mark, "_modules")
+    (left,) = survey(model, torch.randn(2, 3, 8, 8)).left_alone
+    assert (left.path, "which no code can be written with" in left.reason) == ("", True)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("name", ["class", "a\nb", 'a"b', "a\\b"])
+def test_a_name_that_would_be_other_code_is_left_alone(name):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    model.add_module(name, nn.ReLU())
+    (left,) = survey(model, torch.randn(2, 3, 8, 8)).left_alone
+    assert f"it has something called {name!a}" in left.reason
+
+
+@pytest.mark.parametrize("name", ["a-b", "größe", "it's", "1"])
+def test_odd_names_are_followed(name):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    model.add_module(name, nn.ReLU())
+    assert survey(model, torch.randn(2, 3, 8, 8)).left_alone == ()
