@@ -14,7 +14,7 @@ from rich.text import Text
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.latest import given_or_latest, latest_trained
 from sesurgeon.cli.loading import flags_to_load, load_model
-from sesurgeon.cli.naming import beside
+from sesurgeon.cli.naming import beside, check_is_another
 from sesurgeon.cli.options import Arch, Force, ModelKwargs, OutputPath, Pretrained, Reading, Talking, TrustPickle
 from sesurgeon.cli.rendering import count
 from sesurgeon.cli.spread import spread
@@ -46,6 +46,7 @@ def extract(
     output: OutputPath = None,
     force: Force = False,
     arch: Arch = None,
+    model_kwargs: ModelKwargs = None,
     trust_pickle: TrustPickle = False,
     talking: Talking,
 ) -> None:
@@ -59,11 +60,12 @@ def extract(
         if Path(model).is_dir():
             model = str(Path(model) / "best.pt")
         path = output or beside(model, ".adapter.safetensors")
+        check_is_another(path, model)
         check_writable(path, force=force)
         with out.working(f"Reading {model}"):
             from sesurgeon.surgery import extract_adapter
 
-            loaded = load_model(model, Reading(arch=arch, trust_pickle=trust_pickle))
+            loaded = load_model(model, Reading(arch=arch, model_kwargs=model_kwargs, trust_pickle=trust_pickle))
             extracted = extract_adapter(loaded, path, force=force)
         size = path.stat().st_size
         whole = sum(parameter.numel() for parameter in loaded.parameters())
@@ -98,12 +100,12 @@ def apply(
     """
     with reporting(talking) as out:
         with out.working(f"Reading {file}"):
-            from sesurgeon.surgery import SUFFIX, apply_adapter, read_adapter, save
+            from sesurgeon.surgery import SUFFIX, apply_adapter, check_checkpoint_path, read_adapter, save
 
             given = read_adapter(file)
             name = file.name.removesuffix(SUFFIX).removesuffix(".safetensors")
             path = output or file.with_name(f"{name}.se.pt" if given.plan is not None else f"{name}.whole.pt")
-            check_writable(path, force=force)
+            check_checkpoint_path(path, force=force)
         with out.working(f"Reading {base}"):
             reading = Reading(arch=arch, model_kwargs=model_kwargs, pretrained=pretrained, trust_pickle=trust_pickle)
             model = apply_adapter(load_model(base, reading), given)

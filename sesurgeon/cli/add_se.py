@@ -88,7 +88,7 @@ def add_se(
         ratios = timed(out, loaded, surgery.model, surgery.survey.inputs) if latency else []
         if not dry_run:
             if plan_out is not None:
-                write_plan(surgery.plan, plan_out, costs=price.blocks, name=model, force=force)
+                write_plan(surgery.plan, plan_out, costs=price.blocks, name=model, options=reading.typed, force=force)
             save(surgery.model, path, force=force)
         for warning in surgery.plan.warnings:
             out.note(f"Warning: {warning}")
@@ -117,7 +117,9 @@ def _check_plan_is_alone(plan: Path | None, selection: Selection) -> None:
 
 
 def _check_outputs(path: Path, plan_out: Path | None, *, force: bool) -> None:
-    check_writable(path, force=force)
+    from sesurgeon.surgery import check_checkpoint_path
+
+    check_checkpoint_path(path, force=force)
     if plan_out is not None:
         if plan_out.resolve() == path.resolve():
             raise UsageError(f"--plan-out {plan_out} is where the network is written.", hint="Give it another name.")

@@ -86,20 +86,21 @@ def benchmark(
         if versus_arch is not None and versus is None:
             raise UsageError("--vs-arch is the architecture of what --vs names.", hint="Give --vs, too.")
         if placements is not None:
-            check_writable(placements, force=force)
-            if versus is not None:
-                raise UsageError("--placements compares with MODEL itself, not with --vs.", hint="Leave one out.")
+            _check_placements(placements, versus, batch_size, force=force)
         with out.working(f"Loading {model}"):
-            from sesurgeon.models import example_inputs
+            from sesurgeon.models import example_inputs, named_source
             from sesurgeon.surgery import blocks_of, remove_se
 
+            of_other = replace(reading, arch=versus_arch, model_kwargs=None, num_classes=None)
+            if versus is not None and reading.pretrained:  # it goes with names, of which one is enough
+                of_other = replace(of_other, pretrained=named_source(versus) is not None)
+                reading = replace(reading, pretrained=named_source(model) is not None or not of_other.pretrained)
             loaded = load_model(model, reading)
             if versus is None and placements is None and not blocks_of(loaded):
                 raise UsageError(
                     f"There are no inserted blocks in {model}.",
                     hint="Name another network with --vs, or time where blocks could go with --placements.",
                 )
-            of_other = replace(reading, arch=versus_arch, model_kwargs=None, num_classes=None)
             other = remove_se(loaded) if versus is None else load_model(versus, of_other)
             given = parse_inputs(input_shape, loaded)
             inputs = example_inputs(loaded) if given is None else given
@@ -121,7 +122,8 @@ def benchmark(
                 from sesurgeon.export import block_shares, measure_memory
 
                 memory = measure_memory(other, loaded, inputs, batch=max(batches), runtimes=asked)
-                shares = block_shares(loaded, inputs, repeats=repeats)
+                runs = any(one.failure is None for one in ratios)
+                shares = block_shares(loaded, inputs, repeats=repeats) if runs else []
         compared = f"{model} against {versus or 'itself without its blocks'}, {used} CPU threads"
         body = [
             Text(compared, style="bold"),
@@ -131,6 +133,16 @@ def benchmark(
         ]
         told = {"latency": ratios, "memory": memory, "blocks": shares}
         out.result(Group(*body), {"model": model, "vs": versus, "threads": used} | told)
+
+
+def _check_placements(picture: Path, versus: str | None, batches: list[int] | None, *, force: bool) -> None:
+    if picture.suffix != ".png":
+        raise UsageError(f"--placements {picture} is to be a picture.", hint="Let its name end in .png.")
+    if versus is not None:
+        raise UsageError("--placements compares with MODEL itself, not with --vs.", hint="Leave one out.")
+    if batches is not None and len(batches) > 1:
+        raise UsageError("--placements is drawn for one batch size.", hint="Give -b once.")
+    check_writable(picture, force=force)
 
 
 @contextmanager

@@ -42,7 +42,8 @@ def calibration_images(model: nn.Module, spec: str, data_dir: str, out: Output) 
     for split, most in (("train", _CALIBRATED_ON), ("val", _COMPARED_ON)):
         images = data.split(split)
         preprocessing = preprocessing_for(model, images)
-        part = range(0, len(images), -(-len(images) // most))
+        count = min(most, len(images))
+        part = [index * len(images) // count for index in range(count)]
         loader = eval_loader(images, preprocessing, class_labels(data), batch_size=_BATCH, workers=0, part=part)
         found.append([batch for batch, _ in loader])
     return found[0], found[1]

@@ -69,10 +69,12 @@ class Output:
 
         Args:
             rendered: for a person.
-            data: for a program; dataclasses and paths may be in it.
+            data: for a program; dataclasses and paths may be in it. NaN and infinities, which JSON has not, become
+                null.
         """
         if self.json:
-            text = json.dumps(data, default=_plain, indent=2, ensure_ascii=False)
+            plain = json.loads(json.dumps(data, default=_plain), parse_constant=lambda _: None)
+            text = json.dumps(plain, indent=2, ensure_ascii=False)
             self.results.out(text, highlight=False)
         else:
             self.results.print(rendered)

@@ -18,7 +18,7 @@ from sesurgeon.cli.console import Output, reporting
 from sesurgeon.cli.images import DataDir
 from sesurgeon.cli.latest import given_or_latest, latest_trained
 from sesurgeon.cli.loading import load_model
-from sesurgeon.cli.naming import beside
+from sesurgeon.cli.naming import beside, check_is_another
 from sesurgeon.cli.options import Force, OptionalModel, OutputPath, Reading, Talking
 from sesurgeon.cli.rendering import left_alone_lines
 from sesurgeon.cli.spread import spread
@@ -151,8 +151,7 @@ def export(
         asked = Format(onnx, plain, half, int8, simplify, for_cpu, pt2, opset, calib)
         name = given_or_latest(model, latest_trained, out)
         path = output or beside(name, asked.suffix)
-        if path.resolve() == Path(name).resolve():
-            raise UsageError(f"{path} is the model itself.", hint="Give another name with -o.")
+        check_is_another(path, name)
         check_writable(path, force=force)
         with out.working(f"Exporting {name}"):
             from sesurgeon.export import check_onnx_path, check_plain_path, check_pt2_path

@@ -1,8 +1,10 @@
-"""Names of outputs that the user did not name."""
+"""Names of outputs."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from sesurgeon.errors import UsageError
 
 
 def beside(model: str, suffix: str) -> Path:
@@ -17,3 +19,13 @@ def beside(model: str, suffix: str) -> Path:
         path = Path(model)
         return path.with_name(path.stem.removesuffix(".se") + suffix)
     return Path(source.name.replace("/", "_").rpartition(":")[2] + suffix)
+
+
+def check_is_another(output: Path, model: str) -> None:
+    """Refuse to write what is less than a model over the ``model`` that it came from, whatever the user forces.
+
+    Raises:
+        UsageError: they are one file.
+    """
+    if output.resolve() == Path(model).resolve():
+        raise UsageError(f"{output} is the model itself.", hint="Give another name with -o.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,19 @@ class Reading:
     num_classes: NumClasses = None
     pretrained: Pretrained = False
     trust_pickle: TrustPickle = False
+
+    @property
+    def typed(self) -> str:
+        """What was typed of them, each with a space before it, for a command that somebody is told."""
+        words = []
+        for name, value in vars(self).items():
+            flag = f" --{name.replace('_', '-')}"
+            if value is True:
+                words.append(flag)
+            elif value is not None and value is not False:
+                values = value if isinstance(value, list) else [value]
+                words += [f"{flag} {shlex.quote(str(one))}" for one in values]
+        return "".join(words)
 
 
 @dataclass(frozen=True)

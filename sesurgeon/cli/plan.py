@@ -9,6 +9,7 @@ from rich.text import Text
 
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.loading import load_model
+from sesurgeon.cli.naming import check_is_another
 from sesurgeon.cli.options import Force, Model, OutputPath, Reading, Talking
 from sesurgeon.cli.planning import plan_body, plan_data
 from sesurgeon.cli.selecting import InputShape, Selection, parse_inputs
@@ -38,6 +39,7 @@ def plan(
     with reporting(talking) as out:
         most = parse_share(max_latency)
         if output is not None:
+            check_is_another(output, model)
             check_writable(output, force=force)
         with out.working(f"Planning for {model}"):
             from sesurgeon.placement import (
@@ -63,13 +65,13 @@ def plan(
             price = price_of(made, loaded, found)
         ratios = timed(out, loaded, apply_plan(loaded, made), found.inputs) if latency else fitted
         if output is not None:
-            write_plan(made, output, costs=price.blocks, name=model, force=force)
+            write_plan(made, output, costs=price.blocks, name=model, options=reading.typed, force=force)
         for warning in made.warnings:
             out.note(f"Warning: {warning}")
         title = Text(f"{type(loaded).__name__} from {model}: {len(made.entries)} blocks", style="bold")
         body: list[RenderableType] = [title, *plan_body(made, found, price, ratios, table=output is None)]
         if output is not None:
-            words = f"{shlex.quote(model)} --plan {shlex.quote(str(output))}"
+            words = f"{shlex.quote(model)}{reading.typed} --plan {shlex.quote(str(output))}"
             body.append(Text(f"Written: {output}. Apply it with: sesurgeon add-se {words}"))
         about = {"model": model, "output": output, "plan": plan_to_data(made)}
         out.result(Group(*body), {**about, **plan_data(made, found, price, ratios)})

@@ -22,7 +22,6 @@ from sesurgeon.cli.rendering import left_alone_lines
 from sesurgeon.cli.scoring import per_cent, score_label
 from sesurgeon.cli.spread import spread
 from sesurgeon.cli.timing import pass_times
-from sesurgeon.files import check_writable
 
 if TYPE_CHECKING:
     from sesurgeon.gates import Pruned, Pruning
@@ -65,13 +64,13 @@ def prune(
     with reporting(talking) as out:
         name = given_or_latest(model, latest_trained, out)
         check_on_bad_image(opening.on_bad_image)
-        path = output or beside(name, ".pruned.pt")
-        check_writable(path, force=force)
         with out.working(f"Loading {name}"):
             from sesurgeon.cli.watching import Watcher
             from sesurgeon.gates import check_blocks, prune
-            from sesurgeon.surgery import save
+            from sesurgeon.surgery import check_checkpoint_path, save
 
+            path = output or beside(name, ".pruned.pt")
+            check_checkpoint_path(path, force=force)
             loaded = load_model(name, reading)
             check_blocks(loaded)
         with out.progress() as progress:

@@ -17,7 +17,6 @@ from sesurgeon.cli.options import Arch, Force, Model, ModelKwargs, OutputPath, R
 from sesurgeon.cli.rendering import count
 from sesurgeon.cli.spread import spread
 from sesurgeon.errors import UsageError
-from sesurgeon.files import check_writable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,11 +40,11 @@ def remove_se(
     blocks that `sesurgeon prune` took out.
     """
     with reporting(talking) as out:
-        path = output or beside(model, ".base.pt")
-        check_writable(path, force=force)
         with out.working(f"Operating on {model}"):
             from sesurgeon import surgery
 
+            path = output or beside(model, ".base.pt")
+            surgery.check_checkpoint_path(path, force=force)
             reading = Reading(arch=arch, model_kwargs=model_kwargs, trust_pickle=trust_pickle)
             loaded = load_model(model, reading)
             blocks = surgery.blocks_of(loaded)

@@ -119,22 +119,21 @@ InputShape = Annotated[
 
 
 def parse_inputs(shapes: Sequence[str] | None, model: nn.Module) -> Any:
-    """Noise of the given shapes for ``model``; None where none was given. A shape without a batch gets one of two.
+    """Noise of the given shapes for ``model``; None where none was given.
+
+    If the first one is that of a single image, all get a batch of two.
 
     Raises:
         UsageError: a shape is no list of positive numbers.
     """
-    from sesurgeon.models import input_channels, random_input
+    from sesurgeon.models import input_channels, input_dims, random_input
 
     if not shapes:
         return None
-    inputs = []
-    for text in shapes:
-        sizes = _numbers(text.replace("x", ","), "--input-shape", text, "2,3,224,224")
-        if len(sizes) == 3 and sizes[0] == input_channels(model):
-            sizes = (2, *sizes)
-        inputs.append(random_input(sizes, model))
-    return tuple(inputs)
+    sizes = [_numbers(text.replace("x", ","), "--input-shape", text, "2,3,224,224") for text in shapes]
+    first = sizes[0]
+    batch = (2,) if (first[0], len(first) - 1) == (input_channels(model), input_dims(model)) else ()
+    return tuple(random_input((*batch, *one), model) for one in sizes)
 
 
 def parse_stages(text: str) -> tuple[int, ...]:
@@ -143,7 +142,7 @@ def parse_stages(text: str) -> tuple[int, ...]:
     Raises:
         UsageError: it is no list of numbers.
     """
-    return _numbers(text, "--stages", text, "2,3,4,5")
+    return _numbers(text, "--stages", text, "2,3,4,5", least=0)
 
 
 def parse_kernel(text: str) -> tuple[int | tuple[int, ...], ...]:
@@ -156,13 +155,13 @@ def parse_kernel(text: str) -> tuple[int | tuple[int, ...], ...]:
     return tuple(size[0] if len(size) == 1 else size for size in sizes)
 
 
-def _numbers(part: str, option: str, text: str, example: str) -> tuple[int, ...]:
+def _numbers(part: str, option: str, text: str, example: str, least: int = 1) -> tuple[int, ...]:
     try:
         numbers = tuple(int(number) for number in part.split(","))
     except ValueError:
         numbers = ()
-    if not numbers or min(numbers) < 1:
-        raise UsageError(f"{option} {text} is no list of numbers from 1 on.", hint=f"Write {option} {example}")
+    if not numbers or min(numbers) < least:
+        raise UsageError(f"{option} {text} is no list of numbers from {least} on.", hint=f"Write {option} {example}")
     return numbers
 
 

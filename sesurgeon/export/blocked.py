@@ -106,7 +106,7 @@ def _spread_factors(graph: Any, product: Any) -> None:
         factors = _before(graph, product, "MaxPool", [factors], None, size, kernel_shape=window, pads=pads)
     spread = _before(graph, product, "Mul", [tensor, factors], product.outputs[0])
     if _needs_carrier(product.outputs[0]):
-        channels = int(shape[1])
+        channels = int(product.outputs[0].shape[1])
         ones = _constant(graph, f"{spread.name}_ones", np.ones((channels, 1, 1, 1)))
         spread = _before(
             graph, product, "Conv", [spread, ones], product.outputs[0], group=channels, kernel_shape=[1, 1]
@@ -176,8 +176,11 @@ def _before(
 
 
 def _replace(graph: Any, node: Any, output: Any) -> None:
-    """Let all that read ``node`` read ``output``, and take it out."""
+    """Let all that read ``node`` read ``output``, and take it out; what the graph gives keeps its name."""
     import onnx_ir as ir
 
-    ir.convenience.replace_all_uses_with(node.outputs[0], output, replace_graph_outputs=True)
+    (old,) = node.outputs
+    name = old.name if old.is_graph_output() else output.name
+    ir.convenience.replace_all_uses_with(old, output, replace_graph_outputs=True)
     graph.remove(node, safe=True)
+    output.name = name

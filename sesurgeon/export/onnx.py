@@ -206,7 +206,7 @@ def _reduce(draft: Path, data: Path, precision: Precision, calibration: Sequence
     if slim:
         simplify_file(draft)
     if precision != "float32":
-        full = draft.with_name("full.onnx")
+        full = draft.with_name(f"{draft.stem}.full.onnx")
         os.replace(draft, full)
         reduce(full, draft, precision, calibration)
         full.unlink()

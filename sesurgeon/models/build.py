@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from sesurgeon.errors import UnreadableFileError, UnsafeFileError, UsageError
 from sesurgeon.models.factory import build_from_factory
@@ -57,6 +58,11 @@ def build(source: Source, *, pretrained: bool = False) -> nn.Module:
             hint="Use --pretrained, or give the file with the weights as the model, and --arch.",
         )
     model, provenance = _BUILDERS[source.kind](source, pretrained)
+    if lazy := [name for name, parameter in model.named_parameters() if is_lazy(parameter)]:
+        raise UsageError(
+            f"{source} has parameters whose shapes are not known yet: {', '.join(lazy)}.",
+            hint="Let the factory give its lazy layers a forward pass, or their sizes.",
+        )
     attach_provenance(model, replace(provenance, built=structure_of(model)))
     return model.eval()
 

@@ -38,10 +38,11 @@ def fit(
 
     Raises:
         UsageError: the weights are not of this architecture: which names and shapes disagree, and what fits
-            better.
+            better; or names and shapes agree with networks that compute something else.
     """
+    _check_input_is_described(source)
     model = build(_with_auxiliary_heads_as_in(state, source))
-    state = _without_common_prefix(state, model)
+    state = _with_names_of(model, state)
     set_num_classes(model, _classes_in(state, model) if num_classes is None else num_classes)
     if disagreements := _disagreements(state, model):
         close = guess_architectures(state)
@@ -51,6 +52,7 @@ def fit(
             if close and str(source) not in close
             else "Give the architecture that they come from by --arch, its arguments by --model-kwargs.",
         )
+    _check_norms_were_trained(model, state, source)
     versioned = OrderedDict(adopt(model, state))
     # renaming loses the versions of the modules, without which torchvision's MNASNet does not load
     versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
@@ -66,7 +68,34 @@ def _with_auxiliary_heads_as_in(state: Mapping[str, Tensor], source: Source) -> 
     return replace(source, kwargs={"aux_logits": False, **source.kwargs})
 
 
-def _without_common_prefix(state: Mapping[str, Tensor], model: nn.Module) -> Mapping[str, Tensor]:
+def _check_input_is_described(source: Source) -> None:
+    """torchvision's own GoogLeNet weights want images in another range, and no tensor says which weights they are."""
+    if str(source) in ("torchvision:googlenet", "torchvision:inception_v3") and "transform_input" not in source.kwargs:
+        raise UsageError(
+            f"Weights do not tell whether their {source} was built with transform_input, which changes its input.",
+            hint="It was where they began as torchvision's (weights=…): say --model-kwargs transform_input=true, "
+            "or =false.",
+        )
+
+
+def _check_norms_were_trained(model: nn.Module, state: Mapping[str, Tensor], source: Source) -> None:
+    """A torchvision detector with weights has frozen norms of another epsilon, and the same names without counters."""
+    counters = [name for name in model.state_dict() if name.endswith("num_batches_tracked")]
+    frozen = bool(counters) and not any(name in state for name in counters)
+    if frozen and type(model).__module__.startswith("torchvision.models.detection"):
+        raise UsageError(
+            f"These are weights of a {source} with frozen BatchNorms, which is not what that name builds.",
+            hint="Save it as a whole: torch.save(model, 'model.pt'). Published weights come by --pretrained.",
+        )
+
+
+def _with_names_of(model: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Without a prefix that is common to all and the model's names do not have; with ``module.`` where it is a child.
+
+    :func:`.state_dicts.find_weights` took that one off, as DDP's.
+    """
+    if set(model.state_dict()) == {f"module.{name}" for name in state}:
+        return {f"module.{name}": tensor for name, tensor in state.items()}
     first_parts = {name.partition(".")[0] for name in state}
     if len(first_parts) != 1 or set(state) & set(model.state_dict()):
         return state
@@ -80,8 +109,8 @@ def _classes_in(state: Mapping[str, Tensor], model: nn.Module) -> int | None:
         path = head_of(model)
     except UsageError:
         return None
-    weight, expected = state.get(f"{path}.weight"), model.get_parameter(f"{path}.weight")
-    if weight is None or weight.shape[1:] != expected.shape[1:]:
+    weight, expected = state.get(f"{path}.weight"), model.get_submodule(path).weight
+    if weight is None or not isinstance(expected, Tensor) or weight.shape[1:] != expected.shape[1:]:
         return None
     return int(weight.shape[0])
 

@@ -61,6 +61,8 @@ def _resnet(state: Mapping[str, Any]) -> list[str]:
         return []
     if "layer1.0.se.fc1.weight" in state:
         return [f"timm:se{name}"]
+    if "layer1.0.conv2.weight" not in state:  # Res2Net has several in its place
+        return []
     width, inputs = state["layer1.0.conv2.weight"].shape[:2]
     if width == inputs == 64:
         return _in_both(name)

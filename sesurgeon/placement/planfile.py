@@ -57,7 +57,13 @@ def read_in_part(path: str | Path) -> tuple[Plan, tuple[Problem, ...]]:
 
 
 def write_plan(
-    plan: Plan, path: str | Path, *, costs: Mapping[str, Cost] | None = None, name: str = "MODEL", force: bool = True
+    plan: Plan,
+    path: str | Path,
+    *,
+    costs: Mapping[str, Cost] | None = None,
+    name: str = "MODEL",
+    options: str = "",
+    force: bool = True,
 ) -> None:
     """Write ``plan`` as a YAML file that :func:`read_plan` reads: see :func:`plan_to_yaml`.
 
@@ -65,26 +71,32 @@ def write_plan(
         OutputError: it cannot be written, or it is there and ``force`` is false; nothing was changed.
     """
     with atomic_write(Path(path), force=force) as temporary:
-        text = plan_to_yaml(plan, costs=costs, name=name, file=Path(path).name)
+        text = plan_to_yaml(plan, costs=costs, name=name, options=options, file=Path(path).name)
         temporary.write_text(text, encoding="utf-8")
 
 
 def plan_to_yaml(
-    plan: Plan, *, costs: Mapping[str, Cost] | None = None, name: str = "MODEL", file: str = "plan.yaml"
+    plan: Plan,
+    *,
+    costs: Mapping[str, Cost] | None = None,
+    name: str = "MODEL",
+    options: str = "",
+    file: str = "plan.yaml",
 ) -> str:
     """The plan as a document for people.
 
     Args:
         plan: what is written.
         costs: of each site's block, shown beside it: see :func:`plan_costs`.
-        name, file: what the model and the file are called in the words at the top.
+        name, options, file: what the model is called in the words at the top, what else it takes to load it
+            (`` --arch …``), and what the file is called.
     """
     data = plan_to_data(plan)
     del data["blocks"]
     made_for = "" if plan.architecture is None else f" for {plan.architecture.class_name}"
     lines = [
         f"# A plan of sesurgeon{made_for}: which block goes where. Apply it with",
-        f"#     sesurgeon add-se {_in_a_line(name)} --plan {_in_a_line(file)}",
+        f"#     sesurgeon add-se {_in_a_line(name)}{' '.join(options.splitlines())} --plan {_in_a_line(file)}",
         "# Take entries out, give them settings of their own (as rd_ratio: 0.25), or add some: {site: ID} is",
         "# enough, and `sesurgeon inspect MODEL --all` lists the ids. Costs are shown, but not read.",
     ]

@@ -6,6 +6,7 @@ from sesurgeon.surgery.add import Surgery, add_se, operate, operate_by
 from sesurgeon.surgery.apply import apply_plan, plan_of
 from sesurgeon.surgery.below import survey_below
 from sesurgeon.surgery.checkpoint import load, save
+from sesurgeon.surgery.checkpointfile import check_checkpoint_path
 from sesurgeon.surgery.folding import Folding, fold, fold_gate_scale
 from sesurgeon.surgery.head import note_head
 from sesurgeon.surgery.proof import Proof, prove_identity
@@ -26,6 +27,7 @@ __all__ = [
     "apply_adapter",
     "apply_plan",
     "blocks_of",
+    "check_checkpoint_path",
     "extract_adapter",
     "fold",
     "fold_gate_scale",

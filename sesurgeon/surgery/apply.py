@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -19,7 +18,7 @@ from sesurgeon.surgery.rewrite import (
     forward_with_blocks,
     rewrite,
 )
-from sesurgeon.surgery.view import view_of
+from sesurgeon.surgery.view import copy_of, view_of
 
 _PLAN = "_sesurgeon_plan"
 
@@ -55,7 +54,7 @@ def insert_blocks(model: nn.Module, plan: Plan, found: Survey, *, inplace: bool,
     """
     check_not_augmented(model)
     plan = completed(plan, found)
-    copied = view_of if shared else copy.deepcopy
+    copied = view_of if shared else copy_of
     target = model if inplace else copied(model)
     by_owner: dict[str, list[Entry]] = {}
     for entry in plan.entries:

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from sesurgeon.errors import UnreadableFileError, UsageError
 from sesurgeon.files import atomic_write
@@ -35,7 +36,7 @@ from sesurgeon.surgery.adapterfile import is_adapter
 from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.bare import bare_view
 from sesurgeon.surgery.below import own_plan
-from sesurgeon.surgery.checkpointfile import Checkpoint, from_content, to_content
+from sesurgeon.surgery.checkpointfile import Checkpoint, check_checkpoint_path, from_content, to_content
 from sesurgeon.surgery.ties import tie
 
 
@@ -51,20 +52,21 @@ def save(model: nn.Module, path: str | Path, *, force: bool = True) -> None:
 
     Raises:
         UsageError: there are blocks in it but no plan, because only a network inside it was augmented; or it would have
-            to be embedded and cannot be pickled.
+            to be embedded and cannot be pickled; or the name says that the file is of another format.
         OutputError: it cannot be written; nothing was changed.
     """
+    path = Path(path)
+    check_checkpoint_path(path, force=force)
     content = to_content(_checkpoint_of(model))
-    with atomic_write(Path(path), force=force) as temporary:
+    if any(parametrize.is_parametrized(module) for module in content.get("module", nn.Module()).modules()):
+        raise _cannot_be_embedded(model, "modules with parametrizations never can")
+    with atomic_write(path, force=force) as temporary:
         try:
             torch.save(content, temporary)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             if "module" not in content:
                 raise
-            raise UsageError(
-                f"This {type(model).__name__} has no name that could rebuild it, and cannot be pickled: {error}",
-                hint="Define its classes in a module that can be imported, or load it by factory:pkg.mod:function.",
-            ) from error
+            raise _cannot_be_embedded(model, error) from error
 
 
 def load(
@@ -128,6 +130,13 @@ def _checkpoint_of(model: nn.Module) -> Checkpoint:
     return Checkpoint(provenance, plan, weights, bare)
 
 
+def _cannot_be_embedded(model: nn.Module, reason: object) -> UsageError:
+    return UsageError(
+        f"This {type(model).__name__} has no name that could rebuild it, and cannot be pickled: {reason}",
+        hint="Define its classes in a module that can be imported, or load it by factory:pkg.mod:function.",
+    )
+
+
 def _rebuilt(checkpoint: Checkpoint, origin: str, *, arch: Source | None, trust_pickle: bool) -> nn.Module:
     source = checkpoint.provenance.source
     if arch is not None and (str(arch) != str(source) or (arch.kwargs and arch != source)):
@@ -135,6 +144,8 @@ def _rebuilt(checkpoint: Checkpoint, origin: str, *, arch: Source | None, trust_
         raise UsageError(f"{origin} {own}, not with {arch.options}.", hint="Leave out --arch and --model-kwargs.")
     model = rebuild(checkpoint.provenance, checkpoint.module, trust_code=trust_pickle or arch == source)
     provenance = provenance_of(model)
+    if (dtype := _common_dtype(checkpoint.weights)) is not None:
+        model.to(dtype)  # what is in no state dict, too
     if checkpoint.plan is not None:
         model = insert_blocks(model, checkpoint.plan, survey_for(checkpoint.plan, model), inplace=True)
     try:
@@ -147,3 +158,9 @@ def _rebuilt(checkpoint: Checkpoint, origin: str, *, arch: Source | None, trust_
     tie(model)
     attach_provenance(model, provenance)
     return model.eval()
+
+
+def _common_dtype(weights: Mapping[str, object]) -> torch.dtype | None:
+    """Of all floating-point tensors; None where they differ."""
+    dtypes = {one.dtype for one in weights.values() if isinstance(one, Tensor) and one.is_floating_point()}
+    return dtypes.pop() if len(dtypes) == 1 else None

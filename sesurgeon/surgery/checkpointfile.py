@@ -11,15 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from sesurgeon.errors import UnreadableFileError, UsageError
+from sesurgeon.files import check_writable
 from sesurgeon.models import CHECKPOINT_KEY, Provenance
 from sesurgeon.placement import Plan, plan_from_data, plan_to_data
 
 FORMAT = 1
+_OTHERS = (".safetensors", ".onnx", ".pt2")  # what a reader would take a checkpoint of that name for
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +40,21 @@ class Checkpoint:
     plan: Plan | None
     weights: Mapping[str, Any]
     module: nn.Module | None = None
+
+
+def check_checkpoint_path(path: Path, *, force: bool = False) -> None:
+    """Refuse a name for a checkpoint, before any work is done for it.
+
+    Raises:
+        UsageError: it says that the file is of another format.
+        OutputError: it cannot be written, see :func:`sesurgeon.files.check_writable`.
+    """
+    if path.suffix in _OTHERS:
+        raise UsageError(
+            f"{path} cannot be the name of a checkpoint, which is no {path.suffix} file but one of torch.save.",
+            hint="Let its name end in .pt; sesurgeon export --plain writes .safetensors.",
+        )
+    check_writable(path, force=force)
 
 
 def to_content(checkpoint: Checkpoint) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from sesurgeon.surgery.below import outputs_of, own_plan, path_of, survey_below
 from sesurgeon.surgery.origins import origin
 from sesurgeon.surgery.proof import Proof
 from sesurgeon.surgery.scale import Scale
+from sesurgeon.surgery.view import copy_of
 from sesurgeon.surgery.walk import NoTakerError
 
 
@@ -86,10 +87,10 @@ def fold(model: nn.Module, inplace: bool = False) -> Folding:
     """
     plan = own_plan(model, "folded")
     if plan is None:
-        return Folding(model if inplace else copy.deepcopy(model), (), (), None)
+        return Folding(model if inplace else copy_of(model), (), (), None)
     found = survey_below(model, plan)
     steps, left = _steps(model, plan, found)
-    target, proof = copy.deepcopy(model), None
+    target, proof = copy_of(model), None
     if steps:
         _perform(target, plan, steps)
         proof = _prove(target, model, found)
@@ -102,12 +103,18 @@ def fold(model: nn.Module, inplace: bool = False) -> Folding:
 def takers(model: nn.Module) -> dict[str, float]:
     """Names of the weights and biases of ``model`` that took a factor when it was folded, and the factors.
 
+    Those of the networks within it, too, which may have been folded before they were put there.
+
     Raises:
         UsageError: one of them is not there any more.
     """
-    plan = plan_of(model)
-    entries = () if plan is None else plan.entries
-    found = {name: _factor(entry) for entry in entries for name in entry.folded}
+    found = {
+        f"{path}.{name}".lstrip("."): _factor(entry)
+        for path, module in model.named_modules()
+        if (plan := plan_of(module)) is not None
+        for entry in plan.entries
+        for name in entry.folded
+    }
     known = {*dict(model.named_parameters()), *dict(model.named_buffers())}
     missing = [name for name in found if name not in known]
     if missing:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 from torch import nn
 
 from sesurgeon.models import Provenance, Source, add_record, detach_provenance, provenance_of
@@ -11,6 +9,7 @@ from sesurgeon.surgery.apply import plan_of
 from sesurgeon.surgery.bare import check_uncovered, take_out
 from sesurgeon.surgery.folding import multiply, takers
 from sesurgeon.surgery.rewrite import blocks_of
+from sesurgeon.surgery.view import copy_of
 
 
 def remove_se(model: nn.Module, inplace: bool = False) -> nn.Module:
@@ -30,7 +29,7 @@ def remove_se(model: nn.Module, inplace: bool = False) -> nn.Module:
     """
     check_uncovered(model)
     factors = takers(model)
-    target = model if inplace else copy.deepcopy(model)
+    target = model if inplace else copy_of(model)
     multiply(target, {name: 1 / factor for name, factor in factors.items()})
     planned = [module for module in target.modules() if plan_of(module) is not None]
     blocks = [len(blocks_of(module)) for module in planned]

@@ -7,7 +7,6 @@ Where all constants are 1 no weight changes, and the outputs are those bit for b
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +25,7 @@ from sesurgeon.surgery.destinations import destination
 from sesurgeon.surgery.origins import origin
 from sesurgeon.surgery.rewrite import blocks_of
 from sesurgeon.surgery.scale import Scale
+from sesurgeon.surgery.view import copy_of
 from sesurgeon.surgery.walk import NoTakerError
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}  # up to 3e-5 was seen, on MobileNetV2 in train mode
@@ -105,7 +105,7 @@ def _takers(found: Survey, site: str, plan: Plan, scale: Scale) -> dict[str, Sca
 
 def _without(model: nn.Module, path: str, plan: Plan, gone: Entry, found: Survey) -> nn.Module:
     """A copy of ``model`` with all blocks but that one."""
-    target = copy.deepcopy(model)
+    target = copy_of(model)
     kept = {name: block for name, block in blocks_of(target).items() if name != path}
     take_out(target)
     if kept:
@@ -141,7 +141,7 @@ def _difference(target: nn.Module, model: nn.Module, path: str, scale: Scale, fo
     Raises:
         VerificationError: it is larger than rounding explains, or there is one where all constants are 1.
     """
-    reference = copy.deepcopy(model)
+    reference = copy_of(model)
     owner, _, attribute = path.rpartition(".")
     reference.get_submodule(owner)._modules[attribute] = _Constants(scale)
     largest = 0.0

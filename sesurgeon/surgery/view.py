@@ -1,13 +1,29 @@
-"""A network beside itself, in one memory."""
+"""A network beside itself."""
 
 from __future__ import annotations
 
 import copy
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy, also where attributes hold results of computations.
+
+    ``copy.deepcopy`` refuses these: the weight that ``torch.nn.utils.weight_norm`` computed in the last forward pass, a
+    feature map that somebody kept. Their copies have no history.
+    """
+    return copy.deepcopy(model, _results_in(model))
 
 
 def view_of(model: nn.Module) -> nn.Module:
-    """A deep copy of ``model``, but for its parameters and buffers: these are the very same."""
+    """As :func:`copy_of`, but for its parameters and buffers: these are the very same, in one memory."""
     tensors = (*model.parameters(), *model.buffers())
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    return copy.deepcopy(model, _results_in(model) | {id(tensor): tensor for tensor in tensors})
+
+
+def _results_in(model: nn.Module) -> dict[int, object]:
+    """By id: copies of the tensors in attributes that were computed from others."""
+    held = (leaf for module in model.modules() for leaf in tree_leaves(list(vars(module).values())))
+    return {id(one): one.detach().clone() for one in held if isinstance(one, Tensor) and not one.is_leaf}

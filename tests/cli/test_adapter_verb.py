@@ -144,3 +144,17 @@ def test_help_of_the_group_and_of_its_verbs_needs_no_torch() -> None:
         assert result.exit_code == 0
     assert "extract" in run("adapter").output
     assert run("adapter", "no-such-verb").exit_code == 2
+
+
+def test_code_is_typed_with_its_arguments_and_the_network_is_not_replaced(base: Path) -> None:
+    Path("own_base.py").write_text(
+        "from tests.cli.conftest import tiny_net\n\n\ndef make(classes):\n    return tiny_net(classes)\n"
+    )
+    how = ("--arch", "factory:own_base:make", "--model-kwargs", "classes=5")
+    made = run("add-se", "factory:own_base:make", *how[2:], "--input-shape", "2,1,8,8", "-o", "own.se.pt")
+    assert made.exit_code == 0, made.stderr
+    before = Path("own.se.pt").read_bytes()
+    over = run("adapter", "extract", "own.se.pt", *how, "-o", "own.se.pt", "--force")
+    assert (over.exit_code, Path("own.se.pt").read_bytes()) == (2, before)
+    extracted = run("adapter", "extract", "own.se.pt", *how)
+    assert extracted.exit_code == 0, extracted.stderr

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 import sesurgeon
 from sesurgeon.cli.app import app
+from sesurgeon.cli.options import Reading
 
 
 @pytest.fixture(autouse=True)
@@ -135,3 +136,39 @@ def test_what_cannot_be_timed_is_refused(folder: Path) -> None:
     unknown = benchmark("net.se.pt", "--runtime", "tensorrt")
     assert unknown.exit_code == 2
     assert "no runtime 'tensorrt'" in unknown.stderr
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--placements", "places"], "Let its name end in .png"),
+    (["--placements", "net.se.pt", "--force"], "Let its name end in .png"),
+    (["--placements", "places.png", "-b", "1", "-b", "3"], "one batch size"),
+])  # fmt: skip
+def test_what_cannot_be_drawn_is_refused(folder: Path, words: list[str], said: str) -> None:
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    refused = benchmark("net.se.pt", *words)
+    assert refused.exit_code == 2
+    assert said in refused.stderr
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_images_that_the_network_does_not_take_are_told_row_by_row(folder: Path) -> None:
+    words = ["benchmark", "net.se.pt", "--input-shape", "2,5,8,8", "--repeats", "2", "--runtime", "torch", "-b", "2"]
+    result = CliRunner().invoke(app, [*words, "--json"])
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert "5 channels" in report["latency"][0]["failure"]
+    assert report["blocks"] == []
+
+
+def test_published_weights_go_with_the_network_that_has_a_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load(name: str, reading: Reading) -> nn.Module:
+        asked.append((name, reading.pretrained))
+        return sesurgeon.load("net.se.pt")
+
+    monkeypatch.setattr("sesurgeon.cli.benchmark.load_model", load)
+    for pair in (("net.se.pt", "timm:one"), ("timm:one", "net.se.pt"), ("timm:one", "timm:two"), ("a.pt", "b.pt")):
+        benchmark(pair[0], "--vs", pair[1], "--pretrained", "--runtime", "torch", "-b", "2")
+    named = [("net.se.pt", False), ("timm:one", True), ("timm:one", True), ("net.se.pt", False)]
+    assert asked == [*named, ("timm:one", True), ("timm:two", True), ("a.pt", True), ("b.pt", False)]

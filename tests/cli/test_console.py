@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,11 @@ def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> No
     with reporting(Talking()) as out:
         out.note(name)
     assert capsys.readouterr().err == f"{name}\n"
+
+
+def test_what_json_has_no_number_for_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    with reporting(Talking(json=True)) as out:
+        out.result("", {"limit": math.inf, "losses": [math.nan, 0.5], "name": "NaN"})
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
+        "limit": None, "losses": [None, 0.5], "name": "NaN",
+    }  # fmt: skip

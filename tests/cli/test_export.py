@@ -19,6 +19,9 @@ from typer.testing import CliRunner, Result
 
 import sesurgeon
 from sesurgeon.cli.app import app
+from sesurgeon.cli.calibrating import calibration_images
+from sesurgeon.cli.console import reporting
+from sesurgeon.cli.options import Talking
 
 NETWORKS = """
 import signal
@@ -211,6 +214,17 @@ def test_int8_is_calibrated_on_training_and_compared_on_validation_images(
     assert "top-1 agreement" in shown.stdout
 
 
+def test_as_many_images_as_are_told_are_calibrated_on(
+    folder: Path, images: Callable[[Path, Sequence[str], int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images(folder / "data" / "train", ("a", "b"), 3)
+    images(folder / "data" / "val", ("a", "b"), 1)
+    monkeypatch.setattr("sesurgeon.cli.calibrating._CALIBRATED_ON", 5)
+    with reporting(Talking()) as out:
+        given, compared = calibration_images(nn.Conv2d(1, 2, 3), "data", "data", out)
+    assert [sum(map(len, batches)) for batches in (given, compared)] == [5, 2]
+
+
 def test_what_the_network_gives_beside_is_named(folder: Path) -> None:
     for name, *options in (("net.onnx", "--onnx"), ("plain.onnx", "--plain", "--onnx"), ("net.pt2", "--pt2")):
         result = export("factory:own_networks:Several", *options, "-o", name)
@@ -278,3 +292,9 @@ def make_net(folder: Path) -> None:
     net = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), BasicBlock(8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     net.append(nn.Linear(8, 3))
     sesurgeon.save(sesurgeon.add_se(net, torch.randn(2, 1, 8, 8)), folder / "net.se.pt")
+
+
+def test_any_name_can_be_that_of_a_file_in_half_precision(folder: Path) -> None:
+    result = export("factory:own_networks:tiny", "--half", "-o", "full.onnx")
+    assert result.exit_code == 0, result.stderr
+    assert [path.name for path in folder.iterdir() if path.suffix == ".onnx"] == ["full.onnx"]

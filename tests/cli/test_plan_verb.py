@@ -18,6 +18,7 @@ import sesurgeon
 from sesurgeon.blocks import BlockConfig
 from sesurgeon.blocks.config import BlockName, GateName, Init, Squeeze
 from sesurgeon.cli.app import app
+from sesurgeon.cli.selecting import parse_inputs
 from sesurgeon.export import LatencyRatio
 from sesurgeon.placement import POLICIES
 from sesurgeon.surgery import blocks_of
@@ -264,3 +265,51 @@ def test_a_bound_on_time(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "to keep to the bound on time" in told["left_alone"][-1]["reason"]
     for wrong in ("much", "-1%", "nan"):
         assert "is no share" in run("plan", "net.pt", "--max-latency", wrong, code=2).stderr
+
+
+def test_the_command_that_is_printed_applies_it(here: Path) -> None:
+    (here / "own_small.py").write_text(
+        "from tests.cli.test_plan_verb import small\n\n\ndef make(depth):\n    return small()\n"
+    )
+    torch.save(small().state_dict(), "own.pth")
+    how = ("--arch", "factory:own_small:make", "--model-kwargs", "depth=2")
+    shown = run("plan", "own.pth", *how, *SHAPE, "-o", "plan.yaml").stdout
+    command = "sesurgeon add-se own.pth --arch factory:own_small:make --model-kwargs depth=2 --plan plan.yaml"
+    assert f"Apply it with: {command}" in " ".join(shown.split())
+    assert f"#     {command}" in Path("plan.yaml").read_text()
+    run(*command.split()[1:], "-o", "own.se.pt")
+    assert len(blocks_of(sesurgeon.load("own.se.pt", trust_pickle=True))) == 3
+
+
+def test_a_plan_does_not_replace_its_network(here: Path) -> None:
+    before = (here / "net.pt").read_bytes()
+    assert "is the model itself" in run("plan", "net.pt", *SHAPE, "-o", "net.pt", "--force", code=2).stderr
+    assert (here / "net.pt").read_bytes() == before
+
+
+def test_stage_0_is_one(here: Path) -> None:
+    assert [entry["site"] for entry in planned("--stages", "1,0")] == ["1:residual", "2:residual"]
+    assert "no list of numbers from 0 on" in run("plan", "net.pt", "--stages", "-1", code=2).stderr
+
+
+@pytest.mark.parametrize(("shapes", "expected"), [
+    (["3,16,16"], [(2, 3, 16, 16)]),
+    (["3,16,16", "1,16,16"], [(2, 3, 16, 16), (2, 1, 16, 16)]),  # the first says whether there is a batch
+    (["4,3,16,16", "4,77,8"], [(4, 3, 16, 16), (4, 77, 8)]),
+    (["3,8,8,8"], [(3, 8, 8, 8)]),
+])  # fmt: skip
+def test_a_single_image_gets_a_batch(shapes: list[str], expected: list[tuple[int, ...]]) -> None:
+    assert [tuple(one.shape) for one in parse_inputs(shapes, small())] == expected
+
+
+@pytest.mark.parametrize(("convolution", "shape", "expected"), [
+    (nn.Conv1d(1, 2, 3), "1,1,64", (1, 1, 64)),
+    (nn.Conv1d(1, 2, 3), "1,64", (2, 1, 64)),
+    (nn.Conv3d(1, 2, 3), "1,12,16,20", (2, 1, 12, 16, 20)),
+    (nn.Linear(3, 2), "3,16,16", (3, 16, 16)),
+])  # fmt: skip
+def test_what_a_single_image_is_depends_on_the_dimensions(
+    convolution: nn.Module, shape: str, expected: tuple[int, ...]
+) -> None:
+    (given,) = parse_inputs([shape], convolution)
+    assert given.shape == expected

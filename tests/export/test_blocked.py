@@ -139,3 +139,25 @@ def test_it_is_for_float32(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="for_cpu is for float32, not for float16"):
         export_onnx(bottlenecks(policy="inner"), tmp_path / "net.onnx", for_cpu=True, precision="float16")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_network_that_ends_in_what_is_rewritten_gives_its_logits(tmp_path: Path) -> None:
+    features = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    portable, for_cpu = written(features, torch.randn(2, 3, 20, 32), tmp_path)
+    assert kinds(for_cpu)["GlobalAveragePool"] == 1
+    assert [output.name for output in for_cpu.graph.output] == [output.name for output in portable.graph.output]
+
+
+class OneFactorAnImage(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate = nn.Conv2d(16, 16, 3, padding=1), nn.Conv2d(16, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(x)
+        return x + self.conv(x) * self.gate(x).mean((2, 3), keepdim=True).sigmoid()
+
+
+def test_factors_of_one_channel_are_spread_over_all(tmp_path: Path) -> None:
+    _, for_cpu = written(OneFactorAnImage(), torch.randn(2, 16, 12, 12), tmp_path)
+    assert kinds(for_cpu)["MaxPool"] in (0, 2)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 
 import pytest
+import timm
 import torch
+import torchvision
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from sesurgeon.errors import UnreadableFileError, UsageError
-from sesurgeon.models import Source, find_weights, fit, guess_architectures, load_model, provenance_of
+from sesurgeon.models import Source, build, find_weights, fit, guess_architectures, load_model, provenance_of
 
 SHUFFLENET = Source("torchvision", "shufflenet_v2_x0_5")
 
@@ -131,7 +134,7 @@ def test_googlenet_comes_with_or_without_its_auxiliary_heads():
 
     for auxiliary in (True, False):
         expected = googlenet(aux_logits=auxiliary, init_weights=False, num_classes=3)
-        model = fit(Source("torchvision", "googlenet"), expected.state_dict())
+        model = fit(Source("torchvision", "googlenet", {"transform_input": False}), expected.state_dict())
         assert_same_weights(model, expected)
         assert provenance_of(model).source.kwargs.get("aux_logits", True) is auxiliary
 
@@ -207,3 +210,62 @@ def test_the_architecture_of_a_state_dict_is_guessed_in_the_message(saved):
     with pytest.raises(UsageError) as caught:
         load_model(saved(mobilenet_v2(width_mult=0.25).state_dict()))
     assert "torchvision:mobilenet_v2" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_weights_that_do_not_tell_what_their_input_is_want_to_be_told(name):
+    state = torchvision.models.get_model(name, weights=None, init_weights=False).state_dict()
+    with pytest.raises(UsageError, match="do not tell whether") as refusal:
+        fit(Source("torchvision", name), state)
+    assert "--model-kwargs transform_input=true" in str(refusal.value.hint)
+    for said in (True, False):
+        assert fit(Source("torchvision", name, {"transform_input": said}), state).transform_input is said
+
+
+def test_a_detector_with_frozen_norms_is_not_taken_for_one_with_others():
+    """torchvision builds its detectors with frozen norms where they get weights."""
+    detector = torchvision.models.get_model("fasterrcnn_resnet50_fpn", weights=None, weights_backbone=None)
+    source, state = Source("torchvision", "fasterrcnn_resnet50_fpn"), detector.state_dict()
+    assert_same_weights(fit(source, dict(state)), detector)
+    frozen = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    with pytest.raises(UsageError, match="with frozen BatchNorms"):
+        fit(source, frozen)
+
+
+class Wrapping(nn.Module):
+    """Its one child has the name that is DDP's prefix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2))
+        self.module(torch.zeros(1, 3, 8, 8))
+
+
+def test_a_child_called_module_is_no_prefix():
+    torch.manual_seed(0)
+    expected = Wrapping()
+    found = find_weights(expected.state_dict(), "model.pt")
+    assert_same_weights(fit(Source("factory", f"{__name__}:Wrapping"), found.weights), expected)
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2))
+
+
+def test_layers_without_shapes_are_refused_by_name():
+    with pytest.raises(UsageError, match=r"shapes are not known yet: 2\.weight, 2\.bias"):
+        build(Source("factory", f"{__name__}:lazy"))
+
+
+def parametrized() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2), spectral_norm(nn.Linear(36, 2)))
+
+
+def test_a_parametrized_head_is_fitted():
+    torch.manual_seed(0)
+    expected = parametrized()
+    assert_same_weights(fit(Source("factory", f"{__name__}:parametrized"), expected.state_dict()), expected)
+
+
+def test_res2net_is_no_resnet():
+    assert guess_architectures(timm.create_model("res2net50_26w_4s").state_dict()) == []

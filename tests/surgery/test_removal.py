@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from sesurgeon import UsageError, add_se, apply_plan, make_plan, remove_se
+from sesurgeon import UsageError, add_se, apply_plan, fold_gate_scale, make_plan, remove_se
 from sesurgeon.surgery import blocks_of
 from sesurgeon.surgery.rewrite import is_rewritten
 from tests.networks import FunctionalResNet, OddNet, PlainNet, ResidualBlock
@@ -74,3 +74,12 @@ def test_a_second_operation_says_how_to_undo_the_first(make: type[nn.Module]) ->
             again(augmented, example_inputs=SMALL)
     plan = make_plan(remove_se(augmented), example_inputs=SMALL)
     assert len(blocks_of(apply_plan(remove_se(augmented), plan))) == len(blocks_of(augmented))
+
+
+def test_factors_are_taken_out_of_a_network_within_a_network() -> None:
+    net = FunctionalResNet().eval()
+    outer = nn.Sequential(nn.Identity(), fold_gate_scale(add_se(net, example_inputs=SMALL)))
+    bare = remove_se(outer).eval()
+    assert blocks_of(bare) == {}
+    assert torch.equal(bare(SMALL), net(SMALL))
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in bare[1].state_dict().items())

@@ -82,7 +82,7 @@ def eval_loader(
     *,
     batch_size: int,
     workers: int,
-    part: range | None = None,
+    part: Sequence[int] | None = None,
 ) -> DataLoader[Item]:
     """Every image once, in order, nothing random. ``part``: of those images alone."""
     dataset = PreparedImages(images, mode_of(preprocessing), eval_transform(preprocessing), labels)

@@ -150,4 +150,4 @@ def new_figure(width: float, height: float) -> Any:
 def save_figure(figure: Any, path: Path) -> None:
     """Write it as a PNG, whole or not at all."""
     with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=120, bbox_inches="tight")
+        figure.savefig(temporary, dpi=120, bbox_inches="tight", format="png")
