@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,11 +31,13 @@ def calibration_images(model: nn.Module, spec: str, data_dir: str, out: Output) 
     from sesurgeon.finetune import open_data, preprocessing_for
     from sesurgeon.finetune.data.loader import class_labels, eval_loader
     from sesurgeon.finetune.data.unlabelled import lacks_classes
+    from sesurgeon.finetune.scoring.evaluation import split_of_run
     from sesurgeon.models import provenance_of
 
     known = provenance_of(model)
     unlabelled = not known.multi_label and lacks_classes(spec, known.classes)
-    data = open_data(spec, multi_label=known.multi_label, unlabelled=unlabelled, data_dir=data_dir)
+    options: dict[str, Any] = {"multi_label": known.multi_label, "unlabelled": unlabelled, "data_dir": data_dir}
+    data = open_data(spec, **options, **split_of_run(model, spec))
     if data.skipped:
         out.note(skipped_note(data.skipped))
     found = []

@@ -40,6 +40,9 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     for key in ("model", "arch"):
         if str(entries.get(key, "")).startswith("factory:"):
             raise typer.BadParameter(f"{path}: {entries[key]} would be imported and run; type it, if you want that.")
+    for key in entries.keys() - single:
+        if not isinstance(entries[key], list) and entries[key] is not None:
+            entries[key] = [entries[key]]
     context.default_map = {key: _typed(value) for key, value in entries.items() if value is not None}
     return path
 

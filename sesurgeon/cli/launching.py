@@ -12,6 +12,7 @@ import typer
 from sesurgeon.errors import SesurgeonError
 
 INTERRUPTED = 130
+_PATIENCE = "86400"  # seconds from SIGTERM to SIGKILL; torch's 30 are too few for a step, an evaluation and a state
 
 
 def is_launched() -> bool:
@@ -43,6 +44,11 @@ def launch(processes: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # of what fails the processes and we tell
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else each takes all cores
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _PATIENCE)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it warns that no parameter is unused, which is as well
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -52,10 +58,6 @@ def launch(processes: int) -> None:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
     )
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # of what fails the processes and we tell
-    threads = max(1, (os.cpu_count() or 1) // processes)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else each takes all cores
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it warns that no parameter is unused, which is as well
     try:
         elastic_launch(config, sys.executable)("-m", "sesurgeon", *sys.argv[1:])
     except ChildFailedError as error:

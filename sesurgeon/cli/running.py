@@ -47,7 +47,7 @@ def new_run(context: typer.Context, training: Training, reading: Reading, out: O
     """A run as the options say.
 
     Raises:
-        UsageError: there is no DATA, or a setting makes no sense.
+        UsageError: there is no DATA, or a setting makes no sense; or the run would replace its own MODEL.
     """
     from sesurgeon.finetune import FinetuneConfig
 
@@ -55,6 +55,8 @@ def new_run(context: typer.Context, training: Training, reading: Reading, out: O
     if given["data"] is None:
         raise UsageError("Missing option '--data'.", hint="Name the images: --data FOLDER, or as --help says.")
     model = given_or_latest(given["model"], latest_augmented, out)
+    if training.name is not None:
+        _check_outlives(model, Path(training.output) / training.name)
     processes = given["num_processes"]
     settings = {"model": model, **{name: getattr(reading, name) for name in _KEPT}, "num_processes": processes}
     return Run(model, given["data"], reading, FinetuneConfig(**training.settings()), processes, settings)
@@ -98,6 +100,14 @@ def resumed_run(context: typer.Context, training: Training, reading: Reading, ou
     out.note(f"{folder} was stopped before its first state was written: it starts again, with its settings.")
     config = replace(config, output=str(output), name=folder.name, force=True)
     return Run(model, str(settings["data"]), replace(reading, **kept), config, processes, settings)
+
+
+def _check_outlives(model: str, folder: Path) -> None:
+    """Refuse a model that ``--force`` would delete."""
+    if Path(model).exists() and Path(model).resolve().is_relative_to(folder.resolve()):
+        raise UsageError(
+            f"{model} lies in {folder}, where the new run would take its place.", hint="Give another --name."
+        )
 
 
 def _typed(context: typer.Context, training: Training) -> dict[str, Any]:

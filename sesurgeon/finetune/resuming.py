@@ -13,7 +13,7 @@ from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.images import FileImages, Images
 from sesurgeon.finetune.keeping.claim import check_unclaimed
-from sesurgeon.finetune.keeping.runfolder import RunFolder
+from sesurgeon.finetune.keeping.runfolder import FILES, RunFolder
 from sesurgeon.finetune.keeping.states import FoundState, clear_unfinished, newest_state, states_in
 from sesurgeon.finetune.task import Task
 from sesurgeon.finetune.training.phases import phases_of
@@ -68,10 +68,17 @@ def resumed_config(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> F
 
 
 def task_of(state: Mapping[str, Any], task: Task, config: FinetuneConfig) -> Task:
-    """``task`` as the run had it at its start, when a new head was new."""
+    """``task`` as the run had it at its start, when a new head was new, and what was said of it then."""
     new = frozenset(state["new"])
     new_head = bool(state.get("new_head"))  # states of before that have their rates in args.yaml
-    return replace(task, head=None, new_head=new_head, new=new, phases=phases_of(config, anything_new=bool(new)))
+    return replace(
+        task,
+        head=None,
+        new_head=new_head,
+        new=new,
+        phases=phases_of(config, anything_new=bool(new)),
+        notes=tuple(state.get("notes", task.notes)),
+    )
 
 
 def state_of(folder: RunFolder) -> FoundState:
@@ -82,14 +89,14 @@ def state_of(folder: RunFolder) -> FoundState:
         UnreadableFileError: all are damaged, or it was written by another sesurgeon.
     """
     check_unclaimed(folder.path)
-    clear_unfinished(folder.path)
-    clear_unfinished(folder.states)
     states = states_in(folder.states)
     if not states:
         raise UsageError(
             f"There is no state to resume from in {folder.path}: the run was stopped before its first was written.",
             hint="Start it again.",
         )
+    clear_unfinished(folder.path, FILES)
+    clear_unfinished(folder.states, ["epoch.pt"])
     found = newest_state(folder.states)
     if found is None:
         raise UnreadableFileError(

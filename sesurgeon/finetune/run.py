@@ -38,7 +38,7 @@ from sesurgeon.finetune.training.loop import check_optimizer
 from sesurgeon.finetune.training.signals import StopAskedError, stop_request
 from sesurgeon.finetune.training.state import check_processes, put_back_weights
 from sesurgeon.finetune.training.trainer import Trainer
-from sesurgeon.models.provenance import provenance_of
+from sesurgeon.models.provenance import attach_provenance, provenance_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -150,6 +150,7 @@ def finetune(
         gates: tuple[GateMovement, ...] = ()
         if accelerator.is_main_process:
             gates = write_overview(folder, model, trainer.recorder, data, task, config.batch_size)
+    attach_provenance(model, provenance_of(trainer.shown))  # the average has the history
     recorder = trainer.recorder
     assert recorder.best is not None  # the state before training was recorded
     return FinetuneResult(

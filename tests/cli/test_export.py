@@ -22,6 +22,9 @@ from sesurgeon.cli.app import app
 from sesurgeon.cli.calibrating import calibration_images
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.options import Talking
+from sesurgeon.finetune import open_data, preprocessing_for
+from sesurgeon.finetune.data.loader import eval_loader
+from sesurgeon.models import Provenance, Source, attach_provenance
 
 NETWORKS = """
 import signal
@@ -298,3 +301,19 @@ def test_any_name_can_be_that_of_a_file_in_half_precision(folder: Path) -> None:
     result = export("factory:own_networks:tiny", "--half", "-o", "full.onnx")
     assert result.exit_code == 0, result.stderr
     assert [path.name for path in folder.iterdir() if path.suffix == ".onnx"] == ["full.onnx"]
+
+
+def test_images_that_a_run_held_out_are_compared(
+    folder: Path, images: Callable[[Path, Sequence[str], int], Path]
+) -> None:
+    """Whatever seed and share it had."""
+    images(folder / "data", ("a", "b"), 10)
+    net = nn.Conv2d(1, 2, 3)
+    record = {"command": "finetune", "data": str(folder / "data"), "val_split": 0.3, "seed": 7}
+    attach_provenance(net, Provenance(Source("module"), history=(record,)))
+    with reporting(Talking()) as out:
+        _, compared = calibration_images(net, "data", "data", out)
+    held_out = open_data("data", val_split=0.3, seed=7).val
+    expected = list(eval_loader(held_out, preprocessing_for(net, held_out), [0, 1], batch_size=32, workers=0))
+    assert torch.equal(torch.cat(compared), torch.cat([batch for batch, _ in expected]))
+    assert len(compared[0]) == 6

@@ -190,3 +190,19 @@ def test_ctrl_c_keeps_the_last_whole_epoch_and_exits_with_130(workplace: Path) -
     assert record["epoch"] >= 1
     assert kept == f"Kept: runs/finetune/exp/last.pt, the state after epoch {record['epoch'] + 1} of 100000."
     assert not list(workplace.rglob(".*"))
+
+
+def test_a_run_does_not_replace_its_own_model(workplace: Path) -> None:
+    assert finetune("net.se.pt", *SHORT, "--name", "one").exit_code == 0
+    best = workplace / "runs/finetune/one/best.pt"
+    before = best.read_bytes()
+    refused = finetune("runs/finetune/one/best.pt", *SHORT, "--name", "one", "--force")
+    assert refused.exit_code == 2
+    assert "Give another --name." in refused.stderr
+    assert best.read_bytes() == before
+
+
+def test_one_tracker_in_a_file_is_a_list_of_one(workplace: Path) -> None:
+    (workplace / "settings.yaml").write_text("log_with: none\n")
+    result = finetune("net.se.pt", "--data", "data", "-j", "0", "--epochs", "1", "--config", "settings.yaml")
+    assert result.exit_code == 0, result.stderr

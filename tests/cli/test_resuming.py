@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from typer.testing import CliRunner, Result
 
 import sesurgeon
 from sesurgeon.cli.app import app
+from sesurgeon.cli.launching import launch
 from sesurgeon.finetune import FinetuneConfig
 
 SHORT = ("--data", "data", "-j", "0", "--device", "cpu", "--log-with", "none")
@@ -317,3 +320,20 @@ def test_sigterm_to_several_processes_writes_a_state(workplace: Path) -> None:
     ]
     result = in_processes("--resume", "--name", "exp", "--epochs", "3", "--num-processes", "2")
     assert result.returncode == 0, result.stderr
+
+
+def test_processes_have_time_to_end_their_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's launcher kills them half a minute after it passed a signal on, if nothing tells it to wait."""
+    given = []
+
+    def recorded(config: Any, command: str) -> Callable[..., None]:
+        given.append(config)
+        return lambda *words: None
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", recorded)
+    for name in ("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "OMP_NUM_THREADS", "TORCH_CPP_LOG_LEVEL"):
+        monkeypatch.setenv(name, "")  # is put back at the end
+        monkeypatch.delenv(name)
+    launch(2)
+    (config,) = given
+    assert getattr(config, "shutdown_timeout", 86400) == 86400  # torch before 2.9 has no such setting

@@ -119,3 +119,11 @@ def test_the_network_is_read_without_trust(tmp_path: Path) -> None:
     torch.save(model, tmp_path / "digits.pt")
     image = torch.randn(2, 1, 8, 8)
     assert torch.equal(sesurgeon.load(tmp_path / "digits.pt")(image), model(image))
+
+
+def test_another_seed_leaves_no_image_in_both_parts(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_digits(tmp_path, images=200, seed=seed)
+    train, val = ({file.name for file in (tmp_path / part).glob("*/*.png")} for part in ("train", "val"))
+    assert len(train) + len(val) == 200
+    assert not train & val

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sesurgeon.errors import DataError, UsageError
-from sesurgeon.finetune import FinetuneConfig, FinetuneResult, RunStopped, TrainStep, finetune, open_data
+from sesurgeon.finetune import FinetuneConfig, FinetuneResult, RunStopped, TrainStep, evaluate, finetune, open_data
 from sesurgeon.finetune.data.loader import eval_loader
 from sesurgeon.finetune.keeping.trackers import trackers_for
 from sesurgeon.finetune.remarks import remarks_on
@@ -22,6 +22,7 @@ from sesurgeon.finetune.scoring.gatewatch import watch_gates
 from sesurgeon.finetune.training.objective import Objective, balancing_weights, distillation_loss
 from sesurgeon.finetune.training.phases import Phase, enter, param_groups, phases_of
 from sesurgeon.finetune.training.teacher import make_teacher
+from sesurgeon.models import provenance_of
 from sesurgeon.surgery import add_se, blocks_of, load
 
 MakeNet = Callable[..., nn.Module]
@@ -272,3 +273,11 @@ def test_rates_fall_from_layer_to_layer() -> None:
     by_name = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
     assert by_name["fc.weight"] == 1.0
     assert by_name["conv1.0.weight"] < by_name["layer1.0.conv1.weight"] < by_name["layer4.0.conv1.weight"] <= 1.0
+
+
+def test_the_network_knows_what_it_was_trained_on_though_its_average_is_kept(
+    augmented: nn.Module, class_folder: Path, config: FinetuneConfig
+) -> None:
+    finetune(augmented, class_folder, replace(config, model_ema=True))
+    assert [record["command"] for record in provenance_of(augmented).history][-1] == "finetune"
+    assert evaluate(augmented, class_folder).images == 4  # held out, of 20

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from sesurgeon.finetune import FinetuneConfig, Phase
+from sesurgeon.finetune import Event, FinetuneConfig, Phase, TrainStep, finetune
 from sesurgeon.finetune.training.phases import changing_buffers, enter, is_new, param_groups, phases_of, set_train_mode
 
 MakeNet = Callable[..., nn.Module]
@@ -88,3 +91,18 @@ def test_timms_optimisers_take_the_groups(make_net: MakeNet, opt: str) -> None:
     optimizer = create_optimizer_v2(groups, opt=opt, lr=1e-3)
     assert isinstance(optimizer, torch.optim.Optimizer)
     assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([1e-4, 5e-3])
+
+
+def test_the_first_update_of_a_warm_up_is_not_in_vain(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig
+) -> None:
+    def rates(batch_size: int, warmup: float) -> list[float]:
+        steps: list[Event] = []
+        one = replace(config, epochs=2, freeze_epochs=0, batch_size=batch_size, warmup_epochs=warmup, lr_block_mult=1.0)
+        one = replace(one, lr_backbone_mult=1.0, force=True, name="rates")
+        finetune(copy.deepcopy(augmented), split_folder, one, on_progress=steps.append)
+        return [round(step.lr / one.lr, 4) for step in steps if isinstance(step, TrainStep)]
+
+    assert rates(6, 1.0)[:5] == [0.25, 0.5, 0.75, 0.5, 0.5]
+    assert rates(24, 1.0)[0] > 0
+    assert rates(24, 0.5) == rates(24, 0.0)

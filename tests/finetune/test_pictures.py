@@ -10,7 +10,7 @@ from PIL import Image
 
 from sesurgeon.errors import OutputError, UsageError
 from sesurgeon.finetune.keeping.lettering import lettering_for
-from sesurgeon.finetune.keeping.pictures import draw_confusion, draw_mistakes, worst_mistakes
+from sesurgeon.finetune.keeping.pictures import _counts, draw_confusion, draw_mistakes, worst_mistakes
 from sesurgeon.finetune.scoring.scores import Evaluation
 
 
@@ -128,3 +128,15 @@ def test_any_name_can_be_written(tmp_path: Path) -> None:
     draw_confusion(found, tmp_path / "confusion.png")  # a warning of matplotlib's would be an error here
     draw_mistakes(Listed(*[Image.new("L", (8, 8))] * 5), found, tmp_path / "mistakes.png")
     assert (tmp_path / "mistakes.png").stat().st_size > 0
+
+
+def test_many_classes_share_cells(tmp_path: Path) -> None:
+    """The matrix of 30,000 classes would be of 7 GB."""
+    classes = list(range(30_000))
+    found = evaluation(classes, [29_999, *classes[:-1]], outputs=30_000, names=list(map(str, classes)))
+    counts = _counts(found, 30_000, classes, 30)
+    assert counts.shape == (1000, 1000)
+    assert counts.sum() == 30_000
+    assert counts.diagonal().tolist() == [29] * 1000
+    draw_confusion(found, tmp_path / "confusion.png")
+    assert len(pixels(tmp_path / "confusion.png")) > 500

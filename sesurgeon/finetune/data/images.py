@@ -16,6 +16,7 @@ from sesurgeon.errors import DataError
 
 _BY_WAY_OF = {"LAB": "RGB", "La": "LA", "RGBa": "RGBA"}  # Pillow converts these to few others
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+_AT_A_TIME = 10_000  # images in the threads' queue, which keeps more of each than is found
 TINY = 8  # pixels a side; an image that is smaller shows next to nothing
 CONVERSIONS = MappingProxyType(
     {
@@ -85,7 +86,7 @@ class BadImage:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Checked:
     """What decoding a file on trial showed.
 
@@ -150,10 +151,11 @@ def check_images(
     """
     found = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for checked in pool.map(_check, files):
-            found.append(checked)
-            if report is not None:
-                report(len(found))
+        for start in range(0, len(files), _AT_A_TIME):
+            for checked in pool.map(_check, files[start : start + _AT_A_TIME]):
+                found.append(checked)
+                if report is not None:
+                    report(len(found))
     return tuple(found)
 
 

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sesurgeon.errors import UsageError
@@ -15,6 +16,7 @@ from sesurgeon.finetune.keeping.lettering import Lettering, lettering_for
 from sesurgeon.finetune.scoring.scores import Evaluation
 
 _MOST_NAMED = 40  # classes; more names would overlap
+_MOST_CELLS = 1000  # a side; a matrix of all classes would grow with their square
 _MOST_COUNTED = 25  # classes; in more cells numbers cannot be read
 _LETTER = 0.1  # inches
 _TILE = 256  # pixels
@@ -34,7 +36,8 @@ def draw_confusion(evaluation: Evaluation, path: Path) -> None:
 
     rows = list(evaluation.classes)
     columns = [*rows, *sorted(set(evaluation.predictions.tolist()).difference(rows))]
-    counts = evaluation.confusion[rows][:, columns]
+    a_cell = math.ceil(len(columns) / _MOST_CELLS)
+    counts = _counts(evaluation, len(rows), columns, a_cell)
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     many = len(columns)
     side = min(max(4.5, 2 + 0.42 * many), 10)  # inches
@@ -49,12 +52,22 @@ def draw_confusion(evaluation: Evaluation, path: Path) -> None:
         axes.set_yticks([])
     if many <= _MOST_COUNTED:
         _write_counts(axes, counts, shares)
-    order = "" if many <= _MOST_NAMED else f" ({many} classes, in the order of the model's outputs)"
+    each = "" if a_cell == 1 else f", {a_cell} to a cell"
+    order = "" if many <= _MOST_NAMED else f" ({many} classes, in the order of the model's outputs{each})"
     axes.set_xlabel(f"taken for{order}")
     axes.set_ylabel("is")
     axes.set_title(f"top-1 {evaluation.top1:.2f} % of {evaluation.images:,} images", fontsize="medium")
     axes.spines[:].set_color(_QUIET)
     save_figure(figure, path)
+
+
+def _counts(evaluation: Evaluation, rows: int, columns: list[int], a_cell: int) -> Tensor:
+    """Images by what they are and what they were taken for, so many classes to a cell; rows come first in columns."""
+    place = torch.zeros(evaluation.outputs, dtype=torch.int64)
+    place[columns] = torch.arange(len(columns)) // a_cell
+    high, wide = math.ceil(rows / a_cell), math.ceil(len(columns) / a_cell)
+    cells = place[evaluation.labels] * wide + place[evaluation.predictions]
+    return torch.bincount(cells, minlength=high * wide).view(high, wide)
 
 
 def draw_mistakes(images: Images, evaluation: Evaluation, path: Path, most: int = 16) -> None:

@@ -19,7 +19,7 @@ from sesurgeon.finetune.keeping.records import EpochRow, best_of, summary_column
 from sesurgeon.finetune.keeping.settings import problems_of
 from sesurgeon.finetune.scoring.measured import Measured
 
-_FILES = (
+FILES = (
     "best.pt", "last.pt", "teacher.pt", "args.yaml", "plan.yaml", "summary.csv", "metrics.json", "report.md",
     "curve.png", "confusion.png", "mistakes.png", "classes.png",
 )  # fmt: skip
@@ -151,7 +151,7 @@ def make_run_folder(output: Path, name: str | None, *, force: bool = False) -> R
             )
         folder.mkdir(exist_ok=True)
         check_unclaimed(folder)
-        for file in (*(folder / name for name in _FILES), *(folder / "states").glob("*.pt")):
+        for file in (*(folder / name for name in FILES), *(folder / "states").glob("*.pt")):
             file.unlink(missing_ok=True)
         return RunFolder(folder)
     except OSError as error:

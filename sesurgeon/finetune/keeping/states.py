@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,10 +73,13 @@ def newest_state(folder: Path) -> FoundState | None:
     return None
 
 
-def clear_unfinished(folder: Path) -> None:
-    """Remove what a killed process was writing in ``folder``: files that never got their name."""
-    for path in folder.glob(".*-*"):
-        if path.is_file():
+def clear_unfinished(folder: Path, names: Iterable[str]) -> None:
+    """Remove what a killed process was writing in ``folder``: files that never got one of these ``names``.
+
+    See :func:`sesurgeon.files.atomic_write` for what they are called until then.
+    """
+    for name in map(Path, names):
+        for path in folder.glob(f".{name.stem}-*{name.suffix}"):
             path.unlink(missing_ok=True)
 
 

@@ -131,13 +131,19 @@ def open_held_out(model: nn.Module, spec: str | os.PathLike[str], **options: Any
     data without a validation set count whole. Whether images may have several labels, the model says.
     ``options`` are those of :func:`open_data`.
     """
-    options = {"multi_label": provenance_of(model).multi_label, **options}
-    split: dict[str, Any] = {"val_split": None}
+    split = split_of_run(model, spec) or {"val_split": None}
+    multi_label = provenance_of(model).multi_label
+    return open_data(spec, training=False, **{"multi_label": multi_label, **split, **options})
+
+
+def split_of_run(model: nn.Module, spec: str | os.PathLike[str]) -> dict[str, Any]:
+    """Which share of these data was held out when the model was fine-tuned on them last, and by which seed."""
+    split: dict[str, Any] = {}
     for record in provenance_of(model).history:
         same = record.get("command") == "finetune" and record.get("data") == identity_of(spec)
         if same and record.get("val_split") is not None:
             split = {"val_split": record["val_split"], "seed": record["seed"]}
-    return open_data(spec, training=False, **{**split, **options})
+    return split
 
 
 def identity_of(spec: str | os.PathLike[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
@@ -76,8 +77,13 @@ def shared(model: nn.Module, accelerator: Accelerator, *, compiled: bool = False
     wrapped = model
     if accelerator.num_processes > 1:
         on_device = None if accelerator.device.type == "cpu" else [accelerator.device]
-        # some blocks are on no way to the output (what a last layer computes beside its class token)
-        wrapped = nn.parallel.DistributedDataParallel(model, device_ids=on_device, find_unused_parameters=True)
+        # some blocks are on no way to the output (what a last layer computes beside its class token); each process
+        # keeps its own statistics, which are averaged at the end of an epoch
+        ddp = nn.parallel.DistributedDataParallel
+        known = inspect.signature(ddp).parameters
+        syncs = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch's older name
+        own: dict[str, Any] = {syncs: False}
+        wrapped = ddp(model, device_ids=on_device, find_unused_parameters=True, **own)
     return torch.compile(wrapped) if compiled else wrapped  # type: ignore[return-value]
 
 

@@ -39,6 +39,7 @@ class PhaseTraining:
         new: paths of the modules that are new: inserted blocks, a new head.
         optimizer: over the parameters that the phase trains, as accelerate wraps it.
         scheduler: timm's, stepped after every update; None for constant rates.
+        warmup: updates of a linear warm-up.
         average: timm's moving average of the weights; None without one.
     """
 
@@ -48,12 +49,17 @@ class PhaseTraining:
     new: frozenset[str]
     optimizer: Any
     scheduler: Any
+    warmup: float
     average: Any | None = None
 
     def set_rates(self, updates: int) -> None:
-        """Set the learning rates as they are after so many updates of the phase."""
-        if self.scheduler is not None and updates > 0:
-            self.scheduler.step_update(updates)
+        """Set the learning rates as they are after so many updates of the phase.
+
+        Warm-up goes up from 0, and is a step ahead: the first update shall not be in vain.
+        """
+        step = updates + (updates < self.warmup)
+        if self.scheduler is not None and step > 0:
+            self.scheduler.step_update(step)
 
     @property
     def lr(self) -> float:
@@ -109,11 +115,13 @@ def start_phase(
 
     enter(model, phase, new, trainable)
     optimizer = _make_optimizer(param_groups(model, new, config), config)
+    warmup = min(config.warmup_epochs, phase.longest_warmup) * updates_per_epoch
+    warmup = warmup if warmup >= 1 else 0.0
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched=config.sched,
         num_epochs=phase.epochs,
-        warmup_epochs=min(config.warmup_epochs, phase.longest_warmup),
+        warmup_epochs=warmup / updates_per_epoch,
         warmup_lr=0.0,
         step_on_epochs=False,
         updates_per_epoch=updates_per_epoch,
@@ -121,7 +129,9 @@ def start_phase(
     accelerator.free_memory()  # accelerate keeps the optimiser of the phase before
     prepared = accelerator.prepare_optimizer(optimizer)
     wrapped = shared(model, accelerator, compiled=config.compile)
-    return PhaseTraining(model, wrapped, phase, new, prepared, scheduler, average)
+    training = PhaseTraining(model, wrapped, phase, new, prepared, scheduler, warmup, average)
+    training.set_rates(0)
+    return training
 
 
 def check_optimizer(config: FinetuneConfig, device: torch.device) -> None:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune.data.randomness import random_states_to_keep, set_random_states
 from sesurgeon.finetune.training.engine import from_all
 from sesurgeon.finetune.training.loop import PhaseTraining, Tally
+from sesurgeon.finetune.training.phases import changing_buffers
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -28,6 +29,9 @@ class Position:
 def captured(training: PhaseTraining, position: Position, tally: Tally, accelerator: Accelerator) -> dict[str, Any]:
     """The state of training as plain data and tensors. All processes must ask together."""
     scaler = accelerator.scaler
+    own = {"random": random_states_to_keep(), "tally": [tally.total, tally.images, tally.lr]}
+    if accelerator.num_processes > 1:
+        own["buffers"] = _changing(training)
     return {
         "epoch": position.epoch,
         "update": position.update,
@@ -36,10 +40,21 @@ def captured(training: PhaseTraining, position: Position, tally: Tally, accelera
         "average": None if training.average is None else training.average.module.state_dict(),
         "optimizer": training.optimizer.state_dict(),
         "scaler": None if scaler is None else scaler.state_dict(),
-        "processes": from_all(
-            accelerator, {"random": random_states_to_keep(), "tally": [tally.total, tally.images, tally.lr]}
-        ),
+        "processes": from_all(accelerator, own),
     }
+
+
+def _changing(training: PhaseTraining) -> dict[str, dict[str, Tensor]]:
+    """BatchNorm's statistics, of the network and of its average: within an epoch each process has its own."""
+    return {
+        part: {name: buffers[name].cpu() for name in changing_buffers(training.model)}
+        for part, buffers in _buffers(training).items()
+    }
+
+
+def _buffers(training: PhaseTraining) -> dict[str, dict[str, Tensor]]:
+    parts = {"model": training.model, **({} if training.average is None else {"average": training.average.module})}
+    return {part: dict(module.named_buffers()) for part, module in parts.items()}
 
 
 def put_back_weights(state: Mapping[str, Any], model: nn.Module, average: Any | None) -> None:
@@ -50,12 +65,15 @@ def put_back_weights(state: Mapping[str, Any], model: nn.Module, average: Any | 
 
 
 def put_back_training(state: Mapping[str, Any], training: PhaseTraining, accelerator: Accelerator) -> Tally:
-    """Optimiser, scaler and random numbers of a phase that is taken up again; the losses of its epoch so far."""
+    """Optimiser, scaler, statistics and random numbers of a phase that is taken up again; its epoch's losses so far."""
     if state["phase"] == training.phase.name:
         training.optimizer.load_state_dict(state["optimizer"])
     if accelerator.scaler is not None and state["scaler"] is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
     own = state["processes"][accelerator.process_index]
+    for part, kept in own.get("buffers", {}).items():
+        for name, buffer in kept.items():
+            _buffers(training)[part][name].copy_(buffer)
     set_random_states(own["random"])
     return Tally(*own["tally"])
 

@@ -146,6 +146,7 @@ class Trainer:
             **captured(training, position, tally, self.accelerator),
             "new": sorted(self.task.new),
             "new_head": self.task.new_head,
+            "notes": list(self.task.notes),
             "trainable": sorted(self.trainable),
             "recorder": self.recorder.state(),
         }
