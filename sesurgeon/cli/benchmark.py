@@ -136,7 +136,7 @@ def benchmark(
 
 
 def _check_placements(picture: Path, versus: str | None, batches: list[int] | None, *, force: bool) -> None:
-    if picture.suffix != ".png":
+    if picture.suffix.lower() != ".png":
         raise UsageError(f"--placements {picture} is to be a picture.", hint="Let its name end in .png.")
     if versus is not None:
         raise UsageError("--placements compares with MODEL itself, not with --vs.", hint="Leave one out.")

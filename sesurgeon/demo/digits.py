@@ -26,8 +26,9 @@ def write_digits(folder: Path, *, images: int, seed: int) -> tuple[int, int]:
     pixels = np.rint(digits.images[:images] * (255 / _WHITE)).astype(np.uint8)
     labels = digits.target[:images]
     parts = train_test_split(np.arange(len(pixels)), test_size=HELD_OUT, stratify=labels, random_state=seed)
-    for file in folder.glob("*/*/[0-9][0-9][0-9][0-9].png"):  # of another seed, which held out others
-        file.unlink()
+    for name in ("train", "val"):
+        for file in (folder / name).glob("[0-9]/[0-9][0-9][0-9][0-9].png"):  # of another seed, which held out others
+            file.unlink()
     for name, part in zip(("train", "val"), parts, strict=True):
         for index in part:
             file = folder / name / str(labels[index]) / f"{index:04}.png"

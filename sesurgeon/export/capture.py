@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from sesurgeon.errors import UntraceableError
+from sesurgeon.models.copies import copy_of
 
 # torch.export takes sizes 0 and 1 for constants, so the batch that stands for "any" has at least two images.
 _CAPTURE_BATCH = 2
@@ -49,7 +49,7 @@ def one_output(model: nn.Module, image: Tensor) -> nn.Module:
         UntraceableError: the model cannot be copied, fails on ``image``, or gives no tensor with a batch.
     """
     try:
-        prepared = copy.deepcopy(model).cpu().float().eval()
+        prepared = copy_of(model).cpu().float().eval()
     except Exception as error:  # whatever a module's own attributes raise
         raise UntraceableError(f"The network cannot be copied: {first_line(error)}") from error
     output = run(prepared, image)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from sesurgeon.errors import UntraceableError, UsageError
 from sesurgeon.export.capture import first_line
 from sesurgeon.export.onnx import export_onnx
-from sesurgeon.models import fresh, isolated, random_states, restore_random_states
+from sesurgeon.models import copy_of, fresh, isolated, random_states, restore_random_states
 from sesurgeon.placement import images_in
 
 Runtime = Literal["torch", "compiled", "onnxruntime", "training"]
@@ -241,14 +240,14 @@ def in_torch(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Runner]:
 
 @contextlib.contextmanager
 def _compiled(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Runner]:
-    with in_torch(torch.compile(copy.deepcopy(model)), arguments) as run:  # type: ignore[arg-type]
+    with in_torch(torch.compile(copy_of(model)), arguments) as run:  # type: ignore[arg-type]
         yield run
     torch.compiler.reset()
 
 
 @contextlib.contextmanager
 def _in_training(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Runner]:
-    trained = copy.deepcopy(model).train().requires_grad_()
+    trained = copy_of(model).train().requires_grad_()
     optimizer = torch.optim.SGD(trained.parameters(), lr=1e-6, momentum=0.9)
     until_done = clock_of(trained)
 

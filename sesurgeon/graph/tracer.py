@@ -8,6 +8,7 @@ not reproduce raises instead of being dropped.
 
 from __future__ import annotations
 
+import enum
 import functools
 import inspect
 import operator
@@ -149,6 +150,10 @@ class CallTracer(fx.Tracer):
         if isinstance(a, Tensor) and not isinstance(a, nn.Parameter) and id(a) not in self._tensor_names:
             # fx would store it on the caller's module
             raise UntraceableError("its forward uses a tensor that is neither parameter nor buffer")
+        if isinstance(a, enum.Enum) and type(a).__members__.get(a.name) is not a:  # fx writes its name into the code
+            raise UntraceableError(f"it uses a {type(a).__name__} that is none")
+        if "__fx_create_arg__" in getattr(a, "__dict__", {}):  # which fx would call
+            raise UntraceableError(f"it uses a {type(a).__name__} that wants to be traced in its own way")
         if type(a) is OrderedDict:  # fx would make a plain dict of it
             a = self.create_proxy("call_function", OrderedDict, (list(a.items()),), {})
         return super().create_arg(a)

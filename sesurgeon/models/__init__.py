@@ -1,6 +1,7 @@
 """What goes in: models by name or from files, read safely, with a note of where they came from."""
 
 from sesurgeon.models.build import build, rebuild
+from sesurgeon.models.copies import copy_of, view_of
 from sesurgeon.models.detection import is_detector, witnesses
 from sesurgeon.models.fit import fit
 from sesurgeon.models.formats import format_of
@@ -45,6 +46,7 @@ __all__ = [
     "attach_provenance",
     "build",
     "candidate_inputs",
+    "copy_of",
     "detach_provenance",
     "eval_inputs",
     "example_inputs",
@@ -78,5 +80,6 @@ __all__ = [
     "structure_of",
     "take_weights",
     "train_inputs",
+    "view_of",
     "witnesses",
 ]

@@ -79,7 +79,10 @@ def _check_input_is_described(source: Source) -> None:
 
 
 def _check_norms_were_trained(model: nn.Module, state: Mapping[str, Tensor], source: Source) -> None:
-    """A torchvision detector with weights has frozen norms of another epsilon, and the same names without counters."""
+    """torchvision builds detectors whose weights, or whose backbone's, are given with frozen norms.
+
+    These have the same names but for the counters, learn nothing, and those of its own weights have another epsilon.
+    """
     counters = [name for name in model.state_dict() if name.endswith("num_batches_tracked")]
     frozen = bool(counters) and not any(name in state for name in counters)
     if frozen and type(model).__module__.startswith("torchvision.models.detection"):

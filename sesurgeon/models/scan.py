@@ -11,6 +11,8 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Set as AbstractSet
 
+# what is got by calling these is not new: it is everybody's, and nobody may change it
+SINGLETONS = frozenset({"timm.layers.format.Format"})
 _KEEP_THEIR_TARGET = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD")
 
 
@@ -76,6 +78,6 @@ def _step(stack: list[object], operation: pickletools.OpcodeInfo) -> None:
     if operation.name in _KEEP_THEIR_TARGET:
         stack.append(popped[-1])
     elif operation.name in ("NEWOBJ", "REDUCE"):
-        stack.append(_Made())
+        stack.append(None if popped[-1] in SINGLETONS else _Made())
     else:
         stack.extend(kind if kind is pickletools.markobject else None for kind in operation.stack_after)

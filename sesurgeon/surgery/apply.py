@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sesurgeon.blocks import build_block
 from sesurgeon.graph import Survey
-from sesurgeon.models import add_record
+from sesurgeon.models import add_record, copy_of, view_of
 from sesurgeon.placement import Entry, Plan, check_not_augmented, completed, survey_for
 from sesurgeon.surgery.rewrite import (
     Forward,
@@ -18,7 +18,6 @@ from sesurgeon.surgery.rewrite import (
     forward_with_blocks,
     rewrite,
 )
-from sesurgeon.surgery.view import copy_of, view_of
 
 _PLAN = "_sesurgeon_plan"
 

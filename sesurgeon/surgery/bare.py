@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from sesurgeon.errors import UsageError
+from sesurgeon.models.copies import view_of
 from sesurgeon.surgery.apply import forget_plan
 from sesurgeon.surgery.rewrite import is_covered, is_rewritten, restore
-from sesurgeon.surgery.view import view_of
 
 
 def take_out(model: nn.Module) -> nn.Module:

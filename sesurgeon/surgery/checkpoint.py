@@ -144,8 +144,11 @@ def _rebuilt(checkpoint: Checkpoint, origin: str, *, arch: Source | None, trust_
         raise UsageError(f"{origin} {own}, not with {arch.options}.", hint="Leave out --arch and --model-kwargs.")
     model = rebuild(checkpoint.provenance, checkpoint.module, trust_code=trust_pickle or arch == source)
     provenance = provenance_of(model)
-    if (dtype := _common_dtype(checkpoint.weights)) is not None:
-        model.to(dtype)  # what is in no state dict, too
+    dtype = _common_dtype(checkpoint.weights)
+    if dtype is not None and dtype != _common_dtype(model.state_dict()):  # of what is in no state dict, too
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(dtype)
     if checkpoint.plan is not None:
         model = insert_blocks(model, checkpoint.plan, survey_for(checkpoint.plan, model), inplace=True)
     try:

@@ -49,7 +49,7 @@ def check_checkpoint_path(path: Path, *, force: bool = False) -> None:
         UsageError: it says that the file is of another format.
         OutputError: it cannot be written, see :func:`sesurgeon.files.check_writable`.
     """
-    if path.suffix in _OTHERS:
+    if path.suffix.lower() in _OTHERS:
         raise UsageError(
             f"{path} cannot be the name of a checkpoint, which is no {path.suffix} file but one of torch.save.",
             hint="Let its name end in .pt; sesurgeon export --plain writes .safetensors.",

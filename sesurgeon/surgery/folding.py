@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from sesurgeon.blocks import Block, build_block
 from sesurgeon.errors import UsageError, VerificationError
 from sesurgeon.graph import LeftAlone, Survey, same
+from sesurgeon.models import copy_of
 from sesurgeon.placement import Entry, Plan
 from sesurgeon.surgery.apply import plan_of, remember_plan
 from sesurgeon.surgery.below import outputs_of, own_plan, path_of, survey_below
 from sesurgeon.surgery.origins import origin
 from sesurgeon.surgery.proof import Proof
 from sesurgeon.surgery.scale import Scale
-from sesurgeon.surgery.view import copy_of
 from sesurgeon.surgery.walk import NoTakerError
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from sesurgeon.models import Provenance, Source, add_record, detach_provenance, provenance_of
+from sesurgeon.models import Provenance, Source, add_record, copy_of, detach_provenance, provenance_of
 from sesurgeon.surgery.apply import plan_of
 from sesurgeon.surgery.bare import check_uncovered, take_out
 from sesurgeon.surgery.folding import multiply, takers
 from sesurgeon.surgery.rewrite import blocks_of
-from sesurgeon.surgery.view import copy_of
 
 
 def remove_se(model: nn.Module, inplace: bool = False) -> nn.Module:

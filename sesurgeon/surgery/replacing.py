@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 from sesurgeon.blocks import Layout
 from sesurgeon.errors import UsageError, VerificationError
 from sesurgeon.graph import Survey, same
+from sesurgeon.models import copy_of
 from sesurgeon.placement import Entry, Plan
 from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.bare import take_out
@@ -25,7 +26,6 @@ from sesurgeon.surgery.destinations import destination
 from sesurgeon.surgery.origins import origin
 from sesurgeon.surgery.rewrite import blocks_of
 from sesurgeon.surgery.scale import Scale
-from sesurgeon.surgery.view import copy_of
 from sesurgeon.surgery.walk import NoTakerError
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}  # up to 3e-5 was seen, on MobileNetV2 in train mode

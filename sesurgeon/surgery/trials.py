@@ -10,9 +10,8 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_map
 
 from sesurgeon.graph import same
-from sesurgeon.models import fresh, isolated
+from sesurgeon.models import copy_of, fresh, isolated
 from sesurgeon.surgery.scale import Scale
-from sesurgeon.surgery.view import copy_of
 
 _DECADES = 2  # noise from 0.01 to 100: enough to reach the 6 of a ReLU6, within the range of fp16
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import collections
+import enum
 import os
 import pickle
 from pathlib import Path
 
 import pytest
 import torch
+from timm.layers.format import Format
 from torch import nn
 from torch.nn import functional as F
 
-from sesurgeon.errors import FileError, UnreadableFileError, UnsafeFileError
+from sesurgeon.errors import FileError, UnreadableFileError, UnsafeFileError, UntraceableError
 from sesurgeon.graph import survey
+from sesurgeon.graph.tracer import CallTracer
 from sesurgeon.models import load_model, read, read_weights
 from sesurgeon.models.allowlist import allowed
 from sesurgeon.models.overrides import overrides
@@ -302,3 +305,31 @@ def test_odd_names_are_followed(name):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     model.add_module(name, nn.ReLU())
     assert survey(model, torch.randn(2, 3, 8, 8)).left_alone == ()
+
+
+class Renamed:
+    """timm's format, which everybody shares, with a name that would be written into code."""
+
+    def __init__(self, mark: Path) -> None:
+        self.name = f"NHWC if open({str(mark)!r}, 'w') else 0"
+
+    def __reduce__(self) -> object:
+        return Format, ("NHWC",), {"_name_": self.name}
+
+
+def test_a_member_of_an_enumeration_is_not_changed(saved, mark):
+    model = nn.Sequential(nn.ReLU())
+    model[0].__dict__["inplace"] = Renamed(mark)
+    with pytest.raises(UnsafeFileError, match="change of an object that was complete"):
+        read(saved(model))
+    assert Format.NHWC.name == "NHWC"
+
+
+class Kinds(enum.Enum):
+    ONE = 1
+
+
+def test_a_member_with_another_name_gets_into_no_code(mark, monkeypatch):
+    monkeypatch.setattr(Kinds.ONE, "_name_", f"ONE, open({str(mark)!r}, 'w')")
+    with pytest.raises(UntraceableError, match="a Kinds that is none"):
+        CallTracer.create_arg(CallTracer.__new__(CallTracer), Kinds.ONE)

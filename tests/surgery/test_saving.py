@@ -84,3 +84,28 @@ def test_networks_that_hold_results_of_computations_are_copied(number: int) -> N
     folded = sesurgeon.fold_gate_scale(augmented)
     assert torch.equal(folded(SMALL), expected)
     assert torch.equal(sesurgeon.remove_se(folded)(SMALL), expected)
+
+
+class Rotates(FunctionalResNet):
+    """Has a complex buffer that is in no state dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("turn", torch.polar(torch.ones(1), torch.ones(1)), persistent=False)
+
+
+def rotates() -> nn.Module:
+    return Rotates()
+
+
+def test_complex_and_double_buffers_stay(tmp_path: Path) -> None:
+    name = f"factory:{__name__}:rotates"
+    sesurgeon.save(sesurgeon.add_se(sesurgeon.load(name), example_inputs=SMALL), tmp_path / "net.se.pt")
+    assert sesurgeon.load(tmp_path / "net.se.pt", arch=name).get_buffer("turn").dtype == torch.complex64
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_networks_that_hold_results_of_computations_are_exported(tmp_path: Path) -> None:
+    augmented = sesurgeon.add_se(results_in_attributes()[0], example_inputs=SMALL)
+    sesurgeon.export_onnx(augmented, tmp_path / "net.onnx", example_inputs=SMALL)
+    assert (tmp_path / "net.onnx").exists()

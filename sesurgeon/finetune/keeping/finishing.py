@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 from torch import nn
@@ -22,6 +21,7 @@ from sesurgeon.finetune.scoring.measured import Measured
 from sesurgeon.finetune.scoring.scores import Evaluation
 from sesurgeon.finetune.task import Task
 from sesurgeon.models import read_weights, take_weights
+from sesurgeon.models.copies import copy_of
 
 _BATCHES_WATCHED = 8
 
@@ -84,6 +84,6 @@ def _draw(found: Measured, data: Data, folder: RunFolder) -> tuple[Path, ...]:
 
 
 def _read(checkpoint: Path, model: nn.Module) -> nn.Module:
-    network = copy.deepcopy(model)
+    network = copy_of(model)
     take_weights(network, read_weights(checkpoint), str(checkpoint))
     return network

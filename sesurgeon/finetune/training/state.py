@@ -54,7 +54,7 @@ def _changing(training: PhaseTraining) -> dict[str, dict[str, Tensor]]:
 
 def _buffers(training: PhaseTraining) -> dict[str, dict[str, Tensor]]:
     parts = {"model": training.model, **({} if training.average is None else {"average": training.average.module})}
-    return {part: dict(module.named_buffers()) for part, module in parts.items()}
+    return {part: dict(module.named_buffers(remove_duplicate=False)) for part, module in parts.items()}
 
 
 def put_back_weights(state: Mapping[str, Any], model: nn.Module, average: Any | None) -> None:

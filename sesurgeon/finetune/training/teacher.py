@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from sesurgeon.finetune.scoring.outputs import as_input, evaluating
+from sesurgeon.models.copies import copy_of
 from sesurgeon.models.own_weights import take_weights
 
 
@@ -21,7 +21,7 @@ def make_teacher(model: nn.Module, images: Tensor) -> nn.Module:
     """
     from sesurgeon.surgery import blocks_of, remove_se
 
-    teacher = copy.deepcopy(model)
+    teacher = copy_of(model)
     if blocks_of(model):
         bare = remove_se(teacher)
         images = as_input(images, model)
@@ -44,6 +44,6 @@ def teacher_again(model: nn.Module, weights: Mapping[str, Tensor], origin: str) 
     from sesurgeon.surgery import blocks_of, remove_se
 
     had_blocks = any(name.startswith(f"{path}.") for path in blocks_of(model) for name in weights)
-    teacher = copy.deepcopy(model) if had_blocks else remove_se(model)
+    teacher = copy_of(model) if had_blocks else remove_se(model)
     take_weights(teacher, weights, origin)
     return teacher.requires_grad_(False).eval()
