@@ -3,13 +3,12 @@
     python benchmarks/step.py
 
 timm's `resnet50`, the same with sesurgeon's blocks (policy `standard`, which puts them where timm has them), and timm's
-`seresnet50`: forward, loss, backward and an SGD step on random images. In each round each network has a turn, in a new
-process: where memory happens to lie makes one process some per cent slower than the next for as long as it lives, and
-processes that take turns lose caches and memory to each other, which in training they would not. A turn is some steps
-that do not count, then some that do, of which the median counts. Overheads are taken round by round. Memory is the most
-bytes that tensors take at a time in a step, above weights and the optimiser's state (sesurgeon.export.measure_memory).
-Every round leaves a line in benchmarks/step.jsonl; more of them are added to those that are there. Writes
-benchmarks/step.md from all that were measured with these settings.
+`seresnet50`: forward, loss, backward and an SGD step on random images. In each round each network has a step, in
+another order; overheads are taken round by round, so that a machine that slows down for a minute slows all. Where
+memory happens to lie makes one process some per cent slower than the next for as long as it lives: so there are
+several, one after the other. Memory is the most bytes that tensors take at a time in a step, above weights and the
+optimiser's state (sesurgeon.export.measure_memory). Every process leaves a line in benchmarks/step.jsonl; more of them
+are added to those that are there. Writes benchmarks/step.md from all that were measured with these settings.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import timm
 import torch
@@ -33,10 +32,10 @@ from sesurgeon.export import measure_memory
 from sesurgeon.files import atomic_write
 
 TABLE = Path(__file__).with_suffix(".md")
-ROUNDS = TABLE.with_suffix(".jsonl")
+RUNS = TABLE.with_suffix(".jsonl")
 NETWORKS = ("resnet50", "ours", "timm's")
-Value = TypeVar("Value")
-WARM_UP, STEPS = 3, 5  # of a turn: steps that do not count, and steps that do
+WARM_UP = 2  # rounds of a process that do not count
+Seconds = dict[str, list[float]]  # of each network's steps, round by round, in one process
 
 
 def main() -> None:
@@ -44,13 +43,11 @@ def main() -> None:
     key = {"batch": options.batch_size, "side": options.img_size, "threads": options.threads}
     key |= {"channels_last": options.channels_last, "torch": torch.__version__, "timm": timm.__version__}
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as processes:
-        for number in range(options.rounds):
-            order = random.Random(number).sample(NETWORKS, len(NETWORKS))
-            seconds = {name: round(processes.apply(turn, (name, options)), 3) for name in order}
-            keep({"key": key, "seconds": seconds}, ROUNDS)
-    rounds = [run["seconds"] for run in runs_in(ROUNDS) if run["key"] == key]
+        for number in range(options.processes):
+            keep({"key": key, "seconds": processes.apply(in_turn, (options, number))}, RUNS)
+    found = [run["seconds"] for run in runs_in(RUNS) if run["key"] == key]
     with atomic_write(TABLE) as temporary:
-        temporary.write_text(page(options, rounds, peaks(options)), encoding="utf-8")
+        temporary.write_text(page(options, found, peaks(options)), encoding="utf-8")
     print(TABLE.read_text(encoding="utf-8"))
 
 
@@ -59,27 +56,32 @@ def parse() -> argparse.Namespace:
     parser.add_argument("-b", "--batch-size", type=int, default=16)
     parser.add_argument("--img-size", type=int, default=160)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=12, help="to measure, beside those that are kept")
+    parser.add_argument("--rounds", type=int, default=10, help="of a process")
+    parser.add_argument("--processes", type=int, default=8, help="to measure in, beside those that are kept")
     parser.add_argument("--channels-last", action="store_true")
     return parser.parse_args()
 
 
-def turn(name: str, options: argparse.Namespace) -> float:
-    """Seconds of a step."""
+def in_turn(options: argparse.Namespace, seed: int) -> Seconds:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     order = torch.channels_last if options.channels_last else torch.contiguous_format
-    model = network(name, options.img_size).train().to(memory_format=order)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    models = {name: network(name, options.img_size).train().to(memory_format=order) for name in NETWORKS}
+    optimizers = {name: torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9) for name, model in models.items()}
     images = torch.randn(options.batch_size, 3, options.img_size, options.img_size).to(memory_format=order)
     labels = torch.randint(1000, (options.batch_size,))
 
-    def step() -> None:
-        nn.functional.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    def step(name: str) -> None:
+        nn.functional.cross_entropy(models[name](images), labels).backward()
+        optimizers[name].step()
+        optimizers[name].zero_grad()
 
-    return statistics.median([timed(step) for _ in range(WARM_UP + STEPS)][WARM_UP:])
+    draw = random.Random(seed)
+    seconds: Seconds = {name: [] for name in NETWORKS}
+    for _ in range(WARM_UP + options.rounds):
+        for name in draw.sample(NETWORKS, len(NETWORKS)):
+            seconds[name].append(round(timed(partial(step, name)), 3))
+    return {name: found[WARM_UP:] for name, found in seconds.items()}
 
 
 def timed(call: Callable[[], object]) -> float:
@@ -107,36 +109,35 @@ def peaks(options: argparse.Namespace) -> dict[str, int]:
     return found
 
 
-def page(options: argparse.Namespace, rounds: list[dict[str, float]], memory: dict[str, int]) -> str:
-    over = {name: [100 * (one[name] / one["resnet50"] - 1) for one in rounds] for name in NETWORKS[1:]}
+def page(options: argparse.Namespace, processes: Sequence[Seconds], memory: dict[str, int]) -> str:
     rows = []
     for name in NETWORKS:
-        cells = [name, f"{1000 * statistics.median(one[name] for one in rounds):.0f}", "", "", "", ""]
+        cells = [name, f"{1000 * statistics.median(pooled(processes, name)):.0f}", "", "", "", ""]
         cells[4] = f"{memory[name] / 1e6:.0f}"
-        if name in over:
-            low, high = interval(over[name], statistics.median)
-            cells[2] = f"{statistics.median(over[name]):.1f} % ({low:.1f} to {high:.1f})"
-            cells[3] = f"{min(over[name]):.1f} to {max(over[name]):.1f} %"
+        if name in NETWORKS[1:]:
+            low, high = interval(processes, partial(overhead, name=name))
+            quarter, _, three_quarters = statistics.quantiles(overheads(processes, name))
+            cells[2] = f"{overhead(processes, name):.1f} % ({low:.1f} to {high:.1f})"
+            cells[3] = f"{quarter:.1f} to {three_quarters:.1f} %"
             cells[5] = f"{(memory[name] - memory['resnet50']) / 1e6:+.0f}"
         rows.append(f"| {' | '.join(cells)} |")
     space_share = (memory["ours"] - memory["resnet50"]) / (memory["timm's"] - memory["resnet50"])
-    pairs = list(zip(*over.values(), strict=True))
-    low, high = interval(pairs, share)
+    low, high = interval(processes, share)
     order = " --channels-last" if options.channels_last else ""
     return f"""# A training step of SE-ResNet-50
 
     python benchmarks/step.py -b {options.batch_size} --img-size {options.img_size} --threads {options.threads}{order}
 
-timm {timm.__version__}, torch {torch.__version__}, {options.threads} CPU threads, fp32, {len(rounds)} rounds
-([step.jsonl](step.jsonl)). In each round each network has a turn, in a new process: {WARM_UP} steps that do not
-count, and {STEPS} of which the median counts. Overheads are paired by round: their median, in brackets between what
-95 % of the medians lie when rounds are drawn anew from these (bootstrap), and the least and most.
+timm {timm.__version__}, torch {torch.__version__}, {options.threads} CPU threads, fp32, {len(processes)} processes one
+after the other, {len(pooled(processes, "ours"))} rounds in all ([step.jsonl](step.jsonl)). In each round each network
+has a step. Overheads are paired by round: their median, in brackets between what 95 % of the medians lie when processes
+are drawn anew from these (bootstrap), and between what half of the rounds lay.
 
-| network | step, ms | over resnet50 | single rounds | peak, MB | over resnet50 |
+| network | step, ms | over resnet50 | half of the rounds | peak, MB | over resnet50 |
 | --- | ---: | ---: | ---: | ---: | ---: |
 {chr(10).join(rows)}
 
-Our overhead is {share(pairs):.2f} of timm's ({low:.2f} to {high:.2f}), aimed at is 0.6 at most; in memory it is
+Our overhead is {share(processes):.2f} of timm's ({low:.2f} to {high:.2f}), aimed at is 0.6 at most; in memory it is
 {space_share:.3f} of it, aimed at is less than timm's. The peak is where the third stage's last block is about to go
 back, with thirteen blocks still to come. What these scale, {floor(options) / 1e6:.0f} MB, is the memory's floor, as
 each gate's gradient needs its own tensor, and in a network without blocks the sum is written over it; the gradients of
@@ -145,16 +146,29 @@ the sigmoid, ours the hidden units, a sixteenth of that.
 """
 
 
-def share(pairs: Sequence[tuple[float, ...]]) -> float:
+def pooled(processes: Sequence[Seconds], name: str) -> list[float]:
+    return [seconds for process in processes for seconds in process[name]]
+
+
+def overheads(processes: Sequence[Seconds], name: str) -> list[float]:
+    """Of each round, in per cent."""
+    pairs = zip(pooled(processes, name), pooled(processes, "resnet50"), strict=True)
+    return [100 * (ours / base - 1) for ours, base in pairs]
+
+
+def overhead(processes: Sequence[Seconds], name: str) -> float:
+    return statistics.median(overheads(processes, name))
+
+
+def share(processes: Sequence[Seconds]) -> float:
     """Of our median overhead in timm's."""
-    ours, theirs = (statistics.median(one) for one in zip(*pairs, strict=True))
-    return ours / theirs
+    return overhead(processes, "ours") / overhead(processes, "timm's")
 
 
-def interval(values: Sequence[Value], of: Callable[[Sequence[Value]], float]) -> tuple[float, float]:
-    """Between what 95 % of ``of(values)`` lie when ``values`` are drawn anew from themselves, as often."""
+def interval(processes: Sequence[Seconds], of: Callable[[Sequence[Seconds]], float]) -> tuple[float, float]:
+    """Between what 95 % of ``of(processes)`` lie when processes are drawn anew from themselves, as often."""
     draw = random.Random(0)
-    found = sorted(of(draw.choices(values, k=len(values))) for _ in range(2000))
+    found = sorted(of(draw.choices(processes, k=len(processes))) for _ in range(2000))
     return found[50], found[-51]
 
 
