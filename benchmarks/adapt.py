@@ -51,7 +51,7 @@ HELD_OUT = 256  # training images that a run looks at after each epoch
 BATCH, SEEDS = 16, 3
 COMMON: Mapping[str, Any] = MappingProxyType({"warmup_epochs": 0.5, "channels_last": True})
 STANDARD: Mapping[str, Any] = MappingProxyType({"policy": "standard"})
-COLOURS = (*(f"C{index}" for index in range(10)), "black", "gold", "deeppink")
+COLOURS = (*(f"C{index}" for index in range(10)), "black", "gold", "deeppink", "navy", "teal")
 VIEW = Preprocessing((3, SIDE, SIDE), (0.5,) * 3, (0.5,) * 3, "bicubic", 1.0)
 
 
@@ -86,6 +86,13 @@ def _arms() -> Iterator[tuple[str, Arm]]:
         still = {**settings, "calibrate": False}
         yield f"{name}-uncalibrated", Arm(f"head and {words}, not calibrated", where, still)
         yield f"{name}-random", Arm(f"head and {words}, random initialisation", {**where, "init": "random"}, still)
+    # hidden units are dear where tensors are wide: one each, and none behind the last three expansions, are 2 %
+    everywhere = {"policy": "conv", "rd_channels": 1, "rd_divisor": 1}
+    everywhere |= {"exclude": [f"_blocks.{index}:conv" for index in (13, 14, 15)]}
+    smooth = frozen | even | {"smoothing": 0.1}
+    yield "head-smooth", Arm("head alone, at one rate, labels smoothed", None, smooth)
+    words = "head and SE of 1 hidden unit after (almost) every convolution, calibrated, at one rate"
+    yield "everywhere-smooth", Arm(f"{words}, labels smoothed", everywhere, smooth)
     whole: dict[str, Any] = {"lr_backbone_mult": 1.0}
     for name, words, blocks in (("all", "without SE", None), ("all-standard", "with `standard` SE", STANDARD)):
         yield name, Arm(f"everything, {words}", blocks, whole | fast)

@@ -336,4 +336,4 @@ def test_processes_have_time_to_end_their_step(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.delenv(name)
     launch(2)
     (config,) = given
-    assert getattr(config, "shutdown_timeout", 86400) == 86400  # torch before 2.9 has no such setting
+    assert getattr(config, "shutdown_timeout", 86400) == 86400  # older torch has no such setting
