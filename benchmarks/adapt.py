@@ -302,7 +302,10 @@ Where there are fewer than {SEEDS} runs, the others are not done yet.
 AdamW, cosine schedule, half an epoch of warm-up; what is new learns at {options.lr:g} times 5, but at {options.lr:g}
 where it says "at one rate" (the default for a new head), and `inner` blocks and their head; where everything trains,
 the backbone joins in at {options.lr:g} after one epoch of what is new alone. Rates and lengths come from a few trials
-by hand, with the first seed's 1,000 or 6,000 images and 5,000 other training images to test on.
+by hand, with the first seed's 1,000 or 6,000 images and 5,000 other training images to test on. There, with 1,000 and
+smoothed labels, the head alone had an error of 17.70 % and SE of 1 hidden unit after every convolution 14.06 (2.3 % of
+the parameters), without biases 14.50, from 256 channels on 14.78; `standard` SE 14.44, with a moving average 14.44,
+with RandAugment for 40 epochs 14.42 (the head 17.38), as gather-excite of extent 4 14.96, as CBAM 15.10.
 
 ## Test error, and against the head alone
 
