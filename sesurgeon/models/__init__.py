@@ -18,7 +18,6 @@ from sesurgeon.models.inputs import (
 )
 from sesurgeon.models.isolation import fresh, isolated, random_states, restore_buffers, restore_random_states
 from sesurgeon.models.load import CHECKPOINT_KEY, load_model, model_from, named_source
-from sesurgeon.models.overrides import is_plain_text
 from sesurgeon.models.own_weights import read_weights, take_weights
 from sesurgeon.models.pickles import read
 from sesurgeon.models.preprocessing import Preprocessing
@@ -30,6 +29,7 @@ from sesurgeon.models.provenance import (
     detach_provenance,
     provenance_of,
 )
+from sesurgeon.models.smuggling import is_plain_text
 from sesurgeon.models.source import Kind, Source
 from sesurgeon.models.state_dicts import Found, find_weights
 from sesurgeon.models.structure import structure_of

@@ -7,6 +7,8 @@ import copy
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+_OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"_buffers"}  # attributes in which no results are
+
 
 def copy_of(model: nn.Module) -> nn.Module:
     """A deep copy, also where attributes hold results of computations.
@@ -25,5 +27,10 @@ def view_of(model: nn.Module) -> nn.Module:
 
 def _results_in(model: nn.Module) -> dict[int, object]:
     """By id: copies of the tensors in attributes that were computed from others."""
-    held = (leaf for module in model.modules() for leaf in tree_leaves(list(vars(module).values())))
-    return {id(one): one.detach().clone() for one in held if isinstance(one, Tensor) and not one.is_leaf}
+    found: dict[int, object] = {}
+    for module in model.modules():
+        own = [value for name, value in vars(module).items() if name not in _OF_ALL_MODULES]
+        for leaf in tree_leaves(own):
+            if isinstance(leaf, Tensor) and not leaf.is_leaf:
+                found[id(leaf)] = leaf.detach().clone()
+    return found

@@ -97,10 +97,11 @@ def _with_names_of(model: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str
 
     :func:`.state_dicts.find_weights` took that one off, as DDP's.
     """
-    if set(model.state_dict()) == {f"module.{name}" for name in state}:
+    own = model.state_dict().keys()
+    if own == {f"module.{name}" for name in state}:
         return {f"module.{name}": tensor for name, tensor in state.items()}
     first_parts = {name.partition(".")[0] for name in state}
-    if len(first_parts) != 1 or set(state) & set(model.state_dict()):
+    if len(first_parts) != 1 or state.keys() & own:
         return state
     prefix = f"{first_parts.pop()}."
     return {name.removeprefix(prefix): tensor for name, tensor in state.items()}

@@ -15,9 +15,9 @@ from sesurgeon.errors import UnreadableFileError, UnsafeFileError
 from sesurgeon.models.allowlist import CALLABLES, PLAIN_DATA, allowed
 from sesurgeon.models.factory import working_folder_importable
 from sesurgeon.models.formats import format_of
-from sesurgeon.models.overrides import overrides
 from sesurgeon.models.quantised import refuse_quantised_names
 from sesurgeon.models.scan import misdeeds
+from sesurgeon.models.smuggling import smuggled
 
 _SAFER = (
     "Safer: save only the weights, torch.save(model.state_dict(), 'model.pt'), and give the architecture "
@@ -67,7 +67,7 @@ def _read_zip(path: Path, mapped: bool) -> object:
     if holds_modules and (found := _misdeeds(path)):
         raise _unsafe(path, found)
     content = _load(path, known, mapped)
-    if found := overrides(content):
+    if found := smuggled(content):
         raise _unsafe(path, found)
     return content
 

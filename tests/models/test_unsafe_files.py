@@ -19,7 +19,7 @@ from sesurgeon.graph import survey
 from sesurgeon.graph.tracer import CallTracer
 from sesurgeon.models import load_model, read, read_weights
 from sesurgeon.models.allowlist import allowed
-from sesurgeon.models.overrides import overrides
+from sesurgeon.models.smuggling import smuggled
 from tests.networks import OddNet
 
 
@@ -224,9 +224,9 @@ def test_a_method_is_not_replaced_in_a_module_that_no_parent_lists(saved):
 
 def test_a_compiled_call_is_not_put_in_place():
     model = nn.Sequential(nn.ReLU())
-    assert overrides(model) == []
+    assert smuggled(model) == []
     model[0].__dict__["_compiled_call_impl"] = F.relu  # which torch.save leaves out, but no forger need
-    assert overrides(model) == ["ReLU._compiled_call_impl"]
+    assert smuggled(model) == ["ReLU._compiled_call_impl"]
 
 
 def test_weights_are_read_past_whatever_else_there_is(saved, mark):

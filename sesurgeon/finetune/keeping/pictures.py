@@ -36,10 +36,10 @@ def draw_confusion(evaluation: Evaluation, path: Path) -> None:
 
     rows = list(evaluation.classes)
     columns = [*rows, *sorted(set(evaluation.predictions.tolist()).difference(rows))]
-    a_cell = math.ceil(len(columns) / _MOST_CELLS)
+    many = len(columns)
+    a_cell = math.ceil(many / _MOST_CELLS)
     counts = _counts(evaluation, len(rows), columns, a_cell)
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    many = len(columns)
     side = min(max(4.5, 2 + 0.42 * many), 10)  # inches
     figure = new_figure(side, side)
     axes = figure.subplots()

@@ -46,10 +46,8 @@ def captured(training: PhaseTraining, position: Position, tally: Tally, accelera
 
 def _changing(training: PhaseTraining) -> dict[str, dict[str, Tensor]]:
     """BatchNorm's statistics, of the network and of its average: within an epoch each process has its own."""
-    return {
-        part: {name: buffers[name].cpu() for name in changing_buffers(training.model)}
-        for part, buffers in _buffers(training).items()
-    }
+    names = changing_buffers(training.model)
+    return {part: {name: buffers[name].cpu() for name in names} for part, buffers in _buffers(training).items()}
 
 
 def _buffers(training: PhaseTraining) -> dict[str, dict[str, Tensor]]:
@@ -71,9 +69,9 @@ def put_back_training(state: Mapping[str, Any], training: PhaseTraining, acceler
     if accelerator.scaler is not None and state["scaler"] is not None:
         accelerator.scaler.load_state_dict(state["scaler"])
     own = state["processes"][accelerator.process_index]
-    for part, kept in own.get("buffers", {}).items():
-        for name, buffer in kept.items():
-            _buffers(training)[part][name].copy_(buffer)
+    for part, buffers in _buffers(training).items():
+        for name, kept in own.get("buffers", {}).get(part, {}).items():
+            buffers[name].copy_(kept)
     set_random_states(own["random"])
     return Tally(*own["tally"])
 

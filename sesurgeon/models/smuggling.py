@@ -1,8 +1,8 @@
-"""Modules that carry methods, hooks or names that no model of torchvision or timm does.
+"""What a module in a file carries to have things called: methods, hooks and names of its own.
 
 A module's state can put any allowed object in the place of a method (``forward``), or hang it up as a hook, and it can
-give a child a name that ends a string in the code that torch.fx writes of it. In a file that nobody vouches for these
-are ways to have things called.
+give a child a name that ends a string in the code that torch.fx writes of it. No model of torchvision or timm that can
+be pickled does so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CALLED = ("_hooks", "_compiled_call_impl")
 _NAMED = ("_modules", "_parameters", "_buffers")
 
 
-def overrides(content: object) -> list[str]:
+def smuggled(content: object) -> list[str]:
     """``Class.attribute`` of each method that a module in ``content`` overrides and each hook list in use.
 
     And ``Class['name']`` of each child, parameter and buffer whose name is no plain text. Modules are looked for in
