@@ -40,9 +40,11 @@ from sesurgeon.finetune.data.loader import train_loader
 from sesurgeon.finetune.data.transforms import train_transform
 from sesurgeon.finetune.data.updates import Shape, Updates
 from sesurgeon.finetune.training.engine import make_accelerator
-from sesurgeon.finetune.training.loop import Tally, start_phase, train_epoch
+from sesurgeon.finetune.training.loop import Loop
 from sesurgeon.finetune.training.objective import make_objective
+from sesurgeon.finetune.training.phase_training import start_phase
 from sesurgeon.finetune.training.phases import Phase
+from sesurgeon.finetune.training.tally import Tally
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.surgery import blocks_of
 
@@ -157,15 +159,14 @@ def our_epoch(model: nn.Module, setting: Setting, phase: Phase) -> Callable[[], 
     new = frozenset(blocks_of(model))
     training = start_phase(model, phase, new, trainable, config, updates.updates, accelerator)
     objective = make_objective(config, [1] * 10, len(images), accelerator.device, None)
+    loop = Loop(updates, loader, objective, config, accelerator, lambda event: None)
     number = iter(range(1000))
 
     def epoch() -> float:
         updates.start(next(number))
         tally = Tally()
         began = time.perf_counter()
-        train_epoch(
-            training, loader, updates, objective, config, accelerator, tally, lambda *state: None, lambda event: None
-        )
+        loop.train_epoch(training, tally, lambda *state: None)
         return tally.images / (time.perf_counter() - began)
 
     return epoch

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from sesurgeon.errors import UntraceableError, UsageError
 from sesurgeon.export.capture import first_line
 from sesurgeon.export.onnx import export_onnx
+from sesurgeon.export.sessions import open_session
 from sesurgeon.models import copy_of, fresh, isolated, random_states, restore_random_states
 from sesurgeon.placement import images_in
 
@@ -265,17 +266,10 @@ def _in_training(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Runne
 
 @contextlib.contextmanager
 def _in_onnxruntime(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Runner]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised as well
-    options.intra_op_num_threads = torch.get_num_threads()
-    # Threads that wait for more work would take the cores from the other network.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
         export_onnx(model, path, example_inputs=arguments, verify=False)
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = open_session(path, threads=torch.get_num_threads())
     yield lambda given: session.run(None, {"input": given[0].detach().to("cpu", torch.float32).numpy()})
 
 

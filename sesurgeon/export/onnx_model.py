@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sesurgeon.errors import UnreadableFileError
 from sesurgeon.export.capture import first_line
+from sesurgeon.export.sessions import open_session
 from sesurgeon.finetune.data.transforms import default_preprocessing
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance
@@ -57,7 +58,10 @@ def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
     path = Path(path)
     if not path.is_file():
         raise UnreadableFileError(f"The file {path} does not exist or is no file.")
-    session = _session(path)
+    try:
+        session = open_session(path)
+    except Exception as error:  # onnxruntime's errors share no narrower base class
+        raise UnreadableFileError(f"onnxruntime cannot read {path}: {first_line(error)}") from error
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type != "tensor(float)":
         described = ", ".join(f"{entry.name}: {entry.type} {entry.shape}" for entry in inputs)
@@ -71,17 +75,6 @@ def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
     several = metadata.get("multi_label") == "true"
     attach_provenance(model, Provenance(Source("module"), classes, multi_label=several, preprocessing=preprocessing))
     return model.eval()
-
-
-def _session(path: Path) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised as well
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # as above
-        raise UnreadableFileError(f"onnxruntime cannot read {path}: {first_line(error)}") from error
 
 
 def _classes(metadata: Mapping[str, str]) -> tuple[str, ...] | None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sesurgeon.errors import VerificationError
 from sesurgeon.export.capture import run
+from sesurgeon.export.sessions import open_session
 from sesurgeon.models.preprocessing import Preprocessing
 
 _BATCHES = (1, 4)
@@ -60,13 +61,9 @@ def onnx_parity(model: nn.Module, path: Path, batches: Sequence[Tensor], toleran
     Raises:
         VerificationError: onnxruntime cannot load or run the file, or an output has another shape.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised as well
     expected = [run(model, batch) for batch in batches]
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = open_session(path)
         got = [torch.from_numpy(session.run(["logits"], {"input": batch.numpy()})[0]) for batch in batches]
     except Exception as error:  # onnxruntime's errors share no narrower base class
         raise VerificationError(f"onnxruntime cannot run the exported file: {error}") from error

@@ -34,7 +34,7 @@ from sesurgeon.finetune.scoring.measured import Measured
 from sesurgeon.finetune.task import Task, make_task, prepare_model
 from sesurgeon.finetune.training.calibration import calibrate
 from sesurgeon.finetune.training.engine import from_main, lost_processes_named, make_accelerator
-from sesurgeon.finetune.training.loop import check_optimizer
+from sesurgeon.finetune.training.phase_training import check_optimizer
 from sesurgeon.finetune.training.signals import StopAskedError, stop_request
 from sesurgeon.finetune.training.state import check_processes, put_back_weights
 from sesurgeon.finetune.training.trainer import Trainer

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune.data.randomness import random_states_to_keep, set_random_states
 from sesurgeon.finetune.training.engine import from_all
-from sesurgeon.finetune.training.loop import PhaseTraining, Tally
+from sesurgeon.finetune.training.phase_training import PhaseTraining
 from sesurgeon.finetune.training.phases import changing_buffers
+from sesurgeon.finetune.training.tally import Tally
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

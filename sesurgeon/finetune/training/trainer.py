@@ -17,11 +17,13 @@ from sesurgeon.finetune.events import OnProgress, PhaseStarted, RunStopped, Stat
 from sesurgeon.finetune.keeping.recorder import Recorder
 from sesurgeon.finetune.task import Task
 from sesurgeon.finetune.training.engine import any_of_all, average_buffers, sums_over_all
-from sesurgeon.finetune.training.loop import PhaseTraining, Tally, start_phase, train_epoch, updates_between_looks
+from sesurgeon.finetune.training.loop import Loop
 from sesurgeon.finetune.training.objective import Objective
+from sesurgeon.finetune.training.phase_training import PhaseTraining, start_phase
 from sesurgeon.finetune.training.phases import Phase, changing_buffers
 from sesurgeon.finetune.training.signals import StopAskedError, StopRequest
 from sesurgeon.finetune.training.state import Position, captured, put_back_training
+from sesurgeon.finetune.training.tally import Tally
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -105,10 +107,11 @@ class Trainer:
     def _epoch(self, training: PhaseTraining, epoch: int, update: int, tally: Tally) -> None:
         """Train on what is left of an epoch, evaluate, and write everything down."""
         self.updates.start(epoch, update)
+        loop = Loop(self.updates, self.batches, self.objective, self.config, self.accelerator, self.on_progress)
 
         def after_update(number: int, tally: Tally) -> None:
             alone = self.accelerator.num_processes == 1
-            stop = (alone or number % updates_between_looks(self.accelerator) == 0) and self._must_stop()
+            stop = (alone or number % loop.updates_between_looks == 0) and self._must_stop()
             every = self.config.checkpoint_every
             due = every is not None and number % every == 0 and number < self.updates.updates
             if (stop or due) and not any_of_all(self.accelerator, not math.isfinite(tally.look())):
@@ -116,10 +119,7 @@ class Trainer:
             if stop:
                 raise KeyboardInterrupt
 
-        train_epoch(
-            training, self.batches, self.updates, self.objective, self.config, self.accelerator, tally, after_update,
-            self.on_progress,
-        )  # fmt: skip
+        loop.train_epoch(training, tally, after_update)
         changed = changing_buffers(self.model)
         average_buffers(self.accelerator, self.model, changed)
         if self.average is not None:
