@@ -59,13 +59,15 @@ def plan_data(plan: Plan, found: Survey, price: Price, ratios: Sequence[LatencyR
 
 
 def _blocks_data(plan: Plan, found: Survey, costs: Mapping[str, Cost]) -> list[dict[str, Any]]:
+    from sesurgeon.graph.paths import join
+
     blocks = []
     for entry in plan.entries:
         site = found.site(entry.site)
         blocks.append(
             {
                 "site": site.id,
-                "path": f"{site.owner}.{entry.attribute}".lstrip("."),
+                "path": join(site.owner, entry.attribute),
                 "stage": site.stage,
                 "channels": site.channels,
                 "spatial": site.spatial,

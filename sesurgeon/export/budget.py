@@ -15,6 +15,7 @@ from sesurgeon.graph import LeftAlone, Survey
 from sesurgeon.placement import Plan, images_in
 from sesurgeon.surgery import blocks_of
 from sesurgeon.surgery.apply import insert_blocks
+from sesurgeon.surgery.below import path_of
 
 Measure = Callable[[nn.Module, nn.Module, tuple[Any, ...]], LatencyRatio]
 Shares = Callable[[nn.Module, tuple[Any, ...]], dict[str, float]]
@@ -71,7 +72,7 @@ def fit_latency(
             return replace(plan, left_alone=(*plan.left_alone, *dropped)), ratio
         times = each(augmented, found.inputs)
         sizes = {path: sum(one.numel() for one in block.parameters()) for path, block in blocks_of(augmented).items()}
-        paths = {f"{found.site(entry.site).owner}.{entry.attribute}".lstrip("."): entry for entry in plan.entries}
+        paths = {path_of(entry, found): entry for entry in plan.entries}
         # by the ratio that is held to the bound: the medians may differ less, and then nothing would go, for ever
         excess, gone = (ratio.ratio - 1 - most) * ratio.base_ms, set[str]()
         for path in sorted(paths, key=lambda path: times[path] / sizes[path], reverse=True):

@@ -13,6 +13,7 @@ from sesurgeon.graph.candidates import Candidate
 from sesurgeon.graph.describe import describe, network_of
 from sesurgeon.graph.flow import Flow
 from sesurgeon.graph.local import LocalGraphs
+from sesurgeon.graph.paths import join
 from sesurgeon.graph.patterns import (
     around,
     concatenations,
@@ -153,7 +154,7 @@ def _host(local: LocalGraphs, path: str, candidate: Candidate) -> str | None:
     """
     if candidate.host is None:
         return None
-    host = f"{path}.{candidate.host}".lstrip(".")
+    host = join(path, candidate.host)
     unique = local.times_called.get(host) == 1
     return host if unique and not ops.is_norm(local.model.get_submodule(host)) else None
 

@@ -13,6 +13,7 @@ from sesurgeon.graph.candidates import Candidate
 from sesurgeon.graph.flow import Flow
 from sesurgeon.graph.layout import channel_dim
 from sesurgeon.graph.local import LocalGraphs
+from sesurgeon.graph.paths import join
 from sesurgeon.graph.patterns import attended, attention_in, attention_modules, gates_its_input
 from sesurgeon.graph.site import Site
 from sesurgeon.graph.tensors import tensor_name
@@ -86,10 +87,10 @@ def describe(network: Network, path: str, candidate: Candidate, host: str | None
         has_skip=candidate.has_skip,
         summed=candidate.summed,
         residual=None,
-        convolution=None if candidate.convolution is None else f"{path}.{candidate.convolution}".lstrip("."),
+        convolution=None if candidate.convolution is None else join(path, candidate.convolution),
         kernel_size=candidate.kernel_size,
         depthwise=candidate.depthwise,
-        branch=tuple(f"{path}.{node.target}".lstrip(".") for node in called),
+        branch=tuple(join(path, node.target) for node in called),
         attention=attention_in(candidate.branch, flow, path, network.attention)
         or network.attended.get(name)
         or (_gate_around(network, path) if candidate.kind == "conv" else None),

@@ -8,6 +8,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from sesurgeon.graph import ops
+from sesurgeon.graph.paths import join
 
 _FIRST = ("conv", "batch_norm", "instance_norm", "group_norm", "max_pool", "avg_pool", "adaptive_", "interpolate",
           "pixel_shuffle", "pixel_unshuffle")  # fmt: skip
@@ -51,7 +52,7 @@ def _resolve(model: nn.Module, graphs: Mapping[str, fx.Graph], path: str, node: 
         return _permuted(order, before or 1)
     known = _made_by_module(owner, node) if node.op == "call_module" else _made_by_function(ops.name_of(node))
     if known is None and node.op == "call_module":
-        known = _inside(model, graphs, f"{path}.{node.target}".lstrip("."))
+        known = _inside(model, graphs, join(path, node.target))
     if known is None and source is not None:
         known = _resolve(model, graphs, path, source)
     return known

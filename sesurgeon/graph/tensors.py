@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from sesurgeon.graph.local import LocalGraphs
+from sesurgeon.graph.paths import join
 
 
 def tensor_name(local: LocalGraphs, path: str, node: fx.Node) -> str:
@@ -15,7 +16,7 @@ def tensor_name(local: LocalGraphs, path: str, node: fx.Node) -> str:
         path: of the module whose graph holds ``node``.
         node: a node with a tensor value.
     """
-    child = f"{path}.{node.target}".lstrip(".")
+    child = join(path, node.target)
     graph = local.graphs.get(child) if node.op == "call_module" else None
     returned = None if graph is None else next(iter(reversed(graph.nodes))).args[0]
     if isinstance(returned, fx.Node) and returned.op != "placeholder":

@@ -9,6 +9,7 @@ from torch import nn
 
 from sesurgeon.errors import UsageError
 from sesurgeon.graph import Survey
+from sesurgeon.graph.paths import join
 from sesurgeon.models import fresh, isolated
 from sesurgeon.placement import Entry, Plan, survey_for
 from sesurgeon.surgery.apply import plan_of
@@ -52,7 +53,7 @@ def survey_below(model: nn.Module, plan: Plan) -> Survey:
 
 def path_of(entry: Entry, found: Survey) -> str:
     """Path of the block of ``entry``."""
-    return f"{found.site(entry.site).owner}.{entry.attribute}".lstrip(".")
+    return join(found.site(entry.site).owner, entry.attribute)
 
 
 def outputs_of(model: nn.Module, found: Survey, training: bool) -> Any:

@@ -19,10 +19,7 @@ Way = tuple[tuple[fx.Node, Scale], ...]
 """Nodes that must all be multiplied, and what by."""
 
 _MIXES = re.compile(r"Shuffle|Unshuffle|Permute|Flatten|Unflatten")
-_KEEPS = re.compile(
-    r"(leaky_|p)?relu|(feature_)?dropout[123]?d?|drop_path|stochastic_depth|(adaptive_)?(avg|max)_pool[123]d|"
-    r"interpolate|contiguous|clone|to|float|neg|add|sub|mul|div|pad"
-)
+_KEEPS = re.compile(rf"{homogeneous.ON_EACH_CHANNEL}|add|sub|mul|div|pad")
 
 
 def ways_back(owner: nn.Module, node: fx.Node, scale: Scale) -> list[Way]:

@@ -8,9 +8,10 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from sesurgeon.graph import Survey, ops
+from sesurgeon.graph.paths import join
 from sesurgeon.surgery.channelwise import ways_back
 from sesurgeon.surgery.scale import Scale
-from sesurgeon.surgery.tensor_uses import join, readers
+from sesurgeon.surgery.tensor_uses import readers
 from sesurgeon.surgery.trials import input_passes, reader_passes
 from sesurgeon.surgery.walk import NoTakerError, Walk, described
 
@@ -71,7 +72,7 @@ class _Onward(Walk):
         return self._after(parent, call, scale)
 
     def _by_module(self, path: str, call: fx.Node, node: fx.Node, scale: Scale) -> dict[str, Scale]:
-        called = join(path, str(call.target))
+        called = join(path, call.target)
         module = self.local.model.get_submodule(called)
         self.check_followed(called, "after")
         if called in self.local.graphs:

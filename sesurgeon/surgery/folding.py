@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sesurgeon.blocks import Block, build_block
 from sesurgeon.errors import UsageError, VerificationError
 from sesurgeon.graph import LeftAlone, Survey, same
+from sesurgeon.graph.paths import join
 from sesurgeon.models import copy_of
 from sesurgeon.placement import Entry, Plan
 from sesurgeon.surgery.apply import plan_of, remember_plan
@@ -109,7 +110,7 @@ def takers(model: nn.Module) -> dict[str, float]:
         UsageError: one of them is not there any more.
     """
     found = {
-        f"{path}.{name}".lstrip("."): _factor(entry)
+        join(path, name): _factor(entry)
         for path, module in model.named_modules()
         if (plan := plan_of(module)) is not None
         for entry in plan.entries

@@ -23,10 +23,14 @@ _LEAVES = (  # a Sequential among them is an empty one
     pooling._MaxPoolNd, pooling._AvgPoolNd, pooling._AdaptiveMaxPoolNd, pooling._AdaptiveAvgPoolNd,
 )  # fmt: skip
 _LEAF_NAMES = re.compile(r"Pool|Permute|Shuffle")  # timm's and torchvision's own
-_FUNCTIONS = re.compile(
+ON_EACH_CHANNEL = (
     r"(leaky_|p)?relu|(feature_)?dropout[123]?d?|drop_path|stochastic_depth|(adaptive_)?(avg|max)_pool[123]d|"
-    r"interpolate|pixel_(un)?shuffle|(native_)?channel_shuffle|(un)?flatten|reshape|view|permute|transpose|movedim|"
-    r"(un)?squeeze|contiguous|clone|to|float|neg|sum|mean"
+    r"interpolate|contiguous|clone|to|float|neg"
+)
+"""Names of functions and methods (a pattern) that leave channels where they are."""
+_FUNCTIONS = re.compile(
+    rf"{ON_EACH_CHANNEL}|pixel_(un)?shuffle|(native_)?channel_shuffle|(un)?flatten|reshape|view|permute|transpose|"
+    r"movedim|(un)?squeeze|sum|mean"
 )
 _WEIGHT_AND_BIAS: Mapping[Callable[..., Any], tuple[int, int]] = MappingProxyType(
     {

@@ -9,10 +9,11 @@ from operator import attrgetter
 from torch import Tensor, fx
 
 from sesurgeon.graph import Survey, ops
+from sesurgeon.graph.paths import join
 from sesurgeon.surgery.channelwise import ways_back
 from sesurgeon.surgery.homogeneous import function_weights, module_weights, output_channels
 from sesurgeon.surgery.scale import Scale
-from sesurgeon.surgery.tensor_uses import join, readers
+from sesurgeon.surgery.tensor_uses import readers
 from sesurgeon.surgery.trials import input_passes, weights_pass
 from sesurgeon.surgery.walk import NoTakerError, Walk, described
 
@@ -70,7 +71,7 @@ class _Back(Walk):
         return self._behind(path, node, scale)
 
     def _by_module(self, path: str, node: fx.Node, scale: Scale) -> Mapping[str, Scale]:
-        called = join(path, str(node.target))
+        called = join(path, node.target)
         module = self.local.model.get_submodule(called)
         self.check_followed(called, "before")
         if called in self.local.graphs:
@@ -97,7 +98,7 @@ class _Back(Walk):
     def _by_function(self, path: str, node: fx.Node, weights: Sequence[object], scale: Scale) -> Mapping[str, Scale]:
         given = [weight for weight in weights if weight is not None]
         read = [weight for weight in given if isinstance(weight, fx.Node) and weight.op == "get_attr"]
-        names = {join(path, str(weight.target)) for weight in read}
+        names = {join(path, weight.target) for weight in read}
         if weights[0] is None or len(names) < len(given):
             raise NoTakerError(f"the weight of {ops.name_of(node)} before it is no parameter")
         self.check_calls(path, "before")

@@ -17,6 +17,7 @@ from torch import fx, nn
 
 from sesurgeon.errors import UsageError
 from sesurgeon.graph import compile_graph
+from sesurgeon.graph.paths import join
 from sesurgeon.placement.attributes import MARK, before, inserted
 
 Forward = Callable[..., Any]
@@ -140,7 +141,7 @@ def is_covered(module: nn.Module) -> bool:
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
     """The inserted blocks: module path -> block, in module order; empty where there are none."""
     return {
-        f"{path}.{attribute}".lstrip("."): module.get_submodule(attribute)
+        join(path, attribute): module.get_submodule(attribute)
         for path, module in model.named_modules()
         for attribute in inserted(module)
     }

@@ -10,6 +10,7 @@ from torch import fx
 
 from sesurgeon.graph import ops
 from sesurgeon.graph.local import LocalGraphs
+from sesurgeon.graph.paths import join
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,10 @@ class TensorUses:
         for path, graph in self.local.graphs.items():
             for node in graph.nodes:
                 if node.op == "get_attr":
-                    reads[join(path, str(node.target))] += len(readers(node))
+                    reads[join(path, node.target)] += len(readers(node))
         return reads
 
 
 def readers(node: fx.Node) -> list[fx.Node]:
     """The nodes that read the values of ``node``, and not only its shape."""
     return [user for user in node.users if not ops.is_shape_access(user)]
-
-
-def join(path: str, name: str) -> str:
-    """The name of a child or tensor ``name`` of the module ``path``, in the whole network."""
-    return f"{path}.{name}".lstrip(".")

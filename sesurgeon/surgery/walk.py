@@ -9,7 +9,8 @@ from torch import fx, nn
 
 from sesurgeon.graph import Survey, ops
 from sesurgeon.graph.local import LocalGraphs
-from sesurgeon.surgery.tensor_uses import TensorUses, join
+from sesurgeon.graph.paths import join
+from sesurgeon.surgery.tensor_uses import TensorUses
 
 
 class NoTakerError(Exception):
@@ -46,7 +47,7 @@ class Walk:
 
     def blocks_after(self, path: str, node: fx.Node) -> int:
         """How many blocks read the value of ``node``; some hang at the output of the module that it calls."""
-        at_module = self.hosts[join(path, str(node.target))] if node.op == "call_module" else 0
+        at_module = self.hosts[join(path, node.target)] if node.op == "call_module" else 0
         return self.nodes[path, node] + at_module
 
     def call_of(self, path: str) -> tuple[str, fx.Node]:
@@ -55,7 +56,7 @@ class Walk:
             (parent, node)
             for parent, graph in self.local.graphs.items()
             for node in graph.nodes
-            if node.op == "call_module" and join(parent, str(node.target)) == path
+            if node.op == "call_module" and join(parent, node.target) == path
         ]
         if len(callers) != 1:
             raise NoTakerError(f"what calls {path or 'the model itself'} is not known")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import nn
 
 from sesurgeon.finetune.config import FinetuneConfig
+from sesurgeon.graph.paths import join
 
 _PARAMETERS_A_LAYER = 12  # as timm.optim.auto_group_layers
 
@@ -66,7 +67,7 @@ def set_train_mode(model: nn.Module, phase: Phase, new: Collection[str]) -> None
 def changing_buffers(model: nn.Module) -> list[str]:
     """Names of the buffers that training changes: those of modules that are in train mode."""
     return [
-        f"{path}.{name}".lstrip(".")
+        join(path, name)
         for path, module in model.named_modules()
         if module.training
         for name, _ in module.named_buffers(recurse=False)

@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from sesurgeon.graph import ops
 from sesurgeon.graph.flow import Flow
+from sesurgeon.graph.paths import join
 
 
 def attention_modules(model: nn.Module, flows: Mapping[str, Flow]) -> frozenset[str]:
@@ -25,7 +26,7 @@ def attention_in(branch: frozenset[fx.Node], flow: Flow, path: str, attention: f
         if _is_gating(flow, node):
             return path
         if node.op == "call_module":
-            called = f"{path}.{node.target}".lstrip(".")
+            called = join(path, node.target)
             for candidate in sorted(attention):
                 if candidate == called or candidate.startswith(called + "."):
                     return candidate
@@ -47,7 +48,7 @@ def attended(flow: Flow, path: str, attention: frozenset[str]) -> dict[fx.Node, 
     """The tensors in one graph that attention scales right away, and what does it: a module, or ``path`` itself."""
     found: dict[fx.Node, str] = {}
     for node in flow.nodes:
-        called = f"{path}.{node.target}".lstrip(".") if node.op == "call_module" else None
+        called = join(path, node.target) if node.op == "call_module" else None
         if called in attention and called is not None:
             scaled = ops.operand(node)
         elif _is_gating(flow, node):
