@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
+import io
 import json
 import sys
 import traceback
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 _INTERRUPTED = 130
 _PIPE_WIDTH = 200
+_SHOWN = "sesurgeon.shown"  # what becomes of characters that a stream cannot write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +78,8 @@ class Output:
         if self.json:
             plain = json.loads(json.dumps(data, default=_plain), parse_constant=lambda _: None)
             text = json.dumps(plain, indent=2, ensure_ascii=False)
+            if not _can_be_written(text, self.results.encoding):
+                text = json.dumps(plain, indent=2)  # with escapes, which a reader turns back
             self.results.out(text, highlight=False)
         else:
             self.results.print(rendered)
@@ -107,16 +112,17 @@ def reporting(talking: Talking) -> Iterator[Output]:
     except BrokenPipeError:
         raise  # whoever read our result has gone: typer ends quietly
     except Exception as error:
-        hint = "This was not foreseen. Run it again with --debug for the traceback."
-        _explain(
-            output, f"Error: {type(error).__name__}: {error}", None if talking.debug else hint, debug=talking.debug
-        )
+        named = isinstance(error, OSError) and error.filename is not None  # it says what is wrong with which file
+        hint = None if named or talking.debug else "This was not foreseen. Run it again with --debug for the traceback."
+        _explain(output, f"Error: {type(error).__name__}: {error}", hint, debug=talking.debug)
         raise typer.Exit(1) from error
 
 
 def _console(file: TextIO) -> Console:
     # Markup, emoji and highlighting would change names that users gave; a pipe has no width that cuts tables.
     width = None if file.isatty() else _PIPE_WIDTH
+    if isinstance(file, io.TextIOWrapper) and file.errors == "strict":
+        file.reconfigure(errors=_SHOWN)  # rather than fail when the work is done
     return Console(file=file, width=width, markup=False, emoji=False, highlight=False)
 
 
@@ -126,6 +132,28 @@ def _explain(output: Output, message: str, hint: str | None, *, debug: bool) -> 
     output.notes.print(message, style="red", soft_wrap=True)
     if hint is not None:
         output.notes.print(hint, soft_wrap=True)
+
+
+def _can_be_written(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(error: UnicodeError) -> tuple[str, int]:
+    """What stands for characters that a stream cannot write.
+
+    Bytes of a file's name that are no UTF-8, which Python keeps as surrogates, are shown as such.
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    codes = map(ord, error.object[error.start : error.end])
+    return "".join(f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else "?" for code in codes), error.end
+
+
+codecs.register_error(_SHOWN, _shown)
 
 
 def _plain(value: object) -> object:

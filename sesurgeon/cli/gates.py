@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +17,7 @@ from sesurgeon.cli.console import reporting
 from sesurgeon.cli.images import DataSpec, Opening, Passing
 from sesurgeon.cli.latest import given_or_latest, latest_trained
 from sesurgeon.cli.loading import load_model
-from sesurgeon.cli.measuring import check_on_bad_image, described, open_images
+from sesurgeon.cli.measuring import check_on_bad_image, described, note_few, open_images
 from sesurgeon.cli.options import Force, OptionalModel, Reading, Talking
 from sesurgeon.cli.spread import spread
 
@@ -32,7 +34,9 @@ Report = Annotated[
 Classes = Annotated[
     str | None,
     typer.Option(
-        metavar="NAME,NAME,…", help="Those that are drawn; by default four, spread over all.", show_default=False
+        metavar="NAME,NAME,…",
+        help='Those that are drawn ("A,B" in quotes is one name); by default four, spread over all.',
+        show_default=False,
     ),
 ]
 
@@ -75,16 +79,23 @@ def gates(
             study = study_gates(
                 loaded,
                 images,
-                classes=None if classes is None else [part.strip() for part in classes.split(",")],
+                classes=None if classes is None else named_classes(classes, images.classes),
                 **vars(passing),
                 on_progress=watcher,
             )
+        note_few(out, study.images)
         files = () if output is None else write_report(study, output, force=force)
         title = Text(f"{name} on {described(images)}, {study.images:,} images", style="bold")
         written = [Text(f"Written: {', '.join(map(str, files))}")] if files else []
         out.result(
             Group(title, _gate_table(study.gates), *_verdicts(study), *written), _data(name, images, study, files)
         )
+
+
+def named_classes(text: str, known: Sequence[str]) -> list[str]:
+    """The names in ``cat,dog``; spaces around them count where a class has them, and ``"a,b"`` is one name."""
+    names = next(csv.reader([text])) or [""]
+    return [name if name in known else name.strip() for name in names]
 
 
 def _gate_table(gates: tuple[GateStatistics, ...]) -> Table:

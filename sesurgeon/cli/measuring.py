@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from sesurgeon.finetune.events import OnProgress
 
 
+_FEW = 30  # a spread over so many is off by an eighth
+
+
 def check_on_bad_image(value: str) -> None:
     """Raise a UsageError for anything but skip and error."""
     if value not in ("skip", "error"):
@@ -33,6 +36,13 @@ def open_images(
     for note in images.notes:
         out.note(note)
     return images
+
+
+def note_few(out: Output, images: int) -> None:
+    """Say so, where there are too few images to tell a constant gate from one that saw nothing to react to."""
+    if images < _FEW:
+        seen = "1 image" if images == 1 else f"{images} images"
+        out.note(f"Warning: how much a gate varies cannot be told from {seen}. Give some hundreds.", style="yellow")
 
 
 def described(data: Data) -> str:

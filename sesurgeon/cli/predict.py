@@ -84,7 +84,7 @@ def predict(
             out.note(f"{name} does not say how images are prepared for it: they are seen as {size}.")
         out.result(_table(found), _data(name, found))
         if found.skipped:
-            raise DataError(_printable(describe_bad_images(found.skipped, len(paths))))
+            raise DataError(describe_bad_images(found.skipped, len(paths)))
 
 
 def _model_and_images(first: str | None, images: list[str]) -> tuple[str | None, list[str]]:
@@ -108,7 +108,7 @@ def _table(found: Predictions) -> Table:
         labels = [(spaces_shown(guess.label), _share(guess.probability)) for guess in image.guesses]
         first = labels[0] if labels else ("", "no label")
         rest = ", ".join(" ".join(label) for label in labels[1:])
-        table.add_row(_printable(str(image.path)), *first, rest)
+        table.add_row(str(image.path), *first, rest)
     return table
 
 
@@ -118,17 +118,11 @@ def _data(name: str, found: Predictions) -> dict[str, Any]:
         "input_size": found.input_size,
         "multi_label": found.multi_label,
         "images": [
-            {"path": _printable(str(image.path)), "guesses": [vars(guess) for guess in image.guesses]}
-            for image in found.images
+            {"path": str(image.path), "guesses": [vars(guess) for guess in image.guesses]} for image in found.images
         ],
-        "skipped": [{"path": _printable(str(image.path)), "reason": image.reason} for image in found.skipped],
+        "skipped": [{"path": str(image.path), "reason": image.reason} for image in found.skipped],
     }
 
 
 def _share(probability: float) -> str:
     return per_cent(100 * probability)
-
-
-def _printable(text: str) -> str:
-    """File names may hold bytes that are no UTF-8; Python keeps them as surrogates, which cannot be printed."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -15,7 +15,7 @@ from sesurgeon.cli.console import reporting
 from sesurgeon.cli.images import DataSpec, Opening, Passing
 from sesurgeon.cli.latest import given_or_latest, latest_trained
 from sesurgeon.cli.loading import flags_to_load, load_model
-from sesurgeon.cli.measuring import check_on_bad_image, described, open_images
+from sesurgeon.cli.measuring import check_on_bad_image, described, note_few, open_images
 from sesurgeon.cli.naming import beside
 from sesurgeon.cli.options import Force, OptionalModel, OutputPath, Reading, Talking
 from sesurgeon.cli.rendering import left_alone_lines
@@ -76,6 +76,7 @@ def prune(
         with out.progress() as progress:
             watcher = Watcher(out, progress)
             images = open_images(out, loaded, data, opening, workers=passing.workers, on_progress=watcher)
+            note_few(out, len(images.val))
             found = prune(
                 loaded,
                 images,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from sesurgeon.export.precision import TOLERANCES, Precision, reduce
 from sesurgeon.export.precision import simplify as simplify_file
 from sesurgeon.export.prepare import prepare
 from sesurgeon.files import target_of
+from sesurgeon.finetune.scoring.evaluation import digest_of
 from sesurgeon.models.provenance import Provenance
 
 # protobuf holds no message of 2 GiB or more; the rest is room for the graph itself
@@ -185,9 +186,18 @@ def _describe(model: Any, provenance: Provenance) -> None:
         model.metadata_props["multi_label"] = "true"
     if provenance.preprocessing is not None:
         model.metadata_props["preprocessing"] = json.dumps(provenance.preprocessing.to_dict())
+    if held_out := list(_held_out(provenance)):
+        model.metadata_props["held_out"] = json.dumps(held_out)
     for graph in (model.graph, *model.functions.values()):
         for node in graph.all_nodes():
             node.metadata_props.pop("pkg.torch.onnx.stack_trace", None)
+
+
+def _held_out(provenance: Provenance) -> Iterator[dict[str, Any]]:
+    """What a run held out of its data, so that the file is not measured with what it was trained on."""
+    for record in provenance.history:
+        if record.get("command") == "finetune" and record.get("val_split") is not None:
+            yield {"data": digest_of(record["data"]), "val_split": record["val_split"], "seed": record["seed"]}
 
 
 def _save(model: Any, path: Path, data: Path) -> None:

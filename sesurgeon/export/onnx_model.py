@@ -47,7 +47,7 @@ class OnnxModel(nn.Module):
 
 
 def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
-    """Read a file that :func:`sesurgeon.export_onnx` wrote, with classes and preprocessing from its metadata.
+    """Read a file that :func:`sesurgeon.export_onnx` wrote, with what its metadata say.
 
     Without preprocessing there (the exported model had none) the file's own input size and the usual mean and
     deviation are taken, as for a model that says nothing.
@@ -69,16 +69,24 @@ def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
     metadata = session.get_modelmeta().custom_metadata_map
     try:
         classes, preprocessing = _classes(metadata), _preprocessing(metadata, inputs[0].shape)
+        runs = _runs(metadata)
     except (KeyError, TypeError, ValueError) as error:
         raise UnreadableFileError(f"The metadata of {path} are damaged: {error!r}.") from error
     model = OnnxModel(session)
     several = metadata.get("multi_label") == "true"
-    attach_provenance(model, Provenance(Source("module"), classes, multi_label=several, preprocessing=preprocessing))
+    provenance = Provenance(Source("module"), classes, preprocessing=preprocessing, history=runs, multi_label=several)
+    attach_provenance(model, provenance)
     return model.eval()
 
 
 def _classes(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
     return tuple(str(name) for name in json.loads(metadata["classes"])) if "classes" in metadata else None
+
+
+def _runs(metadata: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
+    """The history, as far as it tells what was held out."""
+    found = json.loads(metadata.get("held_out", "[]"))
+    return tuple({"command": "finetune", **{key: run[key] for key in ("data", "val_split", "seed")}} for run in found)
 
 
 def _preprocessing(metadata: Mapping[str, str], shape: list[Any]) -> Preprocessing | None:

@@ -32,12 +32,13 @@ def draw_activations(study: GateStudy, path: Path) -> None:
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()  # as in the paper
     lettering = lettering_for(dict(enumerate(study.classes)))
     for axes, gate in zip(panels, shown, strict=False):
-        _draw_panel(axes, study, gate, [lettering[number] for number in range(len(study.classes))])
+        _draw_panel(axes, study, gate)
         axes.set_title(gate, fontsize="small", **lettering.style)
     for axes in panels[len(shown) :]:
         axes.set_axis_off()
-    handles, labels = panels[0].get_legend_handles_labels()
-    legend = figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False)
+    lines = panels[0].get_lines()[1:]  # behind that at 1; asked for by label, those with names like "_x" are hidden
+    labels = [*(lettering[number] for number in range(len(study.classes))), "all images"]
+    legend = figure.legend(lines, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False)
     for text in legend.get_texts():
         text.set(**lettering.style)
     of_all = "" if len(shown) == len(names) else f", {len(shown)} of {len(names)} gates"
@@ -70,14 +71,14 @@ def draw_spreads(study: GateStudy, path: Path) -> None:
     save_figure(figure, path)
 
 
-def _draw_panel(axes: Any, study: GateStudy, gate: str, names: list[str]) -> None:
+def _draw_panel(axes: Any, study: GateStudy, gate: str) -> None:
+    """A line at 1, one for each class and one for all images."""
     channels = range(len(study.means[gate]))
     style: dict[str, Any] = {"marker": "o" if len(channels) == 1 else ""}  # a line through one point shows nothing
     axes.axhline(1, color=_QUIET, linestyle=":", linewidth=1)
-    for number, name in enumerate(names):
-        colour = _COLOURS[number % len(_COLOURS)]
-        axes.plot(channels, study.class_means[gate][number], color=colour, linewidth=0.9, label=name, **style)
-    axes.plot(channels, study.means[gate], color=_ALL, linewidth=1.1, label="all images", **style)
+    for number, means in enumerate(study.class_means[gate]):
+        axes.plot(channels, means, color=_COLOURS[number % len(_COLOURS)], linewidth=0.9, **style)
+    axes.plot(channels, study.means[gate], color=_ALL, linewidth=1.1, **style)
     axes.set_xlabel("channel", fontsize="small")
     axes.tick_params(labelsize="small")
     axes.spines[["top", "right"]].set_visible(False)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sesurgeon.errors import UsageError
+from sesurgeon.errors import UsageError, VerificationError
 from sesurgeon.finetune import Data, Measured, open_held_out
 from sesurgeon.finetune.events import OnProgress, ignore
 from sesurgeon.finetune.scoring.evaluation import Prepared, identity_of, measure, prepared
@@ -19,7 +19,7 @@ from sesurgeon.finetune.scoring.gatewatch import watching_gates
 from sesurgeon.finetune.scoring.outputs import as_input
 from sesurgeon.gates.candidates import Candidate, candidates
 from sesurgeon.gates.statistics import CONSTANT
-from sesurgeon.gates.study import check_blocks
+from sesurgeon.gates.study import check_blocks, check_finite
 from sesurgeon.graph import LeftAlone, Survey
 from sesurgeon.models import add_record
 from sesurgeon.surgery import NoTakerError, Replacement, plan_of, replace_block, survey_below
@@ -70,7 +70,7 @@ class Pruning:
         steps: in the order in which they were tried.
         untried: constant blocks that were not tried any more after a step that cost too much.
         live: blocks whose gates vary more than the tolerance, and how much.
-        left: constant blocks that no layer could take the constants of, and why.
+        left: constant blocks that no layer could take the constants of, or that this could not be proved for, and why.
         ms_before, ms_after: milliseconds a pass of the network that was given, and of ``model``, timed in turn.
     """
 
@@ -143,14 +143,17 @@ def prune(
         on_step: gets each step when it is done.
 
     Raises:
-        UsageError: there are no inserted blocks, a limit is negative; or whatever :func:`sesurgeon.evaluate` raises.
-        VerificationError: a network gives other outputs than the constants explain.
+        UsageError: there are no inserted blocks, a limit is negative, there is a single image, for which every gate is
+            constant; or whatever :func:`sesurgeon.evaluate` raises.
+        SesurgeonError: a gate gives factors that are not finite.
     """
     for name, value in (("max_drop", max_drop), ("tolerance", tolerance)):
         if not value >= 0:
             raise UsageError(f"{name} (={value}) must be at least 0.")
     check_blocks(model)
     data = data if isinstance(data, Data) else open_held_out(model, data, on_progress=on_progress)
+    if len(data.split(split)) < 2:
+        raise UsageError(f"{data.name} has one image, for which every gate is constant.", hint="Give some hundreds.")
     given = prepared(model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device)
     metric = "map" if data.multi_label else "top1"
     look = _Look(given, data.multi_label, metric, on_progress)
@@ -196,6 +199,7 @@ class _Look:
             found: Measured = measure(
                 model, self.given.batches, self.given.classes, self.on_progress, multi_label=self.multi_label
             )
+        check_finite(watch.sums())
         blocks = candidates(model, watch.sums())
         return _State(model, found.scores()[self.metric], blocks), found.images
 
@@ -211,6 +215,8 @@ def _next(state: _State, tolerance: float, left: dict[str, str]) -> tuple[Candid
             return _replaced(state, candidate, tolerance)
         except NoTakerError as error:
             left[candidate.block] = str(error)
+        except VerificationError as error:  # the steps before it are good all the same
+            left[candidate.block] = error.message
     return None
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sesurgeon.blocks import ceiling_of
-from sesurgeon.errors import UsageError
+from sesurgeon.errors import SesurgeonError, UsageError
 from sesurgeon.finetune import Data, EvaluationStep, open_held_out
 from sesurgeon.finetune.data.labels import shortened
 from sesurgeon.finetune.data.loader import read
 from sesurgeon.finetune.events import OnProgress, ignore
 from sesurgeon.finetune.scoring.evaluation import prepared
-from sesurgeon.finetune.scoring.gatewatch import gates_of, watching_gates
+from sesurgeon.finetune.scoring.gatewatch import GateSums, gates_of, watching_gates
 from sesurgeon.finetune.scoring.outputs import as_input, evaluating
 from sesurgeon.gates.statistics import GateStatistics
 from sesurgeon.surgery import blocks_of
@@ -35,7 +35,7 @@ class GateStudy:
         means: by gate, the mean factor of each channel over all images, (channels,), float64.
         spreads: by gate, its standard deviation over images and places, likewise.
         class_means: by gate, the mean factor of each chosen class and channel, (classes, channels), NaN for a class
-            of which there is no image.
+            of which there is no image, and where a gate gets several views of each image.
         images: how many were seen.
     """
 
@@ -78,27 +78,30 @@ def study_gates(
         UsageError: there are no inserted blocks, or a class that is not among those of the data; or whatever
             :func:`sesurgeon.evaluate` raises.
         DataError: likewise.
+        SesurgeonError: a gate gives factors that are not finite.
     """
     check_blocks(model)
     data = data if isinstance(data, Data) else open_held_out(model, data, on_progress=on_progress)
     chosen = choose_classes(data.classes, classes)
     given = prepared(model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device)
     steps = len(given.batches)
-    with watching_gates(model, given.outputs) as watch, evaluating(model), torch.no_grad():
+    places = {index: place for place, index in enumerate(given.classes)}
+    with watching_gates(model, len(places)) as watch, evaluating(model), torch.no_grad():
         for step, (images, labels) in enumerate(read(given.batches), start=1):
-            watch.showing(labels)
+            # by the classes of the data: the network may have a thousand times as many outputs
+            several = labels.ndim == 2
+            watch.showing(labels[:, list(places)] if several else torch.tensor([places[int(one)] for one in labels]))
             model(as_input(images, model))
             on_progress(EvaluationStep(step, steps))
+    check_finite(watch.sums())
     parts, seen = gates_of(model), {sums.gate: sums for sums in watch.sums()}
-    outputs = {name: index for index, name in given.classes.items()}
-    rows = [outputs[name] for name in chosen]
-    by_class = {gate: means[rows] for gate, sums in seen.items() if (means := sums.class_means()) is not None}
+    rows = [data.classes.index(name) for name in chosen]
     return GateStudy(
         tuple(GateStatistics.of(sums, ceiling_of(parts[gate].gate)) for gate, sums in seen.items()),
         chosen,
         {gate: sums.channel_means() for gate, sums in seen.items()},
         {gate: sums.channel_spreads() for gate, sums in seen.items()},
-        by_class,
+        {gate: _of_classes(sums, rows) for gate, sums in seen.items()},
         len(data.split(split)),
     )
 
@@ -110,6 +113,18 @@ def check_blocks(model: nn.Module) -> None:
             f"There are no inserted blocks in this {type(model).__name__}.",
             hint="Only gates that sesurgeon put in are looked at: sesurgeon add-se MODEL",
         )
+
+
+def check_finite(seen: Iterable[GateSums]) -> None:
+    """Raise a SesurgeonError for gates that gave something else than numbers: nothing can be said of them."""
+    broken = [sums.gate for sums in seen if not sums.finite]
+    if broken:
+        raise SesurgeonError(f"The gate {broken[0]} gives factors that are not finite.", hint="Check its weights.")
+
+
+def _of_classes(sums: GateSums, rows: list[int]) -> Tensor:
+    means = sums.class_means()
+    return torch.full((len(rows), sums.channels), torch.nan) if means is None else means[rows]
 
 
 def choose_classes(known: Sequence[str], named: Sequence[str] | None) -> tuple[str, ...]:

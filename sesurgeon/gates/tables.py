@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -22,6 +23,8 @@ def check_report(folder: Path, *, force: bool = False) -> None:
     Raises:
         OutputError: it is a file or cannot be made, or there is a report in it (and not ``force``).
     """
+    if folder.is_symlink() and not folder.exists():
+        raise OutputError(f"The folder {folder} of the report is a link to nothing.", hint="Give another one with -o.")
     if folder.is_dir():
         for name in FILES:
             check_writable(folder / name, force=force)
@@ -64,7 +67,9 @@ def _channels(study: GateStudy) -> Iterable[Sequence[object]]:
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
-    with atomic_write(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(header)
+    writer.writerows(rows)
+    with atomic_write(path) as temporary:  # names of classes are those of folders, which need not be UTF-8
+        temporary.write_bytes(text.getvalue().encode("utf-8", "backslashreplace"))

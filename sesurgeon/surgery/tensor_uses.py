@@ -27,6 +27,10 @@ class TensorUses:
         """Whether the tensor has other names too."""
         return self._names[id(self._tensors[name])] > 1
 
+    def kept(self, name: str) -> bool:
+        """Whether a state dict has it; a buffer may be there while the network runs alone."""
+        return name in self._kept
+
     def reads(self, name: str) -> int:
         """How many operations read it by its name, as in ``F.linear(x, self.weight)``: a layer's own does not count."""
         return self._reads[name]
@@ -36,6 +40,10 @@ class TensorUses:
         model = self.local.model
         parameters = dict(model.named_parameters(remove_duplicate=False))
         return {**parameters, **dict(model.named_buffers(remove_duplicate=False))}
+
+    @cached_property
+    def _kept(self) -> frozenset[str]:
+        return frozenset(self.local.model.state_dict())
 
     @cached_property
     def _names(self) -> Counter[int]:

@@ -66,6 +66,8 @@ class Walk:
         for name in names:
             if self.uses.tied(name) or self.uses.reads(name) != reads:
                 raise NoTakerError(f"{name} {where} it is used by another layer too")
+            if not self.uses.kept(name):
+                raise NoTakerError(f"{name} {where} it is a buffer that no state dict keeps")
 
     def check_calls(self, called: str, where: str) -> None:
         if self.local.times_called[called] != self.site.calls:

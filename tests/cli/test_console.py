@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,30 @@ def test_each_error_has_its_exit_code_and_is_told_once(
 ) -> None:
     assert outcome(kind("It is [torn].", hint="Mend it.")) == code
     assert capsys.readouterr() == ("", "Error: It is [torn].\nMend it.\n")
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_what_the_stream_cannot_write_does_not_lose_the_result(
+    encoding: str, as_json: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "64→4 caf\udce9 é 😀"
+    file = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(file, encoding=encoding))
+    with reporting(Talking(json=as_json)) as out:
+        out.result(name, {"name": name})
+    sys.stdout.flush()
+    written = file.getvalue().decode(encoding)
+    if as_json:
+        assert json.loads(written) == {"name": name}
+    else:
+        shown = {"latin-1": "64?4 caf\\xe9 é ?", "ascii": "64?4 caf\\xe9 ? ?", "utf-8": "64→4 caf\\xe9 é 😀"}
+        assert written == shown[encoding] + "\n"
+
+
+def test_a_file_that_the_system_refuses_is_named_without_more(capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(OSError(36, "File name too long", "x" * 5)) == 1
+    assert capsys.readouterr().err == "Error: OSError: [Errno 36] File name too long: 'xxxxx'\n"
 
 
 def test_ctrl_c_is_130_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:

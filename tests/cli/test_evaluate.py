@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,19 @@ def test_the_share_that_was_held_out_is_taken_again(workplace: Path, images: Cal
     report = json.loads(evaluate("--data", "photos", "-j", "0", "--json").stdout)
     assert (report["images"], report["val_split"]) == (6, 0.3)
     assert json.loads(evaluate("net.se.pt", "--data", "photos", "-j", "0", "--json").stdout)["images"] == 20
+
+
+def test_of_an_onnx_file_too(workplace: Path, images: Callable[..., Path]) -> None:
+    record = {"command": "finetune", "data": str(images(workplace / "photos", ("down", "up"), 10)), "seed": 7}
+    model = sesurgeon.load("net.se.pt")
+    provenance = Provenance(Source("module"), ("down", "up"), preprocessing=Preprocessing((1, 8, 8), (0.5,), (0.25,)))
+    attach_provenance(model, replace(provenance, history=({**record, "val_split": 0.3},)))
+    sesurgeon.export_onnx(model, "net.onnx", verify=False)
+    found = [
+        json.loads(evaluate("net.onnx", "--data", data, "-j", "0", "--json").stdout) for data in ("photos", "data")
+    ]
+    assert [(report["images"], report["val_split"]) for report in found] == [(6, 0.3), (6, None)]
+    assert str(workplace).encode() not in Path("net.onnx").read_bytes()
 
 
 def test_an_onnx_file_is_measured_as_the_network_was(workplace: Path) -> None:

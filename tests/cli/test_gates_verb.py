@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 import sesurgeon
 from sesurgeon.cli.app import app
+from sesurgeon.cli.gates import named_classes
 
 DATA = ("--data", "data", "-j", "0", "--device", "cpu")
 
@@ -22,12 +23,27 @@ def gates(*arguments: str) -> Result:
 def test_the_gate_of_a_fresh_block_does_nothing_and_is_named(workplace: Path) -> None:
     result = gates(*DATA)
     assert result.exit_code == 0, result.stderr
-    assert result.stderr == "No MODEL given: taking net.se.pt, the newest here.\n"
+    few = "Warning: how much a gate varies cannot be told from 6 images. Give some hundreds.\n"
+    assert result.stderr == f"No MODEL given: taking net.se.pt, the newest here.\n{few}"
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
     assert rows == [["1.se", "1.0000", "0.0000", "0.0000", "0.0000", "0%", "100%", "0%", "1 for all"]]
     assert "net.se.pt on data, 6 images" in result.stdout
     assert "Do nothing, no factor differs from 1 by a hundredth: 1.se.\n`sesurgeon prune`" in result.stdout
     assert "Written" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("up,down", ["up", "down"]),
+        (" up , down", ["up", "down"]),
+        ('"a,b",up', ["a,b", "up"]),
+        (" lead ,up", [" lead ", "up"]),
+        ("", [""]),
+    ],
+)
+def test_names_of_classes_may_have_commas_and_spaces(text: str, names: list[str]) -> None:
+    assert named_classes(text, ["up", "down", "a,b", " lead "]) == names
 
 
 def test_json_is_alone_on_stdout_and_the_report_is_written(workplace: Path) -> None:
@@ -66,10 +82,12 @@ def test_json_is_alone_on_stdout_and_the_report_is_written(workplace: Path) -> N
         (["net.se.pt", *DATA, "-o", "base.pt/report"], 1, "base.pt is no folder that can be written to"),
         (["net.se.pt", "--data", "nowhere"], 1, "The data folder nowhere does not exist"),
         (["missing.pt", *DATA], 3, "missing.pt"),
+        (["net.se.pt", *DATA, "-o", "nowhere-link"], 1, "The folder nowhere-link of the report is a link to nothing"),
     ],
 )
 def test_bad_input_is_told(arguments: list[str], code: int, message: str, workplace: Path) -> None:
     sesurgeon.save(sesurgeon.remove_se(sesurgeon.load("net.se.pt")), "base.pt")
+    Path("nowhere-link").symlink_to("nowhere")
     result = gates(*arguments)
     assert result.exit_code == code, result.stderr
     assert message in result.stderr

@@ -138,7 +138,7 @@ def test_names_that_are_no_utf8_are_printed(trained: Path) -> None:
     except OSError:
         pytest.skip("this file system wants UTF-8")
     assert rows_of(predict("net.se.pt", name))[0][0] == r"caf\xe9.png"
-    assert json.loads(predict("net.se.pt", name, "--json").stdout)["images"][0]["path"] == r"caf\xe9.png"
+    assert json.loads(predict("net.se.pt", name, "--json").stdout)["images"][0]["path"] == name
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import sesurgeon
 from sesurgeon.blocks import BlockName
-from sesurgeon.errors import UsageError
 from sesurgeon.finetune.scoring.gatewatch import GateWatch, watch_gates, watching_gates
 from sesurgeon.surgery import blocks_of
 
@@ -132,7 +133,19 @@ def test_a_plain_network_has_nothing_to_watch() -> None:
     assert watch_gates(nn.Conv2d(1, 1, 1), batches(1)) == ()
 
 
-def test_images_of_two_sizes_are_refused_where_places_count() -> None:
+def test_of_images_of_two_sizes_each_counts_by_its_mean_over_places() -> None:
+    watch = GateWatch()
+    first, second = torch.tensor([[[[1.0, 1.5]]]]), torch.tensor([[[[0.5, 0.5, 0.5, 1.5]]]])  # means 1.25 and 0.75
+    watch.see("a", first)
+    watch.see("a", second)
+    (found,) = watch.movements()
+    assert (found.images, found.factors, found.mean, found.largest) == (2, 1, 1.0, 0.5)
+    assert found.distance == (0.25 + 0.5) / 2
+    squares = ((0 + 0.25) / 2 + 0.25) / 2
+    assert found.image_spread == pytest.approx(math.sqrt(squares))
+
+
+def test_a_block_of_several_resolutions_is_watched() -> None:
     model = augmented("cbam")
-    with pytest.raises(UsageError, match="gave 36 factors an image, and then 16"):
-        watch_gates(model, [(torch.zeros(1, 1, 8, 8), None), (torch.zeros(1, 1, 6, 6), None)])
+    found = watch_gates(model, [(torch.zeros(1, 1, 8, 8), None), (torch.zeros(1, 1, 6, 6), None)])
+    assert {gate.images for gate in found} == {2}

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
+from torch.utils.data import Subset
+from torchvision.models import resnet18
 
 import sesurgeon
 from sesurgeon import UsageError
+from sesurgeon.errors import SesurgeonError, VerificationError
+from sesurgeon.finetune import Data, open_data
 from sesurgeon.finetune.scoring.gatewatch import watch_gates
-from sesurgeon.gates import Pruned, Pruning, prune
+from sesurgeon.gates import Pruned, Pruning, prune, pruning
 from sesurgeon.models import provenance_of
-from sesurgeon.surgery import blocks_of, plan_of
+from sesurgeon.surgery import Replacement, blocks_of, plan_of, replace_block
 from tests.gates.gate_nets import BLOCKS, augmented, constants, enliven, images, set_constants
+from tests.networks import trained_like
 from tests.surgery.trained import assert_same
 
 IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(2))
@@ -23,6 +30,14 @@ IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(2))
 
 def pruned(tmp_path: Path, model: nn.Module, **options: Any) -> Pruning:
     return prune(model, images(tmp_path / "photos"), workers=0, **options)
+
+
+def colour_images(tmp_path: Path) -> Data:
+    for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        (tmp_path / "colours" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (32, 32), colour).save(tmp_path / "colours" / name / f"{number}.png")
+    return open_data(tmp_path / "colours", training=False, val_split=None)
 
 
 def test_gates_that_are_1_go_and_no_bit_changes(tmp_path: Path) -> None:
@@ -216,6 +231,43 @@ def test_the_spread_is_over_places_too(tmp_path: Path) -> None:
         model.get_submodule(path).gate = Striped()
     found = pruned(tmp_path, model)
     assert found.live == pytest.approx(dict.fromkeys(BLOCKS, 0.5))
+
+
+def test_gates_that_give_no_numbers_are_named(tmp_path: Path) -> None:
+    model = augmented()
+    with torch.no_grad():
+        model.get_parameter("2.se.fc2.bias")[3] = torch.nan
+    with pytest.raises(SesurgeonError, match=r"The gate 2\.se gives factors that are not finite"):
+        pruned(tmp_path, model)
+
+
+def test_one_image_is_no_evidence(tmp_path: Path) -> None:
+    data = images(tmp_path / "photos")
+    data = replace(data, val=Subset(data.val, [0]))
+    with pytest.raises(UsageError, match="has one image, for which every gate is constant"):
+        prune(augmented(), data, workers=0)
+
+
+def test_where_a_norm_has_few_values_to_go_by_a_rounding_is_no_error(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = sesurgeon.add_se(trained_like(resnet18(num_classes=2)), torch.randn(2, 3, 32, 32), policy="inner")
+    for block in blocks_of(model).values():
+        block.get_parameter("fc2.bias").data.normal_()
+    found = prune(model, colour_images(tmp_path), workers=0, max_drop=1000, img_size=32)
+    assert len(found.removed) == 8
+    assert max(step.difference for step in found.steps) > 1e-3  # two values a channel in the last norms
+
+
+def test_what_cannot_be_proved_stays_and_the_other_steps_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(model: nn.Module, path: str, *rest: object) -> Replacement:
+        if path == "2.se":
+            raise VerificationError("it differs")
+        return replace_block(model, path, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pruning, "replace_block", refuses)
+    found = pruned(tmp_path, augmented())
+    assert found.removed == ("1.se", "3.se")
+    assert [(item.path, item.reason) for item in found.left] == [("2.se", "it differs")]
 
 
 def test_what_makes_no_sense_is_refused() -> None:

@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 
-from sesurgeon.errors import UsageError
 from sesurgeon.finetune.scoring.gatewatch import GateWatch
 from sesurgeon.gates import GateStatistics
 
@@ -84,8 +83,24 @@ def test_the_verdict(
     assert math.isclose(found.largest, max(abs(factor - 1) for row in factors for factor in row), rel_tol=1e-9)
 
 
-def test_factors_of_other_images_than_those_shown_are_refused() -> None:
+def test_several_views_of_an_image_count_but_to_no_class() -> None:
     watch = GateWatch(2)
     watch.showing(torch.tensor([0, 1, 1]))
-    with pytest.raises(UsageError, match="gave factors for 6 images of 3"):
-        watch.see("a.se", torch.ones(6, 4))
+    watch.see("a.se", torch.full((6, 4), 1.5))
+    watch.see("b.se", torch.full((3, 4), 1.5))
+    views, images = watch.sums()
+    assert (views.images, views.movement().mean, views.class_means()) == (6, 1.5, None)
+    means = images.class_means()
+    assert means is not None
+    assert torch.equal(means, torch.full((2, 4), 1.5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("broken_first", [True, False])
+def test_a_factor_that_is_no_number_is_not_lost(broken_first: bool) -> None:
+    watch = GateWatch()
+    good, broken = torch.full((2, 3), 1.25), torch.full((2, 3), math.nan)
+    for factors in (broken, good) if broken_first else (good, broken):
+        watch.see("a.se", factors)
+    (sums,) = watch.sums()
+    assert not sums.finite
+    assert math.isnan(sums.largest)

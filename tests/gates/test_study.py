@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from torch import nn
 
 import sesurgeon
 from sesurgeon.blocks import BlockName
-from sesurgeon.errors import OutputError, UsageError
-from sesurgeon.finetune import batches, preprocessing_for
-from sesurgeon.gates import GateStudy, study_gates, write_report
+from sesurgeon.errors import OutputError, SesurgeonError, UsageError
+from sesurgeon.finetune import batches, open_data, preprocessing_for
+from sesurgeon.gates import GateStudy, drawing, study_gates, write_report
 from sesurgeon.gates.drawing import draw_activations
 from sesurgeon.gates.study import choose_classes
+from sesurgeon.models import attach_provenance, provenance_of
 from tests.gates.gate_nets import BLOCKS, augmented, constants, enliven, images, set_constants
 
 
@@ -114,6 +116,45 @@ def test_a_class_without_images_leaves_a_gap(tmp_path: Path) -> None:
     empty = GateStudy(study.gates, study.classes, study.means, study.spreads, gap, study.images)
     activations = write_report(empty, tmp_path / "report")[1]
     assert activations.read_text().splitlines()[1].endswith(",nan,nan")
+
+
+def test_a_class_whose_name_begins_with_an_underscore_is_in_the_legend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(drawing, "save_figure", lambda figure, path: drawn.append(figure))
+    study = studied(tmp_path, augmented())
+    draw_activations(replace(study, classes=("_background_", "yes")), tmp_path / "none.png")
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["_background_", "yes", "all images"]
+    colours = [line.get_color() for line in legend.get_lines()]
+    assert colours == [*drawing._COLOURS[:2], drawing._ALL]
+
+
+def test_names_that_are_no_utf8_are_written_as_escapes(tmp_path: Path) -> None:
+    study = replace(studied(tmp_path, augmented()), classes=("caf\udce9", "tea"))
+    activations = write_report(study, tmp_path / "report")[1]
+    assert "mean of caf\\udce9,mean of tea" in activations.read_text()
+
+
+def test_classes_are_those_of_the_data_however_many_outputs_there_are(tmp_path: Path) -> None:
+    model = augmented()
+    enliven(model, "1.se")
+    few = studied(tmp_path, model)
+    model[-1] = nn.Linear(8, 100)  # type: ignore[operator]
+    attach_provenance(model, replace(provenance_of(model), classes=("x",) * 60 + ("right",) + ("y",) * 38 + ("left",)))
+    many = study_gates(model, open_data(tmp_path / "photos", training=False, val_split=None), workers=0, batch_size=5)
+    assert many.classes == few.classes == ("left", "right")
+    assert all(torch.equal(many.class_means[gate], few.class_means[gate]) for gate in BLOCKS)
+    assert [gate.class_spread for gate in many.gates] == [gate.class_spread for gate in few.gates]
+
+
+def test_gates_that_give_no_numbers_are_named(tmp_path: Path) -> None:
+    model = augmented()
+    with torch.no_grad():
+        model.get_parameter("2.se.fc2.bias")[3] = math.nan
+    with pytest.raises(SesurgeonError, match=r"The gate 2\.se gives factors that are not finite"):
+        studied(tmp_path, model)
 
 
 def test_a_network_without_blocks_is_refused() -> None:

@@ -63,6 +63,26 @@ def assert_refused(net: nn.Module, reason: str, path: str = "1.se", **choices: A
     assert re.search(reason, str(error.value)), str(error.value)
 
 
+class Blurred(nn.Module):
+    """A residual block whose branch ends in a fixed kernel."""
+
+    def __init__(self, *, persistent: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.register_buffer("kernel", torch.rand(8, 1, 3, 3), persistent=persistent)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + F.conv2d(self.conv(x), self.kernel, padding=1, groups=8))
+
+
+def test_what_no_file_keeps_takes_nothing() -> None:
+    found = assert_replaced(net_of(Blurred(persistent=True)))
+    assert found.tensors == ("1.kernel",)
+    assert_refused(net_of(Blurred(persistent=False)), r"1\.kernel before it is a buffer that no state dict keeps")
+    with pytest.warns(UserWarning, match="no state dict keeps"):
+        fold_gate_scale(augmented(net_of(Blurred(persistent=False))))
+
+
 # -- into the layer before -------------------------------------------------------------------------------------------
 
 

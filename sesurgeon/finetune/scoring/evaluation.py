@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import UsageError
-from sesurgeon.finetune.data import shards
 from sesurgeon.finetune.data.dataset import Data
+from sesurgeon.finetune.data.heldout import digest_of as digest_of
+from sesurgeon.finetune.data.heldout import held_out_notes, runs_on
+from sesurgeon.finetune.data.heldout import identity_of as identity_of
 from sesurgeon.finetune.data.labels import Labels, ManyLabels, map_classes
 from sesurgeon.finetune.data.loader import eval_loader, read
 from sesurgeon.finetune.data.opening import open_data
@@ -128,30 +130,18 @@ def open_held_out(model: nn.Module, spec: str | os.PathLike[str], **options: Any
     """Open data to measure ``model`` with: never the images that it was fine-tuned on.
 
     When the model's history says that a share of these very data was held out, it is held out again; other
-    data without a validation set count whole. Whether images may have several labels, the model says.
-    ``options`` are those of :func:`open_data`.
+    data without a validation set count whole. Where other images are held out now than a run of before did, the data's
+    notes say so. Whether images may have several labels, the model says. ``options`` are those of :func:`open_data`.
     """
     split = split_of_run(model, spec) or {"val_split": None}
     multi_label = provenance_of(model).multi_label
-    return open_data(spec, training=False, **{"multi_label": multi_label, **split, **options})
+    data = open_data(spec, training=False, **{"multi_label": multi_label, **split, **options})
+    return replace(data, notes=(*data.notes, *held_out_notes(data, runs_on(model, spec))))
 
 
 def split_of_run(model: nn.Module, spec: str | os.PathLike[str]) -> dict[str, Any]:
     """Which share of these data was held out when the model was fine-tuned on them last, and by which seed."""
-    split: dict[str, Any] = {}
-    for record in provenance_of(model).history:
-        same = record.get("command") == "finetune" and record.get("data") == identity_of(spec)
-        if same and record.get("val_split") is not None:
-            split = {"val_split": record["val_split"], "seed": record["seed"]}
-    return split
-
-
-def identity_of(spec: str | os.PathLike[str]) -> str:
-    """How a history names data: folders and files by their absolute path, a dataset by its name."""
-    name = os.fspath(spec)
-    if name.startswith(shards.PREFIX):
-        return shards.PREFIX + os.path.realpath(name.removeprefix(shards.PREFIX))
-    return os.path.realpath(name) if os.path.exists(name) else name
+    return next(({key: run[key] for key in ("val_split", "seed")} for run in reversed(runs_on(model, spec))), {})
 
 
 def measure(

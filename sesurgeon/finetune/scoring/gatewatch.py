@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sesurgeon.blocks import Block, Scaling
-from sesurgeon.errors import UsageError
 from sesurgeon.finetune.scoring.outputs import as_input, evaluating
 
 _MOVED = 0.01
@@ -24,7 +23,8 @@ class GateMovement:
     """The factors of one gate over some images. A block starts with all of them at exactly 1.
 
     A gate has a factor for each channel; those of CBAM's second part and of gather-excite with an extent have one
-    for each place too, and "channel" stands for both then.
+    for each place too, and "channel" stands for both then, unless the number of places changes between passes: then
+    each channel has one, the mean over its places.
 
     Attributes:
         gate: path of the inserted block; of the part of it, for a block with two gates.
@@ -74,19 +74,14 @@ class GateWatch:
     def see(self, gate: str, factors: Tensor) -> None:
         """Take in what a gate gave for a batch: a tensor of shape (images, channels, ...).
 
-        Raises:
-            UsageError: it gave another number of factors an image before, or not those of the images that are shown.
+        A network may give it more images than it was shown, several views of each: they count, but to no class.
         """
-        if self._shown is not None and len(factors) != len(self._shown):
-            raise UsageError(f"The gate {gate} gave factors for {len(factors)} images of {len(self._shown)}.")
         d = factors.detach().flatten(1).cpu().double() - 1
-        sums = GateSums.of(gate, d, factors.shape[1], self._shown)
+        shown = self._shown if self._shown is not None and len(self._shown) == len(factors) else None
+        sums = GateSums.of(gate, d, factors.shape[1], shown)
         before = self._sums.get(gate)
         if before is not None and before.total.shape != sums.total.shape:
-            raise UsageError(
-                f"The gate {gate} gave {len(before.total)} factors an image, and then {len(sums.total)}.",
-                hint="Watch gates on images of one size.",
-            )
+            before, sums = before.over_places(), sums.over_places()
         self._sums[gate] = sums if before is None else before.plus(sums)
 
     def sums(self) -> tuple[GateSums, ...]:
@@ -123,10 +118,7 @@ def watch_gates(model: nn.Module, batches: Iterable[tuple[Tensor, Any]]) -> tupl
 
     Args:
         model: a network with inserted blocks; one without gives nothing.
-        batches: images of shape (N, C, H, W), all of one size, and anything, as labels.
-
-    Raises:
-        UsageError: the images differ in size, and a gate has factors for places.
+        batches: images of shape (N, C, H, W) and anything, as labels.
     """
     with watching_gates(model) as watch, evaluating(model), torch.no_grad():
         for images, _ in batches:
@@ -195,10 +187,16 @@ class GateSums:
             self.total + other.total,
             self.squares + other.squares,
             self.distance + other.distance,
-            max(self.largest, other.largest),
+            float(torch.tensor([self.largest, other.largest], dtype=torch.float64).max()),  # NaN, if one is
             None if self.by_class is None or other.by_class is None else self.by_class + other.by_class,
             None if self.of_class is None or other.of_class is None else self.of_class + other.of_class,
         )
+
+    def over_places(self) -> GateSums:
+        """With one factor for each channel, whose sums are means over its places."""
+        total, squares = (sums.reshape(self.channels, -1).mean(1) for sums in (self.total, self.squares))
+        distance = self.distance * self.channels / len(self.total)
+        return replace(self, total=total, squares=squares, distance=distance)
 
     def movement(self) -> GateMovement:
         """What they come to."""
@@ -227,6 +225,11 @@ class GateSums:
         if self.by_class is None or self.of_class is None:
             return None
         return 1 + self.by_class / self.of_class[:, None]
+
+    @property
+    def finite(self) -> bool:
+        """Whether all factors were numbers."""
+        return bool(self.total.isfinite().all())
 
     def _by_channel(self, sums: Tensor) -> Tensor:
         return sums.reshape(self.channels, -1).mean(1) / self.images

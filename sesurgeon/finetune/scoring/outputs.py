@@ -43,7 +43,7 @@ def count_outputs(model: nn.Module, preprocessing: Preprocessing) -> int:
         image = torch.zeros(1, *preprocessing.input_size)
         try:
             output = model(as_input(image, model))
-        except (RuntimeError, ValueError) as error:
+        except (AssertionError, RuntimeError, ValueError) as error:  # timm's transformers assert it
             size = " x ".join(str(number) for number in preprocessing.input_size)
             raise DataError(
                 f"The model cannot take images of {size} (channels, height, width): {error}",
