@@ -14,7 +14,7 @@ from rich.text import Text
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.latest import given_or_latest, latest_trained
 from sesurgeon.cli.loading import flags_to_load, load_model
-from sesurgeon.cli.naming import beside, check_is_another
+from sesurgeon.cli.naming import check_is_another, output_for
 from sesurgeon.cli.options import Arch, Force, ModelKwargs, OutputPath, Pretrained, Reading, Talking, TrustPickle
 from sesurgeon.cli.rendering import count
 from sesurgeon.cli.spread import spread
@@ -59,7 +59,7 @@ def extract(
         model = given_or_latest(run, latest_trained, out)
         if Path(model).is_dir():
             model = str(Path(model) / "best.pt")
-        path = output or beside(model, ".adapter.safetensors")
+        path = output_for(model, output, ".adapter.safetensors")
         check_is_another(path, model)
         check_writable(path, force=force)
         with out.working(f"Reading {model}"):

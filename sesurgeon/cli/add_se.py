@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.loading import flags_to_load, load_model
-from sesurgeon.cli.naming import beside
+from sesurgeon.cli.naming import output_for
 from sesurgeon.cli.options import Force, Model, OutputPath, Reading, Talking
 from sesurgeon.cli.planning import plan_body, plan_data
 from sesurgeon.cli.selecting import InputShape, Selection, parse_inputs
@@ -20,7 +20,6 @@ from sesurgeon.cli.spread import spread
 from sesurgeon.cli.timing import Latency, timed
 from sesurgeon.errors import UsageError
 from sesurgeon.files import check_writable
-from sesurgeon.interrupts import interrupts_held
 
 if TYPE_CHECKING:
     from sesurgeon.export import LatencyRatio
@@ -58,17 +57,10 @@ def add_se(
     written. The blocks start as an exact identity and learn in `sesurgeon finetune`.
     """
     with reporting(talking) as out:
-        with interrupts_held():  # torch loads numpy, and goes on without it if it was interrupted
-            from sesurgeon.placement import (
-                price_of,
-                read_in_part,
-                refuse_all,
-                settle,
-                survey_for,
-                write_plan,
-            )
-            from sesurgeon.surgery import operate, operate_by, save
-        path = output or beside(model, ".se.pt")
+        from sesurgeon.placement import price_of, read_in_part, refuse_all, settle, survey_for, write_plan
+        from sesurgeon.surgery import operate, operate_by, save
+
+        path = output_for(model, output, ".se.pt")
         _check_plan_is_alone(plan, selection)
         if not dry_run:
             _check_outputs(path, plan_out, force=force)

@@ -128,10 +128,10 @@ def benchmark(
         body = [
             Text(compared, style="bold"),
             latency_table(ratios, names),
-            memory_table(memory, names),
+            *([memory_table(memory, names)] if memory else []),
             *_shares_lines(shares),
         ]
-        told = {"latency": ratios, "memory": memory, "blocks": shares}
+        told = {"latency": ratios, "memory": [vars(one) | {"ratio": one.ratio} for one in memory], "blocks": shares}
         out.result(Group(*body), {"model": model, "vs": versus, "threads": used} | told)
 
 

@@ -7,9 +7,11 @@ import contextlib
 import dataclasses
 import io
 import json
+import shutil
 import sys
 import traceback
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -19,12 +21,14 @@ from rich.text import Text
 
 from sesurgeon.cli.options import Talking
 from sesurgeon.errors import SesurgeonError
+from sesurgeon.interrupts import interrupts_held
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 _INTERRUPTED = 130
 _PIPE_WIDTH = 200
+_LEAST_WIDTH = 80
 _SHOWN = "sesurgeon.shown"  # what becomes of characters that a stream cannot write
 
 
@@ -90,8 +94,12 @@ class Output:
 
 
 @contextlib.contextmanager
-def reporting(talking: Talking) -> Iterator[Output]:
+def reporting(talking: Talking, *, with_torch: bool = True) -> Iterator[Output]:
     """The frame of each command: gives its output, and turns what it raises into a message and an exit code.
+
+    Args:
+        talking: how it speaks.
+        with_torch: it needs torch, which is loaded here: a Ctrl-C meanwhile would be dropped, or end the process.
 
     Raises:
         typer.Exit: with the error's ``exit_code``, with 130 after Ctrl-C, with 1 after anything unexpected.
@@ -100,6 +108,9 @@ def reporting(talking: Talking) -> Iterator[Output]:
     try:
         # a library that prints would spoil the result
         with contextlib.redirect_stdout(sys.stderr):
+            if with_torch:
+                with interrupts_held():
+                    import_module("torch")
             yield output
     except SesurgeonError as error:
         _explain(output, f"Error: {error.message}", error.hint, debug=talking.debug)
@@ -119,8 +130,9 @@ def reporting(talking: Talking) -> Iterator[Output]:
 
 
 def _console(file: TextIO) -> Console:
-    # Markup, emoji and highlighting would change names that users gave; a pipe has no width that cuts tables.
-    width = None if file.isatty() else _PIPE_WIDTH
+    # Markup, emoji and highlighting would change names that users gave; a pipe has no width that cuts tables. On a
+    # narrow terminal lines of a table are wrapped, where columns squeezed into it could not be read.
+    width = max(shutil.get_terminal_size().columns, _LEAST_WIDTH) if file.isatty() else _PIPE_WIDTH
     if isinstance(file, io.TextIOWrapper) and file.errors == "strict":
         file.reconfigure(errors=_SHOWN)  # rather than fail when the work is done
     return Console(file=file, width=width, markup=False, emoji=False, highlight=False)

@@ -85,7 +85,7 @@ def _rendered(result: DemoResult) -> Group:
     facts.add_row("MACs an image", f"{count(before.macs)} → {count(after.macs)} (+{more:.2%})")
     facts.add_row("surgery", str(result.surgery.proof))
     if parity is not None:
-        facts.add_row("ONNX parity", f"largest difference {parity.max_abs:.2g}, {parity.max_rel:.2g} of the largest")
+        facts.add_row("ONNX parity", f"largest difference {parity.max_abs:.2g}, {parity.max_rel:.2g} of the spread")
     facts.add_row("time", f"{result.seconds:.0f} seconds")
     facts.add_row("files", f"{folder}/")
     hand = [Text(f"  {command}") for command in by_hand(folder, result.settings)]

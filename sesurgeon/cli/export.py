@@ -18,7 +18,7 @@ from sesurgeon.cli.console import Output, reporting
 from sesurgeon.cli.images import DataDir
 from sesurgeon.cli.latest import given_or_latest, latest_trained
 from sesurgeon.cli.loading import load_model
-from sesurgeon.cli.naming import beside, check_is_another
+from sesurgeon.cli.naming import check_is_another, output_for
 from sesurgeon.cli.options import Force, OptionalModel, OutputPath, Reading, Talking
 from sesurgeon.cli.rendering import left_alone_lines
 from sesurgeon.cli.spread import spread
@@ -149,8 +149,12 @@ def export(
     """
     with reporting(talking) as out:
         asked = Format(onnx, plain, half, int8, simplify, for_cpu, pt2, opset, calib)
+        if calib is None and data_dir != "data":
+            raise UsageError("--data-dir is for --calib.", hint="Give --calib too, or leave it out.")
         name = given_or_latest(model, latest_trained, out)
-        path = output or beside(name, asked.suffix)
+        path = output_for(name, output, asked.suffix)
+        if name.endswith(".onnx"):
+            raise UsageError(f"{name} is exported already.", hint="Give the network that it came from.")
         check_is_another(path, name)
         check_writable(path, force=force)
         with out.working(f"Exporting {name}"):
@@ -241,7 +245,7 @@ def _add_parity(table: Table, title: str, parity: Parity | None) -> None:
     allowed = f" (allowed: {parity.tolerance:g})" if parity.tolerance < math.inf else ""
     table.add_row(title, on)
     table.add_row("  largest absolute difference", f"{parity.max_abs:.3g}")
-    table.add_row("  over the largest output", f"{parity.max_rel:.3g}{allowed}")
+    table.add_row("  over the spread of outputs", f"{parity.max_rel:.3g}{allowed}")
     table.add_row("  top-1 agreement", f"{parity.top1_agreement:.1%}")
 
 

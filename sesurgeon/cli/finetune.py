@@ -91,8 +91,10 @@ def _rendered(model: str, data: Data, result: FinetuneResult, epochs: int, flags
         outcome = "No epoch scored higher than the state before training: best.pt holds that state, unchanged."
     else:
         outcome = f"{gain(before, best, result.metric)} on {len(data.val):,} validation images."
-    still = [gate.gate for gate in result.gates if not gate.moved]
-    moved = f"{len(result.gates) - len(still)} of {len(result.gates)} gates moved." if result.gates else ""
+    # the gates are those of best.pt
+    looked_at = () if result.metric is not None and best is before else result.gates
+    still = [gate.gate for gate in looked_at if not gate.moved]
+    moved = f"{len(looked_at) - len(still)} of {len(looked_at)} gates moved." if looked_at else ""
     if still:
         moved += f" These learned nothing: {', '.join(still[:3])}{' …' if len(still) > 3 else ''} (see report.md)."
     checkpoint = shlex.quote(str(result.best))
@@ -114,7 +116,7 @@ def _epoch_table(result: FinetuneResult, epochs: int) -> Table:
     columns = shown_scores(best, result.metric)
     table = Table()
     table.add_column("")
-    for column in ("epoch", *(score_label(name) for name in columns)):
+    for column in ("epoch", *(score_label(name, result.evaluation) for name in columns)):
         table.add_column(column, justify="right")
     table.add_column("kept as")
     rows = {"before training": result.rows[0]}

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sesurgeon.errors import UnreadableFileError, UsageError
+from sesurgeon.errors import UsageError
+
+
+def output_for(model: str, output: Path | None, suffix: str) -> Path:
+    """Where a command on ``model`` writes: to ``output``, or else :func:`beside` it.
+
+    Raises:
+        UnreadableFileError: there is no such model. To be told so helps more than what is wrong with the output, whose
+            name may be made of a misspelt one.
+    """
+    from sesurgeon.models import check_is_file, named_source
+
+    if named_source(model) is None:
+        check_is_file(Path(model))
+    return output or beside(model, suffix)
 
 
 def beside(model: str, suffix: str) -> Path:
     """The output of a command on ``model``: ``a/net.se.pt`` and ``a/net.pt`` give ``a/net`` + ``suffix``.
 
     An architecture gives a file in the working folder: ``timm:resnet50`` becomes ``resnet50`` + ``suffix``.
-
-    Raises:
-        UnreadableFileError: ``model`` names no file, as ``/`` and ``.``.
     """
     from sesurgeon.models import named_source
 
     source = named_source(model)
     if source is None:
         path = Path(model)
-        if not path.name:
-            raise UnreadableFileError(f"{model or 'An empty name'} is no model file.")
         return path.with_name(path.stem.removesuffix(".se") + suffix)
     return Path(source.name.replace("/", "_").rpartition(":")[2] + suffix)
 

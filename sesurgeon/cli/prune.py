@@ -16,7 +16,7 @@ from sesurgeon.cli.images import DataSpec, Opening, Passing
 from sesurgeon.cli.latest import given_or_latest, latest_trained
 from sesurgeon.cli.loading import flags_to_load, load_model
 from sesurgeon.cli.measuring import check_on_bad_image, described, note_few, open_images
-from sesurgeon.cli.naming import beside
+from sesurgeon.cli.naming import output_for
 from sesurgeon.cli.options import Force, OptionalModel, OutputPath, Reading, Talking
 from sesurgeon.cli.rendering import left_alone_lines
 from sesurgeon.cli.scoring import per_cent, score_label
@@ -69,7 +69,7 @@ def prune(
             from sesurgeon.gates import check_blocks, prune
             from sesurgeon.surgery import check_checkpoint_path, save
 
-            path = output or beside(name, ".pruned.pt")
+            path = output_for(name, output, ".pruned.pt")
             check_checkpoint_path(path, force=force)
             loaded = load_model(name, reading)
             check_blocks(loaded)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.loading import flags_to_load, load_model
-from sesurgeon.cli.naming import beside
+from sesurgeon.cli.naming import output_for
 from sesurgeon.cli.options import Arch, Force, Model, ModelKwargs, OutputPath, Reading, Talking, TrustPickle
 from sesurgeon.cli.rendering import count
 from sesurgeon.cli.spread import spread
@@ -43,7 +43,7 @@ def remove_se(
         with out.working(f"Operating on {model}"):
             from sesurgeon import surgery
 
-            path = output or beside(model, ".base.pt")
+            path = output_for(model, output, ".base.pt")
             surgery.check_checkpoint_path(path, force=force)
             reading = Reading(arch=arch, model_kwargs=model_kwargs, trust_pickle=trust_pickle)
             loaded = load_model(model, reading)

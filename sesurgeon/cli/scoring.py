@@ -29,9 +29,10 @@ def number(value: float) -> str:
     return f"{value:.4f}"
 
 
-def score_label(name: str) -> str:
-    """What a score of an epoch is called in a table."""
-    return _LABELS.get(name, name)
+def score_label(name: str, found: Measured | None = None) -> str:
+    """What a score is called in a table; of an evaluation of three classes, top-5 is top-3."""
+    k = None if found is None else getattr(found, "k", None)
+    return f"top-{k}" if k is not None and name == "top5" else _LABELS.get(name, name)
 
 
 def score_text(name: str, value: float) -> str:
@@ -63,13 +64,10 @@ def gain(before: EpochRow, after: EpochRow, metric: str) -> str:
 
 def score_table(found: Measured) -> Table:
     """Top-1, top-5 (or what there is of it), or mAP and F1; loss and images."""
-    from sesurgeon.finetune import Evaluation
-
-    labels = {**_LABELS, "top5": f"top-{found.k}"} if isinstance(found, Evaluation) else _LABELS
     table = Table(show_header=False)
     for name in ("top1", "top5", "map", "f1"):
         if name in found.scores():
-            table.add_row(labels[name], per_cent(found.scores()[name]))
+            table.add_row(score_label(name, found), per_cent(found.scores()[name]))
     table.add_row("loss", number(found.loss))
     table.add_row("images", f"{found.images:,}")
     return table

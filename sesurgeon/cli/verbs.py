@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
@@ -49,6 +50,12 @@ class Verbs(TyperGroup):
         alone = typer.Typer(rich_markup_mode="markdown", add_completion=False)
         alone.command(cmd_name)(verb)
         return typer.main.get_command(alone)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """As Typer would, which suggests a verb for a misspelt one only among those that are loaded."""
+        if args[0] not in SUMMARIES and (close := difflib.get_close_matches(args[0], SUMMARIES)):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {', '.join(map(repr, close))}?")
+        return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """As Typer would, which asks each verb for its summary and brings a reader of Markdown."""

@@ -17,7 +17,7 @@ _LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "onnx", "onnxscript"
 @spread
 def version(talking: Talking) -> None:
     """Print the versions of sesurgeon, Python and the libraries under it."""
-    with reporting(talking) as out:
+    with reporting(talking, with_torch=False) as out:
         versions = {"sesurgeon": __version__, "python": platform.python_version()}
         versions |= {library: _installed(library) for library in _LIBRARIES}
         table = Table(show_header=False)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import torch
 
 from sesurgeon.errors import UsageError
+from sesurgeon.finetune.config import DEVICES
 
 
 def find_device(name: str) -> torch.device:
     """The device of that name; "auto" is the accelerator when this machine has one, else the CPU.
 
     Raises:
-        UsageError: the device is not there.
+        UsageError: the device is not there, or there is no such kind of device.
     """
+    if name not in DEVICES:
+        raise UsageError(f"device (={name!r}) must be one of {', '.join(DEVICES)}.")
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name == "auto":
         return found or torch.device("cpu")

@@ -4,7 +4,7 @@ from sesurgeon.models.build import build, rebuild
 from sesurgeon.models.copies import copy_of, view_of
 from sesurgeon.models.detection import is_detector, witnesses
 from sesurgeon.models.fit import fit
-from sesurgeon.models.formats import format_of
+from sesurgeon.models.formats import check_is_file, format_of
 from sesurgeon.models.guess import guess_architectures
 from sesurgeon.models.head import head_of, heads_if_any, heads_of, num_outputs, replace_head, set_num_classes
 from sesurgeon.models.inputs import (
@@ -46,6 +46,7 @@ __all__ = [
     "attach_provenance",
     "build",
     "candidate_inputs",
+    "check_is_file",
     "copy_of",
     "detach_provenance",
     "eval_inputs",

@@ -44,7 +44,7 @@ def format_of(path: Path) -> Format:
     Raises:
         UnreadableFileError: there is no such file, or it is none of these.
     """
-    _check_is_file(path)
+    check_is_file(path)
     try:
         with path.open("rb") as file:
             sample = file.read(_SAMPLE)
@@ -62,15 +62,17 @@ def format_of(path: Path) -> Format:
     raise _foreign(path, sample)
 
 
-def _check_is_file(path: Path) -> None:
+def check_is_file(path: Path) -> None:
+    """Raise an UnreadableFileError where there is no file at ``path``, with what is near."""
     if path.is_dir():
         raise UnreadableFileError(f"{path} is a folder, not a model file.", hint=_contents(_model_files(path)))
     if not path.exists():
         names_a_file = path.suffix in _MODEL_SUFFIXES or len(path.parts) > 1
+        near = nearest(path.name, _model_files(path.parent))
         by_name = f"For an architecture by its name write timm:{path} or torchvision:{path}."
         raise UnreadableFileError(
             f"There is no file {path}.",
-            hint=nearest(path.name, _model_files(path.parent)) or (None if names_a_file else by_name),
+            hint=" ".join(filter(None, (near, None if names_a_file else by_name))) or None,
         )
     if not path.is_file():
         raise UnreadableFileError(f"{path} is not a regular file.")

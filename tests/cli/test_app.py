@@ -57,6 +57,13 @@ def after(call: str, *arguments: str) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
 
 
+def test_a_misspelt_verb_gets_the_nearest() -> None:
+    result = CliRunner().invoke(app, ["ad-se", "net.pt"])
+    assert result.exit_code == 2
+    assert "No such command 'ad-se'. Did you mean 'add-se'?" in result.stderr
+    assert "Did you mean" not in CliRunner().invoke(app, ["xyz"]).stderr
+
+
 def test_usage_errors_exit_with_2() -> None:
     assert run(app, ["no-such-verb"]).exit_code == 2
     assert run(app, ["export", "--no-such-option"]).exit_code == 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import typer
 
 from sesurgeon import errors
+from sesurgeon.cli import console
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.options import Talking
 
@@ -65,6 +68,34 @@ def test_what_the_stream_cannot_write_does_not_lose_the_result(
 def test_a_file_that_the_system_refuses_is_named_without_more(capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome(OSError(36, "File name too long", "x" * 5)) == 1
     assert capsys.readouterr().err == "Error: OSError: [Errno 36] File name too long: 'xxxxx'\n"
+
+
+def test_ctrl_c_while_torch_is_loaded_counts_when_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = []
+
+    def load(name: str) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        loaded.append(name)
+
+    monkeypatch.setattr(console, "import_module", load)
+    with pytest.raises(typer.Exit) as caught, reporting(Talking()):
+        pytest.fail("It went on.")
+    assert (loaded, caught.value.exit_code) == (["torch"], 130)
+    assert capsys.readouterr() == ("", "Interrupted.\n")
+
+
+@pytest.mark.parametrize(("columns", "width"), [(50, 80), (120, 120)])
+def test_tables_are_not_squeezed_into_a_narrow_terminal(
+    columns: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with reporting(Talking(), with_torch=False) as out:
+        assert out.results.width == width
 
 
 def test_ctrl_c_is_130_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:

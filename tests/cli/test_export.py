@@ -266,6 +266,7 @@ def test_pt2(folder: Path) -> None:
         (["--int8"], "--int8 needs --calib DATA"),
         (["--calib", "data"], "--calib is for --int8"),
         (["--pt2", "--opset", "20"], "--opset is for ONNX files"),
+        (["--data-dir", "elsewhere"], "--data-dir is for --calib"),
     ],
 )
 def test_formats_that_do_not_go_together(folder: Path, arguments: list[str], said: str) -> None:

@@ -68,6 +68,16 @@ def test_gates_that_did_not_move_are_named(tmp_path: Path) -> None:
     assert "All 2 gates moved." in written(tmp_path, last, gates=[gate("a.se", 0.5), gate("b.se", 0.4)])
 
 
+def test_gates_of_the_state_before_training_say_nothing_of_what_was_learned(tmp_path: Path) -> None:
+    rows = (
+        EpochRow(-1, "", None, {"loss": 0.7, "top1": 50.0, "top5": 100.0}, None),
+        EpochRow(0, "all", 0.6, {"loss": 0.8, "top1": 25.0, "top5": 100.0}, 0.001),
+    )
+    text = written(tmp_path, Milestone("best.pt", evaluation(0, 1)), gates=[gate("a.se", 0.0)], rows=rows)
+    assert "`best.pt` holds the state before training: what gates learned since is in `last.pt` alone." in text
+    assert "learned nothing" not in text
+
+
 def test_classes_and_what_they_are_taken_for(tmp_path: Path) -> None:
     text = written(tmp_path, Milestone("base", evaluation(0, 1, 0, 1)), Milestone("best", evaluation(0, 2, 1, 2)))
     assert "## Classes\n\n| class | images | top-1 at first | top-1 now |" in text

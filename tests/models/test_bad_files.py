@@ -37,6 +37,9 @@ def test_a_missing_file_that_reads_like_an_architecture_says_how_to_name_one(tmp
     monkeypatch.chdir(tmp_path)
     assert "timm:resnet50 or torchvision:resnet50" in refusal("resnet50").hint
     assert refusal("resnet50.pt").hint is None
+    (tmp_path / "resnet50.se.pt").touch()
+    hint = refusal("resnet50").hint
+    assert "Nearest names: resnet50.se.pt. For an architecture by its name write timm:resnet50" in hint
 
 
 def test_a_missing_folder(tmp_path):

@@ -54,7 +54,7 @@ def write_report(
         *([escaped(note)] for note in notes),
         milestone_lines(milestones),
         _pictures(pictures, path.parent),
-        _gates(gates),
+        _gates(gates, before_training=bool(rows) and best_of(rows, metric).epoch < 0),
         class_lines(milestones[0].evaluation, milestones[-1].evaluation),
         confusion_lines(milestones[-1].evaluation),
         _epochs(rows, metric, score_labels(milestones[-1].evaluation)),
@@ -69,7 +69,7 @@ def _pictures(pictures: Sequence[Path], folder: Path) -> list[str]:
     return [f"![{escaped(picture.stem)}]({link})" for picture, link in zip(pictures, links, strict=True)]
 
 
-def _gates(gates: Sequence[GateMovement]) -> list[str]:
+def _gates(gates: Sequence[GateMovement], *, before_training: bool) -> list[str]:
     if not gates:
         return []
     still = [f"`{gate.gate}`" for gate in gates if not gate.moved]
@@ -79,6 +79,8 @@ def _gates(gates: Sequence[GateMovement]) -> list[str]:
             f"{len(still)} of {len(gates)} gates did not move, no factor of theirs by a hundredth: {', '.join(still)}. "
             "Those blocks have learned nothing."
         )
+    if before_training:
+        verdict = "`best.pt` holds the state before training: what gates learned since is in `last.pt` alone."
     header = ("gate", "mean", "spread over images", "spread over channels", "mean distance from 1", "largest")
     lines = [
         (
