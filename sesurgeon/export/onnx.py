@@ -15,15 +15,17 @@ from torch import Tensor, nn
 from sesurgeon import __version__
 from sesurgeon.errors import UntraceableError, UsageError, VerificationError
 from sesurgeon.export.blocked import for_blocked_layout
-from sesurgeon.export.capture import capture, first_line, left_out, quiet_exporter, run
+from sesurgeon.export.capture import FirstOutput, capture, first_line, left_out, quiet_exporter, run
 from sesurgeon.export.onnx_files import check_onnx_path, onnx_draft
 from sesurgeon.export.parity import Parity, noise, onnx_parity
 from sesurgeon.export.precision import TOLERANCES, Precision, reduce
 from sesurgeon.export.precision import simplify as simplify_file
 from sesurgeon.export.prepare import prepare
 from sesurgeon.files import target_of
-from sesurgeon.finetune.scoring.evaluation import digest_of
+from sesurgeon.finetune.data.heldout import digest_of
 from sesurgeon.models.provenance import Provenance
+
+_INPUT, _OUTPUT = "input", "logits"
 
 # protobuf holds no message of 2 GiB or more; the rest is room for the graph itself
 _ONE_FILE_LIMIT = 2**31 - 2**24
@@ -148,13 +150,15 @@ def _to_onnx(model: nn.Module, image: Tensor, opset: int | None) -> torch.onnx.O
     """Convert, and hold the exporter to the opset asked for: it falls back to its own without a word."""
     import onnx
 
+    if any(isinstance(getattr(model, name, None), Tensor) for name in (_INPUT, _OUTPUT)):
+        model = FirstOutput(model)  # its tensors are called model.input and model.logits: names are given but once
     exported = capture(model, image)
     try:
         with quiet_exporter():
             program = torch.onnx.export(
                 exported,
-                input_names=["input"],
-                output_names=["logits"],
+                input_names=[_INPUT],
+                output_names=[_OUTPUT],
                 dynamic_shapes=({0: "batch"},),  # names the dimension that capture left free
                 opset_version=opset,
                 dynamo=True,
@@ -197,7 +201,8 @@ def _held_out(provenance: Provenance) -> Iterator[dict[str, Any]]:
     """What a run held out of its data, so that the file is not measured with what it was trained on."""
     for record in provenance.history:
         if record.get("command") == "finetune" and record.get("val_split") is not None:
-            yield {"data": digest_of(record["data"]), "val_split": record["val_split"], "seed": record["seed"]}
+            about = {key: record[key] for key in ("val_split", "seed", "val_images", "val_digest") if key in record}
+            yield {"data": digest_of(record["data"]), **about}
 
 
 def _save(model: Any, path: Path, data: Path) -> None:

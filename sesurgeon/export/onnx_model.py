@@ -85,8 +85,7 @@ def _classes(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
 
 def _runs(metadata: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
     """The history, as far as it tells what was held out."""
-    found = json.loads(metadata.get("held_out", "[]"))
-    return tuple({"command": "finetune", **{key: run[key] for key in ("data", "val_split", "seed")}} for run in found)
+    return tuple({"command": "finetune", **dict(run)} for run in json.loads(metadata.get("held_out", "[]")))
 
 
 def _preprocessing(metadata: Mapping[str, str], shape: list[Any]) -> Preprocessing | None:

@@ -14,6 +14,7 @@ from torch import nn
 from sesurgeon.errors import DataError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
+from sesurgeon.finetune.data.heldout import held_out_record, identity_of
 from sesurgeon.finetune.data.images import labels_of
 from sesurgeon.finetune.data.loader import eval_loader, train_loader
 from sesurgeon.finetune.data.transforms import Augmentation
@@ -23,11 +24,12 @@ from sesurgeon.finetune.keeping.recorder import Recorder
 from sesurgeon.finetune.keeping.runfolder import RunFolder
 from sesurgeon.finetune.keeping.states import write_state
 from sesurgeon.finetune.resuming import fingerprint
-from sesurgeon.finetune.scoring.evaluation import identity_of, measure
+from sesurgeon.finetune.scoring.evaluation import measure
 from sesurgeon.finetune.scoring.measured import Measured, joined
 from sesurgeon.finetune.task import Task
 from sesurgeon.finetune.training.engine import from_all
 from sesurgeon.finetune.training.objective import balancing_weights, make_objective
+from sesurgeon.finetune.training.phases import infinite_buffers
 from sesurgeon.finetune.training.signals import StopRequest
 from sesurgeon.finetune.training.teacher import make_teacher, teacher_again
 from sesurgeon.finetune.training.trainer import Trainer
@@ -89,7 +91,7 @@ def make_trainer(
         _measuring(measured, data, task, accelerator, stop, on_progress),
         folder if writes else None,
         None if data.unlabelled else config.metric,  # no state agrees with the start as the start does
-        {"data": identity_of(data.name), "val_split": data.val_split, "seed": data.seed},
+        {"data": identity_of(data.name), "val_split": data.val_split, "seed": data.seed, **held_out_record(data)},
         provenance_of(model).history,
         on_progress,
     )
@@ -98,6 +100,7 @@ def make_trainer(
         average=_average(model, config),
         task=task,
         trainable=trainable,
+        infinite=infinite_buffers(model),
         config=config,
         accelerator=accelerator,
         updates=updates,
@@ -111,15 +114,15 @@ def make_trainer(
     )
 
 
-def count_updates(data: Data, config: FinetuneConfig, accelerator: Accelerator) -> int:
-    """How many updates make an epoch.
+def checked_updates(data: Data, config: FinetuneConfig, accelerator: Accelerator) -> Updates:
+    """The updates of an epoch.
 
     Raises:
         DataError: there are fewer training images than an update is dealt out to.
     """
     images, shape = len(data.split("train")), _shape(config, accelerator)
-    updates = Updates(images, shape, config.seed).updates
-    if updates == 0:
+    updates = Updates(images, shape, config.seed)
+    if updates.updates == 0:
         raise DataError(
             f"{data.name} has {images} training images, and an update is dealt out to "
             f"{shape.steps * shape.processes} steps.",
@@ -184,9 +187,9 @@ def _teacher(
 
 
 def _average(model: nn.Module, config: FinetuneConfig) -> Any | None:
-    from timm.utils import ModelEmaV3
+    from sesurgeon.finetune.training.average import Average
 
-    return ModelEmaV3(model, decay=config.model_ema_decay, use_warmup=True) if config.model_ema else None
+    return Average(model, config.model_ema_decay) if config.model_ema else None
 
 
 def _images_by_output(labels: Sequence[tuple[int, ...]], task: Task) -> list[int]:

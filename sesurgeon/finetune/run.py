@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from sesurgeon.errors import DivergedError, OutputError
-from sesurgeon.finetune.assembly import count_updates, make_trainer, place
+from sesurgeon.finetune.assembly import checked_updates, make_trainer, place
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.loader import dead_readers_named, end_readers
@@ -36,6 +36,7 @@ from sesurgeon.finetune.training.calibration import calibrate
 from sesurgeon.finetune.training.engine import from_main, lost_processes_named, make_accelerator
 from sesurgeon.finetune.training.phase_training import check_optimizer
 from sesurgeon.finetune.training.signals import StopAskedError, stop_request
+from sesurgeon.finetune.training.single_images import check_single_images
 from sesurgeon.finetune.training.state import check_processes, put_back_weights
 from sesurgeon.finetune.training.trainer import Trainer
 from sesurgeon.models.provenance import attach_provenance, provenance_of
@@ -187,9 +188,10 @@ def _checked(
         check_epochs(state.content, config)
         check_data(state.content, data)
         task = task_of(state.content, task, config)
-    updates = count_updates(data, config, accelerator)
+    updates = checked_updates(data, config, accelerator)
+    check_single_images(model, task, updates, sync_bn=config.sync_bn)
     check_optimizer(config, accelerator.device)
-    return task, updates
+    return task, updates.updates
 
 
 def _train(trainer: Trainer, state: FoundState | None, folder: RunFolder, data: Data) -> None:

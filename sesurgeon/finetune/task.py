@@ -9,8 +9,9 @@ from torch import nn
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
+from sesurgeon.finetune.data.heldout import held_out_notes, runs_on
 from sesurgeon.finetune.data.labels import Labels, ManyLabels, fits, map_classes
-from sesurgeon.finetune.data.transforms import make_policy, preprocessing_for
+from sesurgeon.finetune.data.transforms import check_policy, preprocessing_for
 from sesurgeon.finetune.remarks import remarks_on
 from sesurgeon.finetune.scoring.outputs import count_outputs, dtype_of
 from sesurgeon.finetune.training.phases import Phase, phases_of
@@ -61,8 +62,9 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
     Raises:
         DataError: the data have no training set, or images that the model cannot take.
         UsageError: the model's weights are not float32, it is no classifier, has no last layer that could be
-            replaced, or all is frozen; or timm has no such augmentation; distillation is asked for, and the network
-            gets a new head; or model, data and settings do not agree on whether an image may have several labels.
+            replaced, or all is frozen; or timm has no such augmentation, or one that fails; distillation is asked for,
+            and the network gets a new head; or model, data and settings do not agree on whether an image may have
+            several labels.
     """
     from sesurgeon.models.head import head_of, heads_of
     from sesurgeon.surgery import blocks_of
@@ -70,7 +72,7 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
     _check_weights(model)
     preprocessing = preprocessing_for(model, data.split("train"), config.img_size)
     if config.aa is not None:
-        make_policy(config.aa, preprocessing)  # is there one?
+        check_policy(config.aa, preprocessing)
     outputs = count_outputs(model, preprocessing)
     known = provenance_of(model).classes
     keeps = fits(data.classes, known, outputs)
@@ -90,7 +92,7 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
             "The model has nothing to train: no inserted blocks, and all its parameters are frozen.",
             hint="Insert blocks with add_se, or call model.requires_grad_().",
         )
-    notes = [*data.notes]
+    notes = [*data.notes, *held_out_notes(data, runs_on(model, data.name))]
     if head is not None:
         notes.append(f"The head {head} with {outputs} outputs gives way to a new one for {len(classes)} classes.")
     if config.freeze_epochs and not new:

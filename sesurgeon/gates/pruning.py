@@ -13,8 +13,9 @@ from torch import nn
 
 from sesurgeon.errors import UsageError, VerificationError
 from sesurgeon.finetune import Data, Measured, open_held_out
+from sesurgeon.finetune.data.heldout import identity_of
 from sesurgeon.finetune.events import OnProgress, ignore
-from sesurgeon.finetune.scoring.evaluation import Prepared, identity_of, measure, prepared
+from sesurgeon.finetune.scoring.evaluation import Prepared, measure, prepared
 from sesurgeon.finetune.scoring.gatewatch import watching_gates
 from sesurgeon.finetune.scoring.outputs import as_input
 from sesurgeon.gates.candidates import Candidate, candidates

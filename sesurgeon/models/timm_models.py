@@ -50,13 +50,14 @@ def timm_preprocessing(model: nn.Module) -> Preprocessing | None:
     if not getattr(model, "pretrained_cfg", None):
         return None
     config = timm.data.resolve_model_data_config(model)
-    interpolation = config["interpolation"]
+    interpolation, crop_mode = config["interpolation"], config["crop_mode"]
     found = Preprocessing(
         input_size=tuple(config["input_size"]),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         interpolation=interpolation if interpolation in ("bilinear", "bicubic", "nearest") else "bicubic",
         crop_pct=float(config["crop_pct"]),
+        crop_mode=crop_mode if crop_mode in ("squash", "border") else "center",  # as timm takes any other
     )
     # The record stays that of the RGB weights when a model is made with another `in_chans`. A stem of more channels
     # than images have takes what the model made of them, as TResNet's, of space folded into channels.

@@ -44,6 +44,7 @@ def test_runtimes_batches_and_blocks(folder: Path) -> None:
         assert one["failure"] is not None or one["quartiles"][0] <= one["ratio"] <= one["quartiles"][1]
     assert [(one["runtime"], one["batch"]) for one in report["memory"]] == [("torch", 5), ("training", 5)]
     assert all(one["augmented_bytes"] >= one["base_bytes"] > 0 for one in report["memory"])
+    assert all(one["ratio"] == one["augmented_bytes"] / one["base_bytes"] for one in report["memory"])
     assert [block["block"] for block in report["blocks"]] == ["1.se", "2.se"]
     assert all(0 < block["share"] < 1 for block in report["blocks"])
     assert torch.get_num_threads() == threads
@@ -58,6 +59,13 @@ def test_against_another_network() -> None:
     assert "onnxruntime" not in result.stdout
     header = next(line for line in result.stdout.splitlines() if line.startswith("time on this machine"))
     assert header.split()[4:7] == ["batch", "inner.se.pt", "net.se.pt"]
+
+
+def test_where_no_memory_is_measured_there_is_no_table_of_it() -> None:
+    result = benchmark("net.se.pt", "--runtime", "onnxruntime", "-b", "2")
+    assert result.exit_code == 0, result.stderr
+    assert "onnxruntime" in result.stdout
+    assert "peak memory" not in result.stdout
 
 
 def test_against_a_state_dict_and_who_could_not_run(folder: Path) -> None:

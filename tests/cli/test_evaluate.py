@@ -76,15 +76,16 @@ def test_the_share_that_was_held_out_is_taken_again(workplace: Path, images: Cal
 
 
 def test_of_an_onnx_file_too(workplace: Path, images: Callable[..., Path]) -> None:
-    record = {"command": "finetune", "data": str(images(workplace / "photos", ("down", "up"), 10)), "seed": 7}
+    photos = str(images(workplace / "photos", ("down", "up"), 10))
+    record = {"command": "finetune", "data": photos, "val_split": 0.3, "seed": 7, "val_images": 6, "val_digest": "x"}
     model = sesurgeon.load("net.se.pt")
     provenance = Provenance(Source("module"), ("down", "up"), preprocessing=Preprocessing((1, 8, 8), (0.5,), (0.25,)))
-    attach_provenance(model, replace(provenance, history=({**record, "val_split": 0.3},)))
+    attach_provenance(model, replace(provenance, history=(record,)))
     sesurgeon.export_onnx(model, "net.onnx", verify=False)
-    found = [
-        json.loads(evaluate("net.onnx", "--data", data, "-j", "0", "--json").stdout) for data in ("photos", "data")
-    ]
+    results = [evaluate("net.onnx", "--data", data, "-j", "0", "--json") for data in ("photos", "data")]
+    found = [json.loads(result.stdout) for result in results]
     assert [(report["images"], report["val_split"]) for report in found] == [(6, 0.3), (6, None)]
+    assert ["with other images held out" in result.stderr for result in results] == [True, False]
     assert str(workplace).encode() not in Path("net.onnx").read_bytes()
 
 

@@ -55,6 +55,28 @@ def test_sets_in_a_packed_folder_stay_apart(split_folder: Path, tmp_path: Path) 
     assert open_data(archive, training=False).val == packed.val
 
 
+def test_hidden_folders_in_a_tar_are_no_classes(class_folder: Path, tmp_path: Path) -> None:
+    for folder in (class_folder / ".ipynb_checkpoints", class_folder / "left" / ".thumbs"):
+        folder.mkdir()
+        Image.new("L", (8, 8)).save(folder / "000.png")
+    data = open_data(pack(class_folder, tmp_path / "photos.tar", "photos"), training=False, val_split=None)
+    assert (data.classes, len(data.val)) == (("left", "right"), 20)
+
+
+def test_capitals_of_packed_sets_do_not_matter_and_what_is_left_aside_is_named(
+    split_folder: Path, tmp_path: Path, fill: Fill
+) -> None:
+    (split_folder / "train").rename(split_folder / "Train")
+    (split_folder / "val").rename(split_folder / "Valid")
+    fill(split_folder / "test", ("left", "right"), 1)
+    fill(split_folder, ("bird",), 1)
+    archive = pack(split_folder, tmp_path / "photos.tar", "photos")
+    data = open_data(archive)
+    assert (len(data.split("train")), len(data.val)) == (24, 12)
+    aside = f"{archive / 'bird'}, {archive / 'test'}"
+    assert data.notes == (f"Left aside, for images are read from train and valid beside them: {aside}.",)
+
+
 def test_tars_in_a_tar_are_classes_and_are_read_in_place(class_folder: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "all.tar", "w") as archive:
         for name in ("left", "right"):

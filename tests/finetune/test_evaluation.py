@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune import ClassScore, EvaluationStep, evaluate, open_data, open_held_out
-from sesurgeon.finetune.scoring.evaluation import identity_of, measure
+from sesurgeon.finetune.data.heldout import identity_of
+from sesurgeon.finetune.scoring.evaluation import measure
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance
 from sesurgeon.models.source import Source

@@ -90,6 +90,25 @@ def test_an_optimiser_that_is_not_there_is_refused_before_anything_is_written(
     assert not Path(config.output).exists()
 
 
+@pytest.mark.parametrize("aa", ["rand-m1", "rand-mstd101", "augmix-m50", "augmix-a0"])
+def test_a_policy_that_pillow_refuses_is_refused_before_anything_is_written(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig, aa: str
+) -> None:
+    with pytest.raises(UsageError, match=rf"The augmentation policy aa \(='{aa}'\) fails: (bits|alpha)"):
+        finetune(augmented, split_folder, replace(config, aa=aa))
+    assert not Path(config.output).exists()
+
+
+def test_gradients_are_accumulated_as_the_settings_say_whatever_the_environment_says(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(config, opt="sgd", lr=0.05)
+    plain, _ = trained(augmented, split_folder, config)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    ours, _ = trained(augmented, split_folder, config)
+    assert all(torch.equal(plain[name], tensor) for name, tensor in ours.items())
+
+
 def test_channels_last_stays_and_learns_the_same(
     augmented: nn.Module, split_folder: Path, config: FinetuneConfig
 ) -> None:
@@ -177,6 +196,21 @@ def test_tensorboard_gets_the_numbers_where_it_is_installed(
     assert [point.step for point in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
     scores = [(point.step, point.value) for point in events.Scalars("epoch/eval_top1")]
     assert scores == [(step, row.scores["top1"]) for step, row in zip((0, 3, 6), result.rows, strict=True)]
+
+
+def test_a_run_that_replaces_another_takes_its_curves_away(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig
+) -> None:
+    pytest.importorskip("tensorboard")
+    config = replace(config, log_with=("tensorboard",), name="again", force=True, epochs=1)
+
+    def logged(folder: Path) -> list[Path]:
+        return sorted(path for path in (folder / "sesurgeon").rglob("*") if path.is_file())
+
+    first = logged(finetune(augmented, split_folder, config).folder)
+    second = logged(finetune(augmented, split_folder, config).folder)
+    assert len(first) == len(second) == 3
+    assert set(first).isdisjoint(second)
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt, OSError])

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
 from sesurgeon.errors import DataError
 from sesurgeon.finetune import open_data
+from sesurgeon.finetune.data.heldout import identity_of
 from sesurgeon.finetune.data.images import FileImages
-from sesurgeon.finetune.scoring.evaluation import identity_of
 
 
 def write(folder: Path, lines: Sequence[str], name: str = "labels.csv") -> Path:
@@ -68,6 +68,16 @@ def test_separators_marks_and_quotes(class_folder: Path, separator: str) -> None
     assert len(data.val) == 21
 
 
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_labels_that_are_whole_numbers_are_ordered_by_their_value(
+    tmp_path: Path, fill: Callable[..., Path], multi_label: bool
+) -> None:
+    fill(tmp_path, ("10", "2", "1"), 2)
+    manifest = write(tmp_path, ["path,label", *rows(tmp_path)])
+    data = open_data(manifest, training=False, val_split=None, multi_label=multi_label)
+    assert data.classes == ("1", "2", "10")
+
+
 def test_all_bad_rows_are_told_by_line(class_folder: Path) -> None:
     lines = [
         "path,label,split",
@@ -80,6 +90,7 @@ def test_all_bad_rows_are_told_by_line(class_folder: Path) -> None:
         "left/002.png,left,training",
         "left/003.png,left,train,what,is,this",
         "left/004.png",
+        "right/../left/000.png,left,train",
     ]
     with pytest.raises(DataError) as caught:
         open_data(write(class_folder, lines))
@@ -89,9 +100,10 @@ def test_all_bad_rows_are_told_by_line(class_folder: Path) -> None:
         "line 5: no path",
         "line 6: no label",
         "line 7: left/000.png was named in line 2 already",
-        "line 8: the split 'training' is none of train, val, validation, test",
+        "line 8: the split 'training' is none of train, val, valid, validation, test",
         "line 9: more cells than columns; quote what holds a separator",
         "line 10: no label",
+        "line 11: right/../left/000.png was named in line 2 already",
     ]
     assert f"Paths are relative to {class_folder}/" in (caught.value.hint or "")
 
@@ -106,6 +118,7 @@ def test_very_many_bad_rows_are_counted(class_folder: Path) -> None:
     [
         (b"", "Line 1 .* lacks path and label"),
         (b"file,label\na.png,b\n", "Line 1 .* lacks path: 'file,label'"),
+        (b"path,label,Label \na.png,b,c\n", "Line 1 .* has label more than once: 'path,label,Label '"),
         (b"path,label\n", "names no images"),
         (b'path,label\n"a.png,b\n', "Line 2 .* is no CSV"),
         (b"path,label\n\xe9.png,b\n", "is not UTF-8"),

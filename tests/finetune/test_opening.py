@@ -26,15 +26,56 @@ def test_train_and_val_folders_are_taken_as_they_are(split_folder: Path) -> None
     assert [data.val[index][1] for index in (0, 11)] == [0, 1]
 
 
-@pytest.mark.parametrize("name", ["validation", "test"])
+@pytest.mark.parametrize("name", ["valid", "validation", "test", "Val", "VALID"])
 def test_other_names_of_a_validation_folder(split_folder: Path, name: str) -> None:
     (split_folder / "val").rename(split_folder / name)
     assert len(open_data(split_folder).val) == 12
 
 
-def test_val_is_preferred_to_test(split_folder: Path, fill: Fill) -> None:
+@pytest.mark.parametrize("name", ["val", "valid"])
+def test_validation_is_preferred_to_test_and_what_is_left_aside_is_named(
+    split_folder: Path, fill: Fill, name: str
+) -> None:
+    (split_folder / "val").rename(split_folder / name)
     fill(split_folder / "test", ("left", "right"), 1)
-    assert len(open_data(split_folder).val) == 12
+    fill(split_folder, ("bird",), 1)
+    data = open_data(split_folder)
+    assert len(data.val) == 12
+    aside = f"{split_folder / 'bird'}, {split_folder / 'test'}"
+    assert data.notes == (f"Left aside, for images are read from train and {name} beside them: {aside}.",)
+    (measured,) = open_data(split_folder, training=False).notes
+    assert measured == f"Left aside, for images are read from {name} beside them: {aside}."
+
+
+def test_capitals_of_the_sets_do_not_matter(split_folder: Path) -> None:
+    (split_folder / "train").rename(split_folder / "Train")
+    (split_folder / "val").rename(split_folder / "Val")
+    data = open_data(split_folder)
+    assert (data.classes, len(data.split("train")), len(data.val), data.notes) == (("left", "right"), 24, 12, ())
+
+
+def test_a_class_beside_a_train_folder_is_not_left_aside_without_a_word(split_folder: Path) -> None:
+    (split_folder / "val").rename(split_folder / "bird")
+    data = open_data(split_folder)
+    assert data.notes == (f"Left aside, for images are read from train beside them: {split_folder / 'bird'}.",)
+
+
+def test_links_that_go_round_in_a_class_are_followed_once(class_folder: Path) -> None:
+    (class_folder / "left" / "loop").symlink_to(".")
+    (class_folder / "left" / "up").symlink_to("..")
+    (class_folder / "more").mkdir()
+    (class_folder / "more" / "there").symlink_to(class_folder / "right")
+    data = open_data(class_folder, training=False, val_split=None)
+    assert data.classes == ("left", "more", "right")
+    assert len(data.val) == 30
+
+
+def test_hidden_folders_in_a_class_are_passed_over(class_folder: Path) -> None:
+    (class_folder / "left" / ".ipynb_checkpoints").mkdir()
+    Image.new("L", (8, 8)).save(class_folder / "left" / ".ipynb_checkpoints" / "000-checkpoint.png")
+    data = open_data(class_folder, training=False, val_split=None)
+    assert len(data.val) == 20
+    assert not any(".ipynb" in name for name in _names(data.val))
 
 
 def test_one_folder_is_split_by_class_and_seed(class_folder: Path) -> None:

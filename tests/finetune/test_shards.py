@@ -10,8 +10,8 @@ from PIL import Image
 
 from sesurgeon.errors import DataError
 from sesurgeon.finetune import open_data
+from sesurgeon.finetune.data.heldout import identity_of
 from sesurgeon.finetune.data.shards import list_shards
-from sesurgeon.finetune.scoring.evaluation import identity_of
 
 
 def add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

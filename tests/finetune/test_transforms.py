@@ -13,9 +13,10 @@ from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune import preprocessing_for
 from sesurgeon.finetune.data.images import to_mode
 from sesurgeon.finetune.data.transforms import Augmentation, eval_transform, mode_of, train_transform
-from sesurgeon.models.preprocessing import Preprocessing
+from sesurgeon.models.preprocessing import CropMode, Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance
 from sesurgeon.models.source import Source
+from sesurgeon.models.timm_models import timm_preprocessing
 
 MakeNet = Callable[..., nn.Module]
 PLAIN = Preprocessing((1, 8, 8), (0.0,), (1.0,))
@@ -75,14 +76,43 @@ def test_the_channels_of_a_model_are_those_of_images(make_net: MakeNet, channels
 
 @pytest.mark.parametrize("size", [(50, 40), (40, 90), (32, 32)])
 @pytest.mark.parametrize("crop_pct", [0.875, 1.0])
-def test_evaluation_is_timms(size: tuple[int, int], crop_pct: float) -> None:
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+def test_evaluation_is_timms(size: tuple[int, int], crop_pct: float, crop_mode: CropMode) -> None:
     from timm.data import create_transform
 
-    preprocessing = Preprocessing((3, 32, 32), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1), "bicubic", crop_pct)
+    preprocessing = Preprocessing((3, 32, 32), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1), "bicubic", crop_pct, crop_mode)
     timms = create_transform(
-        (3, 32, 32), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1), interpolation="bicubic", crop_pct=crop_pct
-    )
+        (3, 32, 32), mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1), interpolation="bicubic", crop_pct=crop_pct,
+        crop_mode=crop_mode,
+    )  # fmt: skip
     assert torch.allclose(eval_transform(preprocessing)(_noise(*size)), timms(_noise(*size)), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (2, "LA"), (4, "RGBA")])
+def test_a_border_has_the_mean_colour_in_any_number_of_channels(channels: int, mode: str) -> None:
+    mean = tuple(51 * (index + 1) / 255 for index in range(channels))
+    preprocessing = Preprocessing((channels, 8, 8), mean, (1.0,) * channels, crop_mode="border")
+    found = eval_transform(preprocessing)(Image.new(mode, (8, 4), (255,) * channels if channels > 1 else 255))
+    assert torch.allclose(found[:, :2], torch.zeros(channels, 2, 8), atol=1e-6)
+    assert torch.allclose(found[:, 2:6], 1 - torch.tensor(mean).view(-1, 1, 1).expand(-1, 4, 8))
+
+
+@pytest.mark.parametrize("crop_mode", ["center", "squash", "border"])
+def test_the_crop_mode_that_timm_gives_a_network_is_kept(crop_mode: CropMode) -> None:
+    model = nn.Conv2d(3, 2, 3)
+    model.pretrained_cfg = {"input_size": (3, 32, 32), "crop_mode": crop_mode}  # type: ignore[assignment]
+    found = timm_preprocessing(model)
+    assert found is not None
+    assert found.crop_mode == crop_mode
+    assert Preprocessing.from_dict(found.to_dict()) == found
+
+
+def test_a_record_without_a_crop_mode_means_the_centre_and_an_unknown_one_is_refused() -> None:
+    record = PLAIN.to_dict()
+    del record["crop_mode"]
+    assert Preprocessing.from_dict(record).crop_mode == "center"
+    with pytest.raises(ValueError, match=r"crop_mode \(='zoom'\) must be one of center, squash, border"):
+        Preprocessing.from_dict({**record, "crop_mode": "zoom"})
 
 
 def test_evaluation_at_an_oblong_size_keeps_the_aspect() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -53,12 +53,17 @@ def list_tar(path: Path) -> tuple[ClassFiles | None, ClassFiles | None]:
         DataError: the file is missing, is no uncompressed tar, or holds no images in folders.
     """
     placed = _placed(_members(path))
-    sets = {name: [(parts[1], file) for parts, file in placed if parts[0] == name and len(parts) > 2] for name in _SETS}
-    val = next((by_class(f"{path}/{name}", sets[name]) for name in VAL_NAMES if sets[name]), None)
-    if sets[TRAIN_NAME]:
-        return by_class(f"{path}/{TRAIN_NAME}", sets[TRAIN_NAME]), val
-    if val is not None:
-        return None, val
+    sets = {name: [(parts[1], file) for parts, file in placed if _set_of(parts) == name] for name in _SETS}
+    train_name = TRAIN_NAME if sets[TRAIN_NAME] else None
+    val_name = next((name for name in VAL_NAMES if sets[name]), None)
+    if train_name is not None or val_name is not None:
+        unused = {parts[0] for parts, _ in placed if len(parts) > 1 and _set_of(parts) not in (train_name, val_name)}
+        aside = tuple(path / folder for folder in sorted(unused))
+        train, val = (
+            None if name is None else replace(by_class(f"{path}/{name}", sets[name]), aside=aside)
+            for name in (train_name, val_name)
+        )
+        return train, val
     loose = [Path(str(file)) for parts, file in placed if len(parts) == 1]
     labelled = [(parts[0], file) for parts, file in placed if len(parts) > 1]
     if not labelled:
@@ -116,5 +121,12 @@ def _placed(members: list[Member]) -> list[tuple[tuple[str, ...], Member]]:
     return sorted(((places[len(around) :], member) for places, member in shown), key=lambda placed: placed[0])
 
 
+def _set_of(parts: tuple[str, ...]) -> str:
+    """The set that a file is in by the folder above its class; "" for none."""
+    name = parts[0].lower()
+    return name if name in _SETS and len(parts) > 2 else ""
+
+
 def _hidden(places: tuple[str, ...]) -> bool:
-    return places[-1].startswith(".") or "__MACOSX" in places  # macOS packs a shadow of every file
+    # macOS packs a shadow of every file
+    return "__MACOSX" in places or any(place.startswith(".") and place != ".." for place in places)

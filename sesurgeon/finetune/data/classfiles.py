@@ -13,7 +13,7 @@ from sesurgeon.finetune.data.images import FileImages, ImageFile
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 TRAIN_NAME = "train"
-VAL_NAMES = ("val", "validation", "test")  # the first that is there
+VAL_NAMES = ("val", "valid", "validation", "test")  # the first that is there
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,14 @@ class ClassFiles:
         classes: the classes' names, sorted.
         files: the image files of each class, sorted.
         ignored: files beside them that are no images by their suffix; hidden files are not counted.
+        aside: folders beside the sets, which are left aside.
     """
 
     where: str
     classes: tuple[str, ...]
     files: tuple[tuple[ImageFile, ...], ...]
     ignored: tuple[Path, ...] = ()
+    aside: tuple[Path, ...] = ()
 
     @property
     def paths(self) -> tuple[ImageFile, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from sesurgeon.errors import DataError
@@ -19,18 +20,21 @@ def list_folder(root: Path, *, training: bool) -> tuple[ClassFiles | None, Class
         DataError: the folder is missing, holds no class folders, an empty one, or sets whose classes differ.
     """
     train_root, val_root = find_splits(root)
+    if train_root is None and val_root is None:
+        return list_classes(root), None
+    aside = tuple(folder for folder in _folders(root) if folder not in (train_root, val_root))
     if val_root is None:
-        return list_classes(train_root or root), None
-    val = list_classes(val_root)
+        return replace(list_classes(train_root or root), aside=aside), None
+    val = replace(list_classes(val_root), aside=aside)
     if train_root is None or not training:
         return None, val
-    train = list_classes(train_root)
+    train = replace(list_classes(train_root), aside=aside)
     check_same_classes(train, val)
     return train, val
 
 
 def list_images(root: Path) -> list[Path]:
-    """All image files in ``root`` and its folders, sorted."""
+    """All image files in ``root`` and its folders, but for hidden ones, sorted."""
     return [path for path in _files(root) if path.suffix.lower() in SUFFIXES]
 
 
@@ -38,7 +42,7 @@ def find_splits(root: Path) -> tuple[Path | None, Path | None]:
     """The training and validation folders in ``root``; (None, None) when ``root`` holds class folders itself.
 
     A folder called "train" is the training set when it holds folders: with images in it, it is a class (of
-    vehicles).
+    vehicles). Capitals do not matter.
 
     Raises:
         DataError: ``root`` is missing or not a folder.
@@ -48,9 +52,9 @@ def find_splits(root: Path) -> tuple[Path | None, Path | None]:
         raise DataError(f"The data folder {root} does not exist.", hint=kinds)
     if not root.is_dir():
         raise DataError(f"The data {root} is a file, not a folder.", hint=kinds)
-    train = root / TRAIN_NAME
-    val = next((root / name for name in VAL_NAMES if _folders(root / name)), None)
-    return (train if _folders(train) else None), val
+    named = [folder for folder in _folders(root) if folder.name.lower() in (TRAIN_NAME, *VAL_NAMES)]
+    sets = {folder.name.lower(): folder for folder in named if _folders(folder)}  # "train" comes after "Train"
+    return sets.get(TRAIN_NAME), next((sets[name] for name in VAL_NAMES if name in sets), None)
 
 
 def list_classes(root: Path) -> ClassFiles:
@@ -104,9 +108,16 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if not name.startswith(".")
-    )
+    """All files in a folder and in its folders, but for hidden ones; each folder once, whatever links lead to it."""
+    # a link to one of those above would lead here again
+    seen = {str(parent) for parent in Path(os.path.realpath(folder)).parents}
+    found = []
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -50,8 +51,8 @@ def map_classes(data_classes: Sequence[str], model_classes: Sequence[str] | None
         outputs: how many outputs the model has.
 
     Raises:
-        DataError: a class that the model does not know, or another number of classes when it has no names for
-            them.
+        DataError: a class that the model does not know, another number of classes when it has no names for them, or a
+            name that several classes or outputs have, unless the names are the same ones in the same order.
     """
     if model_classes is None or len(model_classes) != outputs:
         if len(data_classes) != outputs:
@@ -60,13 +61,26 @@ def map_classes(data_classes: Sequence[str], model_classes: Sequence[str] | None
                 hint="Use the data that the model was made for, or fine-tune the model on these.",
             )
         return tuple(range(outputs))
+    if tuple(model_classes) == tuple(data_classes):  # with a name twice, too: ImageNet has two cranes
+        return tuple(range(outputs))
+    _check_told_apart("The data have", data_classes)
     unknown = [name for name in data_classes if name not in model_classes]
     if unknown:
         raise DataError(
             f"The model does not know these classes of the data: {shortened(unknown)}.",
             hint=f"It knows {shortened(model_classes)}.",
         )
+    _check_told_apart("The model has", [name for name in model_classes if name in data_classes])
     return tuple(model_classes.index(name) for name in data_classes)
+
+
+def _check_told_apart(whose: str, names: Sequence[str]) -> None:
+    several = sorted(name for name, count in Counter(names).items() if count > 1)
+    if several:
+        raise DataError(
+            f"{whose} several classes of the same name: {shortened(several)}.",
+            hint="Which one is meant cannot be told: give each a name of its own, or leave them out.",
+        )
 
 
 def fits(data_classes: Sequence[str], model_classes: Sequence[str] | None, outputs: int) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sesurgeon.errors import DataError
-from sesurgeon.finetune.data.classfiles import by_class, check_all_trained, check_none_empty
+from sesurgeon.finetune.data.classfiles import by_class, check_all_trained, check_none_empty, sorted_labels
 from sesurgeon.finetune.data.images import FileImages, ImageFile
 
 SEPARATOR = "|"
@@ -90,7 +90,7 @@ class LabelSets:
 def by_labels(where: str, labelled: Iterable[tuple[str, ImageFile]]) -> LabelSets:
     """(Labels with ``|`` between them, file) pairs as :class:`LabelSets`, in their order."""
     pairs = [({name.strip() for name in text.split(SEPARATOR)} - {""}, file) for text, file in labelled]
-    classes = tuple(sorted({name for names, _ in pairs for name in names}))
+    classes = tuple(sorted_labels(name for names, _ in pairs for name in names))
     places = {name: index for index, name in enumerate(classes)}
     targets = tuple(tuple(sorted(places[name] for name in names)) for names, _ in pairs)
     return LabelSets(where, classes, tuple(file for _, file in pairs), targets)

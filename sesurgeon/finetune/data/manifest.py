@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sesurgeon.errors import DataError
-from sesurgeon.finetune.data.classfiles import TRAIN_NAME, VAL_NAMES, ClassFiles, by_class
+from sesurgeon.finetune.data.classfiles import TRAIN_NAME, VAL_NAMES, ClassFiles, by_class, sorted_labels
 from sesurgeon.finetune.data.labelsets import LabelSets, by_labels
 
 SUFFIXES = (".csv", ".tsv")
@@ -28,7 +29,12 @@ def list_manifest(path: Path) -> tuple[ClassFiles | None, ClassFiles | None]:
         DataError: see :func:`read_manifest`.
     """
     sets = read_manifest(path)
-    return _two_of({name: by_class(_where(path, name), rows) for name, rows in sets.items()})
+    return _two_of(
+        {
+            name: by_class(_where(path, name), rows, sorted_labels(label for label, _ in rows))
+            for name, rows in sets.items()
+        }
+    )
 
 
 def list_label_sets(path: Path) -> tuple[LabelSets | None, LabelSets | None]:
@@ -47,7 +53,7 @@ def read_manifest(path: Path, *, labels_needed: bool = True) -> dict[str, list[t
     """(Label, file) pairs of each set, sorted by file; a manifest without sets has one, called "".
 
     The file is UTF-8 with a header: the columns ``path`` (relative to the manifest's folder) and ``label``,
-    and optionally ``split`` (train, val, validation or test; of the last three the first that is there is
+    and optionally ``split`` (train, or val, valid, validation or test, of which the first that is there is
     taken). Other columns are passed over. Columns are separated by commas, semicolons or tabs. Labels are taken
     letter by letter, without spaces after the separator.
 
@@ -58,13 +64,13 @@ def read_manifest(path: Path, *, labels_needed: bool = True) -> dict[str, list[t
     rows = _rows(path)
     needed = _COLUMNS if labels_needed else _COLUMNS[:1]
     problems: list[str] = []
-    lines: dict[Path, int] = {}
+    lines: dict[str, int] = {}
     sets: dict[str, list[tuple[str, Path]]] = {}
     for line, row in rows:
         file = path.parent / (row["path"] or "")
         problem = _problem(row, file, lines, needed)
         if problem is None:
-            lines[file] = line
+            lines[os.path.abspath(file)] = line
             sets.setdefault((row.get("split") or "").strip().lower(), []).append((row["label"] or "", file))
         else:
             problems.append(f"  line {line}: {problem}")
@@ -105,14 +111,19 @@ def _rows(path: Path) -> list[tuple[int, dict[Any, Any]]]:
     try:
         reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
         missing = [name for name in _COLUMNS if name not in reader.fieldnames]
+        twice = [name for name in (*_COLUMNS, "split") if reader.fieldnames.count(name) > 1]
         if missing:
             raise DataError(f"Line 1 of the manifest {path} lacks {' and '.join(missing)}: {header!r}.", hint=_FORM)
+        if twice:
+            raise DataError(
+                f"Line 1 of the manifest {path} has {' and '.join(twice)} more than once: {header!r}.", hint=_FORM
+            )
         return [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise DataError(f"Line {reader.reader.line_num} of the manifest {path} is no CSV: {error}.") from error
 
 
-def _problem(row: dict[Any, Any], file: Path, lines: dict[Path, int], needed: Sequence[str]) -> str | None:
+def _problem(row: dict[Any, Any], file: Path, lines: dict[str, int], needed: Sequence[str]) -> str | None:
     blank = [name for name in needed if not row[name]]
     if blank:
         return f"no {' and no '.join(blank)}"
@@ -120,8 +131,8 @@ def _problem(row: dict[Any, Any], file: Path, lines: dict[Path, int], needed: Se
         return "more cells than columns; quote what holds a separator"
     if "split" in row and (row["split"] or "").strip().lower() not in _SPLITS:
         return f"the split {row['split']!r} is none of {', '.join(_SPLITS)}"
-    if file in lines:
-        return f"{row['path']} was named in line {lines[file]} already"
+    if (before := lines.get(os.path.abspath(file))) is not None:  # however it is spelled
+        return f"{row['path']} was named in line {before} already"
     if not file.is_file():
         return f"there is no file {row['path']}"
     return None

@@ -44,6 +44,15 @@ def ignored_notes(ignored: Sequence[Path]) -> tuple[str, ...]:
     return (f"Left aside, for their names are not those of images: {_named([*map(str, ignored)])}.",)
 
 
+def aside_notes(sets: Sequence[ClassFiles | LabelSets]) -> tuple[str, ...]:
+    """Which folders beside the sets are not looked into, of the same ``sets`` as in :func:`class_notes`."""
+    aside = sets[0].aside if isinstance(sets[0], ClassFiles) else ()
+    if not aside:
+        return ()
+    read = " and ".join(dict.fromkeys(Path(found.where).name for found in sets))
+    return (f"Left aside, for images are read from {read} beside them: {_named([*map(str, aside)])}.",)
+
+
 def class_notes(sets: Sequence[ClassFiles | LabelSets]) -> tuple[str, ...]:
     """What becomes of unusual classes. ``sets`` is a training and a validation set, or one to measure with."""
     notes = []

@@ -14,7 +14,7 @@ from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.folder import list_folder
 from sesurgeon.finetune.data.images import Checked, check_images
 from sesurgeon.finetune.data.labelsets import LabelSets, check_some_labelled
-from sesurgeon.finetune.data.notes import class_notes, conversion_notes, ignored_notes
+from sesurgeon.finetune.data.notes import aside_notes, class_notes, conversion_notes, ignored_notes
 from sesurgeon.finetune.data.unlabelled import list_unlabelled
 from sesurgeon.finetune.events import ImagesChecked, OnProgress, ignore
 
@@ -38,8 +38,8 @@ def open_data(
     """Open labelled images, with every file checked (those of torchvision's datasets are taken as they are).
 
     ====================  ============================================================================
-    a folder              with ``train/`` and ``val/`` (or ``validation/``, or ``test/``) and one folder a
-                          class in them, or the class folders themselves
+    a folder              with ``train/`` and ``val/`` (or ``valid/``, ``validation/``, or ``test/``) and one
+                          folder a class in them, or the class folders themselves
     ``labels.csv``        a manifest: columns path, label and perhaps split; see :mod:`.manifest`
     ``photos.tar``        such a folder, packed; or a tar of tars, one a class; see :mod:`.archives`
     ``wds:SHARDS``        WebDataset shards on this machine: a folder of them, or ``a-{000..127}.tar``;
@@ -102,7 +102,7 @@ def open_data(
         seed=None if share is None else seed,
         skipped=tuple(checked.bad for checked in checks if checked.bad is not None),
         ignored=ignored,
-        notes=(*ignored_notes(ignored), *conversion_notes(checks), *class_notes(sets)),
+        notes=(*aside_notes(sets), *ignored_notes(ignored), *conversion_notes(checks), *class_notes(sets)),
     )
 
 

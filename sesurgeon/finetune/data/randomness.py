@@ -37,7 +37,8 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 
 def reseed(seed: int, device: torch.device) -> None:
-    """Start the random numbers of the CPU, and of ``device``, anew."""
+    """Start the random numbers of the CPU, and of ``device``, anew; seeds go round at 2**32, where NumPy's end."""
+    seed %= 2**32
     random.seed(seed)
     np.random.seed(seed)
     torch.default_generator.manual_seed(seed)

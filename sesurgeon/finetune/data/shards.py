@@ -29,7 +29,7 @@ _FORM = "A sample is an image and its label: key.jpg and key.cls (a class), or k
 def list_shards(pattern: str, *, training: bool) -> tuple[ClassFiles | None, ClassFiles | None]:
     """The training set, or all there is, and the validation set, if it is apart.
 
-    A shard with the word train in its name belongs to the training set, one with val, validation or test to
+    A shard with the word train in its name belongs to the training set, one with val, valid, validation or test to
     the validation set (of these the first that is there is taken). Without ``training`` a validation set that is
     there is listed alone.
 

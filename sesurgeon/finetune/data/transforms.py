@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune.data.images import MODES, Images
+from sesurgeon.finetune.data.randomness import seeded
 from sesurgeon.models.inputs import input_channels
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import provenance_of
@@ -24,6 +25,7 @@ _LARGEST_OWN_SIZE = 256
 _USUAL_SIZE = 224
 _USUAL_CHANNELS = 3
 _LOOKED_AT = 64  # images
+_TRIES = 300  # of a policy that draws two out of fifteen operations, each done every other time
 _COLOUR = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's
 _STATISTICS = {
     1: ((0.5,), (0.5,)),
@@ -81,7 +83,7 @@ def mode_of(preprocessing: Preprocessing) -> str:
 
 
 def eval_transform(preprocessing: Preprocessing) -> Transform:
-    """As timm evaluates: resize so that the centre crop keeps ``crop_pct`` of the shorter side, normalise."""
+    """As timm evaluates: resize by ``crop_mode``, so that the centre crop keeps ``crop_pct`` of a side; normalise."""
     from torchvision import transforms
 
     steps = [*_fit(preprocessing), transforms.ToTensor(), _normalize(preprocessing)]
@@ -173,6 +175,24 @@ def make_policy(name: str, preprocessing: Preprocessing) -> Any:
         ) from error
 
 
+def check_policy(name: str, preprocessing: Preprocessing) -> None:
+    """Try an augmentation policy, before a run meets in the midst of an epoch what it cannot do.
+
+    Raises:
+        UsageError: see :func:`make_policy`; or it asks Pillow for what that refuses, as Posterize for no bits.
+    """
+    policy, image = make_policy(name, preprocessing), Image.new(mode_of(preprocessing), (8, 8))
+    try:
+        with seeded(0):
+            for _ in range(_TRIES):
+                policy(image)
+    except Exception as error:  # Pillow's and NumPy's
+        raise UsageError(
+            f"The augmentation policy aa (={name!r}) fails: {error}.",
+            hint="Give another magnitude, or take one as rand-m9-mstd0.5 (RandAugment), augmix-m5-w4-d2 or original.",
+        ) from error
+
+
 def _fill(preprocessing: Preprocessing) -> Any:
     """The mean colour: a tuple for colour images, a number for grey ones."""
     levels = [min(255, round(255 * level)) for level in preprocessing.mean]
@@ -184,12 +204,24 @@ def _fit(preprocessing: Preprocessing) -> list[Any]:
 
     _, height, width = preprocessing.input_size
     larger = [math.floor(side / preprocessing.crop_pct) for side in (height, width)]
-    if height == width:
-        resize: Any = transforms.Resize(larger[0], interpolation=_interpolation(preprocessing))
+    if preprocessing.crop_mode == "squash":
+        resize: Any = transforms.Resize(larger, interpolation=_interpolation(preprocessing))
+    elif preprocessing.crop_mode == "border":
+        return _fit_whole(preprocessing, larger)
+    elif height == width:
+        resize = transforms.Resize(larger[0], interpolation=_interpolation(preprocessing))
     else:
         method = Image.Resampling[preprocessing.interpolation.upper()]
         resize = partial(ImageOps.cover, size=(larger[1], larger[0]), method=method)
     return [resize, transforms.CenterCrop([height, width])]
+
+
+def _fit_whole(preprocessing: Preprocessing, larger: list[int]) -> list[Any]:
+    """Into ``larger`` (height, width) pixels, over the mean colour."""
+    from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
+
+    resize = ResizeKeepRatio(larger, longest=1.0, interpolation=preprocessing.interpolation)
+    return [resize, CenterCropOrPad(preprocessing.input_size[1:], fill=_fill(preprocessing))]
 
 
 def _normalize(preprocessing: Preprocessing) -> Any:

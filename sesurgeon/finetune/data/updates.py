@@ -71,6 +71,11 @@ class Updates(Sampler[list[Draw]]):
         """Images of an update, over all its steps and processes."""
         return min(self.shape.images, self.drawn - update * self.shape.images)
 
+    @property
+    def fewest(self) -> int:
+        """Images of the smallest step: 0 where no update can be made."""
+        return self.size(self.updates - 1) // (self.shape.steps * self.shape.processes) if self.updates else 0
+
     def __len__(self) -> int:
         return (self.updates - self.first) * self.shape.steps
 

@@ -23,6 +23,7 @@ FILES = (
     "best.pt", "last.pt", "teacher.pt", "args.yaml", "plan.yaml", "summary.csv", "metrics.json", "report.md",
     "curve.png", "confusion.png", "mistakes.png", "classes.png",
 )  # fmt: skip
+TRACKED = "sesurgeon"  # the project's name for trackers, and so TensorBoard's folder in that of a run
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,9 @@ def make_run_folder(output: Path, name: str | None, *, force: bool = False) -> R
             )
         folder.mkdir(exist_ok=True)
         check_unclaimed(folder)
-        for file in (*(folder / name for name in FILES), *(folder / "states").glob("*.pt")):
+        # TensorBoard would show both runs as one
+        logged = (file for name in ("events.out.tfevents.*", "hparams.yml") for file in (folder / TRACKED).rglob(name))
+        for file in (*(folder / name for name in FILES), *(folder / "states").glob("*.pt"), *logged):
             file.unlink(missing_ok=True)
         return RunFolder(folder)
     except OSError as error:

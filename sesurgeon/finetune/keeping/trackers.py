@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune.events import EpochFinished, Event, OnProgress, TrainStep
+from sesurgeon.finetune.keeping.runfolder import TRACKED
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -51,7 +52,7 @@ def tracking(
         return
     plain = {key: value if isinstance(value, (bool, int, float)) else str(value) for key, value in settings.items()}
     accelerator.project_configuration.logging_dir = str(folder)
-    accelerator.init_trackers("sesurgeon", config=plain, init_kwargs={"wandb": {"name": folder.name}})
+    accelerator.init_trackers(TRACKED, config=plain, init_kwargs={"wandb": {"name": folder.name}})
 
     def both(event: Event) -> None:
         on_progress(event)

@@ -12,9 +12,7 @@ from torch import Tensor, nn
 
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune.data.dataset import Data
-from sesurgeon.finetune.data.heldout import digest_of as digest_of
 from sesurgeon.finetune.data.heldout import held_out_notes, runs_on
-from sesurgeon.finetune.data.heldout import identity_of as identity_of
 from sesurgeon.finetune.data.labels import Labels, ManyLabels, map_classes
 from sesurgeon.finetune.data.loader import eval_loader, read
 from sesurgeon.finetune.data.opening import open_data

@@ -40,6 +40,7 @@ def make_accelerator(config: FinetuneConfig, trackers: tuple[str, ...] = ()) -> 
     """
     from accelerate import Accelerator, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
+    from accelerate.utils import GradientAccumulationPlugin
 
     _check_launched(os.environ)
     device = find_device(config.device)
@@ -55,6 +56,8 @@ def make_accelerator(config: FinetuneConfig, trackers: tuple[str, ...] = ()) -> 
         mixed_precision=_PRECISIONS[config.amp_dtype] if config.amp else "no",
         log_with=list(trackers) or None,
         project_dir=config.output,  # until the run has a folder
+        # the loop accumulates itself; of a number in the environment accelerate would divide the gradients by it
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
 

@@ -74,6 +74,12 @@ def changing_buffers(model: nn.Module) -> list[str]:
     ]
 
 
+def infinite_buffers(model: nn.Module) -> frozenset[str]:
+    """Names of the buffers that are not finite, as a mask of attention is."""
+    buffers = model.named_buffers(remove_duplicate=False)
+    return frozenset(name for name, buffer in buffers if not bool(buffer.isfinite().all()))
+
+
 def param_groups(model: nn.Module, new: Collection[str], config: FinetuneConfig) -> list[dict[str, Any]]:
     """The trainable parameters by learning rate and weight decay, as optimisers take them.
 

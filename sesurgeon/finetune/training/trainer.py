@@ -40,6 +40,7 @@ class Trainer:
         average: timm's moving average of its weights; None without one.
         task: phases, and what is new.
         trainable: names of the parameters that were not frozen when the network came.
+        infinite: names of the buffers that were not finite then, and may stay so.
         config: of the run.
         accelerator: the machine.
         updates: which images make which update.
@@ -56,6 +57,7 @@ class Trainer:
     average: Any | None
     task: Task
     trainable: frozenset[str]
+    infinite: frozenset[str]
     config: FinetuneConfig
     accelerator: Accelerator
     updates: Updates
@@ -156,8 +158,9 @@ class Trainer:
 
     def _check_weights(self, position: Position) -> None:
         """Refuse to keep weights from which no run could go on."""
-        tensors = [(name, kept) for name, kept in self.model.state_dict().items() if isinstance(kept, Tensor)]
-        broken = [name for name, tensor in tensors if not bool(tensor.isfinite().all())]
+        kept = {name: kept for name, kept in self.model.state_dict().items() if name not in self.infinite}
+        tensors = {name: tensor for name, tensor in kept.items() if isinstance(tensor, Tensor)}
+        broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
         if broken:
             more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
             raise DivergedError(

@@ -1,0 +1,44 @@
+"""Steps of a single image, of which some networks cannot learn."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from sesurgeon.errors import UsageError
+from sesurgeon.finetune.data.randomness import untouched
+from sesurgeon.finetune.data.updates import Updates
+from sesurgeon.finetune.scoring.outputs import as_input, device_of
+from sesurgeon.finetune.task import Task
+from sesurgeon.finetune.training.phases import set_train_mode
+from sesurgeon.models.copies import copy_of
+
+_OF_TORCH = "Expected more than 1 value per channel"
+
+
+def check_single_images(model: nn.Module, task: Task, updates: Updates, *, sync_bn: bool) -> None:
+    """Try a step of one image on a copy, where there will be such steps.
+
+    A BatchNorm behind the pooling sees one value a channel then, whose variance is none.
+
+    Raises:
+        UsageError: the network has such a BatchNorm, and it trains.
+    """
+    if updates.fewest > 1 or (sync_bn and updates.shape.processes > 1):
+        return
+    trial = copy_of(model)
+    image = as_input(torch.zeros(1, *task.preprocessing.input_size), trial)
+    try:
+        with torch.no_grad(), untouched(device_of(trial)):
+            for phase in task.phases:
+                set_train_mode(trial, phase, task.new)
+                trial(image)
+    except ValueError as error:
+        if _OF_TORCH not in str(error):
+            raise
+        raise UsageError(
+            "Steps have a single image here, and a BatchNorm of the network, behind its pooling, cannot train on one "
+            f"value a channel: batch_size (={updates.shape.batch_size}), grad_accum_steps (={updates.shape.steps}), "
+            f"{updates.images} training images.",
+            hint="Give --batch-size 2 or more, fewer --grad-accum-steps, or more images.",
+        ) from error

@@ -1,0 +1,102 @@
+"""Networks that keep or need something unusual, and are trained all the same, or refused in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from finetune_nets import TinyNet
+from torch import Tensor, nn
+
+from sesurgeon.errors import UsageError
+from sesurgeon.finetune import Event, FinetuneConfig, TrainStep, finetune
+from sesurgeon.finetune.keeping.states import newest_state
+from sesurgeon.finetune.training.average import Average
+from sesurgeon.models.own_weights import read_weights
+
+Fill = Callable[..., Path]
+NORM_ON_VECTORS = nn.Sequential(nn.Conv2d(1, 2, 8), nn.Flatten(), nn.BatchNorm1d(2), nn.Linear(2, 2))
+
+
+class Remembering(TinyNet):
+    """Keeps beside its tensors how often it was called in train mode."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += self.training
+        return super().forward(x)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.calls = state["calls"]
+
+
+class Masked(TinyNet):
+    """Has a mask as attention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.tensor([[0.0, -torch.inf], [0.0, 0.0]]))
+
+
+def test_the_average_of_a_network_with_extra_state_takes_that_over(split_folder: Path, config: FinetuneConfig) -> None:
+    model = Remembering()
+    result = finetune(model, split_folder, replace(config, model_ema=True, model_ema_decay=0.9))
+    state = newest_state(result.folder / "states")
+    assert state is not None
+    assert model.calls == 6
+    assert state.content["average"]["_extra_state"] == {"calls": 6}
+
+
+def test_an_average_is_that_of_timms(make_net: Callable[..., TinyNet]) -> None:
+    from timm.utils import ModelEmaV3
+
+    model = make_net()
+    ours, timms = Average(model, 0.9), ModelEmaV3(model, decay=0.9, use_warmup=True)
+    for step in (1, 2, 3, 4):
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                tensor += 1
+        ours.update(model, step)
+        timms.update(model, step)
+    expected = timms.module.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.module.state_dict().items())
+    ours.set(model)
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in ours.module.state_dict().items())
+
+
+@pytest.mark.parametrize("model_ema", [False, True])
+def test_a_mask_may_be_infinite_from_the_start(split_folder: Path, config: FinetuneConfig, model_ema: bool) -> None:
+    model = Masked()
+    result = finetune(model, split_folder, replace(config, model_ema=model_ema))
+    for file in (result.best, result.last):
+        assert torch.equal(read_weights(file)["mask"], torch.tensor([[0.0, -torch.inf], [0.0, 0.0]]))
+
+
+@pytest.mark.parametrize(
+    ("images", "change"), [(12, {"batch_size": 1}), (2, {"batch_size": 8, "grad_accum_steps": 4})], ids=str
+)
+def test_single_images_that_a_norm_cannot_train_on_are_refused_before_anything_is_written(
+    tmp_path: Path, fill: Fill, config: FinetuneConfig, images: int, change: dict[str, int]
+) -> None:
+    for name in ("train", "val"):
+        fill(tmp_path / "data" / name, ("left", "right"), images)
+    before = {name: tensor.clone() for name, tensor in NORM_ON_VECTORS.state_dict().items()}
+    with pytest.raises(UsageError, match=r"Steps have a single image here, and a BatchNorm .* batch_size \(=\d\)"):
+        finetune(NORM_ON_VECTORS, tmp_path / "data", replace(config, **change))  # type: ignore[arg-type]
+    assert not Path(config.output).exists()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in NORM_ON_VECTORS.state_dict().items())
+
+
+def test_single_images_are_fine_for_norms_on_maps(
+    make_net: Callable[..., TinyNet], split_folder: Path, config: FinetuneConfig
+) -> None:
+    events: list[Event] = []
+    finetune(make_net(), split_folder, replace(config, epochs=1, batch_size=1), on_progress=events.append)
+    assert [event.steps for event in events if isinstance(event, TrainStep)] == [24] * 24
