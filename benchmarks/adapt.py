@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import statistics
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -49,9 +50,9 @@ RUNS = TABLE.with_suffix(".jsonl")
 SIDE = 96
 HELD_OUT = 256  # training images that a run looks at after each epoch
 BATCH, SEEDS = 16, 3
+MOST_DRAWN = 24  # per cent; of a higher error the picture says the number
 COMMON: Mapping[str, Any] = MappingProxyType({"warmup_epochs": 0.5, "channels_last": True})
 STANDARD: Mapping[str, Any] = MappingProxyType({"policy": "standard"})
-COLOURS = (*(f"C{index}" for index in range(10)), "black", "gold", "deeppink", "navy", "teal")
 VIEW = Preprocessing((3, SIDE, SIDE), (0.5,) * 3, (0.5,) * 3, "bicubic", 1.0)
 
 
@@ -383,31 +384,36 @@ def table(found: Found) -> str:
 
 
 def draw(groups: Mapping[Section, Found]) -> None:
-    """Error against trained parameters, one panel a size; a dot a run, a name an arm."""
+    """Error by arm, a panel a size; a dot a run, a stroke their mean, what is frozen in another colour."""
+    names = [name for name in ARMS if any(name in found for found in groups.values())]
+    columns = min(len(groups), 2) or 1
+    rows = -(-len(groups) // columns) or 1
     figure, panels = pyplot.subplots(
-        1, max(len(groups), 1), figsize=(5.2 * max(len(groups), 1), 5.4), squeeze=False, sharex=True, sharey=True
+        rows, columns, figsize=(3.8 + 3.8 * columns, 0.6 + (0.34 * len(names) + 0.8) * rows), squeeze=False, sharey=True
     )
-    for panel, (section, found) in zip(panels[0], groups.items(), strict=False):
+    for panel, (section, found) in zip(panels.flat, groups.items(), strict=False):
         for name, by_seed in found.items():
             errors = [run["error"] for run in by_seed.values()]
-            trained = [run["trained"] for run in by_seed.values()]
-            marker = "o" if name in FROZEN else "s"
-            colour = COLOURS[list(ARMS).index(name)]
-            panel.plot(trained, errors, marker, color=colour, alpha=0.5, markeredgewidth=0)
-            panel.plot(trained[0], statistics.mean(errors), "_", color=colour, markersize=18, label=ARMS[name].label)
-        panel.set(xscale="log", xlabel="parameters trained", ylabel="test error, %", title=str(section))
-        panel.set(yscale="log", yticks=(8, 10, 12, 14, 16, 18, 20, 30, 40, 60))
-        panel.yaxis.set_major_formatter("{x:g}")
-        panel.yaxis.set_minor_formatter("")
+            mean, place, colour = statistics.mean(errors), names.index(name), "C0" if name in FROZEN else "C1"
+            if mean > MOST_DRAWN:
+                panel.text(MOST_DRAWN, place, f"{mean:.0f} % → ", color=colour, ha="right", va="center")
+                continue
+            panel.plot(errors, [place] * len(errors), "o", color=colour, alpha=0.4, markeredgewidth=0)
+            panel.plot(mean, place, "|", color=colour, markersize=14, markeredgewidth=2.5)
+        panel.set(xlabel="test error, %", xlim=(8, MOST_DRAWN))
+        panel.set_title(str(section).replace(", on", "\non"), fontsize="medium")
+        panel.set_yticks(range(len(names)), [_in_lines(ARMS[name].label) for name in names], fontsize="small")
         panel.grid(alpha=0.3)
-    known = {
-        label: handle for panel in panels[0] for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(known.values(), known, loc="lower center", ncols=len(groups), fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, (0.3 if len(groups) == 1 else 0.2) if known else 0, 1, 1))
+    panels[0, 0].invert_yaxis()
+    figure.suptitle("blue: the backbone stays as it is; orange: everything is trained", fontsize="medium")
+    figure.tight_layout()
     with atomic_write(PICTURE) as temporary:
-        figure.savefig(temporary, dpi=120)
+        figure.savefig(temporary, dpi=110)
     pyplot.close(figure)
+
+
+def _in_lines(label: str) -> str:
+    return textwrap.fill(label.replace("`", ""), 52)
 
 
 if __name__ == "__main__":
