@@ -9,7 +9,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from sesurgeon.errors import OutputError
+
+# how torch's writer of archives (a RuntimeError) and safetensors say that a disk is full
+_FULL = ("PytorchStreamWriter", "unexpected pos", "iostream error", "I/O error")
 
 
 def check_writable(path: Path, *, force: bool = False) -> None:
@@ -56,9 +61,8 @@ def atomic_write(path: Path, *, force: bool = True) -> Iterator[Path]:
         raise OutputError(
             f"Writing {path} failed: {error.strerror or error}.", hint="Nothing was changed at that name."
         ) from error
-    except RuntimeError as error:
-        # torch reports a full disk as a RuntimeError of its zip writer
-        if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
+    except (RuntimeError, SafetensorError) as error:
+        if any(words in str(error) for words in _FULL):
             raise OutputError(
                 f"Writing {path} failed, the disk may be full: {error}", hint="Nothing was changed at that name."
             ) from error

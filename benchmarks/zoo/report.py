@@ -124,7 +124,7 @@ def _onnx(records: Sequence[Record]) -> str:
     compared = [onnx["max_rel"] for _, onnx in sample if "max_rel" in onnx]
     without = [str(record["name"]) for record, onnx in sample if "max_rel" not in onnx]
     text = f"ONNX: {len(sample)} networks with blocks exported, {len(compared)} compared"
-    text += f", largest difference {max(compared):.1e} of the largest output." if compared else "."
+    text += f", largest difference {max(compared):.1e} of the outputs' spread." if compared else "."
     if without:
         text += f" Not exported, with blocks or without: {', '.join(without)}."
     return text

@@ -14,6 +14,8 @@ from sesurgeon.errors import UsageError
 
 Init = Literal["identity", "random"]
 
+_MOST = 65_536  # no network has more channels or places a side; what is larger would not fit into memory
+
 
 @dataclass(frozen=True)
 class BlockConfig:
@@ -62,10 +64,10 @@ class BlockConfig:
             yield f"rd_ratio (={self.rd_ratio!r}) must be above 0 and at most 1"
         for name in ("rd_channels", "rd_divisor"):
             value = getattr(self, name)
-            if value is not None and not (is_whole(value) and value >= 1):
-                yield f"{name} (={value!r}) must be a whole number, at least 1"
-        if not (is_whole(self.extent) and self.extent >= 0 and self.extent % 2 == 0):
-            yield f"extent (={self.extent!r}) must be 0 or an even number"
+            if value is not None and not (is_whole(value) and 1 <= value <= _MOST):
+                yield f"{name} (={value!r}) must be a whole number, at least 1 and at most {_MOST}"
+        if not (is_whole(self.extent) and 0 <= self.extent <= _MOST and self.extent % 2 == 0):
+            yield f"extent (={self.extent!r}) must be 0 or an even number, at most {_MOST}"
         for name in ("bias", "plain"):
             if not isinstance(getattr(self, name), bool):
                 yield f"{name} (={getattr(self, name)!r}) must be true or false"

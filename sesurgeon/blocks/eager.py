@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -35,6 +39,14 @@ def is_batch_of_gradients(grad: Tensor) -> bool:
     """Whether autograd hands over many at a time (``is_grads_batched``), for which torch knows but a few operations."""
     many: bool = torch._C._functorch.is_legacy_batchedtensor(grad)
     return many
+
+
+def autocast_now(device: str) -> Callable[[], contextlib.AbstractContextManager[object]]:
+    """What brings back the autocast of this moment, for what operations on that kind of device are run again."""
+    if not torch.amp.is_autocast_available(device):
+        return contextlib.nullcontext
+    cached = torch.is_autocast_cache_enabled()
+    return partial(torch.autocast, device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device), cached)
 
 
 def is_itself(module: nn.Module, *types: type[nn.Module]) -> bool:

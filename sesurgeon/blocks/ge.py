@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,11 +19,10 @@ def _avg_pool3d(x: Tensor, kernel_size: int, stride: int, padding: int, count_in
 
     The mean of a box is the mean over its frames of their means, the count of padded places too.
     """
-    height, width = x.shape[-2:]
     frames = F.avg_pool2d(x.flatten(-2), (kernel_size, 1), (stride, 1), (padding, 0), False, count_include_pad)
-    planes = frames.reshape(*frames.shape[:-3], -1, height, width)
+    planes = torch.unflatten(frames.flatten(-3, -2), -1, (x.shape[-2], x.shape[-1]))
     means = F.avg_pool2d(planes, kernel_size, stride, padding, False, count_include_pad)
-    return means.reshape(*frames.shape[:-1], *means.shape[-2:])
+    return torch.unflatten(means, -3, (frames.shape[-3], frames.shape[-2]))
 
 
 _MEANS: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: _avg_pool3d}
@@ -72,7 +72,7 @@ class GatherExcite(Scaling):
     def excitation(self, x: Tensor) -> Tensor:
         """The factors by which ``x`` is scaled: as ``x``, or of size 1 in every spatial dimension for extent 0."""
         logits = self.mlp(self.gathered(x))
-        if any(size != 1 for size in logits.shape[self.layout.first + 1 :]):
+        if self.extent:
             places = [x.shape[place] for place in self.layout.places]
             logits = self.layout.batched(lambda batch: F.interpolate(batch, places), logits)
         return self.layout.restored(self.gate(logits))

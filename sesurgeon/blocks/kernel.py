@@ -13,10 +13,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.blocks.eager import is_batch_of_gradients, is_plain_training
+from sesurgeon.blocks.eager import autocast_now, is_batch_of_gradients, is_plain_training
 from sesurgeon.blocks.excitation import ByAutograd, Excitation, Returned, gradients
 from sesurgeon.blocks.layout import Layout
 from sesurgeon.blocks.pages import fresh_like
+from sesurgeon.blocks.parts import are_as_made
 from sesurgeon.blocks.passes import scaled_and_shifted, sum_of_products
 
 LARGE = 2**28  # bytes of a tensor on a GPU from which the fast way back pays: benchmarks/gpu.md
@@ -40,13 +41,17 @@ class ByMean(Protocol):
     def parameters(self) -> Iterator[nn.Parameter]:
         """As of any module."""
 
+    def children(self) -> Iterator[nn.Module]:
+        """As of any module."""
+
 
 def scaled_by_mean(x: Tensor, block: ByMean) -> Tensor:
     """``x * factors(mean of x over its places)``: the very bits of the plain operations, with a faster backward pass.
 
     The plain operations are taken wherever it is not :func:`is_plain_training`, where others stand in for the
-    parameters (``torch.func.functional_call``, ``DataParallel``), as they may be gone when one goes back, and where
-    parameters have hooks, which would be called by our gradients and again by autograd's.
+    parameters (``torch.func.functional_call``, ``DataParallel``), as they may be gone when one goes back, where
+    parameters have hooks, which would be called by our gradients and again by autograd's, and where the block's parts
+    are not :func:`are_as_made`.
 
     Args:
         x: of the block's layout, with or without a batch.
@@ -54,7 +59,7 @@ def scaled_by_mean(x: Tensor, block: ByMean) -> Tensor:
     """
     parameters = tuple(block.parameters())
     own = len(parameters) > 0 and all(isinstance(one, nn.Parameter) and not one._backward_hooks for one in parameters)
-    if not (own and is_plain_training(x) and _pays(x)):
+    if not (own and is_plain_training(x) and _pays(x) and are_as_made(block.children())):
         return _plain(x, block)
     excitation = block.by_hand(x, parameters) or ByAutograd(block.factors)
     scaled: Tensor = _ScaleByMean.apply(x, block, excitation, *parameters)
@@ -81,7 +86,7 @@ class _ScaleByMean(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, block: ByMean, excitation: Excitation, *parameters: Tensor) -> Tensor:
         scale, kept = excitation.forth(block.layout.squeezed(x), parameters)
         ctx.save_for_backward(x, *parameters, *kept)
-        ctx.block, ctx.excitation = block, excitation
+        ctx.block, ctx.excitation, ctx.autocast = block, excitation, autocast_now(x.device.type)
         return torch.mul(x, block.layout.restored(scale), out=fresh_like(x, torch.result_type(x, scale)))
 
     @staticmethod
@@ -95,7 +100,7 @@ class _ScaleByMean(torch.autograd.Function):
             _require_own(parameters, block)
             # by a graph of its own: going back through it frees what it kept, and this function may be called again;
             # of another view, because hooks on x are called by autograd already
-            with torch.enable_grad():
+            with torch.enable_grad(), ctx.autocast():
                 view = x.view_as(x)
                 y = _plain(view, block)
             of_x, *of_parameters = gradients(y, (view, *parameters), needed, grad, create_graph=again)

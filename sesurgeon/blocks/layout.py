@@ -75,8 +75,11 @@ class Layout:
         return self.channels_first(_SQUEEZES[how](x, self.places, keepdim=True))
 
     def batched(self, function: Callable[[Tensor], Tensor], channels_first: Tensor) -> Tensor:
-        """``function`` of a tensor that may lack the batch on which ``function`` insists."""
-        if channels_first.dim() == self.spatial_dims + 1:
+        """``function`` of a tensor that may lack the batch on which ``function`` insists.
+
+        What torch.fx hands over while it traces has no number of dimensions; it stands for a batch.
+        """
+        if isinstance(channels_first, Tensor) and channels_first.dim() == self.spatial_dims + 1:
             return function(channels_first[None])[0]
         return function(channels_first)
 

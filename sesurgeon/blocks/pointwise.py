@@ -20,8 +20,8 @@ def pointwise(layer: Convolution, x: Tensor) -> Tensor:
         layer: a convolution of kernel size 1.
         x: (N, C, *places) or (C, *places).
     """
-    usual = layer.training and x.device.type == "cpu" and is_plain_training(x) and is_itself(layer, *CONVOLUTIONS)
-    if not (usual and x.dim() == layer.weight.dim() and x.shape[2:].numel() == 1):
+    usual = layer.training and is_plain_training(x) and is_itself(layer, *CONVOLUTIONS)
+    if not (usual and x.device.type == "cpu" and x.dim() == layer.weight.dim() and x.shape[2:].numel() == 1):
         called: Tensor = layer(x)
         return called
     product = F.linear(x.flatten(1), layer.weight.flatten(1), layer.bias)

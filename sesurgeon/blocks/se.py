@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.blocks.block import Squeezing, zero_
-from sesurgeon.blocks.eager import is_itself
 from sesurgeon.blocks.excitation import Excitation, TwoLayers
 from sesurgeon.blocks.gates import GateName, TwiceSigmoid, make_gate
 from sesurgeon.blocks.layout import CONVOLUTIONS, Convolution, Layout, Squeeze
@@ -62,18 +61,22 @@ class SqueezeExcite(Squeezing):
         return factors
 
     def by_hand(self, x: Tensor, parameters: Sequence[Tensor]) -> Excitation | None:
-        """On a CPU; elsewhere, and under autocast, autograd's way is as good or is not measured."""
+        """On a CPU; elsewhere, and under autocast, autograd's way is as good or is not measured.
+
+        The parts are as we made them, see :func:`scaled_by_mean`; but there may be another gate.
+        """
         cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         if not (self.training and cpu and type(self) is SqueezeExcite and "factors" not in vars(self)):
             return None
-        convolutions = is_itself(self.fc1, *CONVOLUTIONS) and is_itself(self.fc2, *CONVOLUTIONS)
-        if not (convolutions and is_itself(self.act, nn.ReLU) and is_itself(self.gate, *_CEILINGS)):
+        fc1, fc2, gate = self.fc1, self.fc2, type(self.gate)
+        layers = isinstance(fc1, CONVOLUTIONS) and isinstance(fc2, CONVOLUTIONS)
+        if not (layers and isinstance(self.act, nn.ReLU) and gate in _CEILINGS):
             return None
-        read = (self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+        read = (fc1.weight, fc1.bias, fc2.weight, fc2.bias)
         # in this order and no others: who takes a parametrization off a layer leaves its weight behind its bias
         all_of_them = len(parameters) == len(read) and all(a is b for a, b in zip(read, parameters, strict=True))
-        usual = all_of_them and x.dim() == self.fc1.weight.dim() and all(one.dtype == x.dtype for one in parameters)
-        return TwoLayers(_CEILINGS[type(self.gate)]) if usual else None
+        usual = all_of_them and x.dim() == fc1.weight.dim() and all(one.dtype == x.dtype for one in parameters)
+        return TwoLayers(_CEILINGS[gate]) if usual else None
 
     def hidden(self) -> tuple[Convolution, Convolution] | None:
         return None if self.fc1.bias is None else (self.fc1, self.fc2)

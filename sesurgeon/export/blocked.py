@@ -64,8 +64,8 @@ def _pool_earlier(graph: Any, pool: Any) -> None:
         return
     fc = readers[0]
     (inner, inner_bias), (outer, outer_bias) = _weights(conv), _weights(fc)
-    weight = _constant(graph, f"{fc.inputs[1].name}_of_{conv.inputs[0].name}", (outer @ inner)[:, :, None, None])
-    bias = _constant(graph, f"{weight.name}_bias", outer @ inner_bias + outer_bias)
+    weight = _constant(graph, f"{fc.outputs[0].name}_merged_weight", (outer @ inner)[:, :, None, None])
+    bias = _constant(graph, f"{fc.outputs[0].name}_merged_bias", outer @ inner_bias + outer_bias)
     means = _before(graph, pool, "GlobalAveragePool", [conv.inputs[0]], None, shape=_pooled(conv.inputs[0]))
     merged = _before(graph, fc, "Conv", [means, weight, bias], fc.outputs[0], kernel_shape=[1, 1])
     _replace(graph, fc, merged)

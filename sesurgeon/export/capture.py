@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ _CAPTURE_BATCH = 2
 
 
 class FirstOutput(nn.Module):
-    """The first output of a model that returns several, as torchvision's segmentation networks do.
+    """The first output of a model that returns several, as torchvision's segmentation networks do, or its only one.
 
     Args:
         model: in eval mode.
@@ -61,6 +62,8 @@ def one_output(model: nn.Module, image: Tensor) -> nn.Module:
                 hint="Wrap it in a module whose forward returns the tensor to export.",
             )
         prepared, output = FirstOutput(prepared, _others(output)), first
+    elif _takes_any_number(prepared):  # of inputs, which torch.export would take for a tuple
+        prepared = FirstOutput(prepared)
     if output.ndim == 0 or len(output) != len(image):
         raise UntraceableError(
             f"The network turns a batch of {len(image)} into an output of shape {tuple(output.shape)}, "
@@ -143,6 +146,14 @@ def _first(output: Any) -> Any:
 def left_out(prepared: nn.Module) -> tuple[str, ...]:
     """Outputs of the caller's model that what :func:`one_output` gave does not have: their keys, or their numbers."""
     return prepared.left_out if isinstance(prepared, FirstOutput) else ()
+
+
+def _takes_any_number(model: nn.Module) -> bool:
+    """Whether its forward begins with ``*inputs``."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return False  # its forward has no signature; and torch.export refuses it
+    first = next(iter(inspect.signature(model.forward).parameters.values()), None)
+    return first is not None and first.kind is inspect.Parameter.VAR_POSITIONAL
 
 
 def _others(output: Any) -> tuple[str, ...]:

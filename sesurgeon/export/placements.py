@@ -118,7 +118,7 @@ def draw_placements(costs: Sequence[PlacementCost], path: str | os.PathLike[str]
         axes.hlines([y for y, _, _ in rows], *zip(*(ends for _, _, ends in rows), strict=True), colour, linewidth=2)
         axes.plot([x for _, x, _ in rows], [y for y, _, _ in rows], "o", color=colour, label=runtime)
     axes.axvline(0, color="#8c8c8c", linewidth=1)
-    axes.set_yticks(range(len(costs)), [f"{cost.name} ({cost.blocks} blocks, {cost.parameters:,})" for cost in costs])
+    axes.set_yticks(range(len(costs)), [f"{cost.name} ({_size(cost)})" for cost in costs])
     axes.invert_yaxis()
     (batch,) = {one.batch for cost in costs for one in cost.latency}
     axes.set_xlabel(f"time added, %, at batch {batch}")
@@ -127,6 +127,10 @@ def draw_placements(costs: Sequence[PlacementCost], path: str | os.PathLike[str]
         axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(runtimes), fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, Path(path))
+
+
+def _size(cost: PlacementCost) -> str:
+    return f"{cost.blocks} block{'' if cost.blocks == 1 else 's'}, {cost.parameters:,} parameters"
 
 
 def _plans(found: Survey, config: BlockConfig) -> Iterator[tuple[str, int | None, Plan]]:

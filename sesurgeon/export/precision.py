@@ -14,11 +14,11 @@ from sesurgeon.export.capture import first_line, quiet_exporter
 Precision = Literal["float32", "float16", "int8"]
 
 TOLERANCES: dict[Precision, float] = {
-    "float32": 1e-4,  # two runtimes add up the same products in another order: 1e-7 to 1e-5 of the largest logit
+    "float32": 1e-4,  # two runtimes add up the same products in another order: 1e-7 to 1e-5 of the logits
     "float16": 2e-2,  # 11 bits, rounded layer by layer: 4e-4 (ResNet-18) to 3e-3 (MobileNetV2)
     "int8": float("inf"),  # how much is too much depends on the use: what is reported is how many labels stay
 }
-"""The largest difference to PyTorch that passes, over the largest output. A wrong operator shows from 1e-3 on."""
+"""The largest difference to PyTorch that passes, over the outputs' spread. A wrong operator shows from 1e-3 on."""
 
 
 def reduce(source: Path, target: Path, precision: Precision, calibration: Sequence[Tensor]) -> None:
@@ -33,6 +33,7 @@ def reduce(source: Path, target: Path, precision: Precision, calibration: Sequen
 
     Raises:
         UntraceableError: onnxruntime's tools cannot do it.
+        OSError: a file cannot be written.
     """
     try:
         with quiet_exporter():
@@ -40,6 +41,8 @@ def reduce(source: Path, target: Path, precision: Precision, calibration: Sequen
                 _to_half(source, target)
             else:
                 _to_int8(source, target, calibration)
+    except OSError:
+        raise  # the disk is full, or whatever else it is that the system says
     except Exception as error:  # onnxruntime's tools raise anything
         raise UntraceableError(f"onnxruntime's tools cannot make it {precision}: {first_line(error)}") from error
 
@@ -49,6 +52,7 @@ def simplify(path: Path) -> None:
 
     Raises:
         UntraceableError: it cannot.
+        OSError: the file cannot be written.
     """
     import onnx
     import onnxslim
@@ -56,7 +60,9 @@ def simplify(path: Path) -> None:
     try:
         with quiet_exporter():
             onnx.save(onnxslim.slim(onnx.load(path)), path)
-    except Exception as error:  # as above
+    except OSError:
+        raise
+    except Exception as error:  # both as above
         raise UntraceableError(f"onnxslim cannot simplify it: {first_line(error)}") from error
 
 
@@ -71,10 +77,11 @@ def _to_half(source: Path, target: Path) -> None:
 
 
 def _to_int8(source: Path, target: Path, calibration: Sequence[Tensor]) -> None:
+    import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     quantize_static(
-        source,
+        onnx.load(source),  # of a path, it writes another file beside it, and does not notice a full disk
         target,
         _Reader(calibration),
         quant_format=QuantFormat.QDQ,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from sesurgeon import __version__
 from sesurgeon.errors import UsageError, VerificationError
@@ -77,8 +79,7 @@ def export_pt2(
     prepared, image, provenance = prepare(model, example_inputs)
     program = capture(prepared, image)
     with atomic_write(path, force=force) as temporary:
-        with quiet_exporter():
-            torch.export.save(program, temporary, extra_files={_METADATA: json.dumps(_described(provenance))})
+        temporary.write_bytes(_content(program, provenance))
         parity = _parity(prepared, temporary, image, provenance) if verify else None
     return Pt2Report(
         path=path,
@@ -94,6 +95,14 @@ def check_pt2_path(path: Path) -> None:
     """Raise a UsageError for a name that ``torch.export.load`` would refuse."""
     if path.suffix != SUFFIX:
         raise UsageError(f"{path} is no name for a torch.export file.", hint=f"Let it end in {SUFFIX}.")
+
+
+def _content(program: ExportedProgram, provenance: Provenance) -> bytes:
+    """The file, by way of memory: where the disk is full, torch's own writing to it ends the whole process."""
+    content = io.BytesIO()
+    with quiet_exporter():
+        torch.export.save(program, content, extra_files={_METADATA: json.dumps(_described(provenance))})
+    return content.getvalue()
 
 
 def _described(provenance: Provenance) -> dict[str, object]:

@@ -43,18 +43,18 @@ class Place:
         return any(node is not None for node in self.nodes.values())
 
 
-def find_places(graphs: Mapping[bool, LocalGraphs], width: int) -> tuple[list[Place], list[LeftAlone]]:
+def find_places(graphs: Mapping[bool, LocalGraphs], image: tuple[int, ...]) -> tuple[list[Place], list[LeftAlone]]:
     """All places for blocks, in the order in which they run, and the modules that have to be left alone.
 
     Args:
         graphs: by mode (``training``).
-        width: of the input, in pixels; 0 where not known.
+        image: its sides, in pixels; () where not known.
     """
     flows = {mode: _flows(local) for mode, local in graphs.items()}
     candidates = {mode: _candidates(flows[mode]) for mode in graphs}
     places: list[Place] = []
     left_alone = _unfollowed(graphs)
-    network = network_of(graphs[False], flows[False], width)
+    network = network_of(graphs[False], flows[False], image)
     for path, in_eval in candidates[False].items():
         in_train = candidates[True].get(path, [])
         if [_looks(candidate) for candidate in in_eval] != [_looks(candidate) for candidate in in_train]:
@@ -160,11 +160,15 @@ def _host(local: LocalGraphs, path: str, candidate: Candidate) -> str | None:
 
 
 def _unfollowed(graphs: Mapping[bool, LocalGraphs]) -> list[LeftAlone]:
-    """Modules of which there is no graph in some mode, and that have convolutions right among their children."""
+    """Modules of which there is no graph in some mode, and that have convolutions, or kernels of their own."""
     reasons: dict[str, str] = {}
     for local in graphs.values():
         for path, reason in local.unfollowed.items():
             module = local.model.get_submodule(path)
-            if not isinstance(module, Block) and any(ops.is_conv(part) for part in module.modules()):
+            if not isinstance(module, Block) and any(map(_convolves, module.modules())):
                 reasons.setdefault(path, f"{type(module).__name__} cannot be followed: {reason}")
     return [LeftAlone(path, reason) for path, reason in reasons.items()]
+
+
+def _convolves(module: nn.Module) -> bool:
+    return ops.is_conv(module) or ops.holds_kernels(module)

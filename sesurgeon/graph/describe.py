@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 
-from torch import Tensor, fx, nn
+import torch
+from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from sesurgeon.graph import ops
@@ -29,7 +31,7 @@ class Network:
         attention: paths of the modules that gate a tensor.
         gates: those of them that scale what they are given.
         attended: name of a tensor -> what gates it right away.
-        width: of the input, in pixels; 0 where not known.
+        image: the sides of the input, in pixels; () where not known.
     """
 
     local: LocalGraphs
@@ -37,10 +39,10 @@ class Network:
     attention: frozenset[str]
     gates: frozenset[str]
     attended: Mapping[str, str]
-    width: int
+    image: tuple[int, ...]
 
 
-def network_of(local: LocalGraphs, flows: Mapping[str, Flow], width: int) -> Network:
+def network_of(local: LocalGraphs, flows: Mapping[str, Flow], image: tuple[int, ...]) -> Network:
     """Find the attention that is in a network already."""
     attention = attention_modules(local.model, flows)
     gates = gates_its_input(local.model, flows)
@@ -49,7 +51,7 @@ def network_of(local: LocalGraphs, flows: Mapping[str, Flow], width: int) -> Net
         for path, flow in flows.items()
         for node, by in attended(flow, path, gates).items()
     }
-    return Network(local, flows, attention, gates, gated, width)
+    return Network(local, flows, attention, gates, gated, image)
 
 
 def describe(network: Network, path: str, candidate: Candidate, host: str | None) -> Site | None:
@@ -83,7 +85,7 @@ def describe(network: Network, path: str, candidate: Candidate, host: str | None
         tensor=name,
         shape=tuple(tensor.shape),
         channel_dim=dim,
-        stride=network.width / _side(tensor, dim) if network.width else 1.0,
+        stride=_stride(network.image, places, dim),
         has_skip=candidate.has_skip,
         summed=candidate.summed,
         residual=None,
@@ -95,7 +97,21 @@ def describe(network: Network, path: str, candidate: Candidate, host: str | None
         or network.attended.get(name)
         or (_gate_around(network, path) if candidate.kind == "conv" else None),
         calls=local.times_called[owner],
+        shapes=_shapes(local, path, candidate.node) or (tuple(tensor.shape),) * local.times_called[owner],
     )
+
+
+def _shapes(local: LocalGraphs, path: str, node: fx.Node) -> tuple[tuple[int, ...], ...]:
+    """Of the tensor of ``node``, in each call of the module at ``path``; () where none of its children tells."""
+    made, tensor = node, ops.tensor_of(node)
+    while made.op != "call_module":  # an operation keeps the shape of what a child gave
+        source = ops.operand(made)
+        other = ops.tensor_of(source)
+        if tensor is None or other is None or other.shape != tensor.shape or not isinstance(source, fx.Node):
+            return ()
+        made = source
+    shapes = local.shapes.get(join(path, made.target), ())  # a module of several paths is known by one of them
+    return shapes if len(shapes) == local.times_called[path] else ()
 
 
 def _is_fully_connected(owner: nn.Module, candidate: Candidate) -> bool:
@@ -124,6 +140,14 @@ def _is_convolutional(model: nn.Module, owner: nn.Module, branch: list[fx.Node],
     return any(isinstance(part, _ConvNd) for part in inside)
 
 
-def _side(tensor: Tensor, dim: int) -> float:
-    """Of the map that ``tensor`` is, in places; tokens, and windows of them, are taken for a square one."""
-    return tensor.shape[-1] if dim == 1 else float(tensor.shape[1:-1].numel()) ** 0.5
+def _stride(image: tuple[int, ...], places: torch.Size, dim: int) -> float:
+    """The input's width over that of the map with these ``places``; 1 where the input is none.
+
+    Channels-last maps may be tokens, or windows of them, which have the area of a map and not its sides.
+    """
+    if not image:
+        return 1.0
+    if dim == 1 or len(places) == 3:
+        return image[-1] / places[-1]
+    sides = image[-2:]
+    return float((prod(sides) / places.numel()) ** (1 / len(sides)))

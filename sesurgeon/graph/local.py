@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 from sesurgeon.errors import UntraceableError
+from sesurgeon.graph import ops
 from sesurgeon.graph.record import ModuleCall, record_calls
 from sesurgeon.graph.reuse import Grounds, looks_of
 from sesurgeon.graph.session import TracingSession
@@ -26,10 +27,11 @@ class LocalGraphs:
 
     Attributes:
         model: the network.
-        graphs: module path -> graph of that module's own forward, for every module with children that was called
-            and could be followed, in the order of the first calls; norm layers with children have none.
+        graphs: module path -> graph of that module's own forward, for every module with children, or with kernels of
+            its own, that was called and could be followed, in the order of the first calls; norm layers have none.
         unfollowed: module path -> why there is no graph.
         times_called: module path -> calls in one forward pass, for every module that was called.
+        shapes: module path -> the shape of the tensor that each of these calls gave; () where it gave none.
         outputs: what the model returned, true tensors.
         witnesses: what the parts of a detector gave: see :func:`sesurgeon.models.witnesses`.
         proven: the forward pass was run in this very mode, so that ``outputs`` are this mode's.
@@ -40,6 +42,7 @@ class LocalGraphs:
     graphs: Mapping[str, fx.Graph]
     unfollowed: Mapping[str, str]
     times_called: Mapping[str, int]
+    shapes: Mapping[str, tuple[tuple[int, ...], ...]]
     outputs: Any
     witnesses: Sequence[Tensor]
     proven: bool
@@ -102,6 +105,7 @@ def trace_local_graphs(
         graphs,
         unfollowed,
         {path: len(group) for path, group in calls.items()},
+        {path: tuple(map(_shape, group)) for path, group in calls.items()},
         outputs,
         seen,
         not run_in_eval,
@@ -111,7 +115,8 @@ def trace_local_graphs(
 
 def _is_composite(module: nn.Module) -> bool:
     """Whether there is something to find inside. In a norm with an activation of its own (timm's) there is not."""
-    return any(True for _ in module.children()) and not isinstance(module, (_NormBase, nn.GroupNorm, nn.LayerNorm))
+    followed = any(True for _ in module.children()) or ops.holds_kernels(module)
+    return followed and not isinstance(module, (_NormBase, nn.GroupNorm, nn.LayerNorm))
 
 
 def _calls_by_path(top: ModuleCall, paths: Mapping[nn.Module, str]) -> dict[str, list[ModuleCall]]:
@@ -121,6 +126,10 @@ def _calls_by_path(top: ModuleCall, paths: Mapping[nn.Module, str]) -> dict[str,
         if path is not None:
             calls.setdefault(path, []).append(call)
     return calls
+
+
+def _shape(call: ModuleCall) -> tuple[int, ...]:
+    return tuple(call.output.shape) if isinstance(call.output, Tensor) else ()
 
 
 def _trace(group: list[ModuleCall], session: TracingSession) -> fx.Graph:

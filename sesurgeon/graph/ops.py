@@ -75,6 +75,12 @@ def is_conv(module: nn.Module) -> bool:
     return isinstance(weight, Tensor) and weight.ndim >= 3 and not any(True for _ in module.children())
 
 
+def holds_kernels(module: nn.Module) -> bool:
+    """Has weights like a convolution's among parameters of its own: its forward may call ``F.conv2d`` with them."""
+    kernels = any(parameter.ndim >= 3 and len(parameter) > 1 for parameter in module.parameters(recurse=False))
+    return kernels and not is_conv(module)
+
+
 def is_norm(module: nn.Module) -> bool:
     """Batch, instance, group or layer norm, with or without an activation of its own."""
     if isinstance(module, (_NormBase, nn.GroupNorm, nn.LayerNorm)):

@@ -31,16 +31,18 @@ class Passes:
     train_failure: str | None
 
     @property
-    def width(self) -> int:
-        """Of the input images, in pixels; 0 where there are none.
+    def image(self) -> tuple[int, ...]:
+        """The sides of the input images, in pixels: (height, width), or a depth before them, or a length; () where
+        there are none.
 
         Where images are no arguments of their own, or are scaled first as detectors do: of what the convolutions get.
         """
         local = self.graphs[False]
         for argument in self.inputs:
             if isinstance(argument, Tensor) and argument.ndim >= 3 and not is_detector(local.model):
-                return argument.shape[-1]
-        return max((tensor.shape[-1] for tensor in convolved(local)), default=0)
+                return tuple(argument.shape[2:])
+        maps = [tuple(tensor.shape[2:]) for tensor in convolved(local) if tensor.ndim >= 3]
+        return max(maps, key=lambda sides: sides[-1], default=())
 
 
 def run_in_both_modes(model: nn.Module, example_inputs: Any = None) -> Passes:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from sesurgeon.graph import ops
 from sesurgeon.interrupts import interrupts_held
 from sesurgeon.models import fresh
 
@@ -23,8 +24,8 @@ class ModuleCall:
 
     Attributes:
         module: the callee.
-        args, kwargs: as given, before the call could change them; () and {} for a module without children, the
-            forward of which is of no interest.
+        args, kwargs: as given, before the call could change them; () and {} for a module without children and kernels,
+            the forward of which is of no interest.
         output: as returned.
         writes: it wrote into a tensor that it was given.
         children: the calls that this module's forward made itself, in order.
@@ -57,7 +58,7 @@ def record_calls(model: nn.Module, inputs: tuple[Any, ...], fakes: FakeTensorMod
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != thread:
             return run(module, *args, **kwargs)
-        given = (args, kwargs) if module._modules else ((), {})
+        given = (args, kwargs) if module._modules or ops.holds_kernels(module) else ((), {})
         with interrupts_held():
             entry = ModuleCall(module, *_described(given, fakes))
         stack[-1].children.append(entry)

@@ -20,7 +20,7 @@ class Site:
         tensor: which tensor it is: two sites of one tensor differ in its users ("fork", "shortcut") or only in name.
         shape: of the tensor, on the example inputs, batch included.
         channel_dim: 1 where its channels come first, -1 where they come last.
-        stride: the input's width over the tensor's.
+        stride: the input's width over the tensor's; of tokens, the root of the one area over the other.
         has_skip: a residual branch with a shortcut beside it.
         summed: and joined with it by a sum.
         residual: id of the "residual" that a "fork", "shortcut" or "sum" belongs to.
@@ -29,6 +29,7 @@ class Site:
         branch: paths of the modules that compute the tensor.
         attention: path of the module that gates this branch already; None where nothing does.
         calls: how often the owner runs in one forward pass; the block would be shared as the owner is.
+        shapes: of the tensor in each of these calls: a detector's head runs on maps of several sizes.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Site:
     branch: tuple[str, ...]
     attention: str | None
     calls: int
+    shapes: tuple[tuple[int, ...], ...]
 
     @property
     def channels(self) -> int:

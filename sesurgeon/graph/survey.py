@@ -17,6 +17,7 @@ from sesurgeon.graph.fidelity import unfaithful
 from sesurgeon.graph.local import LocalGraphs
 from sesurgeon.graph.passes import Passes, convolved, run_in_both_modes, shapes_of
 from sesurgeon.graph.site import LeftAlone, Site
+from sesurgeon.models.lazy import refuse_lazy_layers
 from sesurgeon.models.quantised import refuse_quantised_layers
 
 Wanted = Callable[[Sequence[Site]], Iterable[Site]]
@@ -76,13 +77,13 @@ def survey(model: nn.Module, example_inputs: Any = None, wanted: Wanted | None =
             does takes a pass to find out, and is found out of these only.
 
     Raises:
-        UsageError: the model is wrapped, or quantised.
+        UsageError: the model is wrapped, compiled, or quantised, or has parameters without a shape yet.
         UntraceableError: the model has no convolution, or does not run on the inputs.
         NoSiteError: it is a transformer, whose convolutions only make its tokens; or the inputs are too small.
     """
     _check_model(model)
     run = run_in_both_modes(model, example_inputs)
-    places, left_alone = find_places(run.graphs, run.width)
+    places, left_alone = find_places(run.graphs, run.image)
     kept, wrong = _faithful(places, run, wanted or list)
     left_alone += [LeftAlone(path, reason) for path, reason in wrong.items()]
     if not kept and not left_alone:
@@ -129,12 +130,18 @@ def _check_model(model: nn.Module) -> None:
         raise UsageError(
             f"The model is wrapped in {type(model).__name__}.", hint="Give the network itself: model.module."
         )
+    if "_orig_mod" in model._modules:  # OptimizedModule, whose import takes a second
+        raise UsageError(
+            "The model is compiled by torch.compile.",
+            hint="Give the network itself, model._orig_mod, and compile the result.",
+        )
     if isinstance(model, torch.jit.ScriptModule):
         raise UsageError(
             "The model is TorchScript: compiled code, with no Python modules to edit.",
             hint="Give the module that was compiled.",
         )
     refuse_quantised_layers(model)
+    refuse_lazy_layers(model)
     if not any(ops.is_conv(module) for module in model.modules()):
         raise UntraceableError(
             f"{type(model).__name__} has no convolution: there is no place for channel attention.",

@@ -25,6 +25,7 @@ def isolated(model: nn.Module, *, training: bool) -> Iterator[None]:
     the random states of torch (CPU, and CUDA where it is in use), numpy and Python.
     """
     footprint = Footprint(model)
+    modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     states = random_states()
     try:
@@ -34,6 +35,9 @@ def isolated(model: nn.Module, *, training: bool) -> Iterator[None]:
             yield
     finally:
         footprint.restore()
+        for module, mode in modes:
+            if module.training != mode:  # TorchScript keeps it where no footprint sees it, a frozen one has none
+                module.training = mode
         restore_random_states(states)
         restore_buffers(buffers)
 

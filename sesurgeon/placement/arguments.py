@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from sesurgeon.blocks.config import is_whole
 from sesurgeon.errors import UsageError
 from sesurgeon.models.inputs import random_input
 
+_MOST_NUMBERS = 2**30  # in a tensor: 4 GiB; typing errors are larger
+
 
 def describe_arguments(arguments: Any) -> Any:
     """Tensors become ``{"shape": …, "dtype": …}``, tuples ``{"tuple": […]}``, dicts ``{"items": {…}}``.
@@ -19,9 +22,11 @@ def describe_arguments(arguments: Any) -> Any:
     Lists and plain values stay what they are.
 
     Raises:
-        UsageError: something of another kind.
+        UsageError: something of another kind, or an empty tensor, on which any two networks are equal.
     """
     if isinstance(arguments, Tensor):
+        if not arguments.numel():
+            raise UsageError(f"An example input of shape {tuple(arguments.shape)} is empty: it would prove nothing.")
         return {"shape": list(arguments.shape), "dtype": str(arguments.dtype).removeprefix("torch.")}
     if isinstance(arguments, list):
         return [describe_arguments(item) for item in arguments]
@@ -58,10 +63,20 @@ def wrong_with(description: Any) -> Iterator[str]:
 
 def _wrong_with_tensor(shape: Any, dtype: Any) -> Iterator[str]:
     sizes = shape if isinstance(shape, list) else [None]
-    if not all(is_whole(size) and size >= 0 for size in sizes):
+    if not all(is_whole(size) and size >= 1 for size in sizes):
         yield f"shape must be a list of sizes, as [2, 3, 224, 224], not {shape!r}"
-    if not (isinstance(dtype, str) and isinstance(getattr(torch, dtype, None), torch.dtype)):
+    elif prod(sizes) > _MOST_NUMBERS:
+        yield f"shape must be of at most {_MOST_NUMBERS:,} numbers, not {shape!r}"
+    if not (isinstance(dtype, str) and _holds_numbers(getattr(torch, dtype, None))):
         yield f"dtype must be one of torch's, as float32, not {dtype!r}"
+
+
+def _holds_numbers(dtype: Any) -> bool:
+    """A type to which others can be converted; the quantised ones are not."""
+    try:
+        return isinstance(dtype, torch.dtype) and torch.zeros(1).to(dtype).dtype == dtype
+    except RuntimeError:
+        return False
 
 
 def make_arguments(description: Any, model: nn.Module) -> Any:

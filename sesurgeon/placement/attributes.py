@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Collection, Mapping
 from typing import Literal
 
@@ -11,6 +12,11 @@ MARK = "_sesurgeon_blocks"
 """Surgery's mark on the class that it gives to an owner: attribute of each block -> what was there before."""
 
 Before = Literal["nothing", "attribute", "module"]
+
+
+def is_attribute(name: str) -> bool:
+    """Whether code can say ``self.NAME`` and mean just that: Python takes the ligature "\ufb01" for two letters."""
+    return name.isascii() and name.isidentifier() and not keyword.iskeyword(name) and name != "self"
 
 
 def before(owner: nn.Module, name: str) -> Before | None:
@@ -51,7 +57,8 @@ def free_attribute(owner: nn.Module, path: str, taken: Collection[tuple[str, str
 def inserted(owner: nn.Module) -> Mapping[str, Before]:
     """The attributes under which ``owner`` has inserted blocks, and what was there before; empty for most modules.
 
-    The mark is looked for in all its classes: ``torch.nn.utils.parametrize`` puts one above ours.
+    The mark is looked for in all its classes: ``torch.nn.utils.parametrize`` puts one above ours. A slice of an
+    ``nn.Sequential`` is of its class, and has some of its blocks.
     """
-    found: Mapping[str, Before] = getattr(type(owner), MARK, {})
-    return found
+    marked: Mapping[str, Before] = getattr(type(owner), MARK, {})
+    return {name: there for name, there in marked.items() if name in owner._modules} if marked else marked

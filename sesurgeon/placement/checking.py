@@ -14,9 +14,11 @@ from torch.utils._pytree import tree_map
 from sesurgeon.blocks import build_block
 from sesurgeon.errors import SesurgeonError, UsageError
 from sesurgeon.graph import Site, Survey, survey
+from sesurgeon.models.lazy import refuse_lazy_layers
 from sesurgeon.placement.architecture import architecture_of
 from sesurgeon.placement.arguments import describe_arguments, make_arguments
-from sesurgeon.placement.attributes import before, free_attribute, inserted
+from sesurgeon.placement.attributes import before, free_attribute, inserted, is_attribute
+from sesurgeon.placement.bypasses import bypasses
 from sesurgeon.placement.plan import Entry, Plan
 from sesurgeon.placement.problems import Problem, refuse, twice
 
@@ -27,10 +29,12 @@ def survey_for(plan: Plan, model: nn.Module, example_inputs: Any = None) -> Surv
     """The survey of ``model`` on ``example_inputs``, or else on the plan's, for the plan's sites.
 
     Raises:
-        UsageError: the plan is for another architecture; the message says what differs.
+        UsageError: the plan is for another architecture, and the message says what differs; or the model is one that
+            :func:`sesurgeon.graph.survey` refuses.
         UntraceableError: the model does not run on the plan's inputs.
     """
     check_not_augmented(model)
+    refuse_lazy_layers(model)
     if example_inputs is None and plan.inputs is not None:
         example_inputs = _as_weights(tuple(make_arguments(plan.inputs, model)), model)
     _check_architecture(plan, model, example_inputs)
@@ -148,7 +152,9 @@ def _problems(plan: Plan, found: Survey) -> Iterator[Problem]:
         if entry.channels not in (0, site.channels):
             yield Problem(where, f"{entry.site} has {site.channels} channels, not {entry.channels}")
         name = (site.owner, entry.attribute)
-        if entry.attribute and before(found.model.get_submodule(site.owner), entry.attribute) is None:
+        if entry.attribute and not is_attribute(entry.attribute):
+            yield Problem(where, f"the attribute of {entry.site} must be a name, not {entry.attribute!a}")
+        elif entry.attribute and before(found.model.get_submodule(site.owner), entry.attribute) is None:
             yield Problem(where, f"{site.owner or 'the model'} has an attribute '{entry.attribute}' already")
         elif entry.attribute and name in named:
             path = ".".join(filter(None, name))
@@ -164,6 +170,7 @@ def _warnings(entries: Sequence[Entry], found: Survey) -> Iterator[str]:
         attention = found.site(entry.site).attention
         if attention is not None:
             yield f"{entry.site} has attention already: {attention}. It gets a block beside it, as the plan says."
+    yield from bypasses(entries, found)
 
 
 def _unbuildable(entry: Entry, site: Site) -> str | None:

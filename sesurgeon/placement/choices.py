@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from typing import TypedDict
 
@@ -77,9 +77,14 @@ def check_policies(policy: str | Sequence[str]) -> tuple[str, ...]:
     """The names of the policies, each once, in order.
 
     Raises:
-        UsageError: one does not exist, or none is given; the known ones are listed.
+        UsageError: something else than names; one does not exist, or none is given; the known ones are listed.
     """
-    names = tuple(dict.fromkeys([policy] if isinstance(policy, str) else policy))
+    given = [policy] if isinstance(policy, str) else policy
+    if not (isinstance(given, Collection) and all(isinstance(name, str) for name in given)):
+        raise UsageError(
+            f"policy (={policy!r}) must be a name, or a list of names.", hint=f"Known policies: {', '.join(POLICIES)}."
+        )
+    names = tuple(dict.fromkeys(given))
     unknown = [name for name in names if name not in POLICIES]
     if unknown or not names:
         asked = f"There is no policy {', '.join(map(repr, unknown))}." if unknown else "No policy was given."

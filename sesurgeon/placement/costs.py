@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,7 +69,7 @@ def model_cost(model: nn.Module, inputs: tuple[Any, ...]) -> Cost:
     blocks = [getattr(module, name) for module in model.modules() for name in inserted(module)]
     with isolated(model, training=False):
         counted = count_operations(lambda: model(*fresh(inputs)), blocks)
-    return _cost(model, counted, 1, images_in(inputs))
+    return _cost(model, [(counted, 1)], images_in(inputs))
 
 
 def block_cost(config: BlockConfig, site: Site, images: int | None = None) -> Cost:
@@ -75,14 +77,18 @@ def block_cost(config: BlockConfig, site: Site, images: int | None = None) -> Co
 
     Args:
         config: the block.
-        site: where it goes; a block that runs several times has its parameters once.
+        site: where it goes; a block that runs several times, on maps of whatever sizes, has its parameters once.
         images: in the batch on which the site was found. By default as many as the site's tensor has; fewer where
             the network folds frames or windows into the batch.
     """
     with torch.device("meta"), torch.no_grad():
         block = build_block(config, site.channels, spatial_dims=len(site.spatial), channel_dim=site.channel_dim)
-        counted = count_operations(lambda: block.eval()(torch.empty(site.shape)), [block])
-    return _cost(block, counted, site.calls, images or site.shape[0])
+        block.eval()
+        runs = [
+            (count_operations(partial(block, torch.empty(shape)), [block]), times)
+            for shape, times in Counter(site.shapes).items()
+        ]
+    return _cost(block, runs, images or site.shape[0])
 
 
 def images_in(inputs: Sequence[Any]) -> int:
@@ -95,11 +101,12 @@ def _is_batch(argument: Any) -> bool:
     return isinstance(argument, Tensor) and argument.ndim > 0
 
 
-def _cost(module: nn.Module, counted: Counted, calls: int, images: int) -> Cost:
+def _cost(module: nn.Module, runs: Sequence[tuple[Counted, int]], images: int) -> Cost:
+    """Of ``module`` for one image: what was counted, and how many times."""
     return Cost(
         sum(parameter.numel() for parameter in module.parameters()),
-        counted.layers * calls // images,
-        counted.pooling * calls // images,
-        counted.scaling * calls // images,
-        counted.uncounted,
+        sum(counted.layers * times for counted, times in runs) // images,
+        sum(counted.pooling * times for counted, times in runs) // images,
+        sum(counted.scaling * times for counted, times in runs) // images,
+        tuple(sorted({name for counted, _ in runs for name in counted.uncounted})),
     )

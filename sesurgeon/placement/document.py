@@ -25,6 +25,7 @@ from sesurgeon.blocks.config import is_whole
 from sesurgeon.errors import UsageError
 from sesurgeon.placement.architecture import Architecture
 from sesurgeon.placement.arguments import wrong_with
+from sesurgeon.placement.attributes import is_attribute
 from sesurgeon.placement.plan import Entry, Plan
 from sesurgeon.placement.problems import Path, Problem, problem_at, refuse, twice
 
@@ -174,8 +175,8 @@ class _Reader:
         if not isinstance(site, str):
             self._add((*path, "site"), "site must be the id of a site" + ("" if site is None else f", not {site!r}"))
             return None
-        if not (isinstance(attribute, str) and (attribute.isidentifier() or "attribute" not in block)):
-            self._add((*path, "attribute"), f"attribute must be a name, not {attribute!r}")
+        if not (isinstance(attribute, str) and (is_attribute(attribute) or "attribute" not in block)):
+            self._add((*path, "attribute"), f"attribute must be a name, not {attribute!a}")
             attribute = ""
         if not is_whole(channels) or (channels < 1 and "channels" in block):
             self._add((*path, "channels"), f"channels must be a number from 1 on, not {channels!r}")

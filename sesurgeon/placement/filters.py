@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from sesurgeon.blocks.config import is_whole
 from sesurgeon.errors import NoSiteError, UsageError
 from sesurgeon.graph import Site
 
@@ -29,7 +30,7 @@ class Filters:
         every: of what the others leave, keep the first, and each so-manieth after it.
 
     Raises:
-        UsageError: a number below 1.
+        UsageError: a number below 1, or a value of another type; all of them are named.
     """
 
     include: Sequence[str] = ()
@@ -46,13 +47,30 @@ class Filters:
             given = getattr(self, name)
             if isinstance(given, (str, int)):  # one alone; a str would be taken apart, and its "*" match all
                 object.__setattr__(self, name, (given,))
-        problems = [
-            f"{name} (={value}) must be at least 1"
-            for name, value in (("min_channels", self.min_channels), ("every", self.every))
-            if value < 1
-        ]
+        problems = list(self._wrong())
         if problems:
             raise UsageError(f"The filters are wrong: {'; '.join(problems)}.")
+
+    def _wrong(self) -> Iterator[str]:
+        lists: tuple[tuple[str, Callable[[object], bool], str], ...] = (
+            ("include", _is_text, "globs"),
+            ("exclude", _is_text, "globs"),
+            ("stages", is_whole, "whole numbers"),
+            ("kernel", _is_kernel, "sizes, as 3 or [(1, 7)]"),
+        )
+        for name, is_item, words in lists:
+            given = getattr(self, name)
+            listed = isinstance(given, Collection) and all(map(is_item, given))
+            if not listed and not (name == "stages" and given is None):
+                yield f"{name} (={given!r}) must be {words}"
+        for name in ("min_channels", "every"):
+            value = getattr(self, name)
+            if not (is_whole(value) and value >= 1):
+                yield f"{name} (={value!r}) must be a whole number, at least 1"
+        for name, known in (("depthwise", (True, False, None)), ("skip_last_stage", (True, False))):
+            value = getattr(self, name)
+            if not any(value is one for one in known):
+                yield f"{name} (={value!r}) must be one of: {', '.join(map(str, known))}"
 
     def keep(self, sites: Sequence[Site], of: Sequence[Site] = ()) -> list[Site]:
         """The wanted ones of ``sites``, in order.
@@ -114,6 +132,14 @@ class Filters:
         if name == "--kernel":
             return f"{there} Sizes: {', '.join(sorted({_written(site.kernel_size) for site in before}))}."
         return there
+
+
+def _is_text(item: object) -> bool:
+    return isinstance(item, str)
+
+
+def _is_kernel(item: object) -> bool:
+    return is_whole(item) or (isinstance(item, tuple) and all(map(is_whole, item)))
 
 
 def _written(kernel: Kernel) -> str:

@@ -13,6 +13,7 @@ from sesurgeon.graph import LeftAlone, Site, Survey, survey
 from sesurgeon.placement.architecture import architecture_of
 from sesurgeon.placement.arguments import describe_arguments
 from sesurgeon.placement.attributes import free_attribute
+from sesurgeon.placement.bypasses import bypasses
 from sesurgeon.placement.checking import check_not_augmented
 from sesurgeon.placement.choices import Choices, settle
 from sesurgeon.placement.filters import Filters
@@ -65,13 +66,14 @@ def plan_from_survey(found: Survey, policies: Sequence[str], config: BlockConfig
         )
     unused = filters.unused(chosen)
     unused += [f"Policy '{name}' has no site here." for name in policies if not POLICIES[name](found.sites)]
+    entries = tuple(_entries(found, filters.keep(free, chosen), config))
     return Plan(
         architecture_of(found.model),
         tuple(policies),
         [describe_arguments(argument) for argument in found.inputs],
-        tuple(_entries(found, filters.keep(free, chosen), config)),
+        entries,
         (*gated, *left_alone, *found.left_alone),
-        tuple(unused),
+        (*unused, *bypasses(entries, found)),
     )
 
 

@@ -81,7 +81,7 @@ def passed_over(policy: str, sites: Sequence[Site], chosen: Sequence[Site]) -> l
     """The blocks in which ``policy``, one of those around or inside a branch, found no place; and why."""
     reasons = {
         "pre": "its branch does not start from one tensor, writes into it, or has no shortcut",
-        "post": "its branch has no shortcut, so there is no sum",
+        "post": "its branch has no shortcut, so there is no sum, or the sum is in place of a slice",
         "identity": "its branch has no shortcut",
         "inner": "its branch has no spatial convolution before its end",
     }

@@ -89,7 +89,9 @@ class _Reader:
             return self._scalars.construct_object(node)
         except ValueError as error:  # 2026-02-30 looks like a date
             self._add(node, f"{node.value!r}: {error}")
-            return None
+        except (ArithmeticError, AttributeError, LookupError):  # PyYAML takes it that what is marked !!bool is one
+            self._add(node, f"{node.value!r} is no {node.tag.rpartition(':')[2]}")
+        return None
 
     def _add(self, node: yaml.Node, text: str) -> None:
         self.problems.append(Problem(_line(node), text))

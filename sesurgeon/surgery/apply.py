@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sesurgeon.blocks import build_block
 from sesurgeon.graph import Survey
+from sesurgeon.graph.rows import child_giving
 from sesurgeon.models import add_record, copy_of, view_of
 from sesurgeon.placement import Entry, Plan, check_not_augmented, completed, survey_for
 from sesurgeon.surgery.rewrite import (
@@ -58,10 +59,15 @@ def insert_blocks(model: nn.Module, plan: Plan, found: Survey, *, inplace: bool,
     by_owner: dict[str, list[Entry]] = {}
     for entry in plan.entries:
         by_owner.setdefault(found.site(entry.site).owner, []).append(entry)
+    rewrites = []  # all of them before the first is made: what is refused leaves the model whole
     for path, entries in by_owner.items():
         owner = target.get_submodule(path)
         blocks = {entry.attribute: _block(owner, entry, found) for entry in entries}
-        rewrite(owner, _forward(owner, path, entries, found), blocks)
+        behind = _in_a_row(owner, path, entries, found)
+        forward = type(owner).forward if behind else _forward(owner, path, entries, found)
+        rewrites.append((owner, forward, blocks, behind))
+    for owner, forward, blocks, behind in rewrites:
+        rewrite(owner, forward, blocks, behind)
     remember_plan(target, plan)
     return target
 
@@ -101,6 +107,17 @@ def _scaled(found: Survey, entry: Entry) -> Tensor:
     owner = found.model.get_submodule(found.site(entry.site).owner)
     parameters = (parameter for part in (owner, found.model) for parameter in part.parameters())
     return next((parameter for parameter in parameters if parameter.is_floating_point()), torch.empty(0))
+
+
+def _in_a_row(owner: nn.Module, path: str, entries: list[Entry], found: Survey) -> dict[str, str]:
+    """The child behind which each of these blocks goes in an ``nn.Sequential``, by the block's name; {} elsewhere.
+
+    There a block is one more child in the row, so that iterating and slicing do what the forward does.
+    """
+    graph = found.graphs[False].graphs.get(path)
+    before = {entry.attribute: child_giving(owner, graph, found.nodes[entry.site][False]) for entry in entries}
+    known = {attribute: child for attribute, child in before.items() if child is not None}
+    return known if len(known) == len(entries) else {}
 
 
 def _forward(owner: nn.Module, path: str, entries: list[Entry], found: Survey) -> Forward:

@@ -11,6 +11,7 @@ import copyreg
 import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from torch import fx, nn
@@ -76,16 +77,30 @@ def forward_by_mode(original: Forward, in_eval: Forward, in_train: Forward) -> F
     return forward
 
 
-def rewrite(owner: nn.Module, forward: Forward, blocks: Mapping[str, nn.Module]) -> None:
-    """Give ``owner`` this forward and, under free names, these children; in place."""
+def rewrite(
+    owner: nn.Module,
+    forward: Forward,
+    blocks: Mapping[str, nn.Module],
+    behind: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Give ``owner`` this forward and, under free names, these children, in place; each behind that child, if named."""
     original = type(owner)
     metaclass: type = type(original)
     there = {attribute: before(owner, attribute) for attribute in blocks}
     for attribute, block in blocks.items():
         setattr(owner, attribute, block)
+        if attribute in behind:
+            _move(owner._modules, attribute, behind[attribute])
     members = {"forward": forward, "__module__": original.__module__, "__qualname__": original.__qualname__}
     members |= {"__doc__": original.__doc__, MARK: there}
     owner.__class__ = _unpicklable(metaclass)(original.__name__, (_Unannounced, original), members)
+
+
+def _move(children: dict[str, nn.Module | None], name: str, behind: str) -> None:
+    order = [other for other in children if other != name]
+    order.insert(order.index(behind) + 1, name)
+    for other in order:
+        children[other] = children.pop(other)
 
 
 class _Unannounced(nn.Module):

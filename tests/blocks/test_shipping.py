@@ -44,6 +44,14 @@ def test_a_deep_copy_is_its_own(config: BlockConfig) -> None:
     assert torch.equal(block(x), expected)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("training", [True, False])
+def test_blocks_are_traced_by_torch_fx(training: bool, layout: tuple[int, int]) -> None:
+    blocks, x = chain(layout).train(training), tensor(*layout)
+    traced = torch.fx.symbolic_trace(blocks)
+    torch.testing.assert_close(traced(x), blocks(x))
+
+
 @pytest.mark.parametrize(
     "layout", [PLANAR, *(pytest.param(at, marks=pytest.mark.slow) for at in LAYOUTS if at != PLANAR)]
 )

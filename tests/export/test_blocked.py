@@ -148,6 +148,25 @@ def test_a_network_that_ends_in_what_is_rewritten_gives_its_logits(tmp_path: Pat
     assert [output.name for output in for_cpu.graph.output] == [output.name for output in portable.graph.output]
 
 
+class SharedLayer(nn.Module):
+    """A layer that reads the means of two, which read the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.fc = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = (self.fc(layer(x).mean((2, 3), keepdim=True)) for layer in (self.first, self.second))
+        return torch.flatten(first - 2 * second, 1)
+
+
+def test_a_layer_merges_with_each_that_it_reads(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    _, for_cpu = written(SharedLayer().eval(), torch.randn(2, 3, 20, 32), tmp_path)
+    shapes = [tuple(one.dims) for one in for_cpu.graph.initializer if len(one.dims) == 4]
+    assert shapes == [(5, 3, 1, 1)] * 2
+
+
 class OneFactorAnImage(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -252,6 +252,45 @@ def test_an_output_without_a_tensor_is_refused(kind: str, message: str, tmp_path
         export_onnx(Returns(kind), tmp_path / "net.onnx", example_inputs=IMAGE)
 
 
+class Named(Net):
+    """Tensors of its own are called as the ends of the file are."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.register_buffer(name, torch.randn(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        factors: Tensor = getattr(self, self.name)
+        return super().forward(x) * factors
+
+
+@pytest.mark.parametrize("name", ["input", "logits"])
+def test_a_tensor_called_as_an_end_of_the_file_is_none(name: str, tmp_path: Path) -> None:
+    report = export_onnx(Named(name), tmp_path / "net.onnx", example_inputs=IMAGE)
+    assert name not in {one.name for one in onnx.load(report.path).graph.initializer}
+    assert report.parity is not None
+    assert report.parity.passed
+
+
+class TakesAnyNumber(Net):
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.features(inputs[0])
+
+
+class GivesAMask(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(x) > 0
+
+
+@pytest.mark.parametrize("build", [TakesAnyNumber, GivesAMask])
+def test_inputs_and_outputs_of_other_kinds(build: type[Net], tmp_path: Path) -> None:
+    report = export_onnx(build(), tmp_path / "net.onnx", example_inputs=IMAGE)
+    assert report.output_shape == (5,)
+    assert report.parity is not None
+    assert report.parity.passed
+
+
 def test_a_network_that_was_changed_since_surgery_is_exported_with_its_factors(net: Net, tmp_path: Path) -> None:
     model = add_se(net, example_inputs=torch.randn(2, 3, 16, 16))
     model.stem = nn.Conv2d(1, 8, 3, stride=2, padding=1)  # no more the network that the plan is for

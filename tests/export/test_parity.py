@@ -12,7 +12,7 @@ from sesurgeon.export.parity import compare, random_images
 from sesurgeon.models.preprocessing import Preprocessing
 
 
-def test_differences_are_those_of_the_worst_batch_over_the_largest_output() -> None:
+def test_differences_are_those_of_the_worst_batch_over_the_largest_distance_from_an_images_mean() -> None:
     expected = [torch.tensor([[1.0, -8.0]]), torch.tensor([[2.0, 1.0], [0.0, 4.0]])]
     got = [torch.tensor([[1.0, -8.5]]), torch.tensor([[2.0, 1.0], [3.0, 2.0]])]
 
@@ -20,7 +20,7 @@ def test_differences_are_those_of_the_worst_batch_over_the_largest_output() -> N
 
     assert parity.batch_sizes == (1, 2)
     assert parity.max_abs == 3.0
-    assert parity.max_rel == 3.0 / 8.0
+    assert parity.max_rel == 3.0 / 4.5
     assert parity.top1_agreement == pytest.approx(2 / 3)
     assert not parity.passed
 
@@ -29,6 +29,27 @@ def test_equal_outputs_pass_even_when_all_are_zero() -> None:
     parity = compare([torch.zeros(2, 3)], [torch.zeros(2, 3)], 1e-4)
     assert (parity.max_abs, parity.max_rel, parity.top1_agreement) == (0.0, 0.0, 1.0)
     assert parity.passed
+
+
+def test_what_all_outputs_have_in_common_is_no_measure() -> None:
+    expected = torch.tensor([[1000.0, 1001.0], [3001.0, 3000.0]])
+    got = expected + torch.tensor([[1.5, 0.0], [0.0, 0.0]])
+    parity = compare([expected], [got], 2e-2)
+    assert (parity.max_rel, parity.top1_agreement) == (1.5 / 0.5, 0.5)
+    assert not parity.passed
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 4)])
+def test_outputs_without_a_spread_are_measured_by_the_largest(shape: tuple[int, ...]) -> None:
+    expected = torch.full(shape, 8.0)
+    expected[0] = 4.0  # images differ, the outputs of one do not
+    assert compare([expected], [expected + 2], 1e-4).max_rel == 2.0 / 8.0
+
+
+def test_masks_are_compared() -> None:
+    mask = torch.tensor([[True, False], [False, False]])
+    assert compare([mask], [mask], 1e-4).passed
+    assert not compare([mask], [~mask], 1e-4).passed
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -92,6 +92,41 @@ def test_simplified_it_is_no_larger_and_computes_the_same(network: nn.Module, tm
     assert simple.parity.passed
 
 
+def test_what_all_logits_have_in_common_hides_no_change_of_labels(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    head = nn.Linear(8, 10)
+    with torch.no_grad():
+        head.bias.add_(1000)  # in float16 numbers there are 0.5 apart
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    with pytest.raises(VerificationError, match="of their spread"):
+        export_onnx(net, tmp_path / "half.onnx", example_inputs=torch.randn(2, 3, 8, 8), precision="float16")
+
+
+@pytest.mark.parametrize("kind", ["float16", "int8"])
+def test_what_the_system_cannot_write_is_no_fault_of_the_network(
+    network: nn.Module, images: list[Tensor], tmp_path: Path, kind: precision.Precision
+) -> None:
+    whole = export_onnx(network, tmp_path / "whole.onnx").path
+    with pytest.raises(OSError, match="No such file"):
+        precision.reduce(whole, tmp_path / "nowhere" / "net.onnx", kind, images)
+    assert list(tmp_path.iterdir()) == [whole]
+
+
+def test_int8_has_nothing_written_beside_the_file_but_itself(
+    network: nn.Module, images: list[Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, real = list[Path](), onnx.shape_inference.infer_shapes_path
+
+    def infer(source: str, target: str, *rest: object) -> None:  # which does not notice a full disk
+        written.append(Path(target))
+        real(source, target, *rest)
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes_path", infer)
+    export_onnx(network, tmp_path / "int8.onnx", precision="int8", calibration=images)
+    assert written
+    assert not any(path.is_relative_to(tmp_path) for path in written)
+
+
 def test_what_is_too_far_off_is_not_kept(network: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(precision.TOLERANCES, "float16", 1e-6)
     with pytest.raises(VerificationError, match="onnxruntime's outputs are up to"):

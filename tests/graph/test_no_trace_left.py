@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sesurgeon import add_se, find_sites
+from sesurgeon import UsageError, add_se, apply_plan, find_sites, make_plan
 from sesurgeon.graph import survey
 from sesurgeon.models import random_states
 from sesurgeon.surgery import blocks_of
@@ -113,6 +113,25 @@ def test_expanded_buffers_do_not_stop_the_clean_up() -> None:
     model = network(block).eval()
     assert find_sites(model, IMAGES)
     assert not model.training
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # torch announces the end of TorchScript
+@pytest.mark.parametrize("training", [False, True])
+def test_a_scripted_part_keeps_its_mode_and_so_does_that_of_the_augmented_copy(training: bool) -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)))
+    model = nn.Sequential(scripted, Block()).train(training)
+    augmented = add_se(model, example_inputs=IMAGES)
+    assert scripted.training is augmented[0].training is training
+
+
+def test_lazy_layers_are_refused_before_they_run() -> None:
+    model = nn.Sequential(nn.LazyConv2d(8, 1), Block(), nn.BatchNorm2d(8))
+    plan = make_plan(network(Block()), IMAGES)
+    for operation in (lambda: add_se(model, example_inputs=IMAGES), lambda: apply_plan(model, plan)):
+        with pytest.raises(UsageError, match=r"0\.weight gets its shape in the first forward pass.\nRun it once"):
+            operation()
+    assert model(IMAGES).shape == (2, 8, 8, 8)
+    assert list(blocks_of(add_se(model, example_inputs=IMAGES))) == ["1.se"]
 
 
 def test_random_states_come_back() -> None:

@@ -315,3 +315,20 @@ def test_no_block_is_inserted_that_nothing_reads(policy: str) -> None:
     for net in (SharedStart(), Residual(conv(), nn.BatchNorm2d(8))):
         blocks = [site for site in POLICIES[policy](survey(net, X).sites) if isinstance(site, Site)]
         assert len(live(net, policy)) == len(blocks) > 0
+
+
+class SumsIntoASlice(Residual):
+    """As the first RexNet: the shortcut is narrower than the branch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.branch(x)
+        y[:, :8] += x
+        return y.relu()
+
+
+def test_a_sum_in_place_of_a_slice_is_no_place_for_post_since_the_block_could_not_be_trained() -> None:
+    net = nn.Sequential(SumsIntoASlice(conv(8, 16), nn.BatchNorm2d(16)), Residual(conv(16, 16), nn.BatchNorm2d(16)))
+    surgery = operate(net, policies=["post"], example_inputs=X)
+    assert surgery.plan.sites == ["1:sum"]
+    assert [left.path for left in surgery.plan.left_alone] == ["0"]
+    surgery.model.train()(X).sum().backward()

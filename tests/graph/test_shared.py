@@ -102,3 +102,22 @@ def test_numbers_that_steer_one_module_in_two_ways_are_the_reason_that_is_given(
     (left,) = survey(Steered(), torch.randn(2, 3, 16, 16)).left_alone
     assert left.path == "cell"
     assert "a shape or number that steers the forward was 1 when the blocks were inserted and is 2 now" in left.reason
+
+
+class Borrows(nn.Module):
+    """Its convolution is the network's too, under another name and for another tensor."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.own = conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.own(x)
+
+
+def test_a_layer_that_the_network_knows_by_another_name_ends_a_branch() -> None:
+    model = nn.Sequential()
+    model.add_module("conv", nn.Conv2d(3, 3, 3, 1, 1))
+    model.add_module("block", Borrows(model.conv))
+    site = survey(model, torch.randn(2, 3, 8, 8)).site("block:residual")
+    assert site.shapes == ((2, 3, 8, 8),)

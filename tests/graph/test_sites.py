@@ -98,6 +98,26 @@ def test_channels_that_come_last_are_seen() -> None:
     assert (first.channel_dim, first.channels, first.stage) == (-1, 96, 2)
 
 
+class ChannelsLast(nn.Module):
+    """A quarter of the image's sides, as a map or as one row of tokens."""
+
+    def __init__(self, tokens: bool) -> None:
+        super().__init__()
+        self.patches, self.norm, self.mix, self.tokens = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), nn.Linear(8, 8), tokens
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).permute(0, 2, 3, 1)
+        x = x.flatten(1, 2)[:, None] if self.tokens else x
+        return x + self.mix(self.norm(x))
+
+
+@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("size", [(64, 64), (32, 128), (128, 32)])
+def test_the_stage_of_channels_last_hangs_on_no_side_ratio(size: tuple[int, int], tokens: bool) -> None:
+    site, *_ = (site for site in find_sites(ChannelsLast(tokens), torch.randn(2, 3, *size)) if site.kind == "residual")
+    assert (site.channel_dim, site.stride, site.stage) == (-1, 4, 2)
+
+
 @pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenet_v3_small"])
 def test_attention_that_is_there_is_seen_in_torchvision(name: str) -> None:
     model = getattr(torchvision.models, name)()
@@ -146,6 +166,7 @@ def test_a_model_that_does_not_run_in_train_mode_is_followed_in_eval_mode() -> N
 @pytest.mark.parametrize(("model", "inputs", "error", "message"), [
     (nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.randn(1, 3, 2, 2), UntraceableError, "no convolution"),
     (nn.DataParallel(PlainNet()), torch.randn(1, 3, 16, 16), UsageError, "wrapped in DataParallel"),
+    (torch.compile(PlainNet(), backend="eager"), torch.randn(1, 3, 16, 16), UsageError, "compiled(.|\\n)*_orig_mod"),
     (PlainNet(), torch.randn(1, 4, 16, 16), UntraceableError, "does not run in eval mode on example inputs"),
     (PlainNet(), (), UntraceableError, "does not run in eval mode"),
 ])  # fmt: skip

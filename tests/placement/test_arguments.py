@@ -47,6 +47,11 @@ def test_tensors_come_back_in_shape_and_type() -> None:
     assert (numbers[7].shape, numbers[7].dtype) == ((2,), torch.int64)
 
 
+def test_an_empty_batch_is_refused_since_it_proves_nothing() -> None:
+    with pytest.raises(UsageError, match=r"shape \(0, 3, 8, 8\) is empty: it would prove nothing"):
+        make_plan(nn.Sequential(MODEL, nn.ReLU()), IMAGES[:0])
+
+
 @pytest.mark.parametrize("arguments", [{1.5: 1}, {(1, 2): 1}, object()])
 def test_what_cannot_be_kept_is_a_usage_error(arguments: Any) -> None:
     with pytest.raises(UsageError, match="cannot be kept in a plan"):

@@ -128,6 +128,37 @@ def test_a_block_that_runs_twice_has_its_parameters_once() -> None:
     assert block_cost(BlockConfig(rd_channels=2), site) == Cost(42, 2 * 32, 2 * 512, 2 * 512)
 
 
+class SharedHead(nn.Module):
+    """A head on two sizes of maps, as detectors have them; with a residual branch that ends in an operation."""
+
+    def __init__(self, residual: bool) -> None:
+        super().__init__()
+        self.large, self.small = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.head = Residual() if residual else nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        large = self.large(x)
+        return self.head(large), self.head(self.small(large))
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x).relu()
+
+
+@pytest.mark.parametrize(("residual", "name"), [(False, "head:conv"), (True, "head:residual")])
+def test_a_module_that_runs_on_two_sizes_has_the_price_of_both(residual: bool, name: str) -> None:
+    site = next(site for site in find_sites(SharedHead(residual), IMAGES) if site.id == name)
+    assert site.calls == 2
+    # 8 channels at 16 x 16 places and at 8 x 8
+    elements = 8 * 256 + 8 * 64
+    assert block_cost(BlockConfig(rd_channels=2), site) == Cost(42, 2 * 32, elements, elements)
+
+
 def test_frames_in_the_batch_belong_to_their_clip() -> None:
     clips = torch.randn(2, 3, 3, 4, 6)
     site = the_site(Frames(), clips)

@@ -169,6 +169,20 @@ blocks:
     ("version: 2\nblocks:\n- {site: a, block: sea}\n", "line 3: The block's settings are wrong: block (='sea')"),
     ("version: 2\nblocks:\n- {site: a, attribute: a.b}\n", "line 3: attribute must be a name"),
     ("version: 2\nblocks:\n- {site: a, channels: true}\n", "line 3: channels must be a number"),
+    ("version: 2\nblocks:\n- {site: a}\n- {site: b, attribute: class}\n", "line 4: attribute must be a name, not 'cl"),
+    ("version: 2\nblocks:\n- {site: a, attribute: self}\n", "line 3: attribute must be a name, not 'self'"),
+    ("version: 2\nblocks:\n- {site: a, attribute: \ufb01ne}\n", r"line 3: attribute must be a name, not '\ufb01ne'"),
+    ("version: 2\ndefaults: {bias: !!bool foo}\nblocks:\n- {site: a}\n", "line 2: 'foo' is no bool"),
+    ("version: 2\npolicy: [!!timestamp foo]\nblocks:\n- {site: a}\n", "line 2: 'foo' is no timestamp"),
+    ("version: 2\nblocks:\n- {site: a, channels: !!int ''}\n", "line 3: '' is no int"),
+    ("version: 2\nblocks:\n- {site: a, rd_ratio: !!float ''}\n", "line 3: '' is no float"),
+    ("version: 2\nblocks:\n- {site: a, rd_channels: 1000000000000}\n", "line 3: The block's settings are wrong: rd_ch"),
+    ("version: 2\nblocks:\n- {site: a, rd_divisor: 1000000000000}\n", "at least 1 and at most 65536"),
+    ("version: 2\nblocks:\n- {site: a, block: ge, extent: 1000000000000}\n", "0 or an even number, at most 65536"),
+    ("version: 2\ninputs: [{shape: [0, 3], dtype: int64}]\nblocks:\n- {site: a}\n", "line 2: shape must be a list"),
+    ("version: 2\ninputs: [{shape: [1000000, 1000000], dtype: int64}]\n", "line 2: shape must be of at most 1,073,"),
+    ("version: 2\ninputs: [{shape: [99999999999999999999], dtype: int64}]\n", "line 2: shape must be of at most"),
+    ("version: 2\ninputs: [{shape: [2, 3], dtype: quint8}]\n", "line 2: dtype must be one of torch's"),
 ])  # fmt: skip
 def test_what_is_no_plan_is_a_usage_error_with_its_line(tmp_path: Path, text: str, words: str) -> None:
     assert words in problems(tmp_path, text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -84,12 +85,25 @@ def test_every_second_is_counted_after_the_other_filters(residuals: list[Site]) 
 
 
 @pytest.mark.parametrize(("settings", "words"), [
-    ({"every": 0}, r"every \(=0\) must be at least 1"),
-    ({"min_channels": 0}, r"min_channels \(=0\) must be at least 1"),
+    ({"every": 0}, "every (=0) must be a whole number, at least 1"),
+    ({"every": 1.5}, "every (=1.5) must be a whole number"),
+    ({"min_channels": 0}, "min_channels (=0) must be a whole number, at least 1"),
+    ({"min_channels": "8"}, "min_channels (='8') must be a whole number"),
+    ({"include": None}, "include (=None) must be globs"),
+    ({"exclude": [3]}, "exclude (=[3]) must be globs"),
+    ({"stages": 1.0}, "stages (=1.0) must be whole numbers"),
+    ({"stages": "1"}, "stages (=('1',)) must be whole numbers"),
+    ({"kernel": "3"}, "kernel (=('3',)) must be sizes"),
+    ({"kernel": [[3, 3]]}, "kernel (=[[3, 3]]) must be sizes"),
+    ({"depthwise": "yes"}, "depthwise (='yes') must be one of: True, False, None"),
+    ({"skip_last_stage": 2}, "skip_last_stage (=2) must be one of: True, False"),
+    ({"policy": None}, "policy (=None) must be a name, or a list of names"),
+    ({"policy": [["conv"]]}, "policy (=[['conv']]) must be a name"),
+    ({"every": 0, "stages": 1.5}, "stages (=1.5) must be whole numbers; every (=0)"),
 ])  # fmt: skip
-def test_numbers_below_one_are_refused(settings: dict[str, int], words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        Filters(**settings)  # type: ignore[arg-type]
+def test_what_no_site_can_be_chosen_by_is_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)):
+        make_plan(PlainNet(), torch.randn(2, 3, 16, 16), **settings)
 
 
 def test_an_empty_selection_lists_the_nearest_ids() -> None:

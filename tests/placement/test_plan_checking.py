@@ -83,6 +83,14 @@ def test_a_site_that_is_there_twice_is_refused(attribute: str) -> None:
     assert message == f"The plan does not fit this OddNet: line 9: {first.site} is there twice, first on line 7"
 
 
+@pytest.mark.parametrize("attribute", ["self", "class", "\ufb01ne", "se[0]"])
+def test_an_attribute_that_code_cannot_say_is_refused(attribute: str) -> None:
+    plan = make_plan(OddNet(), SMALL)
+    wrong = replace(plan.entries[-1], attribute=attribute, line=9)
+    message = refusal(OddNet(), replace(plan, entries=(*plan.entries[:-1], wrong))).message
+    assert f"line 9: the attribute of {wrong.site} must be a name, not {attribute!a}" in message
+
+
 def test_another_depth_says_which_parts_and_sites_differ() -> None:
     images = torch.randn(2, 3, 32, 32)
     plan = make_plan(resnet(2, 1, 1, 1), images)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sesurgeon import add_se, apply_plan, make_plan
+from sesurgeon import UsageError, add_se, apply_plan, make_plan
+from sesurgeon.blocks import build_block
 from sesurgeon.surgery import blocks_of
 
 IMAGES = torch.randn(2, 3, 8, 8)
@@ -49,4 +51,21 @@ def test_whatever_is_raised_during_the_proof_leaves_the_original(monkeypatch: py
     monkeypatch.setattr("sesurgeon.surgery.add.prove_identity", interrupt)
     with pytest.raises(KeyboardInterrupt):
         add_se(model, example_inputs=IMAGES, inplace=True)
+    assert blocks_of(model) == {}
+
+
+def test_a_block_that_cannot_be_made_leaves_the_model_without_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(*of: Any, **more: Any) -> nn.Module:
+        made.append(1)
+        if len(made) == 2:
+            raise UsageError("no memory")
+        return build_block(*of, **more)
+
+    made: list[int] = []
+    model = nn.Sequential(*(Block(lambda block, x: block.conv(x)) for _ in range(2)))
+    plan = make_plan(model, example_inputs=IMAGES)
+    assert len(plan.entries) == 2
+    monkeypatch.setattr("sesurgeon.surgery.apply.build_block", build)
+    with pytest.raises(UsageError, match="no memory"):
+        apply_plan(model, plan, inplace=True)
     assert blocks_of(model) == {}

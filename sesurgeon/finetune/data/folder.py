@@ -70,7 +70,7 @@ def list_classes(root: Path) -> ClassFiles:
             f"The data folder {root} has no class folders.",
             hint=f"Give one of its .tar files, or wds:{root} for WebDataset shards."
             if shards
-            else "Put the images of each class in a folder of its own; --distill 1 takes images without labels.",
+            else "Put the images of each class in a folder of its own; finetune --distill 1 takes them without labels.",
         )
     files, ignored = [], []
     for folder in folders:

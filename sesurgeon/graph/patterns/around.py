@@ -20,13 +20,19 @@ def around(flow: Flow, residual: Candidate) -> list[Candidate]:
         Candidate("shortcut", residual.shortcut, residual.branch, users=(residual.join,), of=residual),
     ]
     joined = _activated(flow, residual.join)
-    if joined.users:  # something reads it
+    if joined.users and not _sums_into_a_slice(flow, residual.join):  # something reads it
         places.append(Candidate("sum", joined, residual.branch, of=residual))
     fork = _fork(flow, residual.branch)
     if fork is not None:
         users = tuple(node for node in flow.nodes if node in fork.users and node in residual.branch)
         places.insert(0, Candidate("fork", fork, residual.branch, users=users, of=residual))
     return places
+
+
+def _sums_into_a_slice(flow: Flow, join: fx.Node) -> bool:
+    """``y[:, :k] += x``: what a block there kept for its backward pass, the sum, is written over by the assignment."""
+    summed = ops.operand(join)
+    return ops.is_in_place(flow.owner, join) and isinstance(summed, fx.Node) and ops.is_slice(summed)
 
 
 def _activated(flow: Flow, join: fx.Node) -> fx.Node:

@@ -77,7 +77,7 @@ def _shrinks_between(branch: frozenset[fx.Node], end: fx.Node) -> bool:
         return True
     places = last.shape[2:]
     for node in branch:
-        inner = ops.tensor_of(node)
+        inner = None if node.op == "get_attr" else ops.tensor_of(node)  # the kernel of F.conv2d is no map
         if inner is None or inner.ndim != last.ndim or inner.shape[2:].numel() == 1:  # 1 x 1: pooled for a gate
             continue
         if all(small < large for small, large in zip(inner.shape[2:], places, strict=True)):
