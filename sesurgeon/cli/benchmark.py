@@ -38,6 +38,15 @@ VersusArch = Annotated[
     str | None,
     typer.Option("--vs-arch", help="The architecture of OTHER, where it is a state dict.", show_default=False),
 ]
+VersusKwargs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--vs-model-kwargs",
+        metavar="KEY=VALUE",
+        help="An argument of OTHER's architecture; may be repeated.",
+        show_default=False,
+    ),
+]
 Batch = Annotated[
     list[int] | None, typer.Option("--batch-size", "-b", min=1, help="Images; may be repeated. By default 1 and 8.")
 ]
@@ -67,6 +76,7 @@ def benchmark(
     *,
     versus: Versus = None,
     versus_arch: VersusArch = None,
+    versus_kwargs: VersusKwargs = None,
     batch_size: Batch = None,
     runtime: Runtimes = None,
     threads: Threads = None,
@@ -83,15 +93,15 @@ def benchmark(
     onnxruntime as `export` writes them. The share of each block in a pass is shown, too.
     """
     with reporting(talking) as out:
-        if versus_arch is not None and versus is None:
-            raise UsageError("--vs-arch is the architecture of what --vs names.", hint="Give --vs, too.")
+        if (versus_arch is not None or versus_kwargs) and versus is None:
+            raise UsageError("--vs-arch and --vs-model-kwargs are of what --vs names.", hint="Give --vs, too.")
         if placements is not None:
             _check_placements(placements, versus, batch_size, force=force)
         with out.working(f"Loading {model}"):
             from sesurgeon.models import example_inputs, named_source
             from sesurgeon.surgery import blocks_of, remove_se
 
-            of_other = replace(reading, arch=versus_arch, model_kwargs=None, num_classes=None)
+            of_other = replace(reading, arch=versus_arch, model_kwargs=versus_kwargs, num_classes=None)
             if versus is not None and reading.pretrained:  # it goes with names, of which one is enough
                 of_other = replace(of_other, pretrained=named_source(versus) is not None)
                 reading = replace(reading, pretrained=named_source(model) is not None or not of_other.pretrained)

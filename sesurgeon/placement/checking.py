@@ -56,7 +56,7 @@ def _as_weights(arguments: Any, model: nn.Module) -> Any:
 def check_not_augmented(model: nn.Module) -> None:
     """Raise a UsageError if there are inserted blocks in ``model``."""
     if any(inserted(module) for module in model.modules()):
-        raise UsageError("The model has inserted blocks already; take them out first (sesurgeon.remove_se).")
+        raise UsageError("The model has inserted blocks already; take them out first (sesurgeon remove-se).")
 
 
 def refuse_all(

@@ -91,9 +91,15 @@ class Filters:
         return kept[:: self.every]
 
     def unused(self, sites: Sequence[Site]) -> list[str]:
-        """A sentence for each include or exclude glob that matches none of ``sites``, the policy's."""
+        """A sentence for each filter that says nothing of ``sites``, the policy's."""
         globs = [glob for glob in (*self.include, *self.exclude) if not any(_matches(site, (glob,)) for site in sites)]
-        return [f"The pattern '{glob}' matches no site of the policy." for glob in globs]
+        said = [f"The pattern '{glob}' matches no site of the policy." for glob in globs]
+        given = {"--kernel": bool(self.kernel), "--[no-]depthwise": self.depthwise is not None}
+        if not any(site.kind == "conv" for site in sites):
+            said += [
+                f"{name} is for conv sites, of which the policy has none." for name, is_on in given.items() if is_on
+            ]
+        return said
 
     def _tests(self, last: int) -> list[tuple[str, Callable[[Site], bool]]]:
         """Each filter that was given: the option as a user writes it, and what a site must fulfil."""

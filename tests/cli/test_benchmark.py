@@ -79,9 +79,26 @@ def test_against_a_state_dict_and_who_could_not_run(folder: Path) -> None:
     assert result.exit_code == 0, result.stderr
     (timed,) = json.loads(result.stdout)["latency"]
     assert timed["failure"].startswith("augmented.pt: "), timed  # BatchNorm wants two values
-    alone = benchmark("net.se.pt", "--vs-arch", "timm:test_resnet")
-    assert alone.exit_code == 2
-    assert "Give --vs" in alone.stderr
+    for option in (("--vs-arch", "timm:test_resnet"), ("--vs-model-kwargs", "depth=2")):
+        alone = benchmark("net.se.pt", *option)
+        assert alone.exit_code == 2
+        assert "Give --vs" in alone.stderr
+
+
+def test_each_network_has_arguments_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "chains.py").write_text(
+        "from torch import nn\n"
+        "def make(depth):\n"
+        "    return nn.Sequential(*(nn.Conv2d(3, 3, 3) for _ in range(depth)), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    words = ("factory:chains:make", "--model-kwargs", "depth=1", "--vs", "factory:chains:make")
+    few = ("--runtime", "torch", "-b", "1", "--repeats", "2", "--input-shape", "1,3,16,16", "--json")
+    result = CliRunner().invoke(app, ["benchmark", *words, "--vs-model-kwargs", "depth=7", *few])
+    assert result.exit_code == 0, result.stderr
+    assert [one["failure"] for one in json.loads(result.stdout)["latency"]] == [None]
+    deep = CliRunner().invoke(app, ["benchmark", *words, "--vs-model-kwargs", "depth=9", *few])
+    assert "factory:chains:make" in json.loads(deep.stdout)["latency"][0]["failure"]  # nothing is left of 16 x 16
 
 
 def test_placements_are_timed_and_drawn(folder: Path) -> None:

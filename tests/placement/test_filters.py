@@ -117,3 +117,12 @@ def test_a_pattern_that_matches_nothing_is_a_warning() -> None:
     plan = make_plan(PlainNet(), torch.randn(2, 3, 16, 16), include=["2:*"], exclude=["9:*"])
     assert plan.warnings == ("The pattern '9:*' matches no site of the policy.",)
     assert [entry.site for entry in plan.entries] == ["2:conv"]
+
+
+def test_filters_of_convolutions_say_so_where_the_policy_has_none() -> None:
+    plan = make_plan(torchvision.models.resnet18().eval(), policy="standard", kernel=3, depthwise=False)
+    assert plan.warnings == (
+        "--kernel is for conv sites, of which the policy has none.",
+        "--[no-]depthwise is for conv sites, of which the policy has none.",
+    )
+    assert make_plan(torchvision.models.resnet18().eval(), policy="conv", kernel=3).warnings == ()
