@@ -96,9 +96,7 @@ class Filters:
         said = [f"The pattern '{glob}' matches no site of the policy." for glob in globs]
         given = {"--kernel": bool(self.kernel), "--[no-]depthwise": self.depthwise is not None}
         if not any(site.kind == "conv" for site in sites):
-            said += [
-                f"{name} is for conv sites, of which the policy has none." for name, is_on in given.items() if is_on
-            ]
+            said += [f"{name} is for conv sites, of which the policy has none." for name in given if given[name]]
         return said
 
     def _tests(self, last: int) -> list[tuple[str, Callable[[Site], bool]]]:
