@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import shutil
 import sys
 import traceback
 from collections.abc import Iterator
@@ -104,7 +103,8 @@ def reporting(talking: Talking, *, with_torch: bool = True) -> Iterator[Output]:
     Raises:
         typer.Exit: with the error's ``exit_code``, with 130 after Ctrl-C, with 1 after anything unexpected.
     """
-    output = Output(_console(sys.stdout), _console(sys.stderr), talking.json, talking.quiet)
+    results, notes = _console(sys.stdout, least_width=_LEAST_WIDTH), _console(sys.stderr)
+    output = Output(results, notes, talking.json, talking.quiet)
     try:
         # a library that prints would spoil the result
         with contextlib.redirect_stdout(sys.stderr):
@@ -129,10 +129,10 @@ def reporting(talking: Talking, *, with_torch: bool = True) -> Iterator[Output]:
         raise typer.Exit(1) from error
 
 
-def _console(file: TextIO) -> Console:
+def _console(file: TextIO, least_width: int = 0) -> Console:
     # Markup, emoji and highlighting would change names that users gave; a pipe has no width that cuts tables. On a
     # narrow terminal lines of a table are wrapped, where columns squeezed into it could not be read.
-    width = max(shutil.get_terminal_size().columns, _LEAST_WIDTH) if file.isatty() else _PIPE_WIDTH
+    width = max(Console(file=file).width, least_width) if file.isatty() else _PIPE_WIDTH
     if isinstance(file, io.TextIOWrapper) and file.errors == "strict":
         file.reconfigure(errors=_SHOWN)  # rather than fail when the work is done
     return Console(file=file, width=width, markup=False, emoji=False, highlight=False)

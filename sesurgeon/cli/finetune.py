@@ -90,7 +90,7 @@ def _rendered(model: str, data: Data, result: FinetuneResult, epochs: int, flags
     elif best is before:
         outcome = "No epoch scored higher than the state before training: best.pt holds that state, unchanged."
     else:
-        outcome = f"{gain(before, best, result.metric)} on {len(data.val):,} validation images."
+        outcome = f"{gain(before, best, result.metric, result.evaluation)} on {len(data.val):,} validation images."
     # the gates are those of best.pt
     looked_at = () if result.metric is not None and best is before else result.gates
     still = [gate.gate for gate in looked_at if not gate.moved]

@@ -94,7 +94,9 @@ def gates(
 
 def named_classes(text: str, known: Sequence[str]) -> list[str]:
     """The names in ``cat,dog``; spaces around them count where a class has them, and ``"a,b"`` is one name."""
-    names = next(csv.reader([text])) or [""]
+    names = [text] if text in known else next(csv.reader([text])) or [""]
+    if any(name not in known for name in names):
+        names = next(csv.reader([text], skipinitialspace=True)) or [""]
     return [name if name in known else name.strip() for name in names]
 
 

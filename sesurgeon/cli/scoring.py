@@ -51,12 +51,12 @@ def usual_score(row: EpochRow) -> str:
     return tuple(row.scores)[1]
 
 
-def gain(before: EpochRow, after: EpochRow, metric: str) -> str:
-    """What changed in the score that epochs are chosen by, in words."""
+def gain(before: EpochRow, after: EpochRow, metric: str, found: Measured) -> str:
+    """What changed in the score that epochs are chosen by, in words; ``found`` is that of ``after``."""
     change = after.scores[metric] - before.scores[metric]
     if metric == "loss":
         return f"The validation loss fell by {-change:.4f}"
-    label = score_label(metric)
+    label = score_label(metric, found)
     # not of mAP
     begun = label if label[1:2].isupper() else f"{label[0].upper()}{label[1:]}"
     return f"{begun} rose by {change:.2f} points"

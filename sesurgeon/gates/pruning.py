@@ -147,6 +147,7 @@ def prune(
         UsageError: there are no inserted blocks, a limit is negative, there is a single image, for which every gate is
             constant; or whatever :func:`sesurgeon.evaluate` raises.
         SesurgeonError: a gate gives factors that are not finite.
+        VerificationError: a network without a block whose gate is 1 gives other outputs.
     """
     for name, value in (("max_drop", max_drop), ("tolerance", tolerance)):
         if not value >= 0:
@@ -216,7 +217,9 @@ def _next(state: _State, tolerance: float, left: dict[str, str]) -> tuple[Candid
             return _replaced(state, candidate, tolerance)
         except NoTakerError as error:
             left[candidate.block] = str(error)
-        except VerificationError as error:  # the steps before it are good all the same
+        except VerificationError as error:
+            if candidate.is_open:
+                raise  # nothing was multiplied: that is a defect of ours
             left[candidate.block] = error.message
     return None
 
@@ -225,7 +228,7 @@ def _replaced(state: _State, candidate: Candidate, tolerance: float) -> tuple[Ca
     candidate = candidate.opened() if candidate.is_open else candidate
     try:
         return candidate, replace_block(state.model, candidate.block, candidate.constants, state.survey)
-    except NoTakerError:
+    except (NoTakerError, VerificationError):
         if candidate.distance > tolerance:
             raise
         opened = candidate.opened()

@@ -82,7 +82,7 @@ def study_gates(
     """
     check_blocks(model)
     data = data if isinstance(data, Data) else open_held_out(model, data, on_progress=on_progress)
-    chosen = choose_classes(data.classes, classes)
+    rows = choose_classes(data.classes, classes)
     given = prepared(model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device)
     steps = len(given.batches)
     places = {index: place for place, index in enumerate(given.classes)}
@@ -95,10 +95,9 @@ def study_gates(
             on_progress(EvaluationStep(step, steps))
     check_finite(watch.sums())
     parts, seen = gates_of(model), {sums.gate: sums for sums in watch.sums()}
-    rows = [data.classes.index(name) for name in chosen]
     return GateStudy(
         tuple(GateStatistics.of(sums, ceiling_of(parts[gate].gate)) for gate, sums in seen.items()),
-        chosen,
+        tuple(data.classes[row] for row in rows),
         {gate: sums.channel_means() for gate, sums in seen.items()},
         {gate: sums.channel_spreads() for gate, sums in seen.items()},
         {gate: _of_classes(sums, rows) for gate, sums in seen.items()},
@@ -127,18 +126,18 @@ def _of_classes(sums: GateSums, rows: list[int]) -> Tensor:
     return torch.full((len(rows), sums.channels), torch.nan) if means is None else means[rows]
 
 
-def choose_classes(known: Sequence[str], named: Sequence[str] | None) -> tuple[str, ...]:
-    """The classes of these names, or a handful spread over all.
+def choose_classes(known: Sequence[str], named: Sequence[str] | None) -> list[int]:
+    """Indices of the classes of these names, or of a handful spread over all, of which two may have one name.
 
     Raises:
         UsageError: a name that is not among them; all such are told, with the nearest.
     """
     if named is None:
         few = min(_USUAL_CLASSES, len(known))
-        return tuple(known[round(number * (len(known) - 1) / max(few - 1, 1))] for number in range(few))
+        return [round(number * (len(known) - 1) / max(few - 1, 1)) for number in range(few)]
     wrong = [name for name in named if name not in known]
     if wrong:
         near = {name: difflib.get_close_matches(name, known, n=3) for name in wrong}
         told = "; ".join(f"'{name}'" + (f" (nearest: {', '.join(near[name])})" if near[name] else "") for name in wrong)
         raise UsageError(f"The data have no class {told}.", hint=f"They have {shortened(known)}.")
-    return tuple(dict.fromkeys(named))
+    return [known.index(name) for name in dict.fromkeys(named)]

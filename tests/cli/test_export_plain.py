@@ -92,11 +92,12 @@ def test_a_network_without_blocks_has_nothing_to_fold(folder: Path) -> None:
     ],
 )
 def test_bad_input_is_told_before_anything_is_read(arguments: list[str], code: int, message: str, folder: Path) -> None:
-    result = export("missing.se.pt", "--plain", *arguments)
+    (folder / "torn.se.pt").write_text("Reading this would be told.")
+    result = export("torn.se.pt", "--plain", *arguments)
     assert result.exit_code == code, result.stderr
     assert message in result.stderr
     assert result.stdout == ""
-    assert list(folder.iterdir()) == []
+    assert [path.name for path in folder.iterdir()] == ["torn.se.pt"]
 
 
 def test_a_failed_proof_writes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,8 @@ def test_the_gate_of_a_fresh_block_does_nothing_and_is_named(workplace: Path) ->
         ("up,down", ["up", "down"]),
         (" up , down", ["up", "down"]),
         ('"a,b",up', ["a,b", "up"]),
+        ('up, "a,b"', ["up", "a,b"]),
+        ("a,b", ["a,b"]),
         (" lead ,up", [" lead ", "up"]),
         ("", [""]),
     ],

@@ -70,11 +70,13 @@ def test_capitals_of_packed_sets_do_not_matter_and_what_is_left_aside_is_named(
     (split_folder / "val").rename(split_folder / "Valid")
     fill(split_folder / "test", ("left", "right"), 1)
     fill(split_folder, ("bird",), 1)
+    (split_folder / "Train" / "stray.png").write_bytes((split_folder / "bird" / "000.png").read_bytes())
     archive = pack(split_folder, tmp_path / "photos.tar", "photos")
     data = open_data(archive)
     assert (len(data.split("train")), len(data.val)) == (24, 12)
     aside = f"{archive / 'bird'}, {archive / 'test'}"
-    assert data.notes == (f"Left aside, for images are read from train and valid beside them: {aside}.",)
+    assert any(note.endswith(f"images are read from train and valid beside them: {aside}.") for note in data.notes)
+    assert [path.parts[-2:] for path in data.ignored] == [("Train", "stray.png")]
 
 
 def test_tars_in_a_tar_are_classes_and_are_read_in_place(class_folder: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from sesurgeon.finetune import Data, open_data
 from sesurgeon.finetune.scoring.gatewatch import watch_gates
 from sesurgeon.gates import Pruned, Pruning, prune, pruning
 from sesurgeon.models import provenance_of
-from sesurgeon.surgery import Replacement, blocks_of, plan_of, replace_block
+from sesurgeon.surgery import Replacement, blocks_of, plan_of, replace_block, replacing
 from tests.gates.gate_nets import BLOCKS, augmented, constants, enliven, images, set_constants
 from tests.networks import trained_like
 from tests.surgery.trained import assert_same
@@ -248,14 +248,20 @@ def test_one_image_is_no_evidence(tmp_path: Path) -> None:
         prune(augmented(), data, workers=0)
 
 
-def test_where_a_norm_has_few_values_to_go_by_a_rounding_is_no_error(tmp_path: Path) -> None:
+def test_where_a_norm_has_few_values_to_go_by_a_rounding_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     model = sesurgeon.add_se(trained_like(resnet18(num_classes=2)), torch.randn(2, 3, 32, 32), policy="inner")
     for block in blocks_of(model).values():
         block.get_parameter("fc2.bias").data.normal_()
-    found = prune(model, colour_images(tmp_path), workers=0, max_drop=1000, img_size=32)
-    assert len(found.removed) == 8
-    assert max(step.difference for step in found.steps) > 1e-3  # two values a channel in the last norms
+    data = colour_images(tmp_path)
+    assert len(prune(model, data, workers=0, max_drop=1000, img_size=32).removed) == 8
+    # and yet what was forgotten is seen
+    monkeypatch.setattr(replacing, "_multiply", lambda network, by: None)
+    forgotten = prune(model, data, workers=0, max_drop=1000, img_size=32)
+    assert (forgotten.removed, len(forgotten.left)) == ((), 8)
+    assert all("the outputs in eval mode are not those with its constants" in one.reason for one in forgotten.left)
 
 
 def test_what_cannot_be_proved_stays_and_the_other_steps_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,9 +271,13 @@ def test_what_cannot_be_proved_stays_and_the_other_steps_count(tmp_path: Path, m
         return replace_block(model, path, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(pruning, "replace_block", refuses)
-    found = pruned(tmp_path, augmented())
+    model = augmented()
+    set_constants(model, "2.se", constants())
+    found = pruned(tmp_path, model)
     assert found.removed == ("1.se", "3.se")
     assert [(item.path, item.reason) for item in found.left] == [("2.se", "it differs")]
+    with pytest.raises(VerificationError, match="it differs"):  # a gate that is 1 leaves without a trace, or not at all
+        prune(augmented(), open_data(tmp_path / "photos", training=False, val_split=None), workers=0)
 
 
 def test_what_makes_no_sense_is_refused() -> None:

@@ -164,10 +164,11 @@ def test_a_network_without_blocks_is_refused() -> None:
 
 def test_a_handful_of_classes_spread_over_all_is_chosen() -> None:
     names = [f"c{number}" for number in range(10)]
-    assert choose_classes(names, None) == ("c0", "c3", "c6", "c9")
-    assert choose_classes(names[:2], None) == ("c0", "c1")
-    assert choose_classes(names[:1], None) == ("c0",)
-    assert choose_classes(names, ["c7", "c1", "c7"]) == ("c7", "c1")
+    assert choose_classes(names, None) == [0, 3, 6, 9]
+    assert choose_classes(names[:2], None) == [0, 1]
+    assert choose_classes(names[:1], None) == [0]
+    assert choose_classes(names, ["c7", "c1", "c7"]) == [7, 1]
+    assert choose_classes(["crane", "x", "crane"], None) == [0, 1, 2]
 
 
 def test_an_unknown_class_is_told_with_the_nearest() -> None:

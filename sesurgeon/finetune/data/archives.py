@@ -53,16 +53,14 @@ def list_tar(path: Path) -> tuple[ClassFiles | None, ClassFiles | None]:
         DataError: the file is missing, is no uncompressed tar, or holds no images in folders.
     """
     placed = _placed(_members(path))
-    sets = {name: [(parts[1], file) for parts, file in placed if _set_of(parts) == name] for name in _SETS}
-    train_name = TRAIN_NAME if sets[TRAIN_NAME] else None
-    val_name = next((name for name in VAL_NAMES if sets[name]), None)
+    there = {_set_of(parts) for parts, _ in placed}
+    train_name = TRAIN_NAME if TRAIN_NAME in there else None
+    val_name = next((name for name in VAL_NAMES if name in there), None)
     if train_name is not None or val_name is not None:
-        unused = {parts[0] for parts, _ in placed if len(parts) > 1 and _set_of(parts) not in (train_name, val_name)}
+        used = (train_name, val_name)
+        unused = {parts[0] for parts, _ in placed if len(parts) > 1 and parts[0].lower() not in used}
         aside = tuple(path / folder for folder in sorted(unused))
-        train, val = (
-            None if name is None else replace(by_class(f"{path}/{name}", sets[name]), aside=aside)
-            for name in (train_name, val_name)
-        )
+        train, val = (None if name is None else replace(_apart(path, placed, name), aside=aside) for name in used)
         return train, val
     loose = [Path(str(file)) for parts, file in placed if len(parts) == 1]
     labelled = [(parts[0], file) for parts, file in placed if len(parts) > 1]
@@ -119,6 +117,13 @@ def _placed(members: list[Member]) -> list[tuple[tuple[str, ...], Member]]:
     if folders == {around}:  # one class, whose folder must stay
         around = around[:-1]
     return sorted(((places[len(around) :], member) for places, member in shown), key=lambda placed: placed[0])
+
+
+def _apart(path: Path, placed: list[tuple[tuple[str, ...], Member]], name: str) -> ClassFiles:
+    """One of the sets that lie in folders of their own."""
+    labelled = [(parts[1], file) for parts, file in placed if _set_of(parts) == name]
+    loose = [Path(str(file)) for parts, file in placed if len(parts) == 2 and parts[0].lower() == name]
+    return by_class(f"{path}/{name}", labelled, ignored=loose)
 
 
 def _set_of(parts: tuple[str, ...]) -> str:

@@ -118,6 +118,8 @@ def _files(folder: Path) -> list[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        # true folders first: images shall be called by their place, and not by a link to it
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))
+        folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(parent, name) for name in names if not name.startswith(".")]
     return sorted(found)

@@ -34,8 +34,9 @@ def held_out_notes(data: Data, runs: Iterable[Mapping[str, Any]]) -> tuple[str, 
         data: as they are now.
         runs: what a network's history says of its runs on these data.
     """
-    digest = _digest(data)
-    others = [run for run in runs if digest is not None and run.get("val_digest", digest) != digest]
+    known = [run for run in runs if "val_digest" in run]
+    digest = _digest(data) if known else None
+    others = [run for run in known if digest is not None and run["val_digest"] != digest]
     if not others:
         return ()
     return (

@@ -25,12 +25,12 @@ class Average(ModelEmaV3):  # type: ignore[misc]  # timm has no types
 
     def apply_update_(self, model: nn.Module, decay: float) -> None:
         own, new = self.module.state_dict(), model.state_dict()
-        tensors = [name for name, kept in own.items() if isinstance(kept, Tensor)]
-        averaged = [name for name in tensors if own[name].is_floating_point() and name not in self.infinite]
+        tensors = {name: kept for name, kept in own.items() if isinstance(kept, Tensor)}
+        averaged = [name for name, kept in tensors.items() if kept.is_floating_point() and name not in self.infinite]
         torch._foreach_lerp_([own[name] for name in averaged], [new[name] for name in averaged], weight=1.0 - decay)
-        for name in sorted(set(tensors) - set(averaged)):
+        for name in tensors.keys() - averaged:
             own[name].copy_(new[name])
-        extra: dict[str, Any] = {name: copy.deepcopy(new[name]) for name in own if name not in tensors}
+        extra: dict[str, Any] = {name: copy.deepcopy(new[name]) for name in own.keys() - tensors}
         if extra:
             self.module.load_state_dict(extra, strict=False)
 
