@@ -1,6 +1,7 @@
 """A training step of SE-ResNet-50 over one of ResNet-50: sesurgeon's blocks against timm's, in time and in memory.
 
     python benchmarks/step.py
+    python benchmarks/step.py --keep-memory
 
 timm's `resnet50`, the same with sesurgeon's blocks (policy `standard`, which puts them where timm has them), and timm's
 `seresnet50`: forward, loss, backward and an SGD step on random images. In each round each network has a step, in
@@ -16,9 +17,11 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import random
+import re
 import statistics
+import textwrap
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +31,7 @@ from kept_runs import keep, runs_in
 from torch import nn
 
 import sesurgeon
+from sesurgeon.cli.memory import keep_freed_memory
 from sesurgeon.export import measure_memory
 from sesurgeon.files import atomic_write
 
@@ -36,18 +40,23 @@ RUNS = TABLE.with_suffix(".jsonl")
 NETWORKS = ("resnet50", "ours", "timm's")
 WARM_UP = 2  # rounds of a process that do not count
 Seconds = dict[str, list[float]]  # of each network's steps, round by round, in one process
+Setting = tuple[str, bool]  # the machine, and whether freed memory is kept
 
 
 def main() -> None:
     options = parse()
     key = {"batch": options.batch_size, "side": options.img_size, "threads": options.threads}
     key |= {"channels_last": options.channels_last, "torch": torch.__version__, "timm": timm.__version__}
+    own = key | {"machine": machine(), "keeps_memory": options.keep_memory}
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as processes:
         for number in range(options.processes):
-            keep({"key": key, "seconds": processes.apply(in_turn, (options, number))}, RUNS)
-    found = [run["seconds"] for run in runs_in(RUNS) if run["key"] == key]
+            keep({"key": own, "seconds": processes.apply(in_turn, (options, number))}, RUNS)
+    groups: dict[Setting, list[Seconds]] = {}
+    for run in runs_in(RUNS):
+        if run["key"].items() >= key.items():
+            groups.setdefault((run["key"]["machine"], run["key"]["keeps_memory"]), []).append(run["seconds"])
     with atomic_write(TABLE) as temporary:
-        temporary.write_text(page(options, found, peaks(options)), encoding="utf-8")
+        temporary.write_text(page(options, groups, peaks(options)), encoding="utf-8")
     print(TABLE.read_text(encoding="utf-8"))
 
 
@@ -59,10 +68,20 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=10, help="of a process")
     parser.add_argument("--processes", type=int, default=8, help="to measure in, beside those that are kept")
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--keep-memory", action="store_true", help="that tensors free, as sesurgeon's commands do")
     return parser.parse_args()
 
 
+def machine() -> str:
+    """As the system calls it; the size of the last cache tells many servers apart."""
+    cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    cache = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
+    return f"{cpu[1] if cpu else '?'}, {cache.read_text().strip() if cache.exists() else '?'} of last cache"
+
+
 def in_turn(options: argparse.Namespace, seed: int) -> Seconds:
+    if options.keep_memory:
+        keep_freed_memory()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     order = torch.channels_last if options.channels_last else torch.contiguous_format
@@ -109,41 +128,57 @@ def peaks(options: argparse.Namespace) -> dict[str, int]:
     return found
 
 
-def page(options: argparse.Namespace, processes: Sequence[Seconds], memory: dict[str, int]) -> str:
-    rows = []
-    for name in NETWORKS:
-        cells = [name, f"{1000 * statistics.median(pooled(processes, name)):.0f}", "", "", "", ""]
-        cells[4] = f"{memory[name] / 1e6:.0f}"
-        if name in NETWORKS[1:]:
-            low, high = interval(processes, partial(overhead, name=name))
-            quarter, _, three_quarters = statistics.quantiles(overheads(processes, name))
-            cells[2] = f"{overhead(processes, name):.1f} % ({low:.1f} to {high:.1f})"
-            cells[3] = f"{quarter:.1f} to {three_quarters:.1f} %"
-            cells[5] = f"{(memory[name] - memory['resnet50']) / 1e6:+.0f}"
-        rows.append(f"| {' | '.join(cells)} |")
-    space_share = (memory["ours"] - memory["resnet50"]) / (memory["timm's"] - memory["resnet50"])
-    low, high = interval(processes, share)
-    order = " --channels-last" if options.channels_last else ""
+def page(options: argparse.Namespace, groups: Mapping[Setting, Sequence[Seconds]], memory: dict[str, int]) -> str:
+    whole = memory["resnet50"] / 1e6
+    ours, theirs = (memory[name] / 1e6 - whole for name in ("ours", "timm's"))
+    rows = "\n".join(row(*setting, processes) for setting, processes in groups.items())
+    command = f"python benchmarks/step.py -b {options.batch_size} --img-size {options.img_size}"
+    command += f" --threads {options.threads}" + (" --channels-last" if options.channels_last else "")
+    versions = f"timm {timm.__version__}, torch {torch.__version__}, {options.threads} CPU threads, fp32"
+    measured = f"""
+        {versions} ([step.jsonl](step.jsonl)). In each round each network has a step. Overheads over resnet50 are paired by
+        round: their median, in brackets between what 95 % of the medians lie when processes are drawn anew from these
+        (bootstrap). sesurgeon's commands keep the memory that tensors free (`--keep-memory`); without that the system
+        hands it out anew, page by page, and timm's blocks need three times as many pages.
+    """
+    about = f"""
+        Of timm's overhead 0.6 at most is aimed at. The peak of memory is {whole:.0f} MB for resnet50; ours takes
+        {ours:.0f} more, timm's {theirs:.0f} ({ours / theirs:.3f} of it, aimed at is less than timm's). It is where the
+        third stage's last block is about to go back, with thirteen blocks still to come. What these scale,
+        {floor(options):.0f} MB, is the floor, as each gate's gradient needs its own tensor, and in a network without
+        blocks the sum is written over it; the gradients of the blocks that are through, 6 MB, come on top. Of what lies
+        between means and factors timm's keeps the hidden units and the sigmoid, ours the hidden units, a sixteenth of
+        that.
+    """
     return f"""# A training step of SE-ResNet-50
 
-    python benchmarks/step.py -b {options.batch_size} --img-size {options.img_size} --threads {options.threads}{order}
+    {command}
+    {command} --keep-memory
 
-timm {timm.__version__}, torch {torch.__version__}, {options.threads} CPU threads, fp32, {len(processes)} processes one
-after the other, {len(pooled(processes, "ours"))} rounds in all ([step.jsonl](step.jsonl)). In each round each network
-has a step. Overheads are paired by round: their median, in brackets between what 95 % of the medians lie when processes
-are drawn anew from these (bootstrap), and between what half of the rounds lay.
+{in_lines(measured)}
 
-| network | step, ms | over resnet50 | half of the rounds | peak, MB | over resnet50 |
-| --- | ---: | ---: | ---: | ---: | ---: |
-{chr(10).join(rows)}
+| machine | freed memory | processes, rounds | resnet50, ms | ours | timm's | ours / timm's |
+| --- | --- | ---: | ---: | ---: | ---: | ---: |
+{rows}
 
-Our overhead is {share(processes):.2f} of timm's ({low:.2f} to {high:.2f}), aimed at is 0.6 at most; in memory it is
-{space_share:.3f} of it, aimed at is less than timm's. The peak is where the third stage's last block is about to go
-back, with thirteen blocks still to come. What these scale, {floor(options) / 1e6:.0f} MB, is the memory's floor, as
-each gate's gradient needs its own tensor, and in a network without blocks the sum is written over it; the gradients of
-the blocks that are through, 6 MB, come on top. Of what lies between means and factors timm's keeps the hidden units and
-the sigmoid, ours the hidden units, a sixteenth of that.
+{in_lines(about)}
 """
+
+
+def in_lines(text: str) -> str:
+    return textwrap.fill(" ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False)
+
+
+def row(machine: str, keeps_memory: bool, processes: Sequence[Seconds]) -> str:
+    """One setting's."""
+    base = pooled(processes, "resnet50")
+    cells = [machine, "kept" if keeps_memory else "given back", f"{len(processes)}, {len(base)}"]
+    cells.append(f"{1000 * statistics.median(base):.0f}")
+    for name in NETWORKS[1:]:
+        low, high = interval(processes, partial(overhead, name=name))
+        cells.append(f"{overhead(processes, name):.1f} % ({low:.1f} to {high:.1f})")
+    low, high = interval(processes, share)
+    return f"| {' | '.join([*cells, f'{share(processes):.2f} ({low:.2f} to {high:.2f})'])} |"
 
 
 def pooled(processes: Sequence[Seconds], name: str) -> list[float]:
@@ -172,11 +207,11 @@ def interval(processes: Sequence[Seconds], of: Callable[[Sequence[Seconds]], flo
     return found[50], found[-51]
 
 
-def floor(options: argparse.Namespace) -> int:
-    """Bytes of what the first thirteen blocks scale."""
+def floor(options: argparse.Namespace) -> float:
+    """Megabytes of what the first thirteen blocks scale."""
     side = options.img_size // 4
     stages = ((3, 256, 1), (4, 512, 2), (6, 1024, 4))
-    return sum(4 * count * options.batch_size * channels * (side // by) ** 2 for count, channels, by in stages)
+    return sum(4e-6 * count * options.batch_size * channels * (side // by) ** 2 for count, channels, by in stages)
 
 
 if __name__ == "__main__":
