@@ -136,8 +136,8 @@ def page(options: argparse.Namespace, groups: Mapping[Setting, Sequence[Seconds]
     command += f" --threads {options.threads}" + (" --channels-last" if options.channels_last else "")
     versions = f"timm {timm.__version__}, torch {torch.__version__}, {options.threads} CPU threads, fp32"
     measured = f"""
-        {versions} ([step.jsonl](step.jsonl)). In each round each network has a step. Overheads over resnet50 are paired by
-        round: their median, in brackets between what 95 % of the medians lie when processes are drawn anew from these
+        {versions} ([step.jsonl](step.jsonl)). In each round each network has a step. Overheads over resnet50 are paired
+        by round: their median, in brackets between what 95 % of the medians lie when processes are drawn anew from these
         (bootstrap). sesurgeon's commands keep the memory that tensors free (`--keep-memory`); without that the system
         hands it out anew, page by page, and timm's blocks need three times as many pages.
     """
