@@ -137,9 +137,9 @@ def page(options: argparse.Namespace, groups: Mapping[Setting, Sequence[Seconds]
     versions = f"timm {timm.__version__}, torch {torch.__version__}, {options.threads} CPU threads, fp32"
     measured = f"""
         {versions} ([step.jsonl](step.jsonl)). In each round each network has a step. Overheads over resnet50 are paired
-        by round: their median, in brackets between what 95 % of the medians lie when processes are drawn anew from these
-        (bootstrap). sesurgeon's commands keep the memory that tensors free (`--keep-memory`); without that the system
-        hands it out anew, page by page, and timm's blocks need three times as many pages.
+        by round: their median, in brackets between what 95 % of the medians lie when processes are drawn anew from
+        these (bootstrap). sesurgeon's commands keep the memory that tensors free (`--keep-memory`); without that the
+        system hands it out anew, page by page, and timm's blocks need three times as many pages.
     """
     about = f"""
         Of timm's overhead 0.6 at most is aimed at. The peak of memory is {whole:.0f} MB for resnet50; ours takes
