@@ -12,7 +12,7 @@ _MOST = 3
 
 
 def bypasses(entries: Sequence[Entry], found: Survey) -> Iterator[str]:
-    """A sentence for each module whose methods or numbered children do not give what its forward computes.
+    """Sentences on modules whose methods or numbered children do not give what the forward computes.
 
     Args:
         entries: with their attributes.
@@ -21,19 +21,24 @@ def bypasses(entries: Sequence[Entry], found: Survey) -> Iterator[str]:
     by_owner: dict[str, list[Entry]] = {}
     for entry in entries:
         by_owner.setdefault(found.site(entry.site).owner, []).append(entry)
+    rows = []
     for path, inside in by_owner.items():
         owner, graph = found.model.get_submodule(path), found.graphs[False].graphs.get(path)
         sites = [entry.site for entry in inside if found.nodes[entry.site][False] is not None]
         if sites and hasattr(owner, "forward_features"):
-            more = f" and {len(sites) - _MOST} more" if len(sites) > _MOST else ""
             yield (
-                f"forward_features of {path or 'the model'} goes without the blocks at "
-                f"{', '.join(sites[:_MOST])}{more}: they are in its forward alone."
+                f"forward_features of {path or 'the model'} goes without the blocks at {_some(sites)}: they are in its "
+                "forward alone."
             )
-        for entry in inside:
-            child = child_giving(owner, graph, found.nodes[entry.site][False])
-            if child is not None and child != list(owner._modules)[-1]:
-                yield (
-                    f"{path or 'The model'} gets a child '{entry.attribute}' behind '{child}': what finds the children "
-                    "behind it by number ([3], timm's forward_intermediates) finds others."
-                )
+        before = [child_giving(owner, graph, found.nodes[entry.site][False]) for entry in inside]
+        if any(child is not None and child != list(owner._modules)[-1] for child in before):
+            rows.append(path or "the model")
+    if rows:
+        yield (
+            f"Blocks stand between the children of {_some(rows)}: what finds the children behind them by number ([3], "
+            "timm's forward_intermediates) finds others."
+        )
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST]) + (f" and {len(names) - _MOST} more" if len(names) > _MOST else "")

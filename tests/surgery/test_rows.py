@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from sesurgeon import add_se, apply_adapter, apply_plan, extract_adapter, load, make_plan, remove_se, save
@@ -84,10 +85,13 @@ def test_the_row_comes_back_in_its_order_from_removal_files_and_adapters(augment
 def test_a_plan_warns_of_children_that_move_up(augmented: nn.Module) -> None:
     plan = plan_of(augmented)
     assert plan is not None
-    assert plan.warnings[0] == (
-        "features gets a child 'se' behind 'norm0': what finds the children behind it by number ([3], timm's "
-        "forward_intermediates) finds others."
+    (warning,) = plan.warnings
+    assert warning.startswith(
+        "Blocks stand between the children of features: what finds the children behind them by number"
     )
+    several = make_plan(torchvision.models.shufflenet_v2_x0_5(), torch.randn(2, 3, 64, 64), policy="conv")
+    (warning,) = several.warnings
+    assert "the children of stage2.0.branch1, stage2.0.branch2, stage2.1.branch2 and 16 more: what" in warning
     unit = nn.Sequential(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)), nn.Flatten())
     assert make_plan(unit, X, policy="conv").warnings == ()  # it is the last child
 
