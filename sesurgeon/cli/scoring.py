@@ -51,8 +51,8 @@ def usual_score(row: EpochRow) -> str:
     return tuple(row.scores)[1]
 
 
-def gain(before: EpochRow, after: EpochRow, metric: str, found: Measured) -> str:
-    """What changed in the score that epochs are chosen by, in words; ``found`` is that of ``after``."""
+def gain(before: EpochRow, after: EpochRow, metric: str, found: Measured | None = None) -> str:
+    """What changed in the score that epochs are chosen by, in words; ``found`` is that of ``after``, if at hand."""
     change = after.scores[metric] - before.scores[metric]
     if metric == "loss":
         return f"The validation loss fell by {-change:.4f}"

@@ -56,7 +56,8 @@ def _as_weights(arguments: Any, model: nn.Module) -> Any:
 def check_not_augmented(model: nn.Module) -> None:
     """Raise a UsageError if there are inserted blocks in ``model``."""
     if any(inserted(module) for module in model.modules()):
-        raise UsageError("The model has inserted blocks already; take them out first (sesurgeon remove-se).")
+        undo = "sesurgeon remove-se, or sesurgeon.remove_se"
+        raise UsageError(f"The model has inserted blocks already; take them out first ({undo}).")
 
 
 def refuse_all(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import signal
 import sys
 from pathlib import Path
@@ -76,7 +75,7 @@ def test_ctrl_c_while_torch_is_loaded_counts_when_it_is(
     loaded = []
 
     def load(name: str) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         loaded.append(name)
 
     monkeypatch.setattr(console, "import_module", load)

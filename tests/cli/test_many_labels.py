@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 import sesurgeon
 from sesurgeon.cli.app import app
 from sesurgeon.cli.scoring import gain
-from sesurgeon.finetune import EpochRow, MultiLabelEvaluation
+from sesurgeon.finetune import EpochRow, Evaluation, MultiLabelEvaluation
 from sesurgeon.models import Preprocessing, attach_provenance, provenance_of
 from sesurgeon.models.provenance import Provenance
 
@@ -60,6 +60,13 @@ def test_the_outcome_calls_map_by_its_name() -> None:
     )
     assert gain(before, after, "map") == "mAP rose by 9.00 points"
     assert gain(before, after, "f1") == "F1 rose by 0.00 points"
+
+
+def test_top_5_of_three_classes_is_called_top_3() -> None:
+    before, after = (EpochRow(epoch, "all", 0.5, {"loss": 0.5, "top5": 90.0 + epoch}, 1e-3) for epoch in (0, 9))
+    labels = torch.tensor([0, 1, 2])
+    found = Evaluation({0: "a", 1: "b", 2: "c"}, 3, 3, labels, labels, labels >= 0, torch.zeros(3))
+    assert gain(before, after, "top5", found) == "Top-3 rose by 9.00 points"
 
 
 def test_a_network_is_trained_and_measured_without_being_told_again(labelled: Path) -> None:
