@@ -30,6 +30,7 @@ class Parity:
             it. Where an image has but one output, or all are the same, over the largest absolute output.
         top1_agreement: share of the images whose largest output is the same one, from 0 to 1.
         tolerance: the largest ``max_rel`` that passes.
+        rounding: what is allowed above it: of the spread, what a rounding of the largest output may come to.
     """
 
     batch_sizes: tuple[int, ...]
@@ -37,10 +38,11 @@ class Parity:
     max_rel: float
     top1_agreement: float
     tolerance: float
+    rounding: float = 0.0
 
     @property
     def passed(self) -> bool:
-        return self.max_rel <= self.tolerance  # false for nan, too
+        return self.max_rel <= self.tolerance + self.rounding  # false for nan, too
 
     def require(self, whose: str) -> None:
         """Raise a VerificationError that says how far ``whose`` outputs are off, unless they pass."""
@@ -94,13 +96,14 @@ def compare(expected: Sequence[Tensor], got: Sequence[Tensor], tolerance: float)
     spread = torch.stack([_spread(output) for output in expected]).max()
     most = torch.stack([output.abs().max() for output in expected]).max()
     same_top1 = torch.cat([(_top1(a) == _top1(b)).flatten() for a, b in zip(expected, got, strict=True)])
-    largest = differences.max()
+    largest, scale = differences.max(), spread if spread > _ROUNDING * most else most
     return Parity(
         batch_sizes=tuple(len(output) for output in expected),
         max_abs=float(largest),
-        max_rel=float(largest / (spread if spread > _ROUNDING * most else most)) if largest else 0.0,
+        max_rel=float(largest / scale) if largest else 0.0,
         top1_agreement=float(same_top1.float().mean()),
         tolerance=tolerance,
+        rounding=float(_ROUNDING * most / scale) if scale else 0.0,
     )
 
 

@@ -77,7 +77,8 @@ def is_conv(module: nn.Module) -> bool:
 
 def holds_kernels(module: nn.Module) -> bool:
     """Has weights like a convolution's among parameters of its own: its forward may call ``F.conv2d`` with them."""
-    kernels = any(parameter.ndim >= 3 and len(parameter) > 1 for parameter in module.parameters(recurse=False))
+    own = module.parameters(recurse=False)
+    kernels = any(one.ndim >= 3 and 1 < len(one) < one.numel() for one in own)  # (C, 1, 1) scales channels
     return kernels and not is_conv(module)
 
 

@@ -4,19 +4,36 @@ from __future__ import annotations
 
 from torch import fx, nn
 
+from sesurgeon.graph.local import LocalGraphs
+from sesurgeon.graph.paths import join
 
-def child_giving(owner: nn.Module, graph: fx.Graph | None, node: fx.Node | None) -> str | None:
-    """Name of the child of ``owner`` that gives ``node``; None where ``owner`` is no ``nn.Sequential``.
+
+def child_giving(local: LocalGraphs, path: str, node: fx.Node | None) -> str | None:
+    """Name of the child of the ``nn.Sequential`` at ``path`` that gives ``node``; None where it is no such row.
 
     A module that stands in the row twice is called by its first name in the graph, but each call is one child's.
 
     Args:
-        owner: any module; a subclass of ``nn.Sequential`` counts if it has its forward.
-        graph: its local graph.
-        node: of that graph.
+        local: the network's graphs.
+        path: of any module. A subclass of ``nn.Sequential`` counts if it runs as that does; a row whose children other
+            modules reach for, by their numbers mostly, does not.
+        node: of the module's graph.
     """
-    if type(owner).forward is not nn.Sequential.forward or graph is None:
+    owner, graph = local.model.get_submodule(path), local.graphs.get(path)
+    runs_in_turn = isinstance(owner, nn.Sequential) and type(owner).__iter__ is nn.Sequential.__iter__
+    if not runs_in_turn or type(owner).forward is not nn.Sequential.forward or graph is None:
         return None
     steps = [step for step in graph.nodes if step.op == "call_module"]
     row = dict(zip(steps, owner._modules, strict=False)) if len(steps) == len(owner._modules) else {}
-    return row.get(node) if node is not None else None
+    return None if node not in row or _is_reached_into(local, path) else row[node]
+
+
+def _is_reached_into(local: LocalGraphs, path: str) -> bool:
+    """Whether a module outside of the one at ``path`` calls or reads something in it."""
+    inside = join(path, "")
+    return any(
+        node.op in ("call_module", "get_attr") and join(caller, node.target).startswith(inside)
+        for caller, graph in local.graphs.items()
+        if not join(caller, "").startswith(inside)
+        for node in graph.nodes
+    )

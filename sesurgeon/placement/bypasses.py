@@ -23,14 +23,14 @@ def bypasses(entries: Sequence[Entry], found: Survey) -> Iterator[str]:
         by_owner.setdefault(found.site(entry.site).owner, []).append(entry)
     rows = []
     for path, inside in by_owner.items():
-        owner, graph = found.model.get_submodule(path), found.graphs[False].graphs.get(path)
+        owner = found.model.get_submodule(path)
         sites = [entry.site for entry in inside if found.nodes[entry.site][False] is not None]
         if sites and hasattr(owner, "forward_features"):
             yield (
                 f"forward_features of {path or 'the model'} goes without the blocks at {_some(sites)}: they are in its "
                 "forward alone."
             )
-        before = [child_giving(owner, graph, found.nodes[entry.site][False]) for entry in inside]
+        before = [child_giving(found.graphs[False], path, found.nodes[entry.site][False]) for entry in inside]
         if any(child is not None and child != list(owner._modules)[-1] for child in before):
             rows.append(path or "the model")
     if rows:

@@ -63,7 +63,7 @@ def insert_blocks(model: nn.Module, plan: Plan, found: Survey, *, inplace: bool,
     for path, entries in by_owner.items():
         owner = target.get_submodule(path)
         blocks = {entry.attribute: _block(owner, entry, found) for entry in entries}
-        behind = _in_a_row(owner, path, entries, found)
+        behind = _in_a_row(path, entries, found)
         forward = type(owner).forward if behind else _forward(owner, path, entries, found)
         rewrites.append((owner, forward, blocks, behind))
     for owner, forward, blocks, behind in rewrites:
@@ -109,13 +109,13 @@ def _scaled(found: Survey, entry: Entry) -> Tensor:
     return next((parameter for parameter in parameters if parameter.is_floating_point()), torch.empty(0))
 
 
-def _in_a_row(owner: nn.Module, path: str, entries: list[Entry], found: Survey) -> dict[str, str]:
+def _in_a_row(path: str, entries: list[Entry], found: Survey) -> dict[str, str]:
     """The child behind which each of these blocks goes in an ``nn.Sequential``, by the block's name; {} elsewhere.
 
     There a block is one more child in the row, so that iterating and slicing do what the forward does.
     """
-    graph = found.graphs[False].graphs.get(path)
-    before = {entry.attribute: child_giving(owner, graph, found.nodes[entry.site][False]) for entry in entries}
+    local = found.graphs[False]
+    before = {entry.attribute: child_giving(local, path, found.nodes[entry.site][False]) for entry in entries}
     known = {attribute: child for attribute, child in before.items() if child is not None}
     return known if len(known) == len(entries) else {}
 

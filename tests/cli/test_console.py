@@ -79,8 +79,12 @@ def test_ctrl_c_while_torch_is_loaded_counts_when_it_is(
         loaded.append(name)
 
     monkeypatch.setattr(console, "import_module", load)
-    with pytest.raises(typer.Exit) as caught, reporting(Talking()):
-        pytest.fail("It went on.")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the tests run under
+    try:
+        with pytest.raises(typer.Exit) as caught, reporting(Talking()):
+            pytest.fail("It went on.")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (loaded, caught.value.exit_code) == (["torch"], 130)
     assert capsys.readouterr() == ("", "Interrupted.\n")
 

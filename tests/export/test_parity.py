@@ -46,6 +46,13 @@ def test_outputs_without_a_spread_are_measured_by_the_largest(shape: tuple[int, 
     assert compare([expected], [expected + 2], 1e-4).max_rel == 2.0 / 8.0
 
 
+def test_a_rounding_of_large_outputs_passes_whatever_their_spread() -> None:
+    outputs = 300 + torch.rand(4, 5) / 100
+    passes, fails = (compare([outputs], [outputs * factor], tolerance=1e-4) for factor in (1 + 2e-7, 1 + 2e-6))
+    assert passes.max_rel > 1e-4  # of what the outputs differ by
+    assert (passes.passed, fails.passed) == (True, False)
+
+
 def test_masks_are_compared() -> None:
     mask = torch.tensor([[True, False], [False, False]])
     assert compare([mask], [mask], 1e-4).passed

@@ -63,3 +63,15 @@ def test_kernels_in_a_module_that_cannot_be_followed_are_named() -> None:
     found = survey(nn.Sequential(nn.Conv2d(8, 8, 1), Asks()), X)
     assert [left.path for left in found.left_alone] == ["1"]
     assert "depends on the values in a tensor" in found.left_alone[0].reason
+
+
+def test_factors_of_channels_are_no_kernels() -> None:
+    class Scales(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gamma = nn.Parameter(torch.ones(8, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * self.gamma if x.mean() < 1e9 else x
+
+    assert survey(nn.Sequential(nn.Conv2d(8, 8, 1), Scales()), X).left_alone == ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,40 @@ def test_the_row_comes_back_in_its_order_from_removal_files_and_adapters(augment
         assert list(again.state_dict()) == list(whole.state_dict())
         assert torch.equal(again.eval()(X), whole(X))
     assert keys.index("features.se.fc1.weight") < keys.index("features.conv1.weight")
+
+
+class ByNumber(nn.Module):
+    """Runs a row as a whole, and reaches for its children by number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = self.body[3](self.body[2](self.body[1](self.body[0](x))))
+        return self.body(x) * self.body[2].weight.mean() + last
+
+
+class Reversed(nn.Sequential):
+    """Runs from its end to its beginning."""
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return reversed(list(self._modules.values()))
+
+
+def test_a_row_whose_network_knows_its_numbers_keeps_them() -> None:
+    model = ByNumber().eval()
+    whole = add_se(model, X, policy="conv", include="body:*")
+    assert torch.equal(whole(X), model(X))
+    assert list(dict(whole.body.named_children()))[:4] == ["0", "1", "2", "3"]
+    assert plan_of(whole).warnings == ()
+
+
+def test_a_row_that_runs_in_another_order_is_no_row() -> None:
+    model = nn.Sequential(Reversed(nn.BatchNorm2d(8), nn.Conv2d(4, 8, 1), nn.BatchNorm2d(4), nn.Conv2d(3, 4, 1)))
+    whole = add_se(model.eval(), X, policy="conv")
+    assert len(blocks_of(whole)) == 2
+    assert torch.equal(whole(X), model(X))
 
 
 def test_a_plan_warns_of_children_that_move_up(augmented: nn.Module) -> None:
