@@ -132,10 +132,13 @@ def reporting(talking: Talking, *, with_torch: bool = True) -> Iterator[Output]:
 def _console(file: TextIO, least_width: int = 0) -> Console:
     # Markup, emoji and highlighting would change names that users gave; a pipe has no width that cuts tables. On a
     # narrow terminal lines of a table are wrapped, where columns squeezed into it could not be read.
-    width = max(Console(file=file).width, least_width) if file.isatty() else _PIPE_WIDTH
+    width = None if file.isatty() else _PIPE_WIDTH
     if isinstance(file, io.TextIOWrapper) and file.errors == "strict":
         file.reconfigure(errors=_SHOWN)  # rather than fail when the work is done
-    return Console(file=file, width=width, markup=False, emoji=False, highlight=False)
+    console = Console(file=file, width=width, markup=False, emoji=False, highlight=False)
+    if console.width < least_width:
+        console.width = least_width
+    return console
 
 
 def _explain(output: Output, message: str, hint: str | None, *, debug: bool) -> None:

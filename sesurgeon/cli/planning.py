@@ -59,7 +59,7 @@ def plan_data(plan: Plan, found: Survey, price: Price, ratios: Sequence[LatencyR
 
 
 def _blocks_data(plan: Plan, found: Survey, costs: Mapping[str, Cost]) -> list[dict[str, Any]]:
-    from sesurgeon.graph.paths import join
+    from sesurgeon.surgery.below import path_of
 
     blocks = []
     for entry in plan.entries:
@@ -67,7 +67,7 @@ def _blocks_data(plan: Plan, found: Survey, costs: Mapping[str, Cost]) -> list[d
         blocks.append(
             {
                 "site": site.id,
-                "path": join(site.owner, entry.attribute),
+                "path": path_of(entry, found),
                 "stage": site.stage,
                 "channels": site.channels,
                 "spatial": site.spatial,

@@ -32,8 +32,7 @@ class Passes:
 
     @property
     def image(self) -> tuple[int, ...]:
-        """The sides of the input images, in pixels: (height, width), or a depth before them, or a length; () where
-        there are none.
+        """The sides of the input images, in pixels: (height, width), (depth, height, width) or (length,); () for none.
 
         Where images are no arguments of their own, or are scaled first as detectors do: of what the convolutions get.
         """

@@ -43,6 +43,14 @@ def enliven(model: nn.Module, path: str, size: float = 4.0) -> None:
     nn.init.normal_(model.get_parameter(f"{path}.fc2.weight"), std=size, generator=generator)
 
 
+def broken() -> nn.Module:
+    """One factor of 2.se is no number."""
+    model = augmented()
+    with torch.no_grad():
+        model.get_parameter("2.se.fc2.bias")[3] = torch.nan
+    return model
+
+
 def constants() -> Tensor:
     return torch.tensor([0.4, 0.7, 0.92, 1.0, 1.08, 1.3, 1.6, 1.95])
 

@@ -84,13 +84,11 @@ class Prepared:
     Attributes:
         batches: images and labels.
         classes: names of the classes in the data, by output index, in the order of the data.
-        outputs: of the model.
         input_size: (channels, height, width) of the images.
     """
 
     batches: Batches
     classes: Mapping[int, str]
-    outputs: int
     input_size: tuple[int, int, int]
 
 
@@ -121,7 +119,7 @@ def prepared(
     indices = map_classes(data.classes, provenance_of(model).classes, outputs)
     labels: Labels = ManyLabels(indices, outputs) if data.multi_label else indices
     loader = eval_loader(images, preprocessing, labels, batch_size=batch_size, workers=workers)
-    return Prepared(loader, dict(zip(indices, data.classes, strict=True)), outputs, preprocessing.input_size)
+    return Prepared(loader, dict(zip(indices, data.classes, strict=True)), preprocessing.input_size)
 
 
 def open_held_out(model: nn.Module, spec: str | os.PathLike[str], **options: Any) -> Data:
