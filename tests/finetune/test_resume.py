@@ -234,6 +234,20 @@ def test_a_state_with_a_bit_wrong_in_its_directory_is_passed_over_too(tmp_path: 
     assert passed_over > 100
 
 
+@pytest.mark.parametrize("pickled", [b"\x85.", b"\x80\x02]."], ids=["no-pickle", "list"])
+def test_a_state_that_is_read_as_something_else_is_passed_over_too(tmp_path: Path, pickled: bytes) -> None:
+    whole = write_state(tmp_path, 1, 0, {"epoch": 1})
+    newest = write_state(tmp_path, 2, 0, {"epoch": 2})
+    with zipfile.ZipFile(newest) as archive:
+        parts = {part.filename: archive.read(part) for part in archive.infolist()}
+    with zipfile.ZipFile(newest, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, pickled if name.endswith("data.pkl") else content)
+    found = newest_state(tmp_path)
+    assert found is not None
+    assert (found.path, found.torn) == (whole, (newest,))
+
+
 def test_what_a_killed_process_was_writing_is_cleared_away(
     augmented: nn.Module, split_folder: Path, config: FinetuneConfig
 ) -> None:
