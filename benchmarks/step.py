@@ -47,7 +47,7 @@ def main() -> None:
     options = parse()
     key = {"batch": options.batch_size, "side": options.img_size, "threads": options.threads}
     key |= {"channels_last": options.channels_last, "torch": torch.__version__, "timm": timm.__version__}
-    own = key | {"machine": machine(), "keeps_memory": options.keep_memory}
+    own = key | {"machine": options.machine or machine(), "keeps_memory": options.keep_memory}
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as processes:
         for number in range(options.processes):
             keep({"key": own, "seconds": processes.apply(in_turn, (options, number))}, RUNS)
@@ -69,6 +69,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--processes", type=int, default=8, help="to measure in, beside those that are kept")
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--keep-memory", action="store_true", help="that tensors free, as sesurgeon's commands do")
+    parser.add_argument("--machine", help="what to call this one, where its name is that of another, too")
     return parser.parse_args()
 
 
