@@ -18,6 +18,7 @@ from sesurgeon.graph.patterns import (
     around,
     concatenations,
     conv_units,
+    parallel_convolutions,
     residual_branches,
 )
 from sesurgeon.graph.site import LeftAlone, Site
@@ -87,11 +88,18 @@ def _flows(local: LocalGraphs) -> dict[str, Flow]:
 
 def _candidates(flows: Mapping[str, Flow]) -> dict[str, list[Candidate]]:
     found: dict[str, list[Candidate]] = {}
+    parallel = {path: parallel_convolutions(flows, path) for path in flows}
+    taken = frozenset(node for units in parallel.values() for unit in units for node in unit.branch)
     for path, flow in flows.items():
-        residuals = residual_branches(flow)
+        residuals = [residual for residual in residual_branches(flow) if residual.join not in taken]
         ends = _one_a_node(residuals)
         beside = [place for end in ends for place in around(flow, end)]
-        found[path] = ends + _one_fork_a_user(beside) + _one_a_node(concatenations(flow, residuals) + conv_units(flow))
+        units = [unit for unit in conv_units(flow) if unit.node not in taken] + parallel[path]
+        found[path] = ends + _one_fork_a_user(beside) + _one_a_node(concatenations(flow, residuals) + units)
+    summands = {join(path, node.target) for path in flows for unit in parallel[path] for node in unit.branch}
+    for path in found:
+        if any(f"{path}.".startswith(f"{summand}.") for summand in summands):
+            found[path] = [candidate for candidate in found[path] if candidate.kind != "conv"]
     return _with_siblings(flows, found)
 
 

@@ -17,7 +17,7 @@ class Candidate:
     Attributes:
         kind: "residual": the end of a residual branch; "fork", "shortcut", "sum": what that branch starts from, what
             it is joined with, and what comes of it; "concat": the joined branches of a multi-branch module;
-            "conv": a convolution with its norm and activation.
+            "conv": a convolution with its norm and activation, or a sum of parallel ones with its own.
         node: the node that gives the tensor.
         branch: the nodes that compute the tensor, from the fork on.
         has_skip: a "residual" whose branch is added to (or concatenated with) a shortcut; False for the sibling
@@ -27,7 +27,7 @@ class Candidate:
         shortcut: of a "residual": the other tensor that it joins.
         users: the nodes that would get the block's result; () for all that use the tensor. A "fork" has others.
         of: of a "fork", "shortcut" or "sum": the "residual" that it belongs to.
-        convolution: of a "conv": path of the convolution within the owner.
+        convolution: of a "conv": path of the convolution (the largest, of parallel ones) within the owner.
         kernel_size, depthwise: of that convolution.
         host: for a "conv" in an ``nn.Sequential``: path, within the owner, of the module whose output it is.
             The block goes there, so that iterating over the Sequential still does what its forward does.

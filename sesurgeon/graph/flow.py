@@ -44,6 +44,15 @@ class Flow:
         """Convolutions and linear layers among ``nodes``."""
         return sum(ops.weight(self.owner, node) for node in nodes)
 
+    def is_norm(self, node: fx.Node) -> bool:
+        """Whether ``node`` is a norm, as a module or a function."""
+        module = ops.module_of(self.owner, node)
+        return ops.is_norm(module) if module is not None else ops.name_of(node) in ("batch_norm", "group_norm")
+
+    def is_activation(self, node: fx.Node) -> bool:
+        """Whether ``node`` is an elementwise activation."""
+        return ops.is_activation(self.owner, node)
+
     def depends_on_data(self, node: fx.Node) -> bool:
         """Whether the input's values reach ``node``; a random mask, a parameter or a number does not hang on them."""
         return any(

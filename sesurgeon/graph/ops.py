@@ -104,8 +104,15 @@ def weight(owner: nn.Module, node: fx.Node) -> int:
 def is_activation(owner: nn.Module, node: fx.Node) -> bool:
     """An elementwise activation, as module, function or method."""
     module = module_of(owner, node)
-    if module is None:
-        return name_of(node) in _ACTIVATIONS
+    return name_of(node) in _ACTIVATIONS if module is None else _activates(module)
+
+
+def has_activation(module: nn.Module) -> bool:
+    """An activation, or a module with one in it, as timm's BatchNormAct2d."""
+    return any(map(_activates, module.modules()))
+
+
+def _activates(module: nn.Module) -> bool:
     return bool(_ACTIVATION_MODULE.search(type(module).__name__)) and not any(True for _ in module.children())
 
 

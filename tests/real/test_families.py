@@ -20,16 +20,16 @@ LIGHT = [
     ("timm:test_resnet", 4), ("timm:lcnet_150", 13), ("timm:fasternet_t0", 13), ("timm:starnet_s050", 6),
     ("timm:ese_vovnet19b_slim_dw", 18), ("timm:cs3darknet_focus_s", 9), ("timm:hardcorenas_a", 2),
     ("timm:dla46_c", 12), ("timm:resnetv2_18", 8), ("timm:regnetx_002", 13), ("timm:edgenext_xx_small", 12),
-    ("timm:cspnext_tiny", 4), ("timm:lambda_resnet26t", 8), ("timm:repvgg_a0", 44), ("timm:cpubone_nano", 13),
+    ("timm:cspnext_tiny", 4), ("timm:lambda_resnet26t", 8), ("timm:repvgg_a0", 22), ("timm:cpubone_nano", 13),
     ("timm:dpn48b", 16), ("timm:efficientvim_m1", 28), ("timm:efficientvit_b0", 15), ("timm:ghostnet_100", 9),
     ("timm:hgnetv2_b1", 6), ("timm:iformer_t", 26), ("timm:inception_next_atto", 12), ("timm:lcnetv2_small", 7),
     ("timm:levit_conv_128s", 20), ("timm:poolformer_s12", 12), ("timm:mobilevitv2_075", 24), ("timm:pvt_v2_b0", 14),
-    ("timm:repghostnet_058", 32), ("timm:resnest14d", 4), ("timm:rexnetr_100", 3), ("timm:swiftformer_xs", 20),
+    ("timm:repghostnet_058", 9), ("timm:resnest14d", 4), ("timm:rexnetr_100", 3), ("timm:swiftformer_xs", 20),
     ("timm:xcit_nano_12_p16_384", 12), ("torchvision:mobilenet_v2", 17), ("torchvision:resnet18", 8),
 ]  # fmt: skip
 HEAVIER = [
     ("timm:crossvit_9_dagger_240", 4), ("timm:efficientformerv2_s0", 21), ("timm:efficientvit_m3", 38),
-    ("timm:fastvit_t8", 26), ("timm:repvit_m0_9", 26), ("timm:shvit_s1", 39), ("timm:tiny_vit_5m_224", 12),
+    ("timm:fastvit_t8", 20), ("timm:repvit_m0_9", 26), ("timm:shvit_s1", 39), ("timm:tiny_vit_5m_224", 12),
     ("timm:visformer_tiny", 23),
 ]  # fmt: skip
 

@@ -3,6 +3,7 @@
 from sesurgeon.graph.patterns.around import around
 from sesurgeon.graph.patterns.attention import attended, attention_in, attention_modules, gates_its_input
 from sesurgeon.graph.patterns.concat import concatenations
+from sesurgeon.graph.patterns.parallel import parallel_convolutions
 from sesurgeon.graph.patterns.residual import residual_branches
 from sesurgeon.graph.patterns.units import conv_units
 
@@ -14,5 +15,6 @@ __all__ = [
     "concatenations",
     "conv_units",
     "gates_its_input",
+    "parallel_convolutions",
     "residual_branches",
 ]

@@ -18,45 +18,45 @@ def conv_units(flow: Flow) -> list[Candidate]:
         module = ops.module_of(flow.owner, node)
         if not isinstance(module, _ConvNd):
             continue
-        chain = _chain(flow, node)
+        chain = unit_from(flow, node)
         if len(chain) == 1:
             continue
         end = chain[-1]
         host = str(end.target) if sequential and end.op == "call_module" else None
-        found.append(
-            Candidate(
-                "conv",
-                end,
-                frozenset(chain),
-                convolution=str(node.target),
-                kernel_size=tuple(module.kernel_size),
-                depthwise=module.groups > 1 and module.groups == module.in_channels,
-                host=host,
-            )
-        )
+        found.append(unit_candidate(end, frozenset(chain), str(node.target), module, host))
     return found
 
 
-def _chain(flow: Flow, conv: fx.Node) -> list[fx.Node]:
-    """The convolution, its norm if one follows, its activation if one follows.
+def unit_candidate(
+    end: fx.Node, nodes: frozenset[fx.Node], path: str, convolution: _ConvNd, host: str | None = None
+) -> Candidate:
+    """The candidate of the unit of these ``nodes``, with the ``convolution`` that lies at ``path`` in the owner."""
+    return Candidate(
+        "conv",
+        end,
+        nodes,
+        convolution=path,
+        kernel_size=tuple(convolution.kernel_size),
+        depthwise=convolution.groups > 1 and convolution.groups == convolution.in_channels,
+        host=host,
+    )
+
+
+def unit_from(flow: Flow, conv: fx.Node) -> list[fx.Node]:
+    """The convolution (or what stands for one), its norm if one follows, its activation if one follows.
 
     Between them may be permutations (ConvNeXt's norm works on channels in the last place), or drop-block.
     """
     chain = [conv]
-    for is_next in (_is_norm, ops.is_activation):
+    for is_next in (flow.is_norm, flow.is_activation):
         passed, following = [], ops.only_user(chain[-1])
         while following is not None and _is_passed(flow.owner, following):
             passed.append(following)
             following = ops.only_user(following)
-        if following is not None and is_next(flow.owner, following):
+        if following is not None and is_next(following):
             chain += [*passed, following]
     return chain
 
 
 def _is_passed(owner: nn.Module, node: fx.Node) -> bool:
     return ops.is_noise_or_scale(owner, node) or ops.permutation(owner, node) is not None
-
-
-def _is_norm(owner: nn.Module, node: fx.Node) -> bool:
-    module = ops.module_of(owner, node)
-    return ops.is_norm(module) if module is not None else ops.name_of(node) in ("batch_norm", "group_norm")
