@@ -64,7 +64,8 @@ class Training:
         ),
     ] = True
     layer_decay: Annotated[
-        float | None, _option(_RATE, "Each layer gets this times the rate of the one above it.", shows=False)
+        float | None,
+        _option(_RATE, "Each layer but what is new gets this times the rate of the one above it.", shows=False),
     ] = None
     sched: Annotated[str, _option(_RATE, "Its course within a phase.", metavar="cosine|tanh|none")] = "cosine"
     opt: Annotated[str, _option(_RATE, "An optimiser of timm's: adamw, sgd, lamb, …")] = "adamw"

@@ -46,7 +46,7 @@ class FinetuneConfig:
             the first training images, see :mod:`sesurgeon.blocks.calibration`. On Fashion-MNIST gates go 1.5 to 10
             times as far with the images after an epoch then; what that is worth in accuracy was below the noise there.
         layer_decay: each layer's rate is this times that of the layer above it, in timm's grouping of layers; None
-            for one rate.
+            for one rate. What is new, in whatever layer, keeps its own.
         opt: an optimiser of timm's.
         sched: "cosine", "tanh" or "none" (constant).
         weight_decay: for weights; biases and norms get none, as in timm.

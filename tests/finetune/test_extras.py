@@ -20,7 +20,8 @@ from sesurgeon.finetune.keeping.trackers import trackers_for
 from sesurgeon.finetune.remarks import remarks_on
 from sesurgeon.finetune.scoring.gatewatch import watch_gates
 from sesurgeon.finetune.training.objective import Objective, balancing_weights, distillation_loss
-from sesurgeon.finetune.training.phases import Phase, enter, param_groups, phases_of
+from sesurgeon.finetune.training.phase_training import check_optimizer
+from sesurgeon.finetune.training.phases import Phase, enter, is_new, param_groups, phases_of
 from sesurgeon.finetune.training.teacher import make_teacher
 from sesurgeon.models import provenance_of
 from sesurgeon.surgery import add_se, blocks_of, load
@@ -307,6 +308,32 @@ def test_rates_fall_from_layer_to_layer() -> None:
     by_name = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
     assert by_name["fc.weight"] == 1.0
     assert by_name["conv1.0.weight"] < by_name["layer1.0.conv1.weight"] < by_name["layer4.0.conv1.weight"] <= 1.0
+
+
+@pytest.mark.parametrize("source", ["timm:test_resnet", "torchvision:resnet18"])
+def test_what_is_new_learns_at_its_own_rate_in_every_layer(source: str) -> None:
+    plain = load(source)
+    model = add_se(plain, policy=["standard", "conv"], example_inputs=torch.zeros(1, 3, 32, 32))
+    names = {name for name, _ in model.named_parameters()}
+    new = blocks_of(model)
+    enter(model, Phase("all", 0, 1), new, names)
+    config = FinetuneConfig(lr=1.0, lr_block_mult=3.0, lr_backbone_mult=1.0, layer_decay=0.5)
+    rates = [
+        {id(parameter): group["lr"] for group in param_groups(network, paths, config) for parameter in group["params"]}
+        for network, paths in ((model, new), (plain, ()))
+    ]
+    with_blocks, without = (
+        {name: of[id(parameter)] for name, parameter in network.named_parameters()}
+        for network, of in zip((model, plain), rates, strict=True)
+    )
+    assert {with_blocks[name] for name in names if is_new(name, new)} == {3.0}
+    assert {name: with_blocks[name] for name in without} == without  # the others as if there were none
+
+
+def test_an_optimiser_that_is_unusable_without_a_package_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("timm.optim.kron.has_opt_einsum", False)
+    with pytest.raises(UsageError, match="opt_einsum"):
+        check_optimizer(FinetuneConfig(opt="kron"), torch.device("cpu"))
 
 
 def test_the_network_knows_what_it_was_trained_on_though_its_average_is_kept(

@@ -50,7 +50,7 @@ def write_state(folder: Path, epoch: int, update: int, content: Mapping[str, Any
 
 
 def newest_state(folder: Path) -> FoundState | None:
-    """The newest whole state in ``folder``, or None where there is none. Damaged files are passed over; nothing is removed.
+    """The newest whole state in ``folder``, or None where there is none. Damaged ones are passed over, and stay.
 
     Raises:
         UnreadableFileError: it was written by another sesurgeon.

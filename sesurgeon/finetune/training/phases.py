@@ -83,11 +83,12 @@ def infinite_buffers(model: nn.Module) -> frozenset[str]:
 def param_groups(model: nn.Module, new: Collection[str], config: FinetuneConfig) -> list[dict[str, Any]]:
     """The trainable parameters by learning rate and weight decay, as optimisers take them.
 
-    New parameters get ``lr * lr_block_mult``, the others ``lr * lr_backbone_mult``, less in lower layers where
-    ``layer_decay`` says so; vectors and biases get no decay.
+    New parameters get ``lr * lr_block_mult`` wherever they are, the others ``lr * lr_backbone_mult``, less in lower
+    layers where ``layer_decay`` says so: what those have learned is general, and what is new there has learned nothing.
+    Vectors and biases get no decay.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    scales = _layer_scales(model, config.layer_decay)
+    scales = _layer_scales(model, new, config.layer_decay)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             mult = config.lr_block_mult if is_new(name, new) else config.lr_backbone_mult
@@ -99,19 +100,21 @@ def param_groups(model: nn.Module, new: Collection[str], config: FinetuneConfig)
     return [{"params": params, "lr": lr, "weight_decay": decay} for (lr, decay), params in groups.items()]
 
 
-def _layer_scales(model: nn.Module, decay: float | None) -> dict[nn.Parameter, float]:
-    """The scale of each parameter's rate: ``decay`` to the power of the layers above it."""
+def _layer_scales(model: nn.Module, new: Collection[str], decay: float | None) -> dict[nn.Parameter, float]:
+    """The scale of the rate of each parameter that is not new: ``decay`` to the power of the layers above it."""
     if decay is None:
         return {}
-    layers = _layers(model)
+    layers = _layers(model, new)
     top = max(layers.values())
-    return {parameter: decay ** (top - layers.get(name, top)) for name, parameter in model.named_parameters()}
+    old = {name: parameter for name, parameter in model.named_parameters() if not is_new(name, new)}
+    return {parameter: decay ** (top - layers.get(name, top)) for name, parameter in old.items()}
 
 
-def _layers(model: nn.Module) -> dict[str, int]:
+def _layers(model: nn.Module, new: Collection[str]) -> dict[str, int]:
     """The layer of each parameter, from the input on: timm's own where it knows the network, else a dozen in a row.
 
-    Without knowing a network timm takes a dozen parameters for a layer, too; the head is one above all.
+    Without knowing a network timm takes a dozen parameters for a layer, too; the head, and what else is new, is one
+    above all.
     """
     from timm.models import group_parameters
 
@@ -121,8 +124,8 @@ def _layers(model: nn.Module) -> dict[str, int]:
     if callable(matcher):
         known: dict[str, int] = group_parameters(model, matcher(coarse=False), reverse=True)
         return known
-    head = (head_of(model),)
-    body = [name for name, _ in model.named_parameters() if not is_new(name, head)]
+    above = (head_of(model), *new)
+    body = [name for name, _ in model.named_parameters() if not is_new(name, above)]
     layers = {name: index // _PARAMETERS_A_LAYER for index, name in enumerate(body)}
     top = max(layers.values(), default=0) + 1
     return {name: layers.get(name, top) for name, _ in model.named_parameters()}
