@@ -38,7 +38,7 @@ from sesurgeon.files import atomic_write
 from sesurgeon.finetune import FinetuneConfig, open_data
 from sesurgeon.finetune.data.loader import train_loader
 from sesurgeon.finetune.data.transforms import train_transform
-from sesurgeon.finetune.data.updates import Shape, Updates
+from sesurgeon.finetune.data.updates import Shape, UpdateSampler
 from sesurgeon.finetune.training.engine import make_accelerator
 from sesurgeon.finetune.training.loop import Loop
 from sesurgeon.finetune.training.objective import make_objective
@@ -153,11 +153,11 @@ def our_epoch(model: nn.Module, setting: Setting, phase: Phase) -> Callable[[], 
     config = config.settled(new_head=False)
     accelerator = make_accelerator(config)
     images = data.split("train")
-    updates = Updates(len(images), Shape(setting.batch_size), config.seed)
+    updates = UpdateSampler(len(images), Shape(setting.batch_size), config.seed)
     loader = train_loader(images, setting.preprocessing, tuple(range(10)), updates, workers=setting.workers)
     trainable = frozenset(name for name, _ in model.named_parameters())
     new = frozenset(blocks_of(model))
-    training = start_phase(model, phase, new, trainable, config, updates.updates, accelerator)
+    training = start_phase(model, phase, new, trainable, config, updates.per_epoch, accelerator)
     objective = make_objective(config, [1] * 10, len(images), accelerator.device, None)
     loop = Loop(updates, loader, objective, config, accelerator, lambda event: None)
     number = iter(range(1000))

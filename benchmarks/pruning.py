@@ -47,7 +47,7 @@ def write_table(gates: dict, rows: list[tuple[str, dict]], max_drop: str) -> Non
     blocks = len(gates["gates"])
     for tolerance, found in rows:
         time = f"{found['ms_before']:.2f} -> {found['ms_after']:.2f}" if found["removed"] else ""
-        stopped = "; the next one would lose more" if any(not step["kept"] for step in found["steps"]) else ""
+        stopped = "; the next one would lose more" if any(not step["accepted"] for step in found["steps"]) else ""
         gone = f"{len(found['removed'])} of {blocks}{stopped}"
         lines.append(f"| {tolerance} | {gone} | {found['before']:.2f} -> {found['after']:.2f} % | {time} |")
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"

@@ -18,21 +18,21 @@ from sesurgeon.finetune.data.heldout import held_out_record, identity_of
 from sesurgeon.finetune.data.images import labels_of
 from sesurgeon.finetune.data.loader import eval_loader, train_loader
 from sesurgeon.finetune.data.transforms import Augmentation
-from sesurgeon.finetune.data.updates import Shape, Updates
+from sesurgeon.finetune.data.updates import Shape, UpdateSampler
 from sesurgeon.finetune.events import Event, OnProgress
 from sesurgeon.finetune.keeping.recorder import Recorder
 from sesurgeon.finetune.keeping.runfolder import RunFolder
 from sesurgeon.finetune.keeping.states import write_state
-from sesurgeon.finetune.resuming import fingerprint
+from sesurgeon.finetune.resuming import data_identity
 from sesurgeon.finetune.scoring.evaluation import measure
 from sesurgeon.finetune.scoring.measured import Measured, joined
 from sesurgeon.finetune.task import Task
+from sesurgeon.finetune.trainer import Trainer
 from sesurgeon.finetune.training.engine import from_all
 from sesurgeon.finetune.training.objective import balancing_weights, make_objective
 from sesurgeon.finetune.training.phases import infinite_buffers
 from sesurgeon.finetune.training.signals import StopRequest
 from sesurgeon.finetune.training.teacher import make_teacher, teacher_again
-from sesurgeon.finetune.training.trainer import Trainer
 from sesurgeon.models.own_weights import read_weights
 from sesurgeon.models.provenance import provenance_of
 
@@ -76,7 +76,7 @@ def make_trainer(
     if config.balanced_sampling:
         by_output = balancing_weights(counts)
         weights = [by_output[task.indices[label]] for (label,) in labels]
-    updates = Updates(len(images), shape, config.seed, accelerator.process_index, weights)
+    updates = UpdateSampler(len(images), shape, config.seed, accelerator.process_index, weights)
     batches = train_loader(
         images, task.preprocessing, task.labels, updates, workers=config.workers,
         augmentation=Augmentation(config.hflip, config.aa, config.reprob),
@@ -108,21 +108,21 @@ def make_trainer(
         readers=(batches, measured),
         objective=make_objective(config, counts, len(images), accelerator.device, teacher),
         recorder=recorder,
-        write_state=partial(_write_state, folder.states, fingerprint(data)) if writes else None,
+        write_state=partial(_write_state, folder.states, data_identity(data)) if writes else None,
         stop=stop,
         on_progress=on_progress,
     )
 
 
-def checked_updates(data: Data, config: FinetuneConfig, accelerator: Accelerator) -> Updates:
+def checked_updates(data: Data, config: FinetuneConfig, accelerator: Accelerator) -> UpdateSampler:
     """The updates of an epoch.
 
     Raises:
         DataError: there are fewer training images than an update is dealt out to.
     """
     images, shape = len(data.split("train")), _shape(config, accelerator)
-    updates = Updates(images, shape, config.seed)
-    if updates.updates == 0:
+    updates = UpdateSampler(images, shape, config.seed)
+    if updates.per_epoch == 0:
         raise DataError(
             f"{data.name} has {images} training images, and an update is dealt out to "
             f"{shape.steps * shape.processes} steps.",
@@ -199,7 +199,5 @@ def _images_by_output(labels: Sequence[tuple[int, ...]], task: Task) -> list[int
     return counts
 
 
-def _write_state(
-    folder: Path, fingerprint: Mapping[str, Any], epoch: int, update: int, state: Mapping[str, Any]
-) -> Path:
-    return write_state(folder, epoch, update, {**state, "data": dict(fingerprint)})
+def _write_state(folder: Path, identity: Mapping[str, Any], epoch: int, update: int, state: Mapping[str, Any]) -> Path:
+    return write_state(folder, epoch, update, {**state, "data": dict(identity)})

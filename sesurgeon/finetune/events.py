@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from sesurgeon.finetune.data.dataset import Data
-from sesurgeon.finetune.keeping.records import EpochRow
-from sesurgeon.finetune.task import Task
-from sesurgeon.finetune.training.calibration import Calibration
-from sesurgeon.finetune.training.phases import Phase
+if TYPE_CHECKING:  # all of them tell events
+    from sesurgeon.finetune.data.dataset import Data
+    from sesurgeon.finetune.keeping.records import EpochRow
+    from sesurgeon.finetune.task import Task
+    from sesurgeon.finetune.training.calibration import Calibration
+    from sesurgeon.finetune.training.phases import Phase
 
 
 @dataclass(frozen=True)

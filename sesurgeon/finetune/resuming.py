@@ -14,7 +14,13 @@ from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.images import FileImages, Images
 from sesurgeon.finetune.keeping.claim import check_unclaimed
 from sesurgeon.finetune.keeping.runfolder import FILES, RunFolder
-from sesurgeon.finetune.keeping.states import FoundState, clear_unfinished, newest_state, states_in
+from sesurgeon.finetune.keeping.states import (
+    FoundState,
+    clear_unfinished,
+    clear_unfinished_states,
+    newest_state,
+    states_in,
+)
 from sesurgeon.finetune.task import Task
 from sesurgeon.finetune.training.phases import phases_of
 
@@ -30,13 +36,22 @@ def newest_run(output: Path) -> Path:
     Raises:
         UsageError: there is none.
     """
-    states = [(file.stat().st_mtime_ns, str(file)) for file in output.glob("*/states/epoch-*.pt")]
+    runs = [RunFolder(path) for path in output.glob("*")]
+    states = [(_written_at(file), str(run.path)) for run in runs for file in states_in(run.states)]
     if not states:
         raise UsageError(
             f"There is no run in {output} that wrote a state.",
             hint="Name the run with --name, the folder of the runs with --output; or start one, without --resume.",
         )
-    return Path(max(states)[1]).parent.parent
+    return Path(max(states)[1])
+
+
+def _written_at(file: Path) -> int:
+    """In nanoseconds; 0 where it is gone meanwhile, as a run that is going on keeps its newest states alone."""
+    try:
+        return file.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def resumed_config(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> FinetuneConfig:
@@ -96,7 +111,7 @@ def state_of(folder: RunFolder) -> FoundState:
             hint="Start it again.",
         )
     clear_unfinished(folder.path, FILES)
-    clear_unfinished(folder.states, ["epoch.pt"])
+    clear_unfinished_states(folder.states)
     found = newest_state(folder.states)
     if found is None:
         raise UnreadableFileError(
@@ -120,18 +135,18 @@ def check_epochs(state: Mapping[str, Any], config: FinetuneConfig) -> None:
         )
 
 
-def fingerprint(data: Data) -> dict[str, Any]:
+def data_identity(data: Data) -> dict[str, Any]:
     """What must be the same when a run goes on."""
     train = data.split("train")
     return {
         "train": len(train),
         "val": len(data.val),
         "classes": list(data.classes),
-        "files": [_digest(train), _digest(data.val)],
+        "files": [_digest_of_names_and_targets(train), _digest_of_names_and_targets(data.val)],
     }
 
 
-def _digest(images: Images) -> str:
+def _digest_of_names_and_targets(images: Images) -> str:
     """Of the names and targets of image files, in order; folders may have moved."""
     if not isinstance(images, FileImages):
         return ""
@@ -145,7 +160,7 @@ def check_data(state: Mapping[str, Any], data: Data) -> None:
     Raises:
         DataError: their number or their classes are not what the run was started with.
     """
-    before, now = state["data"], fingerprint(data)
+    before, now = state["data"], data_identity(data)
     changed = [f"{what}: {before[what]} then, {now[what]} now" for what in before if before[what] != now[what]]
     if changed:
         raise DataError(

@@ -32,14 +32,14 @@ from sesurgeon.finetune.scoring.agreement import labelled_by
 from sesurgeon.finetune.scoring.gatewatch import GateMovement
 from sesurgeon.finetune.scoring.measured import Measured
 from sesurgeon.finetune.task import Task, make_task, prepare_model
+from sesurgeon.finetune.trainer import Trainer
 from sesurgeon.finetune.training.calibration import calibrate
 from sesurgeon.finetune.training.engine import from_main, lost_processes_named, make_accelerator
 from sesurgeon.finetune.training.phase_training import check_optimizer
 from sesurgeon.finetune.training.signals import StopAskedError, stop_request
 from sesurgeon.finetune.training.single_images import check_single_images
 from sesurgeon.finetune.training.state import check_processes, put_back_weights
-from sesurgeon.finetune.training.trainer import Trainer
-from sesurgeon.models.provenance import attach_provenance, provenance_of
+from sesurgeon.models.provenance import attach_provenance, check_is_network, provenance_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -117,6 +117,7 @@ def finetune(
         DivergedError: the loss is not finite; the report says how far the run came.
         KeyboardInterrupt: the run was asked to stop.
     """
+    check_is_network(model)
     config = config or FinetuneConfig()
     trackers = trackers_for(config.log_with)
     state = None if resume is None else state_of(RunFolder(Path(resume)))
@@ -124,11 +125,11 @@ def finetune(
     on_progress = on_progress if accelerator.is_main_process else ignore
     spec = data.name if isinstance(data, Data) else os.fspath(data)
     data = _images(model, data, config, accelerator, state, on_progress)
-    task, updates = _checked(model, data, config, accelerator, state)
+    task, updates_per_epoch = _checked(model, data, config, accelerator, state)
     config = config.settled(new_head=task.new_head)
     folder = _run_folder(resume, config, accelerator)
     held = claimed(folder.path) if accelerator.is_main_process else contextlib.nullcontext()
-    tracked = tracking(accelerator, folder.path, config.to_dict(), updates, on_progress)
+    tracked = tracking(accelerator, folder.path, config.to_dict(), updates_per_epoch, on_progress)
     with (
         held,
         tracked as on_progress,
@@ -155,7 +156,15 @@ def finetune(
     recorder = trainer.recorder
     assert recorder.best is not None  # the state before training was recorded
     return FinetuneResult(
-        folder.path, folder.best, folder.last, recorder.rows, recorder.metric, recorder.best, gates, task, config
+        folder=folder.path,
+        best=folder.best,
+        last=folder.last,
+        rows=recorder.rows,
+        metric=recorder.metric,
+        evaluation=recorder.best,
+        gates=gates,
+        task=task,
+        config=config,
     )
 
 
@@ -191,7 +200,7 @@ def _checked(
     updates = checked_updates(data, config, accelerator)
     check_single_images(model, task, updates, sync_bn=config.sync_bn)
     check_optimizer(config, accelerator.device)
-    return task, updates.updates
+    return task, updates.per_epoch
 
 
 def _train(trainer: Trainer, state: FoundState | None, folder: RunFolder, data: Data) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -34,7 +35,7 @@ class Task:
         notes: what the user should know, in sentences.
         outputs: how many scores the model gives, as it came.
         multi_label: an image may have several labels.
-        labelled: the data name the classes; else what the model knows of its outputs stays as it is.
+        unlabelled: the data name no classes: what the model knows of its outputs stays as it is.
         new_head: the head is replaced in this run, or was before the run was stopped.
     """
 
@@ -47,7 +48,7 @@ class Task:
     notes: tuple[str, ...]
     outputs: int
     multi_label: bool = False
-    labelled: bool = True
+    unlabelled: bool = False
     new_head: bool = False
 
     @property
@@ -92,28 +93,32 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
             "The model has nothing to train: no inserted blocks, and all its parameters are frozen.",
             hint="Insert blocks with add_se, or call model.requires_grad_().",
         )
-    notes = [*data.notes, *held_out_notes(data, runs_on(model, data.name))]
-    if head is not None:
-        notes.append(f"The head {head} with {outputs} outputs gives way to a new one for {len(classes)} classes.")
-    if config.freeze_epochs and not new:
-        notes.append("The model has no inserted blocks and keeps its head: there is no phase with a frozen backbone.")
-    phases = phases_of(config, anything_new=bool(new))
-    if head is not None:
-        notes.append(_rates(config.settled(new_head=True), phases))
-    notes += remarks_on(config, phases)
-    return Task(
+    task = Task(
         preprocessing=preprocessing,
         classes=classes,
         indices=map_classes(data.classes, classes, len(classes)),
         head=head,
         new=new,
-        phases=phases,
-        notes=tuple(notes),
+        phases=phases_of(config, anything_new=bool(new)),
+        notes=(*data.notes, *held_out_notes(data, runs_on(model, data.name))),
         outputs=outputs,
         multi_label=config.multi_label,
-        labelled=not data.unlabelled,
+        unlabelled=data.unlabelled,
         new_head=head is not None,
     )
+    return replace(task, notes=(*task.notes, *_notes(task, config)))
+
+
+def _notes(task: Task, config: FinetuneConfig) -> Iterator[str]:
+    """What comes of the task and the settings, in sentences."""
+    if task.head is not None:
+        old, new = f"The head {task.head} with {task.outputs} outputs", f"a new one for {len(task.classes)} classes"
+        yield f"{old} gives way to {new}."
+    if config.freeze_epochs and not task.new:
+        yield "The model has no inserted blocks and keeps its head: there is no phase with a frozen backbone."
+    if task.head is not None:
+        yield _rates(config.settled(new_head=True), task.phases)
+    yield from remarks_on(config, task.phases)
 
 
 def _rates(config: FinetuneConfig, phases: tuple[Phase, ...]) -> str:
@@ -154,7 +159,7 @@ def prepare_model(model: nn.Module, task: Task) -> None:
 
     note_head(model, task.outputs)
     provenance = replace(provenance_of(model), multi_label=task.multi_label, preprocessing=task.preprocessing)
-    if task.labelled:
+    if not task.unlabelled:
         provenance = replace(provenance, classes=task.classes)
     if task.head is not None:
         replace_head(model, len(task.classes))

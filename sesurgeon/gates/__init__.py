@@ -1,8 +1,9 @@
 """What did the gates learn? Statistics, pictures, and blocks that can go."""
 
+from sesurgeon.finetune.scoring.gatewatch import CONSTANT
 from sesurgeon.gates.drawing import draw_activations, draw_spreads
-from sesurgeon.gates.pruning import Pruned, Pruning, prune
-from sesurgeon.gates.statistics import CONSTANT, NEAR, GateStatistics
+from sesurgeon.gates.pruning import Pruning, PruningStep, prune
+from sesurgeon.gates.statistics import NEAR, GateStatistics
 from sesurgeon.gates.study import GateStudy, check_blocks, study_gates
 from sesurgeon.gates.tables import check_report, write_report
 
@@ -11,8 +12,8 @@ __all__ = [
     "NEAR",
     "GateStatistics",
     "GateStudy",
-    "Pruned",
     "Pruning",
+    "PruningStep",
     "check_blocks",
     "check_report",
     "draw_activations",

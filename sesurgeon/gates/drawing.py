@@ -6,14 +6,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+from sesurgeon.finetune.keeping.figures import BLUE, GREY, RED, new_figure, save_figure, without_box
 from sesurgeon.finetune.keeping.lettering import lettering_for
-from sesurgeon.finetune.keeping.pictures import new_figure, save_figure
 from sesurgeon.gates.study import GateStudy
 
 _MOST_PANELS = 48
 _COLUMNS = 3
-_COLOURS = ("#0b5fa5", "#c05a00", "#2f7d32", "#8e3b8c", "#b3261e", "#4b5d67", "#8a6d00", "#007c7c")
-_ALL, _QUIET = "#000000", "#8c8c8c"
+_COLOURS = (BLUE, "#c05a00", "#2f7d32", "#8e3b8c", RED, "#4b5d67", "#8a6d00", "#007c7c")
+_ALL = "#000000"
 
 
 def draw_activations(study: GateStudy, path: Path) -> None:
@@ -59,7 +59,7 @@ def draw_spreads(study: GateStudy, path: Path) -> None:
     for values, label, colour in (
         ([gate.image_spread for gate in gates], "over images", _COLOURS[0]),
         ([math.nan if gate.class_spread is None else gate.class_spread for gate in gates], "over classes", _COLOURS[1]),
-        ([gate.channel_spread for gate in gates], "over channels", _QUIET),
+        ([gate.channel_spread for gate in gates], "over channels", GREY),
     ):
         axes.plot(places, values, "o-", color=colour, label=label)
     axes.set_xticks(places, [gate.gate for gate in gates], rotation=90, fontsize="small", parse_math=False)
@@ -67,7 +67,7 @@ def draw_spreads(study: GateStudy, path: Path) -> None:
     axes.set_ylabel("standard deviation of the factor")
     axes.set_title(f"on {study.images:,} images, first gate to last", fontsize="medium")
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    without_box(axes)
     save_figure(figure, path)
 
 
@@ -75,13 +75,13 @@ def _draw_panel(axes: Any, study: GateStudy, gate: str) -> None:
     """A line at 1, one for each class and one for all images."""
     channels = range(len(study.means[gate]))
     style: dict[str, Any] = {"marker": "o" if len(channels) == 1 else ""}  # a line through one point shows nothing
-    axes.axhline(1, color=_QUIET, linestyle=":", linewidth=1)
+    axes.axhline(1, color=GREY, linestyle=":", linewidth=1)
     for number, means in enumerate(study.class_means[gate]):
         axes.plot(channels, means, color=_COLOURS[number % len(_COLOURS)], linewidth=0.9, **style)
     axes.plot(channels, study.means[gate], color=_ALL, linewidth=1.1, **style)
     axes.set_xlabel("channel", fontsize="small")
     axes.tick_params(labelsize="small")
-    axes.spines[["top", "right"]].set_visible(False)
+    without_box(axes)
 
 
 def _spread_over(names: list[str], most: int) -> list[str]:

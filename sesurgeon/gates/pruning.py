@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,12 +14,12 @@ from torch import nn
 from sesurgeon.errors import UsageError, VerificationError
 from sesurgeon.finetune import Data, Measured, open_held_out
 from sesurgeon.finetune.data.heldout import identity_of
+from sesurgeon.finetune.data.loader import check_loading
 from sesurgeon.finetune.events import OnProgress, ignore
 from sesurgeon.finetune.scoring.evaluation import Prepared, measure, prepared
-from sesurgeon.finetune.scoring.gatewatch import watching_gates
+from sesurgeon.finetune.scoring.gatewatch import CONSTANT, watching_gates
 from sesurgeon.finetune.scoring.outputs import as_input
 from sesurgeon.gates.candidates import Candidate, candidates
-from sesurgeon.gates.statistics import CONSTANT
 from sesurgeon.gates.study import check_blocks, check_finite
 from sesurgeon.graph import LeftAlone, Survey
 from sesurgeon.models import add_record
@@ -30,7 +30,7 @@ Timing = Callable[[nn.Module, nn.Module, torch.Tensor], tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Pruned:
+class PruningStep:
     """One step: a block that was taken out, or tried.
 
     Attributes:
@@ -43,7 +43,7 @@ class Pruned:
             0 where none differ by a bit.
         before, after: the metric without the block's predecessors in the list, and without this one, too.
         ms_before, ms_after: milliseconds a pass, of the same two networks, timed in turn; None where it was not asked.
-        kept: the network goes on without the block; false for the step that cost more than was allowed.
+        accepted: the network goes on without the block; false for the step that cost more than was allowed.
     """
 
     block: str
@@ -56,7 +56,7 @@ class Pruned:
     after: float
     ms_before: float | None
     ms_after: float | None
-    kept: bool
+    accepted: bool
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Pruning:
     images: int
     before: float
     after: float
-    steps: tuple[Pruned, ...]
+    steps: tuple[PruningStep, ...]
     untried: tuple[str, ...]
     live: Mapping[str, float]
     left: tuple[LeftAlone, ...]
@@ -90,7 +90,7 @@ class Pruning:
     @property
     def removed(self) -> tuple[str, ...]:
         """Paths of the blocks that are gone."""
-        return tuple(step.block for step in self.steps if step.kept)
+        return tuple(step.block for step in self.steps if step.accepted)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +121,7 @@ def prune(
     img_size: int | None = None,
     device: str | None = None,
     on_progress: OnProgress = ignore,
-    on_step: Callable[[Pruned], object] = lambda _: None,
+    on_step: Callable[[PruningStep], object] = lambda _: None,
 ) -> Pruning:
     """Replace blocks whose gates are constants by these, folded into a layer beside them, one by one.
 
@@ -137,7 +137,7 @@ def prune(
         model: a classifier with inserted blocks. It stays as it is, but for its device.
         data: opened data, or what :func:`sesurgeon.finetune.open_held_out` takes.
         max_drop: percentage points of top-1; of mAP where images may have several labels.
-        tolerance: the largest spread over images and places (see :class:`Pruned`) of a gate that is taken for a
+        tolerance: the largest spread over images and places (see :class:`PruningStep`) of a gate that is taken for a
             constant.
         timing: how two networks are timed; None for not at all.
         split, batch_size, workers, img_size, device, on_progress: see :func:`sesurgeon.evaluate`.
@@ -152,6 +152,7 @@ def prune(
     for name, value in (("max_drop", max_drop), ("tolerance", tolerance)):
         if not value >= 0:
             raise UsageError(f"{name} (={value}) must be at least 0.")
+    check_loading(batch_size, workers)
     check_blocks(model)
     data = data if isinstance(data, Data) else open_held_out(model, data, on_progress=on_progress)
     if len(data.split(split)) < 2:
@@ -165,28 +166,48 @@ def prune(
     while (found := _next(state, tolerance, left)) is not None:
         candidate, replacement = found
         after, _ = look.at(replacement.model)
-        times = (None, None) if timing is None else timing(state.model, replacement.model, image)
-        kept = first.score - after.score <= max_drop + 1e-9  # scores are sums of many shares
-        step = _step(candidate, replacement, state.score, after.score, times, kept)
+        ms_before, ms_after = (None, None) if timing is None else timing(state.model, replacement.model, image)
+        step = PruningStep(
+            block=candidate.block,
+            spread=candidate.spread,
+            tensors=replacement.tensors,
+            smallest=float(candidate.constants.min()),
+            largest=float(candidate.constants.max()),
+            difference=replacement.difference,
+            before=state.score,
+            after=after.score,
+            ms_before=ms_before,
+            ms_after=ms_after,
+            accepted=first.score - after.score <= max_drop + 1e-9,  # scores are sums of many shares
+        )
         steps.append(step)
         on_step(step)
-        if not kept:
+        if not step.accepted:
             break
         state = after
         left.clear()  # what stood in their way may be gone
     tried = {step.block for step in steps} | set(left)
     rest = [one for one in state.blocks if one.block not in tried]
-    untried = tuple(one.block for one in rest if one.spread <= tolerance)
-    live = {one.block: one.spread for one in rest if one.spread > tolerance}
-    removed = [step for step in steps if step.kept]
+    removed = [step for step in steps if step.accepted]
     whole = (None, None) if timing is None or not removed else timing(model, state.model, image)
     if removed:
         add_record(
             state.model, "prune", data=identity_of(data.name), metric=metric, before=first.score, after=state.score,
-            blocks=[dict(_recorded(step)) for step in removed],
+            blocks=[_recorded(step) for step in removed],
         )  # fmt: skip
-    reasons = tuple(LeftAlone(path, reason) for path, reason in left.items())
-    return Pruning(state.model, metric, images, first.score, state.score, tuple(steps), untried, live, reasons, *whole)
+    return Pruning(
+        model=state.model,
+        metric=metric,
+        images=images,
+        before=first.score,
+        after=state.score,
+        steps=tuple(steps),
+        untried=tuple(one.block for one in rest if one.spread <= tolerance),
+        live={one.block: one.spread for one in rest if one.spread > tolerance},
+        left=tuple(LeftAlone(path, reason) for path, reason in left.items()),
+        ms_before=whole[0],
+        ms_after=whole[1],
+    )
 
 
 class _Look:
@@ -235,30 +256,11 @@ def _replaced(state: _State, candidate: Candidate, tolerance: float) -> tuple[Ca
         return opened, replace_block(state.model, opened.block, opened.constants, state.survey)
 
 
-def _step(
-    candidate: Candidate,
-    replacement: Replacement,
-    before: float,
-    after: float,
-    times: tuple[float | None, float | None],
-    kept: bool,
-) -> Pruned:
-    return Pruned(
-        candidate.block,
-        candidate.spread,
-        replacement.tensors,
-        float(candidate.constants.min()),
-        float(candidate.constants.max()),
-        replacement.difference,
-        before,
-        after,
-        *times,
-        kept,
-    )
-
-
-def _recorded(step: Pruned) -> Iterator[tuple[str, Any]]:
-    yield "block", step.block
-    yield "spread", step.spread
-    yield "folded", list(step.tensors)
-    yield "constants", [step.smallest, step.largest]
+def _recorded(step: PruningStep) -> dict[str, Any]:
+    """What a history keeps of it."""
+    return {
+        "block": step.block,
+        "spread": step.spread,
+        "folded": list(step.tensors),
+        "constants": [step.smallest, step.largest],
+    }

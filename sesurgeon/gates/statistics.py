@@ -8,13 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sesurgeon.finetune.scoring.gatewatch import GateSums
+from sesurgeon.finetune.scoring.gatewatch import CONSTANT, GateSums
 
 NEAR = 0.1
 """How near to 0, to 1 and to the ceiling the mean factor of a channel counts as being there."""
-
-CONSTANT = 0.01
-"""The spread over images below which a gate is called constant, and the distance from 1 below which it is 1."""
 
 Verdict = Literal["open", "constant", "live"]
 """The gate is 1 for all images; another constant for each channel; or depends on the image."""
@@ -60,18 +57,18 @@ class GateStatistics:
         """From what was summed up over the images."""
         movement, means = sums.movement(), sums.channel_means()
         return cls(
-            sums.gate,
-            sums.images,
-            sums.channels,
-            movement.mean,
-            movement.image_spread,
-            movement.channel_spread,
-            _class_spread(sums),
-            _share_near(means, 0),
-            _share_near(means, 1),
-            _share_near(means, ceiling),
-            ceiling,
-            sums.largest,
+            gate=sums.gate,
+            images=sums.images,
+            channels=sums.channels,
+            mean=movement.mean,
+            image_spread=movement.image_spread,
+            channel_spread=movement.channel_spread,
+            class_spread=_class_spread(sums),
+            near_zero=_share_near(means, 0),
+            near_one=_share_near(means, 1),
+            near_ceiling=_share_near(means, ceiling),
+            ceiling=ceiling,
+            largest=sums.largest,
         )
 
     @property

@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from sesurgeon.blocks import ceiling_of
 from sesurgeon.errors import SesurgeonError, UsageError
 from sesurgeon.finetune import Data, EvaluationStep, open_held_out
-from sesurgeon.finetune.data.labels import shortened
-from sesurgeon.finetune.data.loader import read
+from sesurgeon.finetune.data.loader import check_loading, read
 from sesurgeon.finetune.events import OnProgress, ignore
 from sesurgeon.finetune.scoring.evaluation import prepared
 from sesurgeon.finetune.scoring.gatewatch import GateSums, gates_of, watching_gates
 from sesurgeon.finetune.scoring.outputs import as_input, evaluating
 from sesurgeon.gates.statistics import GateStatistics
 from sesurgeon.surgery import blocks_of
+from sesurgeon.words import some
 
 _USUAL_CLASSES = 4  # as many as in figure 5 of the paper
+_MOST = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +76,12 @@ def study_gates(
         split, batch_size, workers, img_size, device, on_progress: see :func:`sesurgeon.evaluate`.
 
     Raises:
-        UsageError: there are no inserted blocks, or a class that is not among those of the data; or whatever
-            :func:`sesurgeon.evaluate` raises.
+        UsageError: there are no inserted blocks, or a class that is not among those of the data, or one name in place
+            of a list; or whatever :func:`sesurgeon.evaluate` raises.
         DataError: likewise.
         SesurgeonError: a gate gives factors that are not finite.
     """
+    check_loading(batch_size, workers)
     check_blocks(model)
     data = data if isinstance(data, Data) else open_held_out(model, data, on_progress=on_progress)
     rows = choose_classes(data.classes, classes)
@@ -96,12 +98,12 @@ def study_gates(
     check_finite(watch.sums())
     parts, seen = gates_of(model), {sums.gate: sums for sums in watch.sums()}
     return GateStudy(
-        tuple(GateStatistics.of(sums, ceiling_of(parts[gate].gate)) for gate, sums in seen.items()),
-        tuple(data.classes[row] for row in rows),
-        {gate: sums.channel_means() for gate, sums in seen.items()},
-        {gate: sums.channel_spreads() for gate, sums in seen.items()},
-        {gate: _of_classes(sums, rows) for gate, sums in seen.items()},
-        len(data.split(split)),
+        gates=tuple(GateStatistics.of(sums, ceiling_of(parts[gate].gate)) for gate, sums in seen.items()),
+        classes=tuple(data.classes[row] for row in rows),
+        means={gate: sums.channel_means() for gate, sums in seen.items()},
+        spreads={gate: sums.channel_spreads() for gate, sums in seen.items()},
+        class_means={gate: _of_classes(sums, rows) for gate, sums in seen.items()},
+        images=len(data.split(split)),
     )
 
 
@@ -130,8 +132,10 @@ def choose_classes(known: Sequence[str], named: Sequence[str] | None) -> list[in
     """Indices of the classes of these names, or of a handful spread over all, of which two may have one name.
 
     Raises:
-        UsageError: a name that is not among them; all such are told, with the nearest.
+        UsageError: a name that is not among them; all such are told, with the nearest. Or one name in place of a list.
     """
+    if isinstance(named, str):  # of which each letter would be taken for a name
+        raise UsageError(f"classes (={named!r}) must be a list of names.", hint=f"Write classes=[{named!r}].")
     if named is None:
         few = min(_USUAL_CLASSES, len(known))
         return [round(number * (len(known) - 1) / max(few - 1, 1)) for number in range(few)]
@@ -139,5 +143,5 @@ def choose_classes(known: Sequence[str], named: Sequence[str] | None) -> list[in
     if wrong:
         near = {name: difflib.get_close_matches(name, known, n=3) for name in wrong}
         told = "; ".join(f"'{name}'" + (f" (nearest: {', '.join(near[name])})" if near[name] else "") for name in wrong)
-        raise UsageError(f"The data have no class {told}.", hint=f"They have {shortened(known)}.")
+        raise UsageError(f"The data have no class {told}.", hint=f"They have {some(known, _MOST)}.")
     return [known.index(name) for name in dict.fromkeys(named)]

@@ -1,9 +1,13 @@
-"""Small networks that a checkpoint can name: the folder of a test file is importable."""
+"""Small networks that a checkpoint can name: the folder of a test file is importable. And what a checkpoint holds."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
+
+from sesurgeon import load
 
 
 class Residual(nn.Module):
@@ -45,3 +49,7 @@ class HeadFirst(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.mix(self.block(self.stem(x))).mean((2, 3)))
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    return load(path, trust_pickle=True).state_dict()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from sesurgeon.finetune import BlocksCalibrated, Event, FinetuneConfig, StateWritten, finetune
 from sesurgeon.finetune.data.loader import train_loader
 from sesurgeon.finetune.data.opening import open_data
-from sesurgeon.finetune.data.updates import Shape, Updates
+from sesurgeon.finetune.data.updates import Shape, UpdateSampler
 from sesurgeon.finetune.keeping.states import newest_state
 from sesurgeon.finetune.training.calibration import Calibration, calibrate
 from sesurgeon.finetune.training.engine import make_accelerator
@@ -28,9 +28,11 @@ PREPROCESSING = Preprocessing((1, 8, 8), (0.5,), (0.5,))
 FIRST = "block.se.fc1.weight"
 
 
-def first_batches(folder: Path, process: int = 0, processes: int = 1, batch_size: int = 8) -> tuple[object, Updates]:
+def first_batches(
+    folder: Path, process: int = 0, processes: int = 1, batch_size: int = 8
+) -> tuple[object, UpdateSampler]:
     data = open_data(str(folder))
-    updates = Updates(24, Shape(batch_size, 1, processes), 0, process)
+    updates = UpdateSampler(24, Shape(batch_size, 1, processes), 0, process)
     return train_loader(data.split("train"), PREPROCESSING, (0, 1), updates, workers=0), updates
 
 

@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import DataError, UsageError
-from sesurgeon.finetune import ClassScore, EvaluationStep, evaluate, open_data, open_held_out
+from sesurgeon.finetune import (
+    ClassScore,
+    EvaluationStep,
+    batches,
+    evaluate,
+    open_data,
+    open_held_out,
+    preprocessing_for,
+)
 from sesurgeon.finetune.data.heldout import identity_of
 from sesurgeon.finetune.scoring.evaluation import measure
 from sesurgeon.models.preprocessing import Preprocessing
@@ -56,7 +64,7 @@ def test_numbers_worked_out_by_hand() -> None:
     assert found.top5 == 100.0
     assert found.per_class == (ClassScore("a", 2, 1), ClassScore("b", 1, 1), ClassScore("c", 1, 0))
     assert [score.accuracy for score in found.per_class] == [50.0, 100.0, 0.0]
-    assert found.confusion.tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+    assert found.predictions.tolist() == [0, 1, 1, 0]
     e = math.exp
     by_hand = [
         math.log(e(2) + 2) - 2,
@@ -102,7 +110,7 @@ def test_some_of_the_models_classes_are_enough(make_net: MakeNet, tmp_path: Path
     found = evaluate(_named(make_net(3), "up", "left", "down"), root, workers=0)
     assert found.labels.tolist() == [1] * 4
     assert [score.name for score in found.per_class] == ["left"]
-    assert found.confusion.shape == (3, 3)
+    assert found.outputs == 3
 
 
 def test_an_unknown_class_is_named(make_net: MakeNet, split_folder: Path) -> None:
@@ -125,6 +133,16 @@ def test_images_that_the_model_cannot_take(split_folder: Path) -> None:
 def test_what_is_no_classifier_is_refused(split_folder: Path) -> None:
     with pytest.raises(UsageError, match="Tensor of shape"):
         evaluate(nn.Conv2d(1, 2, 3), split_folder, workers=0)
+
+
+def test_a_loader_that_cannot_be_is_refused(make_net: MakeNet, split_folder: Path) -> None:
+    data = open_data(split_folder, training=False)
+    with pytest.raises(UsageError, match=r"batch_size \(=0\) must be at least 1"):
+        evaluate(make_net(), data, batch_size=0)
+    with pytest.raises(UsageError, match=r"workers \(=-1\) must be at least 0"):
+        evaluate(make_net(), data, workers=-1)
+    with pytest.raises(UsageError, match=r"workers \(=-1\) must be at least 0"):
+        next(batches(data, preprocessing_for(make_net(), data.val), workers=-1))
 
 
 def test_progress_counts_batches(make_net: MakeNet, split_folder: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from sesurgeon.errors import DataError
 from sesurgeon.finetune import batches, open_data
 from sesurgeon.finetune.data.loader import eval_loader, read, train_loader
-from sesurgeon.finetune.data.updates import Shape, Updates
+from sesurgeon.finetune.data.updates import Shape, UpdateSampler
 from sesurgeon.models.preprocessing import Preprocessing
 
 PLAIN = Preprocessing((1, 8, 8), (0.0,), (1.0,))
@@ -17,7 +17,7 @@ PLAIN = Preprocessing((1, 8, 8), (0.0,), (1.0,))
 
 def _epoch(folder: Path, workers: int, epoch: int) -> list[torch.Tensor]:
     images = open_data(folder).split("train")
-    updates = Updates(len(images), Shape(5), seed=3)
+    updates = UpdateSampler(len(images), Shape(5), seed=3)
     loader = train_loader(images, PLAIN, (0, 1), updates, workers=workers)
     updates.start(epoch)
     return [torch.cat([pictures.flatten(1), labels[:, None]], 1) for pictures, labels in loader]

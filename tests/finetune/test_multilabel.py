@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from finetune_nets import weights
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 from sesurgeon.errors import DataError, UsageError
@@ -238,7 +239,7 @@ def test_a_run_learns_and_its_checkpoint_knows(augmented: nn.Module, manifest: P
     assert {path.name for path in result.folder.glob("*.png")} == {"curve.png", "classes.png"}
     report = (result.folder / "report.md").read_text()
     assert "![classes](classes.png)" in report
-    assert "| epoch | phase | training loss | loss | mAP | F1 | learning rate |" in report
+    assert "| epoch | phase | training loss | loss | mAP | F1 | largest learning rate |" in report
     metrics = json.loads((result.folder / "metrics.json").read_text())
     assert [score["name"] for score in metrics["best_per_class"]] == list(CLASSES)
     assert set(metrics["best_per_class"][0]) == {"name", "images", "average_precision", "f1"}
@@ -285,10 +286,6 @@ def test_a_stopped_run_goes_on_bit_for_bit(augmented: nn.Module, manifest: Path,
         ours, theirs = weights(whole / name), weights(torn / name)
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert (whole / "summary.csv").read_text() == (torn / "summary.csv").read_text()
-
-
-def weights(path: Path) -> dict[str, Tensor]:
-    return load(path, trust_pickle=True).state_dict()
 
 
 def test_settings_data_and_network_must_agree(make_net: MakeNet, manifest: Path, config: FinetuneConfig) -> None:

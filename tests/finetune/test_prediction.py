@@ -169,6 +169,8 @@ def test_impossible_requests_are_usage_errors(tmp_path: Path) -> None:
         predict(named(Pixels()), path, topk=0)
     with pytest.raises(UsageError, match=r"batch_size \(=0\)"):
         predict(named(Pixels()), path, batch_size=0)
+    with pytest.raises(UsageError, match=r"workers \(=-1\) must be at least 0"):
+        predict(named(Pixels()), path, workers=-1)
     with pytest.raises(UsageError, match="No images given"):
         predict(named(Pixels()), [])
     with pytest.raises(UsageError, match="Tensor of shape"):

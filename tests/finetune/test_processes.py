@@ -43,7 +43,7 @@ import torch
 
 import sesurgeon
 from sesurgeon.finetune import FinetuneConfig
-from sesurgeon.finetune.training.trainer import Trainer
+from sesurgeon.finetune.trainer import Trainer
 
 torch.set_num_threads(1)
 folder, name, epoch, update = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])

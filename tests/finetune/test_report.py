@@ -102,8 +102,8 @@ def test_epochs_with_the_best_in_bold(tmp_path: Path) -> None:
         EpochRow(0, "blocks", 0.61234, {"loss": 0.6, "top1": 75.0, "top5": 100.0}, 0.001),
         EpochRow(1, "all", 0.5, {"loss": 0.65, "top1": 75.0, "top5": 100.0}, 0.00025),
     )
-    text = written(tmp_path, Milestone("best", evaluation(0, 1)), rows=rows)
-    assert "| epoch | phase | training loss | loss | top-1 | top-3 | learning rate |" in text  # of three outputs
+    text = written(tmp_path, Milestone("best", evaluation(0, 1)), rows=rows)  # of three outputs
+    assert "| epoch | phase | training loss | loss | top-1 | top-3 | largest learning rate |" in text
     assert "| before |  |  | 0.7000 | 50.00 % | 100.00 % |  |\n" in text
     assert "| **1** | **blocks** | **0.6123** | **0.6000** | **75.00 %** | **100.00 %** | **0.001** |\n" in text
     assert "| 2 | all | 0.5000 | 0.6500 | 75.00 % | 100.00 % | 0.00025 |\n" in text

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from torch import Tensor, nn
+from finetune_nets import weights
+from torch import nn
 
 from sesurgeon.errors import DataError, SesurgeonError, UsageError
 from sesurgeon.finetune import (
@@ -76,10 +77,6 @@ def kill() -> None:
 
 def ask(number: int = signal.SIGINT) -> None:
     os.kill(os.getpid(), number)
-
-
-def weights(path: Path) -> dict[str, Tensor]:
-    return load(path, trust_pickle=True).state_dict()
 
 
 def assert_same(one: Path, other: Path) -> None:

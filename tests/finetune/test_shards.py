@@ -88,6 +88,8 @@ def test_shards_that_cannot_be_used(tmp_path: Path) -> None:
     write_shard(tmp_path / "a-0.tar", [0, 1])
     with pytest.raises(DataError, match=r"No WebDataset shard at .*a-1\.tar\."):
         open_data(f"wds:{tmp_path}/a-{{0..1}}.tar")
+    with pytest.raises(DataError, match=r"a-1\.tar, .*a-5\.tar and 3 more\."):
+        open_data(f"wds:{tmp_path}/a-{{0..8}}.tar")
     with pytest.raises(DataError, match="not on this machine"):
         open_data("wds:https://example.org/a-{0..1}.tar")
     with tarfile.open(tmp_path / "a-1.tar", "w") as archive:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sesurgeon.finetune.keeping.states import newest_state, write_state
+from sesurgeon.finetune import resuming
+from sesurgeon.finetune.keeping.states import newest_state, states_in, write_state
+from sesurgeon.finetune.resuming import newest_run
 
 
 def test_a_state_with_a_bit_wrong_in_its_directory_is_passed_over_too(tmp_path: Path) -> None:
@@ -38,3 +40,14 @@ def test_a_state_that_is_read_as_something_else_is_passed_over_too(tmp_path: Pat
     found = newest_state(tmp_path)
     assert found is not None
     assert (found.path, found.torn) == (whole, (newest,))
+
+
+def test_a_state_that_is_gone_meanwhile_does_not_hide_the_newest_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("older", "newer"):
+        (tmp_path / name).mkdir()
+        write_state(tmp_path / name / "states", 1, 0, {"epoch": 1})
+    gone = tmp_path / "older" / "states" / "epoch-00000-update-00000001.pt"
+    monkeypatch.setattr(resuming, "states_in", lambda folder: [*states_in(folder), gone])
+    assert newest_run(tmp_path) == tmp_path / "newer"

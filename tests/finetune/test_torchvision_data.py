@@ -42,6 +42,7 @@ def test_only_the_needed_part_is_opened(fashion: Path) -> None:
 def test_a_dataset_that_is_not_there_points_to_download(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not in") as caught:
         open_data("torchvision:CIFAR10", data_dir=tmp_path)
+    assert "download=True" not in caught.value.message
     assert "--download" in (caught.value.hint or "")
 
 

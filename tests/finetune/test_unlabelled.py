@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from finetune_nets import weights
+from torch import nn
 
 from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune import (
@@ -137,10 +138,6 @@ def test_a_stopped_run_goes_on_bit_for_bit(augmented: nn.Module, flat: Path, con
     ours, theirs = weights(whole.last), weights(result.last)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert (whole.folder / "summary.csv").read_text() == (torn / "summary.csv").read_text()
-
-
-def weights(path: Path) -> dict[str, Tensor]:
-    return load(path, trust_pickle=True).state_dict()
 
 
 def test_labels_are_wanted_by_everything_else(augmented: nn.Module, flat: Path, config: FinetuneConfig) -> None:

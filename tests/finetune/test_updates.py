@@ -6,14 +6,14 @@ from collections import Counter
 
 import pytest
 
-from sesurgeon.finetune.data.updates import Draw, Shape, Updates
+from sesurgeon.finetune.data.updates import Draw, Shape, UpdateSampler
 
 
 def dealt(images: int, shape: Shape, epoch: int = 0, update: int = 0) -> list[list[list[Draw]]]:
     """By process, its steps."""
     found = []
     for process in range(shape.processes):
-        updates = Updates(images, shape, seed=5, process=process)
+        updates = UpdateSampler(images, shape, seed=5, process=process)
         updates.start(epoch, update)
         batches = list(updates)
         assert len(batches) == len(updates)
@@ -56,8 +56,8 @@ def test_the_last_update_is_dealt_out_evenly() -> None:
     assert sorted(size for steps in sizes for size in steps[2:]) == []  # 7 on 4 hands would leave one image alone
     sizes = [[len(step) for step in steps] for steps in dealt(16 + 9, Shape(4, 2, 2))]
     assert sorted(size for steps in sizes for size in steps[2:]) == [2, 2, 2, 3]
-    updates = Updates(25, Shape(4, 2, 2), seed=0)
-    assert [updates.size(number) for number in range(updates.updates)] == [16, 9]
+    updates = UpdateSampler(25, Shape(4, 2, 2), seed=0)
+    assert [updates.size(number) for number in range(updates.per_epoch)] == [16, 9]
 
 
 def test_an_epoch_can_be_taken_up_in_its_middle() -> None:
@@ -69,7 +69,7 @@ def test_an_epoch_can_be_taken_up_in_its_middle() -> None:
 
 
 def test_weights_draw_with_replacement() -> None:
-    updates = Updates(100, Shape(50), seed=1, weights=[0.0] * 50 + [1.0] * 40 + [4.0] * 10)
+    updates = UpdateSampler(100, Shape(50), seed=1, weights=[0.0] * 50 + [1.0] * 40 + [4.0] * 10)
     drawn = Counter(index for batch in updates for index, _ in batch)
     assert sum(drawn.values()) == 100
     assert min(drawn) >= 50
@@ -77,4 +77,4 @@ def test_weights_draw_with_replacement() -> None:
 
 
 def test_too_few_images_make_no_update() -> None:
-    assert Updates(3, Shape(2, 2, 2), seed=0).updates == 0
+    assert UpdateSampler(3, Shape(2, 2, 2), seed=0).per_epoch == 0

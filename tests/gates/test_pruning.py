@@ -18,7 +18,7 @@ from sesurgeon import UsageError
 from sesurgeon.errors import SesurgeonError, VerificationError
 from sesurgeon.finetune import Data, open_data
 from sesurgeon.finetune.scoring.gatewatch import watch_gates
-from sesurgeon.gates import Pruned, Pruning, prune, pruning
+from sesurgeon.gates import Pruning, PruningStep, prune, pruning
 from sesurgeon.models import provenance_of
 from sesurgeon.surgery import Replacement, blocks_of, plan_of, replace_block, replacing
 from tests.gates.gate_nets import BLOCKS, augmented, broken, constants, enliven, images, set_constants
@@ -121,9 +121,9 @@ def test_it_stops_before_the_drop_that_is_not_allowed(tmp_path: Path, monkeypatc
         return Told()
 
     monkeypatch.setattr("sesurgeon.gates.pruning.measure", told)
-    steps: list[Pruned] = []
+    steps: list[PruningStep] = []
     found = pruned(tmp_path, augmented(), max_drop=0.1, on_step=steps.append)
-    assert [(step.block, step.kept, step.after) for step in found.steps] == [
+    assert [(step.block, step.accepted, step.after) for step in found.steps] == [
         ("1.se", True, 89.95),
         ("2.se", False, 59.0),
     ]
@@ -255,7 +255,7 @@ def test_where_a_norm_has_few_values_to_go_by_a_rounding_is_no_error(
     data = colour_images(tmp_path)
     assert len(prune(model, data, workers=0, max_drop=1000, img_size=32).removed) == 8
     # and yet what was forgotten is seen
-    monkeypatch.setattr(replacing, "_multiply", lambda network, by: None)
+    monkeypatch.setattr(replacing, "multiply", lambda network, by: None)
     forgotten = prune(model, data, workers=0, max_drop=1000, img_size=32)
     assert (forgotten.removed, len(forgotten.left)) == ((), 8)
     assert all("the outputs in eval mode are not those with its constants" in one.reason for one in forgotten.left)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import sesurgeon
 from sesurgeon.blocks import BlockName
 from sesurgeon.errors import OutputError, SesurgeonError, UsageError
 from sesurgeon.finetune import batches, open_data, preprocessing_for
-from sesurgeon.gates import GateStudy, drawing, study_gates, write_report
+from sesurgeon.gates import GateStudy, drawing, prune, study_gates, write_report
 from sesurgeon.gates.drawing import draw_activations
 from sesurgeon.gates.study import choose_classes
 from sesurgeon.models import attach_provenance, provenance_of
@@ -166,6 +167,19 @@ def test_a_handful_of_classes_spread_over_all_is_chosen() -> None:
     assert choose_classes(names[:1], None) == [0]
     assert choose_classes(names, ["c7", "c1", "c7"]) == [7, 1]
     assert choose_classes(["crane", "x", "crane"], None) == [0, 1, 2]
+
+
+def test_one_name_in_place_of_a_list_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"classes \(='bag'\) must be a list of names\.\nWrite classes=\['bag'\]\."):
+        choose_classes(["trouser", "bag"], "bag")
+
+
+@pytest.mark.parametrize("function", [study_gates, prune])
+def test_a_loader_that_cannot_be_is_refused_before_the_data_are_opened(function: Callable[..., object]) -> None:
+    with pytest.raises(UsageError, match=r"batch_size \(=0\) must be at least 1"):
+        function(augmented(), "nowhere", batch_size=0)
+    with pytest.raises(UsageError, match=r"workers \(=-1\) must be at least 0"):
+        function(augmented(), "nowhere", workers=-1)
 
 
 def test_an_unknown_class_is_told_with_the_nearest() -> None:

@@ -1,4 +1,4 @@
-"""The images that a model is trained on and measured with."""
+"""Images to train a model on and to measure it with."""
 
 from __future__ import annotations
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sesurgeon.errors import DataError
-from sesurgeon.finetune.data.classfiles import SUFFIXES as SUFFIXES
-from sesurgeon.finetune.data.classfiles import TRAIN_NAME, VAL_NAMES, ClassFiles, check_none_empty
+from sesurgeon.finetune.data.classfiles import SUFFIXES, TRAIN_NAME, VAL_NAMES, ClassFiles, check_none_empty
 
 
 def list_folder(root: Path, *, training: bool) -> tuple[ClassFiles | None, ClassFiles | None]:

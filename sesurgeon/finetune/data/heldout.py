@@ -20,7 +20,7 @@ def held_out_record(data: Data) -> dict[str, Any]:
 
     Their number and a digest of their names; nothing where they lay apart already.
     """
-    digest = None if data.val_split is None else _digest(data)
+    digest = None if data.val_split is None else _digest_of_names(data)
     return {} if digest is None else {"val_images": len(data.val), "val_digest": digest}
 
 
@@ -35,7 +35,7 @@ def held_out_notes(data: Data, runs: Iterable[Mapping[str, Any]]) -> tuple[str, 
         runs: what a network's history says of its runs on these data.
     """
     known = [run for run in runs if "val_digest" in run]
-    digest = _digest(data) if known else None
+    digest = _digest_of_names(data) if known else None
     others = [run for run in known if digest is not None and run["val_digest"] != digest]
     if not others:
         return ()
@@ -67,7 +67,7 @@ def digest_of(identity: str) -> str:
     return "sha256:" + hashlib.sha256(os.fsencode(identity)).hexdigest()
 
 
-def _digest(data: Data) -> str | None:
+def _digest_of_names(data: Data) -> str | None:
     """Of the validation files' names, relative to the data, in whatever order; None for what has no files."""
     if not isinstance(data.val, FileImages):
         return None

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from sesurgeon.errors import DataError
+from sesurgeon.words import some
+
+_MOST = 10
 
 
 class Labels(Protocol):
@@ -67,8 +70,8 @@ def map_classes(data_classes: Sequence[str], model_classes: Sequence[str] | None
     unknown = [name for name in data_classes if name not in model_classes]
     if unknown:
         raise DataError(
-            f"The model does not know these classes of the data: {shortened(unknown)}.",
-            hint=f"It knows {shortened(model_classes)}.",
+            f"The model does not know these classes of the data: {some(unknown, _MOST)}.",
+            hint=f"It knows {some(model_classes, _MOST)}.",
         )
     _check_told_apart("The model has", [name for name in model_classes if name in data_classes])
     return tuple(model_classes.index(name) for name in data_classes)
@@ -78,7 +81,7 @@ def _check_told_apart(whose: str, names: Sequence[str]) -> None:
     several = sorted(name for name, count in Counter(names).items() if count > 1)
     if several:
         raise DataError(
-            f"{whose} several classes of the same name: {shortened(several)}.",
+            f"{whose} several classes of the same name: {some(several, _MOST)}.",
             hint="Which one is meant cannot be told: give each a name of its own, or leave them out.",
         )
 
@@ -88,9 +91,3 @@ def fits(data_classes: Sequence[str], model_classes: Sequence[str] | None, outpu
     if len(data_classes) != outputs:
         return False
     return model_classes is None or set(model_classes) == set(data_classes)
-
-
-def shortened(names: Sequence[str]) -> str:
-    """For a message: the first ten, and how many more there are."""
-    shown = ", ".join(names[:10])
-    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sesurgeon.errors import DataError
+from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.images import Images, to_mode
 from sesurgeon.finetune.data.labels import Labels, ManyLabels
 from sesurgeon.finetune.data.randomness import reseed, untouched
 from sesurgeon.finetune.data.transforms import MILD, Augmentation, Transform, eval_transform, mode_of, train_transform
-from sesurgeon.finetune.data.updates import Draw, Updates
+from sesurgeon.finetune.data.updates import Draw, UpdateSampler
 from sesurgeon.models.preprocessing import Preprocessing
 
 Item: TypeAlias = tuple[Tensor, int | Tensor]
@@ -65,7 +65,7 @@ def train_loader(
     images: Images,
     preprocessing: Preprocessing,
     labels: Labels,
-    sampler: Updates,
+    sampler: UpdateSampler,
     *,
     workers: int,
     augmentation: Augmentation = MILD,
@@ -100,9 +100,22 @@ def batches(
 
     Raises:
         DataError: ``data`` were opened without that set.
+        UsageError: ``batch_size`` is less than 1, or ``workers`` less than 0.
     """
+    check_loading(batch_size, workers)
     images = data.split(split)
     yield from eval_loader(images, preprocessing, class_labels(data), batch_size=batch_size, workers=workers)
+
+
+def check_loading(batch_size: int, workers: int) -> None:
+    """Refuse what no loader can be made with, before images are opened for it.
+
+    Raises:
+        UsageError: ``batch_size`` is less than 1, or ``workers`` less than 0.
+    """
+    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
+        if value < least:
+            raise UsageError(f"{name} (={value}) must be at least {least}.")
 
 
 def class_labels(data: Data) -> Labels:

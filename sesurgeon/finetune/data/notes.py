@@ -8,8 +8,9 @@ from pathlib import Path
 from sesurgeon.finetune.data.classfiles import ClassFiles
 from sesurgeon.finetune.data.images import CONVERSIONS, TINY, BadImage, Checked
 from sesurgeon.finetune.data.labelsets import SEPARATOR, LabelSets
+from sesurgeon.words import some
 
-_MOST_NAMED = 5
+_MOST = 5
 
 
 def conversion_notes(checks: Sequence[Checked]) -> tuple[str, ...]:
@@ -27,7 +28,7 @@ def conversion_notes(checks: Sequence[Checked]) -> tuple[str, ...]:
     tiny = [str(checked.file) for checked in good if checked.tiny]
     if tiny:
         is_or_are = "1 image is" if len(tiny) == 1 else f"{len(tiny):,} images are"
-        notes.append(f"{is_or_are} narrower or lower than {TINY} pixels and used all the same: {_named(tiny)}.")
+        notes.append(f"{is_or_are} narrower or lower than {TINY} pixels and used all the same: {some(tiny, _MOST)}.")
     return tuple(notes)
 
 
@@ -41,7 +42,7 @@ def ignored_notes(ignored: Sequence[Path]) -> tuple[str, ...]:
     """Which files beside the images are none by their names: a .gif is not looked at either."""
     if not ignored:
         return ()
-    return (f"Left aside, for their names are not those of images: {_named([*map(str, ignored)])}.",)
+    return (f"Left aside, for their names are not those of images: {some([*map(str, ignored)], _MOST)}.",)
 
 
 def aside_notes(sets: Sequence[ClassFiles | LabelSets]) -> tuple[str, ...]:
@@ -50,7 +51,7 @@ def aside_notes(sets: Sequence[ClassFiles | LabelSets]) -> tuple[str, ...]:
     if not aside:
         return ()
     read = " and ".join(dict.fromkeys(Path(found.where).name for found in sets))
-    return (f"Left aside, for images are read from {read} beside them: {_named([*map(str, aside)])}.",)
+    return (f"Left aside, for images are read from {read} beside them: {some([*map(str, aside)], _MOST)}.",)
 
 
 def class_notes(sets: Sequence[ClassFiles | LabelSets]) -> tuple[str, ...]:
@@ -62,7 +63,7 @@ def class_notes(sets: Sequence[ClassFiles | LabelSets]) -> tuple[str, ...]:
     joined = [name for name in sets[0].classes if SEPARATOR in name]
     if joined:
         notes.append(
-            f"Class names have a {SEPARATOR} in them ({_named(joined)}): if these are several labels of an image, "
+            f"Class names have a {SEPARATOR} in them ({some(joined, _MOST)}): if these are several labels of an image, "
             "finetune --multi-label takes them so."
         )
     if len(sets) == 2:
@@ -72,14 +73,9 @@ def class_notes(sets: Sequence[ClassFiles | LabelSets]) -> tuple[str, ...]:
         single = [name for name, images in unmeasured if images == 1]
         several = [name for name, images in unmeasured if images > 1]
         if single:
-            notes.append(f"Trained on the only image there is, and not measured: {_named(single)}.")
+            notes.append(f"Trained on the only image there is, and not measured: {some(single, _MOST)}.")
         if untrained:
-            notes.append(f"Measured, and without training images: {_named(untrained)}.")
+            notes.append(f"Measured, and without training images: {some(untrained, _MOST)}.")
         if several:
-            notes.append(f"Trained on, and not measured for want of validation images: {_named(several)}.")
+            notes.append(f"Trained on, and not measured for want of validation images: {some(several, _MOST)}.")
     return tuple(notes)
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
-    return f"{', '.join(names[:_MOST_NAMED])}{more}"

@@ -19,10 +19,12 @@ from pathlib import Path
 from sesurgeon.errors import DataError
 from sesurgeon.finetune.data.archives import SUFFIX, Member
 from sesurgeon.finetune.data.classfiles import SUFFIXES, TRAIN_NAME, VAL_NAMES, ClassFiles, by_class, sorted_labels
+from sesurgeon.words import some
 
 PREFIX = "wds:"
 _LABELS = (".cls", ".json")  # the first that is there
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MOST = 5
 _FORM = "A sample is an image and its label: key.jpg and key.cls (a class), or key.json with the field label."
 
 
@@ -62,7 +64,7 @@ def _shards(pattern: str) -> list[Path]:
     missing = [str(path) for path in found if not path.is_file()]
     if missing or not found:
         raise DataError(
-            f"No WebDataset shard at {', '.join(missing[:5]) or pattern}.",
+            f"No WebDataset shard at {some(missing, _MOST) or pattern}.",
             hint="Give wds:FOLDER with .tar files in it, or paths as in 'wds:shards/train-{0000..0127}.tar'.",
         )
     return found

@@ -79,6 +79,7 @@ def _missing(name: str, data_dir: str, download: bool, error: Exception) -> Data
             f"The dataset {PREFIX}{name} could not be fetched into {data_dir}: {reason}",
             hint="Check the network, or copy the dataset there in torchvision's layout.",
         )
+    reason = reason.partition(" You can use download=True")[0]  # which is not how it is said here
     return DataError(
         f"The dataset {PREFIX}{name} is not in {data_dir}: {reason}",
         hint="Fetch it with --download, or say where it lies with --data-dir.",

@@ -33,7 +33,7 @@ class Shape:
         return self.batch_size * self.steps * self.processes
 
 
-class Updates(Sampler[list[Draw]]):
+class UpdateSampler(Sampler[list[Draw]]):
     """The batches of one process, update by update.
 
     Every image comes once an epoch, or is drawn with replacement by ``weights``. The last update of an epoch is
@@ -60,7 +60,7 @@ class Updates(Sampler[list[Draw]]):
         self.epoch = 0
         self.first = 0
         self.drawn = _drawn(images, shape)
-        self.updates = -(-self.drawn // shape.images)
+        self.per_epoch = -(-self.drawn // shape.images)
 
     def start(self, epoch: int, update: int = 0) -> None:
         """Give the batches of ``epoch`` from ``update`` on, counted from 0."""
@@ -74,10 +74,10 @@ class Updates(Sampler[list[Draw]]):
     @property
     def fewest(self) -> int:
         """Images of the smallest step: 0 where no update can be made."""
-        return self.size(self.updates - 1) // (self.shape.steps * self.shape.processes) if self.updates else 0
+        return self.size(self.per_epoch - 1) // (self.shape.steps * self.shape.processes) if self.per_epoch else 0
 
     def __len__(self) -> int:
-        return (self.updates - self.first) * self.shape.steps
+        return (self.per_epoch - self.first) * self.shape.steps
 
     def __iter__(self) -> Iterator[list[Draw]]:
         random = np.random.default_rng((self.seed, self.epoch))
@@ -87,7 +87,7 @@ class Updates(Sampler[list[Draw]]):
             shares = np.asarray(self.weights, dtype=float)
             order = random.choice(self.images, self.drawn, p=shares / shares.sum())
         seeds = random.integers(2**32, size=self.drawn)
-        for update in range(self.first, self.updates):
+        for update in range(self.first, self.per_epoch):
             for part in self._parts(update):
                 yield list(zip(order[part].tolist(), seeds[part].tolist(), strict=True))
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sesurgeon.finetune.keeping.figures import RED, new_figure, save_figure, without_box
 from sesurgeon.finetune.keeping.lettering import lettering_for
-from sesurgeon.finetune.keeping.pictures import new_figure, save_figure
 from sesurgeon.finetune.scoring.multilabel import MultiLabelEvaluation
 
 _MOST_SHOWN = 40
-_BAR, _CHANCE = "#a9c9e8", "#b3261e"
+_BAR = "#a9c9e8"
 
 
 def draw_classes(evaluation: MultiLabelEvaluation, path: Path) -> None:
@@ -36,7 +36,7 @@ def draw_classes(evaluation: MultiLabelEvaluation, path: Path) -> None:
         [share for _, _, share in worst],
         places,
         "|",
-        color=_CHANCE,
+        color=RED,
         markersize=13,
         markeredgewidth=2,
         label="by chance",
@@ -49,5 +49,5 @@ def draw_classes(evaluation: MultiLabelEvaluation, path: Path) -> None:
     scores = evaluation.scores()
     axes.set_title(f"mAP {scores['map']:.2f} % on {evaluation.images:,} images{of_all}", fontsize="medium")
     axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), fontsize="small")
-    axes.spines[["top", "right"]].set_visible(False)
+    without_box(axes)
     save_figure(figure, path)

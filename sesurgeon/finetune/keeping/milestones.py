@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 
 from sesurgeon.finetune.keeping.markdown import escaped, per_cent, table
-from sesurgeon.finetune.scoring.measured import Measured
+from sesurgeon.finetune.scoring.measured import SHARES, Measured, score_label
 from sesurgeon.finetune.scoring.scores import Evaluation
 
-SCORES: Mapping[str, str] = MappingProxyType({"top1": "top-1", "top5": "top-5", "map": "mAP", "f1": "F1"})
 _FLATTERED = (
     "Where the same images chose the best epoch, they flatter it. What the blocks did and what the training did "
     "only the same training without blocks would tell."
@@ -26,11 +24,6 @@ class Milestone:
 
     name: str
     evaluation: Measured
-
-
-def score_labels(found: Measured) -> Mapping[str, str]:
-    """What the scores of an evaluation are called: of three classes, top-5 is top-3."""
-    return {**SCORES, "top5": f"top-{found.k}"} if isinstance(found, Evaluation) else SCORES
 
 
 def milestone_lines(milestones: Sequence[Milestone]) -> list[str]:
@@ -46,14 +39,13 @@ def milestone_lines(milestones: Sequence[Milestone]) -> list[str]:
 
 def _scores(milestones: Sequence[Milestone]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     last = milestones[-1].evaluation
-    names = [name for name in SCORES if name in last.scores()]
-    labels = score_labels(last)
+    names = [name for name in SHARES if name in last.scores()]
     lines = []
     for milestone in milestones:
         found, scores = milestone.evaluation, milestone.evaluation.scores()
         cells = (*(per_cent(scores[name]) for name in names), f"{found.loss:.4f}", f"{found.images:,}")
         lines.append((escaped(milestone.name), *cells))
-    return ("", *(labels[name] for name in names), "loss", "images"), lines
+    return ("", *(score_label(name, last) for name in names), "loss", "images"), lines
 
 
 def _comparison(first: Milestone, last: Milestone) -> list[str]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sesurgeon.errors import UsageError
-from sesurgeon.files import atomic_write
 from sesurgeon.finetune.data.images import Images, to_mode
+from sesurgeon.finetune.keeping.figures import GREY, RED, new_figure, save_figure
 from sesurgeon.finetune.keeping.lettering import Lettering, lettering_for
 from sesurgeon.finetune.scoring.scores import Evaluation
 
@@ -20,7 +20,6 @@ _MOST_CELLS = 1000  # a side; a matrix of all classes would grow with their squa
 _MOST_COUNTED = 25  # classes; in more cells numbers cannot be read
 _LETTER = 0.1  # inches
 _TILE = 256  # pixels
-_WRONG, _QUIET = "#b3261e", "#8c8c8c"
 
 
 def draw_confusion(evaluation: Evaluation, path: Path) -> None:
@@ -57,7 +56,7 @@ def draw_confusion(evaluation: Evaluation, path: Path) -> None:
     axes.set_xlabel(f"taken for{order}")
     axes.set_ylabel("is")
     axes.set_title(f"top-1 {evaluation.top1:.2f} % of {evaluation.images:,} images", fontsize="medium")
-    axes.spines[:].set_color(_QUIET)
+    axes.spines[:].set_color(GREY)
     save_figure(figure, path)
 
 
@@ -107,7 +106,7 @@ def draw_mistakes(images: Images, evaluation: Evaluation, path: Path, most: int 
         axes.set_axis_off()
     of_all = f"The {len(shown)} worst of {len(worst):,} mistakes" if len(shown) < len(worst) else "All mistakes"
     legend = "red: taken for; black: what it is, and the probability that this got"
-    figure.suptitle(f"{of_all}\n{legend}", fontsize="medium", color=_QUIET)
+    figure.suptitle(f"{of_all}\n{legend}", fontsize="medium", color=GREY)
     save_figure(figure, path)
 
 
@@ -126,11 +125,11 @@ def _draw_tile(axes: Any, images: Images, evaluation: Evaluation, index: int, le
     axes.imshow(image, interpolation="nearest" if small else "antialiased")
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.spines[:].set_color(_QUIET)
+    axes.spines[:].set_color(GREY)
     label, got = int(evaluation.labels[index]), int(evaluation.predictions[index])
     share = 100 * math.exp(-float(evaluation.losses[index]))
     given = f"{share:.1f} %" if share >= 0.1 else "under 0.1 %"
-    axes.set_title(lettering[got], color=_WRONG, fontsize="medium", **lettering.style)
+    axes.set_title(lettering[got], color=RED, fontsize="medium", **lettering.style)
     axes.set_xlabel(f"is {lettering[label]} ({given})", fontsize="small", **lettering.style)
 
 
@@ -148,19 +147,3 @@ def _write_counts(axes: Any, counts: Tensor, shares: Tensor) -> None:
         colour = "white" if shares[row, column] > 0.4 else "black"
         number = f"{int(counts[row, column])}"
         axes.text(column, row, number, ha="center", va="center", color=colour, fontsize="small")
-
-
-def new_figure(width: float, height: float) -> Any:
-    """An empty figure of matplotlib's, in inches, that needs no screen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save_figure(figure: Any, path: Path) -> None:
-    """Write it as a PNG, whole or not at all."""
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=120, bbox_inches="tight", format="png")

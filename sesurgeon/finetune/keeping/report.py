@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,9 +12,10 @@ from sesurgeon.errors import UsageError
 from sesurgeon.files import atomic_write
 from sesurgeon.finetune.keeping.classes import class_lines, confusion_lines
 from sesurgeon.finetune.keeping.markdown import escaped, number, per_cent, table
-from sesurgeon.finetune.keeping.milestones import SCORES, Milestone, milestone_lines, score_labels
+from sesurgeon.finetune.keeping.milestones import Milestone, milestone_lines
 from sesurgeon.finetune.keeping.records import EpochRow, best_of
 from sesurgeon.finetune.scoring.gatewatch import GateMovement
+from sesurgeon.finetune.scoring.measured import SHARES, Measured, score_label
 
 _MOST_EPOCHS = 30
 
@@ -57,7 +58,7 @@ def write_report(
         _gates(gates, before_training=bool(rows) and best_of(rows, metric).epoch < 0),
         class_lines(milestones[0].evaluation, milestones[-1].evaluation),
         confusion_lines(milestones[-1].evaluation),
-        _epochs(rows, metric, score_labels(milestones[-1].evaluation)),
+        _epochs(rows, metric, milestones[-1].evaluation),
     ]
     with atomic_write(path) as temporary:
         text = "\n\n".join("\n".join(lines) for lines in sections if lines)
@@ -103,13 +104,13 @@ def _gates(gates: Sequence[GateMovement], *, before_training: bool) -> list[str]
     ]
 
 
-def _epochs(rows: tuple[EpochRow, ...], metric: str | None, labels: Mapping[str, str]) -> list[str]:
+def _epochs(rows: tuple[EpochRow, ...], metric: str | None, found: Measured) -> list[str]:
     if not rows:
         return []
     best = best_of(rows, metric)
     step = math.ceil(len(rows) / _MOST_EPOCHS)
     shown = [row for index, row in enumerate(rows) if index % step == 0 or row is best or row is rows[-1]]
-    scores = [name for name in SCORES if name in best.scores]
+    scores = [name for name in SHARES if name in best.scores]
     lines = []
     for row in shown:
         name = "before" if row.epoch < 0 else str(row.epoch + 1)
@@ -119,5 +120,6 @@ def _epochs(rows: tuple[EpochRow, ...], metric: str | None, labels: Mapping[str,
         )  # fmt: skip
         lines.append(tuple(f"**{cell}**" if row is best and cell else cell for cell in cells))
     left_out = "" if len(shown) == len(rows) else " Not all are shown; `summary.csv` has them."
-    header = ("epoch", "phase", "training loss", "loss", *(labels[score] for score in scores), "learning rate")
+    labels = (score_label(score, found) for score in scores)
+    header = ("epoch", "phase", "training loss", "loss", *labels, "largest learning rate")
     return ["## Epochs", "", f"`best.pt` is the bold one.{left_out}", "", *table(header, lines, text=2)]

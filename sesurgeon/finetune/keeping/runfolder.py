@@ -19,9 +19,12 @@ from sesurgeon.finetune.keeping.records import EpochRow, best_of, summary_column
 from sesurgeon.finetune.keeping.settings import problems_of
 from sesurgeon.finetune.scoring.measured import Measured
 
+_BEST, _LAST, _TEACHER = "best.pt", "last.pt", "teacher.pt"
+_SETTINGS, _PLAN = "args.yaml", "plan.yaml"
+_SUMMARY, _METRICS, _REPORT = "summary.csv", "metrics.json", "report.md"
+_CURVE, _CONFUSION, _MISTAKES, _CLASSES = "curve.png", "confusion.png", "mistakes.png", "classes.png"
 FILES = (
-    "best.pt", "last.pt", "teacher.pt", "args.yaml", "plan.yaml", "summary.csv", "metrics.json", "report.md",
-    "curve.png", "confusion.png", "mistakes.png", "classes.png",
+    _BEST, _LAST, _TEACHER, _SETTINGS, _PLAN, _SUMMARY, _METRICS, _REPORT, _CURVE, _CONFUSION, _MISTAKES, _CLASSES,
 )  # fmt: skip
 TRACKED = "sesurgeon"  # the project's name for trackers, and so TensorBoard's folder in that of a run
 
@@ -34,37 +37,37 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        return self.path / "best.pt"
+        return self.path / _BEST
 
     @property
     def last(self) -> Path:
-        return self.path / "last.pt"
+        return self.path / _LAST
 
     @property
     def curve(self) -> Path:
-        return self.path / "curve.png"
+        return self.path / _CURVE
 
     @property
     def confusion(self) -> Path:
-        return self.path / "confusion.png"
+        return self.path / _CONFUSION
 
     @property
     def mistakes(self) -> Path:
-        return self.path / "mistakes.png"
+        return self.path / _MISTAKES
 
     @property
     def classes(self) -> Path:
         """What each class scored, where an image may have several."""
-        return self.path / "classes.png"
+        return self.path / _CLASSES
 
     @property
     def report(self) -> Path:
-        return self.path / "report.md"
+        return self.path / _REPORT
 
     @property
     def teacher(self) -> Path:
         """The network as it came, where the run keeps it in mind."""
-        return self.path / "teacher.pt"
+        return self.path / _TEACHER
 
     @property
     def states(self) -> Path:
@@ -78,9 +81,9 @@ class RunFolder:
             UnreadableFileError: there is no such file, it is none of ours, or somebody took out or changed what a run
                 cannot do without.
         """
-        path = self.path / "args.yaml"
+        path = self.path / _SETTINGS
         if not path.exists():
-            raise UnreadableFileError(f"{self.path} is no folder of a run: there is no args.yaml in it.")
+            raise UnreadableFileError(f"{self.path} is no folder of a run: there is no {_SETTINGS} in it.")
         try:
             settings = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -99,10 +102,10 @@ class RunFolder:
         from sesurgeon.placement import plan_to_yaml
         from sesurgeon.surgery import plan_of
 
-        self._write("args.yaml", yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+        self._write(_SETTINGS, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
         plan = plan_of(model)
         if plan is not None:
-            self._write("plan.yaml", plan_to_yaml(plan))
+            self._write(_PLAN, plan_to_yaml(plan))
 
     def write_checkpoints(self, model: nn.Module, *, is_best: bool) -> None:
         """``last.pt``, and ``best.pt`` when this is the best so far."""
@@ -114,7 +117,7 @@ class RunFolder:
 
     def write_rows(self, rows: tuple[EpochRow, ...], best: Measured, metric: str | None) -> None:
         """``summary.csv`` and ``metrics.json``; ``best`` is the evaluation behind the best row by ``metric``."""
-        with atomic_write(self.path / "summary.csv") as temporary, temporary.open("w", newline="") as file:
+        with atomic_write(self.path / _SUMMARY) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, summary_columns(rows), extrasaction="ignore")
             writer.writeheader()
             writer.writerows(row.to_dict() for row in rows)
@@ -126,7 +129,7 @@ class RunFolder:
             "val_images": best.images,
             "best_per_class": [score.to_dict() for score in best.per_class],
         }
-        self._write("metrics.json", json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+        self._write(_METRICS, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
 
     def _write(self, name: str, text: str) -> None:
         with atomic_write(self.path / name) as temporary:
@@ -144,19 +147,24 @@ def make_run_folder(output: Path, name: str | None, *, force: bool = False) -> R
         output.mkdir(parents=True, exist_ok=True)
         if name is None:
             return RunFolder(_first_free(output))
-        folder = output / name
-        if folder.exists() and not force:
+        run = RunFolder(output / name)
+        if run.path.exists() and not force:
             raise OutputError(
-                f"The run folder {folder} exists already.",
+                f"The run folder {run.path} exists already.",
                 hint="Give another --name, or --force to replace the run.",
             )
-        folder.mkdir(exist_ok=True)
-        check_unclaimed(folder)
+        run.path.mkdir(exist_ok=True)
+        check_unclaimed(run.path)
         # TensorBoard would show both runs as one
-        logged = (file for name in ("events.out.tfevents.*", "hparams.yml") for file in (folder / TRACKED).rglob(name))
-        for file in (*(folder / name for name in FILES), *(folder / "states").glob("*.pt"), *logged):
+        logs = (run.path / TRACKED).rglob
+        for file in (
+            *(run.path / name for name in FILES),
+            *run.states.glob("*.pt"),
+            *logs("events.out.tfevents.*"),
+            *logs("hparams.yml"),
+        ):
             file.unlink(missing_ok=True)
-        return RunFolder(folder)
+        return run
     except OSError as error:
         raise OutputError(
             f"The run folder in {output} cannot be made: {error.strerror or error}.",

@@ -80,6 +80,11 @@ def clear_unfinished(folder: Path, names: Iterable[str]) -> None:
             path.unlink(missing_ok=True)
 
 
+def clear_unfinished_states(folder: Path) -> None:
+    """Likewise of states, of whatever epoch."""
+    clear_unfinished(folder, ["epoch.pt"])
+
+
 def states_in(folder: Path) -> list[Path]:
     """The files of all states, the newest first."""
     return sorted(folder.glob("epoch-*-update-*.pt"), reverse=True)

@@ -34,7 +34,7 @@ def trackers_for(asked: tuple[str, ...] | None) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def tracking(
-    accelerator: Accelerator, folder: Path, settings: Mapping[str, Any], updates: int, on_progress: OnProgress
+    accelerator: Accelerator, folder: Path, settings: Mapping[str, Any], updates_per_epoch: int, on_progress: OnProgress
 ) -> Iterator[OnProgress]:
     """``on_progress`` for a while, and the same events to the trackers that ``accelerator`` was made with.
 
@@ -44,7 +44,7 @@ def tracking(
         accelerator: with or without trackers.
         folder: of the run; trackers that keep files write there.
         settings: kept beside the numbers.
-        updates: of an epoch. All numbers are told by the updates before them, for W&B drops what goes back.
+        updates_per_epoch: for all numbers are told by the updates before them, for W&B drops what goes back.
         on_progress: is called as before.
     """
     if not accelerator.log_with:
@@ -58,10 +58,10 @@ def tracking(
         on_progress(event)
         match event:
             case TrainStep(epoch, step, _, loss, lr):
-                accelerator.log({"train/loss": loss, "train/lr": lr}, step=epoch * updates + step)
+                accelerator.log({"train/loss": loss, "train/lr": lr}, step=epoch * updates_per_epoch + step)
             case EpochFinished(row, _):
                 numbers = {key: value for key, value in row.to_dict().items() if isinstance(value, float)}
-                done = (row.epoch + 1) * updates
+                done = (row.epoch + 1) * updates_per_epoch
                 accelerator.log({f"epoch/{key}": value for key, value in numbers.items()}, step=done)
 
     with contextlib.ExitStack() as at_last:

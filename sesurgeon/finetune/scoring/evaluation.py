@@ -14,7 +14,7 @@ from sesurgeon.errors import UsageError
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.heldout import held_out_notes, runs_on
 from sesurgeon.finetune.data.labels import Labels, ManyLabels, map_classes
-from sesurgeon.finetune.data.loader import eval_loader, read
+from sesurgeon.finetune.data.loader import check_loading, eval_loader, read
 from sesurgeon.finetune.data.opening import open_data
 from sesurgeon.finetune.data.transforms import preprocessing_for
 from sesurgeon.finetune.devices import find_device
@@ -53,9 +53,6 @@ def evaluate(
     Classes are matched by name with those of the model's checkpoint, so their order in the data does not
     matter and some may be missing.
 
-    Returns:
-        An :class:`Evaluation`; a :class:`MultiLabelEvaluation` where images may have several labels.
-
     Args:
         model: a classifier.
         data: opened data, or what :func:`open_held_out` takes.
@@ -66,12 +63,16 @@ def evaluate(
         device: "auto", "cpu", "cuda" or "mps"; the model is moved there. None stays where the model is.
         on_progress: gets :class:`EvaluationStep`.
 
+    Returns:
+        An :class:`Evaluation`; a :class:`MultiLabelEvaluation` where images may have several labels.
+
     Raises:
         DataError: bad data (see :func:`open_data`), a class that the model does not know, images that it
             cannot take.
         UsageError: the model is no classifier, or the device is not there; or it gives several labels an image, and
-            the data were opened with one.
+            the data were opened with one; or ``batch_size`` is less than 1, or ``workers`` less than 0.
     """
+    check_loading(batch_size, workers)
     data = data if isinstance(data, Data) else open_held_out(model, data, on_progress=on_progress)
     given = prepared(model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device)
     return measure(model, given.batches, given.classes, on_progress, multi_label=data.multi_label)

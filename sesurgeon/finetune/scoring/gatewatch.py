@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from sesurgeon.blocks import Block, Scaling
 from sesurgeon.finetune.scoring.outputs import as_input, evaluating
 
-_MOVED = 0.01
+CONSTANT = 0.01
+"""The spread over images below which a gate is called constant, and the distance from 1 below which it is 1."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class GateMovement:
     @property
     def moved(self) -> bool:
         """Does any factor differ from 1 by a hundredth or more? Otherwise the block does next to nothing."""
-        return self.largest >= _MOVED
+        return self.largest >= CONSTANT
 
 
 class GateWatch:
@@ -175,21 +176,30 @@ class GateSums:
         size = d.abs()
         by_class = None if shown is None else shown.T @ d.reshape(len(d), channels, -1).mean(2)
         of_class = None if shown is None else shown.sum(0)
-        whole = (d.sum(0), d.square().sum(0), float(size.sum()), float(size.max()))
-        return cls(gate, len(d), channels, *whole, by_class, of_class)
+        return cls(
+            gate=gate,
+            images=len(d),
+            channels=channels,
+            total=d.sum(0),
+            squares=d.square().sum(0),
+            distance=float(size.sum()),
+            largest=float(size.max()),
+            by_class=by_class,
+            of_class=of_class,
+        )
 
     def plus(self, other: GateSums) -> GateSums:
         """Both together."""
         return GateSums(
-            self.gate,
-            self.images + other.images,
-            self.channels,
-            self.total + other.total,
-            self.squares + other.squares,
-            self.distance + other.distance,
-            float(torch.tensor([self.largest, other.largest], dtype=torch.float64).max()),  # NaN, if one is
-            None if self.by_class is None or other.by_class is None else self.by_class + other.by_class,
-            None if self.of_class is None or other.of_class is None else self.of_class + other.of_class,
+            gate=self.gate,
+            images=self.images + other.images,
+            channels=self.channels,
+            total=self.total + other.total,
+            squares=self.squares + other.squares,
+            distance=self.distance + other.distance,
+            largest=float(torch.tensor([self.largest, other.largest], dtype=torch.float64).max()),  # NaN, if one is
+            by_class=None if self.by_class is None or other.by_class is None else self.by_class + other.by_class,
+            of_class=None if self.of_class is None or other.of_class is None else self.of_class + other.of_class,
         )
 
     def over_places(self) -> GateSums:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import DataError, SesurgeonError, UsageError
-from sesurgeon.finetune.data.folder import SUFFIXES, list_images
+from sesurgeon.finetune.data.classfiles import SUFFIXES
+from sesurgeon.finetune.data.folder import list_images
 from sesurgeon.finetune.data.images import BadImage, FileImages, find_bad_images
-from sesurgeon.finetune.data.loader import eval_loader, read
+from sesurgeon.finetune.data.loader import check_loading, eval_loader, read
 from sesurgeon.finetune.data.transforms import preprocessing_for
 from sesurgeon.finetune.devices import find_device
 from sesurgeon.finetune.events import EvaluationStep, ImagesChecked, OnProgress, ignore
@@ -95,13 +96,13 @@ def predict(
 
     Raises:
         DataError: a path is missing, a folder has no image, no image can be read, or the model cannot take them.
-        UsageError: ``topk`` or ``batch_size`` is less than 1, the model is no classifier, or the device is not
-            there.
+        UsageError: ``topk`` or ``batch_size`` is less than 1, ``workers`` less than 0, the model is no classifier, or
+            the device is not there.
         SesurgeonError: the model's outputs are not finite.
     """
-    for name, value in (("topk", topk), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} (={value}) must be at least 1.")
+    if topk is not None and topk < 1:
+        raise UsageError(f"topk (={topk}) must be at least 1.")
+    check_loading(batch_size, workers)
     paths = find_images([images] if isinstance(images, (str, os.PathLike)) else images)
     if device is not None:
         model.to(find_device(device))

@@ -100,14 +100,6 @@ class Evaluation(PerImage):
         correct = torch.bincount(self.labels[self.predictions == self.labels], minlength=self.outputs).tolist()
         return tuple(ClassScore(name, images[index], correct[index]) for index, name in self.classes.items())
 
-    @property
-    def confusion(self) -> Tensor:
-        """Counts of shape (outputs, outputs), int64: [index that an image should get, index that it got]."""
-        from torchmetrics.functional.classification import multiclass_confusion_matrix
-
-        matrix: Tensor = multiclass_confusion_matrix(self.predictions, self.labels, self.outputs)
-        return matrix
-
 
 def _per_cent(hits: Tensor) -> float:
     return 100 * hits.double().mean().item()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sesurgeon.blocks import Block, UnitSums, is_asleep, standardise_
 from sesurgeon.finetune.data.loader import read
-from sesurgeon.finetune.data.updates import Updates
+from sesurgeon.finetune.data.updates import UpdateSampler
 from sesurgeon.finetune.scoring.outputs import as_input, evaluating
 from sesurgeon.finetune.training.engine import from_all
 
@@ -50,7 +50,7 @@ class Calibration:
         return " ".join(said)
 
 
-def calibrate(model: nn.Module, batches: Any, updates: Updates, accelerator: Accelerator) -> Calibration:
+def calibrate(model: nn.Module, batches: Any, updates: UpdateSampler, accelerator: Accelerator) -> Calibration:
     """Give the hidden units of fresh blocks zero mean and unit variance over the first batches of training, in place.
 
     The outputs of ``model`` stay what they are: nothing follows those units but a layer of zeros. The images are

@@ -95,7 +95,7 @@ def lost_processes_named() -> Iterator[None]:
     """Clear words for what torch raises when another process of the run does not answer any more.
 
     Raises:
-        SesurgeonError: so it is.
+        SesurgeonError: another process no longer answers.
     """
     try:
         yield

@@ -15,7 +15,7 @@ from torch import Tensor
 from sesurgeon.errors import DivergedError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.loader import read
-from sesurgeon.finetune.data.updates import Updates
+from sesurgeon.finetune.data.updates import UpdateSampler
 from sesurgeon.finetune.events import OnProgress, TrainStep
 from sesurgeon.finetune.training.engine import any_of_all, from_all
 from sesurgeon.finetune.training.objective import Objective
@@ -47,7 +47,7 @@ class Loop:
         on_progress: gets :class:`TrainStep`.
     """
 
-    updates: Updates
+    updates: UpdateSampler
     batches: Any
     objective: Objective
     config: FinetuneConfig
@@ -68,18 +68,18 @@ class Loop:
         """
         set_train_mode(training.model, training.phase, training.new)
         updates = self.updates
-        finished = (updates.epoch - training.phase.first_epoch) * updates.updates  # updates of the phase
+        finished = (updates.epoch - training.phase.first_epoch) * updates.per_epoch  # updates of the phase
         stream = read(self.batches)
-        for update in range(updates.first, updates.updates):
+        for update in range(updates.first, updates.per_epoch):
             lr = tally.lr = training.lr
             images = self._update(training, list(islice(stream, updates.shape.steps)), update, tally)
             number = update + 1
-            if number % self.updates_between_looks == 0 or number == updates.updates:
+            if number % self.updates_between_looks == 0 or number == updates.per_epoch:
                 loss = self._look(tally, images, number)
-                self.on_progress(TrainStep(updates.epoch, number, updates.updates, loss, lr))
+                self.on_progress(TrainStep(updates.epoch, number, updates.per_epoch, loss, lr))
             training.set_rates(finished + number)
             if training.average is not None:
-                training.average.update(training.model, updates.epoch * updates.updates + number)
+                training.average.update(training.model, updates.epoch * updates.per_epoch + number)
             after_update(number, tally)
 
     @property
@@ -121,9 +121,9 @@ class Loop:
         if any_of_all(self.accelerator, not math.isfinite(loss)):
             seen = from_all(self.accelerator, (loss, bool(images.isfinite().all())))
             broken, whole_images = next(pair for pair in seen if not math.isfinite(pair[0]))
-            when = f"in epoch {self.updates.epoch + 1}, step {number} of {self.updates.updates}"
+            when = f"in epoch {self.updates.epoch + 1}, step {number} of {self.updates.per_epoch}"
             raise DivergedError(
-                f"The loss is {broken} {when}, at the learning rate {tally.lr:g}.",
+                f"The loss is {broken} {when}, at learning rates up to {tally.lr:g}.",
                 hint=self._why_not_finite() if whole_images else _BROKEN_IMAGES,
             )
         return loss

@@ -7,7 +7,7 @@ from torch import nn
 
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune.data.randomness import untouched
-from sesurgeon.finetune.data.updates import Updates
+from sesurgeon.finetune.data.updates import UpdateSampler
 from sesurgeon.finetune.scoring.outputs import as_input, device_of
 from sesurgeon.finetune.task import Task
 from sesurgeon.finetune.training.phases import set_train_mode
@@ -16,7 +16,7 @@ from sesurgeon.models.copies import copy_of
 _OF_TORCH = "Expected more than 1 value per channel"
 
 
-def check_single_images(model: nn.Module, task: Task, updates: Updates, *, sync_bn: bool) -> None:
+def check_single_images(model: nn.Module, task: Task, updates: UpdateSampler, *, sync_bn: bool) -> None:
     """Try a step of one image on a copy, where there will be such steps.
 
     A BatchNorm behind the pooling sees one value a channel then, whose variance is none.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sesurgeon.errors import DivergedError
 from sesurgeon.finetune.config import FinetuneConfig
-from sesurgeon.finetune.data.updates import Updates
+from sesurgeon.finetune.data.updates import UpdateSampler
 from sesurgeon.finetune.events import OnProgress, PhaseStarted, RunStopped, StateWritten
 from sesurgeon.finetune.keeping.recorder import Recorder
 from sesurgeon.finetune.task import Task
@@ -24,6 +24,7 @@ from sesurgeon.finetune.training.phases import Phase, changing_buffers
 from sesurgeon.finetune.training.signals import StopAskedError, StopRequest
 from sesurgeon.finetune.training.state import Position, captured, put_back_training
 from sesurgeon.finetune.training.tally import Tally
+from sesurgeon.words import some
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -60,7 +61,7 @@ class Trainer:
     infinite: frozenset[str]
     config: FinetuneConfig
     accelerator: Accelerator
-    updates: Updates
+    updates: UpdateSampler
     batches: Any
     readers: tuple[Any, ...]
     objective: Objective
@@ -88,14 +89,14 @@ class Trainer:
             if first >= end:
                 continue
             training = start_phase(
-                self.model, phase, self.task.new, self.trainable, self.config, self.updates.updates, self.accelerator,
+                self.model, phase, self.task.new, self.trainable, self.config, self.updates.per_epoch, self.accelerator,
                 self.average,
             )  # fmt: skip
             tally, update = Tally(), 0
             if resumed is not None:
                 tally, update = put_back_training(resumed, training, self.accelerator), resumed["update"]
                 resumed = None
-                training.set_rates((first - phase.first_epoch) * self.updates.updates + update)
+                training.set_rates((first - phase.first_epoch) * self.updates.per_epoch + update)
             elif phase is self.task.phases[0]:
                 self._write(training, Position(first), tally)  # so that a run can be resumed wherever it is killed
             self._announce(phase)
@@ -115,7 +116,7 @@ class Trainer:
             alone = self.accelerator.num_processes == 1
             stop = (alone or number % loop.updates_between_looks == 0) and self._must_stop()
             every = self.config.checkpoint_every
-            due = every is not None and number % every == 0 and number < self.updates.updates
+            due = every is not None and number % every == 0 and number < self.updates.per_epoch
             if (stop or due) and not any_of_all(self.accelerator, not math.isfinite(tally.look())):
                 self._write(training, Position(epoch, number), tally)
             if stop:
@@ -127,11 +128,11 @@ class Trainer:
         if self.average is not None:
             average_buffers(self.accelerator, self.average.module, changed)
         if self.accelerator.num_processes > 1:  # which finish an evaluation that is under way, whoever asks
-            self._write(training, Position(epoch, self.updates.updates), tally)
+            self._write(training, Position(epoch, self.updates.per_epoch), tally)
         try:
             self._evaluate(training.phase, epoch, tally)
         except StopAskedError:
-            self._write(training, Position(epoch, self.updates.updates), tally)
+            self._write(training, Position(epoch, self.updates.per_epoch), tally)
             raise KeyboardInterrupt from None
         self._write(training, Position(epoch + 1), Tally())
         if self._must_stop():
@@ -162,9 +163,8 @@ class Trainer:
         tensors = {name: tensor for name, tensor in kept.items() if isinstance(tensor, Tensor)}
         broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
         if broken:
-            more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
             raise DivergedError(
-                f"Weights are not finite after {_when(position)}: {broken[0]}{more}. The state before is kept.",
+                f"Weights are not finite after {_when(position)}: {some(broken, 1)}. The state before is kept.",
                 hint="A gradient overflowed: start a new run with a lower --lr, with --clip-grad 1 or --warmup-epochs.",
             )
 
