@@ -1,6 +1,21 @@
-"""``python -m sesurgeon``."""
+"""``python -m sesurgeon``, and the console script."""
 
-from sesurgeon.cli.app import main
+from __future__ import annotations
+
+import sys
+
+from sesurgeon.interrupts import INTERRUPTED
+
+
+def main() -> None:
+    """Run the command line; after Ctrl-C, also while it is loaded, leave with 130."""
+    try:
+        from sesurgeon.cli import app
+
+        app.main()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
 
 if __name__ == "__main__":
     main()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,8 +22,10 @@ def check_writable(path: Path, *, force: bool = False) -> None:
     """Refuse an output that could not be written, before any work is done for it.
 
     Raises:
-        OutputError: ``path`` exists (and not ``force``), is a directory, or its folder is missing or read-only.
+        OutputError: ``path`` exists (and not ``force``), is a directory, or its folder is missing or read-only; or its
+            name is too long.
     """
+    _check_length(path)
     folder = target_of(path).parent
     if path.is_dir():
         raise OutputError(f"The output {path} is a directory.", hint="Give a file name with -o.")
@@ -50,12 +53,13 @@ def atomic_write(path: Path, *, force: bool = True) -> Iterator[Path]:
     target = target_of(path)
     temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=target.parent)
-        os.close(handle)
-        temporary = Path(name)
+        draft = target.with_name(_draft_name(path))
+        draft.touch(0o600 if target.exists() else 0o666, exist_ok=False)  # what is replaced may be secret
+        temporary = draft
         yield temporary
         flush_to_disk(temporary)
-        temporary.chmod(stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask())
+        if target.exists():
+            temporary.chmod(stat.S_IMODE(target.stat().st_mode))
         os.replace(temporary, target)
     except OSError as error:
         raise OutputError(
@@ -72,6 +76,20 @@ def atomic_write(path: Path, *, force: bool = True) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def _draft_name(path: Path) -> str:
+    return f".{path.stem}-{secrets.token_hex(4)}{path.suffix}"
+
+
+def _check_length(path: Path) -> None:
+    try:
+        os.lstat(path.parent / _draft_name(path))
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise OutputError(
+                f"The output {path} cannot be written: its name is too long.", hint="Give another name with -o."
+            ) from error
+
+
 def target_of(path: Path) -> Path:
     """The file that is written for ``path``: what it points to, where it is a link."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
@@ -81,9 +99,3 @@ def flush_to_disk(path: Path) -> None:
     """Wait until the content of a file will outlast a loss of power."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+INTERRUPTED = 130  # exit code after Ctrl-C, as of shells
+
 
 @contextlib.contextmanager
 def interrupts_held() -> Iterator[None]:

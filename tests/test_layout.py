@@ -22,6 +22,7 @@ ROAD = (
     "errors",
     "files",
     "interrupts",
+    "words",
     "blocks",
     "models",
     "graph",

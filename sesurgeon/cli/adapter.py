@@ -14,7 +14,7 @@ from rich.text import Text
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.latest import given_or_latest, latest_trained
 from sesurgeon.cli.loading import flags_to_load, load_model
-from sesurgeon.cli.naming import check_is_another, output_for
+from sesurgeon.cli.naming import check_is_another, output_for, shown
 from sesurgeon.cli.options import Arch, Force, ModelKwargs, OutputPath, Pretrained, Reading, Talking, TrustPickle
 from sesurgeon.cli.rendering import count
 from sesurgeon.cli.spread import spread
@@ -56,7 +56,7 @@ def extract(
     folder `best.pt` is taken.
     """
     with reporting(talking) as out:
-        model = given_or_latest(run, latest_trained, out)
+        model = given_or_latest(run, latest_trained, out.note)
         if Path(model).is_dir():
             model = str(Path(model) / "best.pt")
         path = output_for(model, output, ".adapter.safetensors")
@@ -70,7 +70,7 @@ def extract(
         size = path.stat().st_size
         whole = sum(parameter.numel() for parameter in loaded.parameters())
         data = {"model": model, "output": path, "size": size, **_data(extracted)}
-        out.result(Group(_table(extracted, size, whole), Text(f"Written: {path}"), Text(_next(path))), data)
+        out.result(Group(_table(extracted, size, whole), Text(f"Written: {shown(path)}"), Text(_next(path))), data)
 
 
 @adapter.command()
@@ -113,7 +113,7 @@ def apply(
         whole = sum(parameter.numel() for parameter in model.parameters())
         data = {"base": base, "adapter": file, "output": path, **_data(given)}
         proof = Text("The base is the one that it was extracted from: all weights have its fingerprint.", style="green")
-        out.result(Group(_table(given, file.stat().st_size, whole), proof, Text(f"Written: {path}")), data)
+        out.result(Group(_table(given, file.stat().st_size, whole), proof, Text(f"Written: {shown(path)}")), data)
         if flags := flags_to_load(model, reading):
             out.note(f"Commands on this file need{flags} too.")
 
@@ -143,4 +143,4 @@ def _data(adapter: Adapter) -> dict[str, Any]:
 
 
 def _next(path: Path) -> str:
-    return f"Next:    sesurgeon adapter apply BASE {shlex.quote(str(path))}"
+    return f"Next:    sesurgeon adapter apply BASE {shlex.quote(shown(path))}"

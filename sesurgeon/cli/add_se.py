@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.loading import flags_to_load, load_model
-from sesurgeon.cli.naming import output_for
+from sesurgeon.cli.naming import output_for, shown
 from sesurgeon.cli.options import Force, Model, OutputPath, Reading, Talking
 from sesurgeon.cli.planning import plan_body, plan_data
 from sesurgeon.cli.selecting import InputShape, Selection, parse_inputs
@@ -20,6 +20,7 @@ from sesurgeon.cli.spread import spread
 from sesurgeon.cli.timing import Latency, timed
 from sesurgeon.errors import UsageError
 from sesurgeon.files import check_writable
+from sesurgeon.words import counted
 
 if TYPE_CHECKING:
     from sesurgeon.export import LatencyRatio
@@ -62,11 +63,11 @@ def add_se(
 
         path = output_for(model, output, ".se.pt")
         _check_plan_is_alone(plan, selection)
+        read, problems = (None, ()) if plan is None else read_in_part(plan)
+        policies, config, filters = settle(selection.choices())
         if not dry_run:
             _check_outputs(path, plan_out, force=force)
         with out.working(f"Operating on {model}"):
-            read, problems = (None, ()) if plan is None else read_in_part(plan)
-            policies, config, filters = settle(selection.choices())
             loaded = load_model(model, reading)
             inputs = parse_inputs(input_shape, loaded)
             if read is None:
@@ -123,8 +124,8 @@ def _rendered(
 ) -> Group:
     plan = surgery.plan
     return Group(
-        Text(f"{type(surgery.model).__name__} from {name}: {len(plan.entries)} blocks", style="bold"),
+        Text(f"{type(surgery.model).__name__} from {name}: {counted(len(plan.entries), 'block')}", style="bold"),
         *plan_body(plan, surgery.survey, price, ratios),
         Text(f"Proof: {surgery.proof}.", style="green" if surgery.proof.in_eval else "yellow"),
-        *([Text(f"Written: {file}") for file in written] or [Text("Nothing was written (--dry-run).")]),
+        *([Text(f"Written: {shown(file)}") for file in written] or [Text("Nothing was written (--dry-run).")]),
     )

@@ -21,6 +21,7 @@ from sesurgeon.cli.spread import spread
 from sesurgeon.cli.timing import latency_table, memory_table, placement_costs, placement_table, timed
 from sesurgeon.errors import UsageError
 from sesurgeon.files import check_writable
+from sesurgeon.words import counted, in_per_cent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,8 +99,8 @@ def benchmark(
         if placements is not None:
             _check_placements(placements, versus, batch_size, force=force)
         with out.working(f"Loading {model}"):
-            from sesurgeon.models import example_inputs, named_source
-            from sesurgeon.surgery import blocks_of, remove_se
+            from sesurgeon.models import named_source
+            from sesurgeon.surgery import blocks_of, known_inputs, remove_se
 
             of_other = replace(reading, arch=versus_arch, model_kwargs=versus_kwargs, num_classes=None)
             if versus is not None and reading.pretrained:  # it goes with names, of which one is enough
@@ -113,7 +114,7 @@ def benchmark(
                 )
             other = remove_se(loaded) if versus is None else load_model(versus, of_other)
             given = parse_inputs(input_shape, loaded)
-            inputs = example_inputs(loaded) if given is None else given
+            inputs = known_inputs(loaded) if given is None else given
         batches = tuple(batch_size or _DEFAULT_BATCHES)
         asked: tuple[Any, ...] = tuple(runtime or _DEFAULT_RUNTIMES)
         with _threads(threads) as used:
@@ -121,7 +122,7 @@ def benchmark(
                 of_torch = asked if runtime else ("torch", "onnxruntime")
                 costs = placement_costs(out, other, inputs, max(batches), repeats, of_torch)
                 _draw(costs, placements)
-                title = f"{model} with blocks in other places, {used} CPU threads; drawn in {placements}"
+                title = f"{model} with blocks in other places, {counted(used, 'CPU thread')}; drawn in {placements}"
                 data = {"model": model, "threads": used, "placements": costs, "picture": placements}
                 out.result(Group(Text(title, style="bold"), placement_table(costs)), data)
                 return
@@ -134,7 +135,7 @@ def benchmark(
                 memory = measure_memory(other, loaded, inputs, batch=max(batches), runtimes=asked)
                 runs = any(one.failure is None for one in ratios)
                 shares = block_shares(loaded, inputs, repeats=repeats) if runs else []
-        compared = f"{model} against {versus or 'itself without its blocks'}, {used} CPU threads"
+        compared = f"{model} against {versus or 'itself without its blocks'}, {counted(used, 'CPU thread')}"
         body = [
             Text(compared, style="bold"),
             latency_table(ratios, names),
@@ -184,5 +185,6 @@ def _shares_lines(shares: Sequence[BlockShare]) -> list[Text | Table]:
     table.add_column("time", justify="right")
     table.add_column("share", justify="right")
     for one in sorted(shares, key=lambda one: -one.ms):
-        table.add_row(one.block, f"{one.ms:.3f} ms", f"{one.share:.1%}")
-    return [Text(f"\nOf a pass in PyTorch its {len(shares)} blocks take {whole:.1%}:"), table]
+        table.add_row(one.block, f"{one.ms:.3f} ms", in_per_cent(one.share, ".1f"))
+    blocks = counted(len(shares), "block")
+    return [Text(f"\nOf the time of a pass in PyTorch {in_per_cent(whole, '.1f')} goes into {blocks}:"), table]

@@ -20,14 +20,14 @@ from rich.text import Text
 
 from sesurgeon.cli.options import Talking
 from sesurgeon.errors import SesurgeonError
-from sesurgeon.interrupts import interrupts_held
+from sesurgeon.interrupts import INTERRUPTED, interrupts_held
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-_INTERRUPTED = 130
 _PIPE_WIDTH = 200
 _LEAST_WIDTH = 80
+_FAIL = ("strict", "surrogateescape", "surrogatepass")  # at characters that an encoding has not
 _SHOWN = "sesurgeon.shown"  # what becomes of characters that a stream cannot write
 
 
@@ -119,7 +119,7 @@ def reporting(talking: Talking, *, with_torch: bool = True) -> Iterator[Output]:
         raise  # the command has said why
     except KeyboardInterrupt as error:
         _explain(output, "Interrupted.", None, debug=talking.debug)
-        raise typer.Exit(_INTERRUPTED) from error
+        raise typer.Exit(INTERRUPTED) from error
     except BrokenPipeError:
         raise  # whoever read our result has gone: typer ends quietly
     except Exception as error:
@@ -133,7 +133,7 @@ def _console(file: TextIO, least_width: int = 0) -> Console:
     # Markup, emoji and highlighting would change names that users gave; a pipe has no width that cuts tables. On a
     # narrow terminal lines of a table are wrapped, where columns squeezed into it could not be read.
     width = None if file.isatty() else _PIPE_WIDTH
-    if isinstance(file, io.TextIOWrapper) and file.errors == "strict":
+    if isinstance(file, io.TextIOWrapper) and file.errors in _FAIL:
         file.reconfigure(errors=_SHOWN)  # rather than fail when the work is done
     console = Console(file=file, width=width, markup=False, emoji=False, highlight=False)
     if console.width < least_width:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.options import Talking
-from sesurgeon.cli.rendering import count
+from sesurgeon.cli.rendering import count, share
 from sesurgeon.cli.scoring import number, per_cent
 from sesurgeon.cli.spread import spread
 
@@ -79,10 +79,11 @@ def _rendered(result: DemoResult) -> Group:
         scores.add_row(label, per_cent(found.top1), number(found.loss), file, note)
     before, after, parity = result.before, result.after, result.report.parity
     facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    more = (after.parameters - before.parameters) / before.parameters
-    facts.add_row("parameters", f"{count(before.parameters)} → {count(after.parameters)} (+{more:.2%})")
-    more = (after.macs - before.macs) / before.macs
-    facts.add_row("MACs an image", f"{count(before.macs)} → {count(after.macs)} (+{more:.2%})")
+    for label, old, new in (
+        ("parameters", before.parameters, after.parameters),
+        ("MACs an image", before.macs, after.macs),
+    ):
+        facts.add_row(label, f"{count(old)} → {count(new)} (+{share(new - old, old)})")
     facts.add_row("surgery", str(result.surgery.proof))
     if parity is not None:
         facts.add_row("ONNX parity", f"largest difference {parity.max_abs:.2g}, {parity.max_rel:.2g} of the spread")

@@ -39,7 +39,7 @@ def evaluate(
     that share is taken.
     """
     with reporting(talking) as out:
-        name = given_or_latest(model, latest_trained, out)
+        name = given_or_latest(model, latest_trained, out.note)
         with out.working(f"Loading {name}"):
             from sesurgeon.cli.watching import Watcher
             from sesurgeon.finetune import evaluate

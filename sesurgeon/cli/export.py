@@ -21,9 +21,11 @@ from sesurgeon.cli.loading import load_model
 from sesurgeon.cli.naming import check_is_another, output_for
 from sesurgeon.cli.options import Force, OptionalModel, OutputPath, Reading, Talking
 from sesurgeon.cli.rendering import left_alone_lines
+from sesurgeon.cli.selecting import InputShape, parse_inputs
 from sesurgeon.cli.spread import spread
 from sesurgeon.errors import UsageError
 from sesurgeon.files import check_writable
+from sesurgeon.words import counted, in_per_cent
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from sesurgeon.export import OnnxReport, Parity, PlainReport, Precision, Pt2Report
     from sesurgeon.surgery import Folding
 
-_FEW_BATCHES = 3
 
 Onnx = Annotated[
     bool, typer.Option("--onnx", help="As one ONNX file; so it is without --plain too.", show_default=False)
@@ -83,6 +84,7 @@ class Format:
     pt2: bool
     opset: int | None
     calib: str | None
+    input_shape: list[str] | None
 
     def __post_init__(self) -> None:
         wanted = {"--onnx": self.onnx, "--half": self.half, "--int8": self.int8, "--simplify": self.simplify}
@@ -102,6 +104,10 @@ class Format:
             )
         if self.opset is not None and not self.as_onnx:
             raise UsageError("--opset is for ONNX files.", hint="Give --onnx too, or leave it out.")
+        if self.input_shape and not (self.as_onnx or self.pt2):
+            raise UsageError("--input-shape is for ONNX and .pt2 files.", hint="Give --onnx too, or leave it out.")
+        if self.input_shape and self.calib is not None:
+            raise UsageError("--input-shape is not for --calib, whose images have a size.", hint="Leave one out.")
 
     @property
     def as_onnx(self) -> bool:
@@ -137,6 +143,7 @@ def export(
     output: OutputPath = None,
     opset: Opset = None,
     force: Force = False,
+    input_shape: InputShape = None,
     reading: Reading,
     talking: Talking,
 ) -> None:
@@ -148,10 +155,10 @@ def export(
     `*.se.pt`. A file whose outputs differ is not kept; of `--int8` it is said how many labels stay the same.
     """
     with reporting(talking) as out:
-        asked = Format(onnx, plain, half, int8, simplify, for_cpu, pt2, opset, calib)
+        asked = Format(onnx, plain, half, int8, simplify, for_cpu, pt2, opset, calib, input_shape)
         if calib is None and data_dir != "data":
             raise UsageError("--data-dir is for --calib.", hint="Give --calib too, or leave it out.")
-        name = given_or_latest(model, latest_trained, out)
+        name = given_or_latest(model, latest_trained, out.note)
         path = output_for(name, output, asked.suffix)
         if name.endswith(".onnx"):
             raise UsageError(f"{name} is exported already.", hint="Give the network that it came from.")
@@ -187,8 +194,9 @@ def _write(
     from sesurgeon.export import export_onnx, export_plain, export_pt2
     from sesurgeon.surgery import fold
 
+    inputs = parse_inputs(asked.input_shape, model)
     if asked.pt2:
-        of_pt2 = export_pt2(model, path, force=force)
+        of_pt2 = export_pt2(model, path, example_inputs=inputs, force=force)
         return _pt2_table(of_pt2), vars(of_pt2), None
     if not asked.as_onnx:
         written = export_plain(model, path, force=force)
@@ -201,7 +209,7 @@ def _write(
         model if folding is None else folding.model,
         path,
         opset=asked.opset,
-        example_inputs=calibration[0] if calibration else None,  # of the size that images have
+        example_inputs=calibration[0] if calibration else inputs,  # of the size that images have
         precision=asked.precision,
         calibration=calibration,
         compare_on=comparison,
@@ -222,7 +230,7 @@ def _onnx_table(report: OnnxReport) -> Table:
     table.add_row("precision", report.precision)
     table.add_row("input", _shape(report.input_shape))
     table.add_row("logits", _shape(report.output_shape))
-    _add_parity(table, "onnxruntime against PyTorch", report.parity)
+    _add_parity(table, "onnxruntime against PyTorch", report.parity, on_images=report.precision == "int8")
     return table
 
 
@@ -236,17 +244,16 @@ def _pt2_table(report: Pt2Report) -> Table:
     return table
 
 
-def _add_parity(table: Table, title: str, parity: Parity | None) -> None:
+def _add_parity(table: Table, title: str, parity: Parity | None, *, on_images: bool = False) -> None:
     if parity is None:
         return
-    images = sum(parity.batch_sizes)
-    small = len(parity.batch_sizes) <= _FEW_BATCHES
-    on = f"at batch {' and '.join(map(str, parity.batch_sizes))}" if small else f"on {images:,} images"
+    noise = f"at batch {' and '.join(map(str, parity.batch_sizes))}"
+    on = f"on {counted(sum(parity.batch_sizes), 'image')}" if on_images else noise
     allowed = f" (allowed: {parity.tolerance:g})" if parity.tolerance < math.inf else ""
     table.add_row(title, on)
     table.add_row("  largest absolute difference", f"{parity.max_abs:.3g}")
     table.add_row("  over the spread of outputs", f"{parity.max_rel:.3g}{allowed}")
-    table.add_row("  top-1 agreement", f"{parity.top1_agreement:.1%}")
+    table.add_row("  top-1 agreement", in_per_cent(parity.top1_agreement, ".1f"))
 
 
 def _plain_table(report: PlainReport) -> Table:
@@ -260,7 +267,7 @@ def _plain_table(report: PlainReport) -> Table:
 def _folding_lines(folding: Folding) -> list[Text]:
     if not folding.folded and not folding.left:
         return [Text("Nothing had to be folded: no gate in it has a factor.")]
-    lines = [Text(f"Folded: {len(folding.folded)} of {len(folding.folded) + len(folding.left)} blocks.")]
+    lines = [Text(f"Folded: {len(folding.folded)} of {counted(len(folding.folded) + len(folding.left), 'block')}.")]
     if folding.proof is not None:
         lines.append(Text(f"Proof: {folding.proof}.", style="green"))
     return [*lines, *left_alone_lines(folding.left)]

@@ -14,7 +14,7 @@ from rich.text import Text
 from sesurgeon.cli.configuring import ConfigFile
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.images import OptionalDataSpec
-from sesurgeon.cli.launching import INTERRUPTED, is_launched, is_main, launch, leave_group
+from sesurgeon.cli.launching import hush_torch, is_launched, is_main, launch, leave_group
 from sesurgeon.cli.loading import flags_to_load, load_model
 from sesurgeon.cli.options import OptionalModel, Reading, Talking
 from sesurgeon.cli.running import new_run, resumed_run
@@ -22,6 +22,7 @@ from sesurgeon.cli.scoring import gain, per_cent, score_label, score_text, shown
 from sesurgeon.cli.spread import spread
 from sesurgeon.cli.training import NumProcesses, Resume, Training
 from sesurgeon.errors import DivergedError, SesurgeonError
+from sesurgeon.interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
     from sesurgeon.finetune import Data, EpochRow, FinetuneResult
@@ -48,11 +49,19 @@ def finetune(
     and the last one counts as that.
     """
     main = is_main()
+    if is_launched():
+        hush_torch()
     with reporting(talking if main else replace(talking, quiet=True)) as out:
-        run = (resumed_run if resume else new_run)(context, training, reading, out)
+        if resume:
+            own = {"model": model, "data": data, "config": config}
+            run = resumed_run(context, own, num_processes, training, reading)
+        else:
+            run = new_run(model, data, num_processes, training, reading)
         if run.processes > 1 and not is_launched():
             launch(run.processes)
             return
+        for note in run.notes:
+            out.note(note)
         from sesurgeon.cli.watching import Watcher
         from sesurgeon.finetune import finetune
 

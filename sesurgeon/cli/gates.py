@@ -20,6 +20,7 @@ from sesurgeon.cli.loading import load_model
 from sesurgeon.cli.measuring import check_on_bad_image, described, note_few, open_images
 from sesurgeon.cli.options import Force, OptionalModel, Reading, Talking
 from sesurgeon.cli.spread import spread
+from sesurgeon.words import counted, in_per_cent
 
 if TYPE_CHECKING:
     from sesurgeon.finetune import Data
@@ -63,7 +64,7 @@ def gates(
     images and the MODEL taken without one are those of `evaluate`.
     """
     with reporting(talking) as out:
-        name = given_or_latest(model, latest_trained, out)
+        name = given_or_latest(model, latest_trained, out.note)
         check_on_bad_image(opening.on_bad_image)
         with out.working(f"Loading {name}"):
             from sesurgeon.cli.watching import Watcher
@@ -85,7 +86,7 @@ def gates(
             )
         note_few(out, study.images)
         files = () if output is None else write_report(study, output, force=force)
-        title = Text(f"{name} on {described(images)}, {study.images:,} images", style="bold")
+        title = Text(f"{name} on {described(images)}, {counted(study.images, 'image')}", style="bold")
         written = [Text(f"Written: {', '.join(map(str, files))}")] if files else []
         out.result(
             Group(title, _gate_table(study.gates), *_verdicts(study), *written), _data(name, images, study, files)
@@ -116,7 +117,7 @@ def _gate_table(gates: tuple[GateStatistics, ...]) -> Table:
             gate.gate,
             f"{gate.mean:.4f}",
             *("-" if spread is None else f"{spread:.4f}" for spread in spreads),
-            *(f"{share:.0%}" for share in (gate.near_zero, gate.near_one, gate.near_ceiling)),
+            *(in_per_cent(share, ".0f") for share in (gate.near_zero, gate.near_one, gate.near_ceiling)),
             _VERDICTS[gate.verdict],
         )
     return table

@@ -26,6 +26,7 @@ from sesurgeon.cli.rendering import (
 from sesurgeon.cli.selecting import InputShape, Selection, parse_inputs
 from sesurgeon.cli.spread import spread
 from sesurgeon.cli.timing import Latency, latency_table, timed
+from sesurgeon.words import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -137,12 +138,13 @@ def _rendered(findings: _Findings, *, all_sites: bool) -> Group:
     if findings.chosen:
         with_chosen = Price(cost, {site_id: findings.costs[site_id] for site_id in findings.chosen})
         policy = " and ".join(findings.policy)
-        body += [Text(f"What add-se would do (policy {policy}, {len(findings.chosen)} blocks):")]
+        body += [Text(f"What add-se would do (policy {policy}, {counted(len(findings.chosen), 'block')}):")]
         body += price_lines(with_chosen)
     if findings.latency:
         body.append(latency_table(findings.latency))
     if len(shown) < len(findings.sites):
-        body.append(Text(f"{len(findings.sites) - len(shown)} more sites: --all lists them."))
+        more = counted(len(findings.sites) - len(shown), "more site")
+        body.append(Text(f"Not shown: {more}; --all lists all."))
     if found.train_failure is not None:
         body.append(Text(f"Train mode: {found.train_failure}", style="yellow"))
     attended = (LeftAlone(site.owner, f"has attention already: {site.attention}") for site in gated)

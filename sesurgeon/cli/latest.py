@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from sesurgeon.cli.console import Output
 from sesurgeon.errors import UsageError
 
 
-def given_or_latest(model: str | None, latest: Callable[[Path], Path], output: Output) -> str:
-    """The MODEL that was given, or else what ``latest`` finds in the working folder; then it says which."""
+def given_or_latest(model: str | None, latest: Callable[[Path], Path], say: Callable[[str], object]) -> str:
+    """The MODEL that was given, or else what ``latest`` finds in the working folder; then it says which by ``say``."""
     if model is not None:
         return model
     found = latest(Path())
-    output.note(f"No MODEL given: taking {found}, the newest here.")
+    say(f"No MODEL given: taking {found}, the newest here.")
     return str(found)
 
 

@@ -10,8 +10,8 @@ import sys
 import typer
 
 from sesurgeon.errors import SesurgeonError
+from sesurgeon.interrupts import INTERRUPTED
 
-INTERRUPTED = 130
 _PATIENCE = "86400"  # seconds from SIGTERM to SIGKILL; torch's 30 are too few for a step, an evaluation and a state
 
 
@@ -23,6 +23,11 @@ def is_launched() -> bool:
 def is_main() -> bool:
     """Whether this process speaks for all."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def hush_torch() -> None:
+    """Keep torch from warning, in each process, that no parameter is unused: which is as well. To be called before."""
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def leave_group() -> None:
@@ -48,7 +53,6 @@ def launch(processes: int) -> None:
     threads = max(1, (os.cpu_count() or 1) // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else each takes all cores
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _PATIENCE)
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it warns that no parameter is unused, which is as well
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

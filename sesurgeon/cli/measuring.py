@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sesurgeon.cli.console import Output
 from sesurgeon.cli.images import Opening, skipped_note
 from sesurgeon.errors import UsageError
+from sesurgeon.words import counted, in_per_cent
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,11 +42,15 @@ def open_images(
 def note_few(out: Output, images: int) -> None:
     """Say so, where there are too few images to tell a constant gate from one that saw nothing to react to."""
     if images < _FEW:
-        seen = "1 image" if images == 1 else f"{images} images"
+        seen = counted(images, "image")
         out.note(f"Warning: how much a gate varies cannot be told from {seen}. Give some hundreds.", style="yellow")
 
 
 def described(data: Data) -> str:
     """The data's name, and which share of them it is."""
-    held_out = "" if data.val_split is None else f" ({data.val_split:.0%} held out, seed {data.seed})"
-    return f"{data.name}{held_out}"
+    return f"{data.name}{held_out(data)}"
+
+
+def held_out(data: Data) -> str:
+    """`` (20 % held out, seed 42)``; nothing where the validation images were apart already."""
+    return "" if data.val_split is None else f" ({in_per_cent(data.val_split, '.0f')} held out, seed {data.seed})"

@@ -35,6 +35,11 @@ def beside(model: str, suffix: str) -> Path:
     return Path(source.name.replace("/", "_").rpartition(":")[2] + suffix)
 
 
+def shown(path: Path) -> str:
+    """``path`` as a command takes it: one that begins with a dash is no option."""
+    return f"./{path}" if str(path).startswith("-") else str(path)
+
+
 def check_is_another(output: Path, model: str) -> None:
     """Refuse to write what is less than a model over the ``model`` that it came from, whatever the user forces.
 

@@ -16,6 +16,7 @@ from sesurgeon.cli.selecting import InputShape, Selection, parse_inputs
 from sesurgeon.cli.spread import spread
 from sesurgeon.cli.timing import Latency, MaxLatency, parse_share, timed
 from sesurgeon.files import check_writable
+from sesurgeon.words import counted
 
 
 @spread
@@ -37,22 +38,23 @@ def plan(
     `sesurgeon add-se MODEL --plan plan.yaml`. MODEL stays as it is.
     """
     with reporting(talking) as out:
+        from sesurgeon.placement import (
+            plan_from_survey,
+            plan_to_data,
+            price_of,
+            settle,
+            survey_to_plan,
+            write_plan,
+        )
+
         most = parse_share(max_latency)
+        policies, config, filters = settle(selection.choices())
         if output is not None:
             check_is_another(output, model)
             check_writable(output, force=force)
         with out.working(f"Planning for {model}"):
-            from sesurgeon.placement import (
-                plan_from_survey,
-                plan_to_data,
-                price_of,
-                settle,
-                survey_to_plan,
-                write_plan,
-            )
             from sesurgeon.surgery import apply_plan
 
-            policies, config, filters = settle(selection.choices())
             loaded = load_model(model, reading)
             found = survey_to_plan(loaded, policies, parse_inputs(input_shape, loaded))
             made = plan_from_survey(found, policies, config, filters)
@@ -68,7 +70,7 @@ def plan(
             write_plan(made, output, costs=price.blocks, name=model, options=reading.typed, force=force)
         for warning in made.warnings:
             out.note(f"Warning: {warning}")
-        title = Text(f"{type(loaded).__name__} from {model}: {len(made.entries)} blocks", style="bold")
+        title = Text(f"{type(loaded).__name__} from {model}: {counted(len(made.entries), 'block')}", style="bold")
         body: list[RenderableType] = [title, *plan_body(made, found, price, ratios, table=output is None)]
         if output is not None:
             words = f"{shlex.quote(model)}{reading.typed} --plan {shlex.quote(str(output))}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -64,7 +65,7 @@ def predict(
 
         model, images = _model_and_images(model, images or [])
         paths = find_images(images)
-        name = given_or_latest(model, latest_trained, out)
+        name = given_or_latest(model, latest_trained, out.note)
         with out.working(f"Loading {name}"):
             from sesurgeon.cli.watching import Watcher
 
@@ -88,12 +89,17 @@ def predict(
 
 
 def _model_and_images(first: str | None, images: list[str]) -> tuple[str | None, list[str]]:
-    """A folder or an image in the place of the MODEL is the first of the IMAGES: a model is neither."""
-    from sesurgeon.finetune import names_images
+    """A folder or an image in the place of the MODEL is the first of the IMAGES: a model is neither.
 
-    if first is None or not names_images(first):
-        return first, images
-    return None, [first, *images]
+    So is what is there alone and does not exist, by whatever it was meant as.
+    """
+    from sesurgeon.finetune import names_images
+    from sesurgeon.models import named_source
+
+    if first is None:
+        return None, images
+    is_missing = named_source(first) is None and not Path(first).exists()
+    return (None, [first, *images]) if names_images(first) or (is_missing and not images) else (first, images)
 
 
 def _table(found: Predictions) -> Table:

@@ -16,15 +16,16 @@ from sesurgeon.cli.images import DataSpec, Opening, Passing
 from sesurgeon.cli.latest import given_or_latest, latest_trained
 from sesurgeon.cli.loading import flags_to_load, load_model
 from sesurgeon.cli.measuring import check_on_bad_image, described, note_few, open_images
-from sesurgeon.cli.naming import output_for
+from sesurgeon.cli.naming import output_for, shown
 from sesurgeon.cli.options import Force, OptionalModel, OutputPath, Reading, Talking
 from sesurgeon.cli.rendering import left_alone_lines
 from sesurgeon.cli.scoring import per_cent, score_label
 from sesurgeon.cli.spread import spread
 from sesurgeon.cli.timing import pass_times
+from sesurgeon.words import counted
 
 if TYPE_CHECKING:
-    from sesurgeon.gates import Pruned, Pruning
+    from sesurgeon.gates import Pruning, PruningStep
 
 MaxDrop = Annotated[
     float, typer.Option(min=0, help="How far top-1 may fall in all, in percentage points (mAP with several labels).")
@@ -62,7 +63,7 @@ def prune(
     MODEL.pruned.pt; where nothing can go, nothing is written, and that is no error.
     """
     with reporting(talking) as out:
-        name = given_or_latest(model, latest_trained, out)
+        name = given_or_latest(model, latest_trained, out.note)
         check_on_bad_image(opening.on_bad_image)
         with out.working(f"Loading {name}"):
             from sesurgeon.cli.watching import Watcher
@@ -91,9 +92,9 @@ def prune(
         if written is not None:
             save(found.model, written, force=force)
         flags = flags_to_load(found.model, reading)
-        title = Text(f"{name} on {described(images)}, {found.images:,} images", style="bold")
+        title = Text(f"{name} on {described(images)}, {counted(found.images, 'image')}", style="bold")
         last = (
-            Text(f"Written: {written}\nNext:    sesurgeon export {shlex.quote(str(written))}{flags} --onnx")
+            Text(f"Written: {shown(written)}\nNext:    sesurgeon export {shlex.quote(shown(written))}{flags} --onnx")
             if written
             else Text("No block was taken out, and nothing was written.")
         )
@@ -101,9 +102,9 @@ def prune(
         out.result(body, _data(name, images.name, found, max_drop, tolerance, written))
 
 
-def _told(step: Pruned, metric: str) -> str:
-    outcome = "is gone" if step.kept else "stays"
-    return f"{step.block} (spread {step.spread:.5f}) {outcome}: {metric} {step.before:.2f} -> {per_cent(step.after)}"
+def _told(step: PruningStep, metric: str) -> str:
+    outcome = "is gone" if step.accepted else "stays"
+    return f"{step.block} (spread {step.spread:.5f}) {outcome}: {metric} {step.before:.2f} → {per_cent(step.after)}"
 
 
 def _step_table(found: Pruning) -> list[Table]:
@@ -123,14 +124,14 @@ def _step_table(found: Pruning) -> list[Table]:
             f"{step.spread:.5f}",
             _constants(step),
             ", ".join(step.tensors) or "nothing",
-            f"{step.before:.2f} -> {per_cent(step.after)}",
-            "-" if step.ms_before is None else f"{step.ms_before:.2f} -> {step.ms_after:.2f}",
-            "gone" if step.kept else "too much: stays",
+            f"{step.before:.2f} → {per_cent(step.after)}",
+            "-" if step.ms_before is None else f"{step.ms_before:.2f} → {step.ms_after:.2f}",
+            "gone" if step.accepted else "too much: stays",
         )
     return [table]
 
 
-def _constants(step: Pruned) -> str:
+def _constants(step: PruningStep) -> str:
     if step.smallest == step.largest:
         return f"{step.smallest:.4g}"
     return f"{step.smallest:.4f} to {step.largest:.4f}"
@@ -139,11 +140,11 @@ def _constants(step: Pruned) -> str:
 def _outcome(found: Pruning, max_drop: float, tolerance: float) -> list[Text]:
     lines = []
     if found.removed:
-        change = f"{score_label(found.metric)} {found.before:.2f} -> {found.after:.2f} %"
-        time = "" if found.ms_before is None else f", {found.ms_before:.2f} -> {found.ms_after:.2f} ms a pass"
-        lines.append(Text(f"{_blocks(len(found.removed))} taken out: {change}{time}.", style="green"))
+        change = f"{score_label(found.metric)} {found.before:.2f} → {found.after:.2f} %"
+        time = "" if found.ms_before is None else f", {found.ms_before:.2f} → {found.ms_after:.2f} ms a pass"
+        lines.append(Text(f"{counted(len(found.removed), 'block')} taken out: {change}{time}.", style="green"))
     for step in found.steps:
-        if not step.kept:
+        if not step.accepted:
             lines.append(Text(f"Without {step.block} it would lose more than {max_drop:g} points.", style="yellow"))
     if found.untried:
         lines.append(Text(f"Not tried after that: {', '.join(found.untried)}."))
@@ -151,10 +152,6 @@ def _outcome(found: Pruning, max_drop: float, tolerance: float) -> list[Text]:
         named = ", ".join(f"{path} ({spread:.4f})" for path, spread in found.live.items())
         lines.append(Text(f"Gates that depend on the image or the place, with a spread above {tolerance:g}: {named}."))
     return [*lines, *left_alone_lines(found.left)]
-
-
-def _blocks(number: int) -> str:
-    return "1 block" if number == 1 else f"{number} blocks"
 
 
 def _data(

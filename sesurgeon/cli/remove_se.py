@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sesurgeon.cli.console import reporting
 from sesurgeon.cli.loading import flags_to_load, load_model
-from sesurgeon.cli.naming import output_for
+from sesurgeon.cli.naming import output_for, shown
 from sesurgeon.cli.options import Arch, Force, Model, ModelKwargs, OutputPath, Reading, Talking, TrustPickle
 from sesurgeon.cli.rendering import count
 from sesurgeon.cli.spread import spread
@@ -106,4 +106,4 @@ def _rendered(
     if pruned:
         said = f"The constants of blocks that were pruned stay in its weights: {', '.join(pruned)}."
     changed = trained or bool(pruned)
-    return Group(table, Text(said, style="yellow" if changed else "green"), Text(f"Written: {path}"))
+    return Group(table, Text(said, style="yellow" if changed else "green"), Text(f"Written: {shown(path)}"))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
+
+from sesurgeon.words import in_per_cent, some
 
 if TYPE_CHECKING:
     from sesurgeon.blocks import BlockConfig
@@ -22,15 +26,31 @@ _MOST_OPERATIONS = 4
 
 def site_table(*columns: str) -> Table:
     """An empty table with a site's columns (site, stage, tensor), these after them, and a cost's."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("site", overflow="fold")
-    table.add_column("stage", justify="right")
-    table.add_column("tensor", justify="right")
+    table = _SiteTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("site", no_wrap=True)
+    table.add_column("stage", justify="right", no_wrap=True)
+    table.add_column("tensor", justify="right", no_wrap=True)
     for column in columns:
         table.add_column(column)
     for column in ("+ params", "+ MACs", "pooling\nadds", "scaling\nproducts"):
-        table.add_column(column, justify="right", no_wrap=True)
+        widest = max(map(len, column.splitlines()))  # rich would measure words, and break none of them
+        table.add_column(column, justify="right", no_wrap=True, min_width=widest)
     return table
+
+
+class _SiteTable(Table):
+    """On a narrow terminal without its last two columns, whose totals stand below: the sites' ids stay whole."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shown = copy(self)
+        if not shown._fits(console, options):
+            shown.columns = shown.columns[:-2]
+        if not shown._fits(console, options):  # an id may be wider than a terminal
+            shown.columns = [replace(shown.columns[0], no_wrap=False, overflow="fold"), *shown.columns[1:]]
+        yield from Table.__rich_console__(shown, console, options)
+
+    def _fits(self, console: Console, options: ConsoleOptions) -> bool:
+        return self.__rich_measure__(console, options).minimum <= options.max_width
 
 
 def site_cells(site: Site) -> tuple[str, str, str]:
@@ -78,8 +98,8 @@ def _uncounted_lines(cost: Cost) -> list[Text]:
 
 
 def share(part: int, whole: int) -> str:
-    """``1.25%``."""
-    return f"{part / max(whole, 1):.2%}"
+    """``1.25 %``."""
+    return in_per_cent(part / max(whole, 1))
 
 
 def times(shape: Sequence[int]) -> str:
@@ -100,7 +120,7 @@ def left_alone_lines(left_alone: Iterable[LeftAlone]) -> list[Text]:
     lines = []
     reasons = {item.reason.split(": ")[0]: item.reason for item in left_alone}
     for short, paths in by_reason.items():
-        shown = ", ".join(paths[:4]) + (f" and {len(paths) - 4} more" if len(paths) > 4 else "")
+        shown = some(paths, 4)
         reason = reasons[short] if len(paths) == 1 else short
         lines.append(Text(f"Left alone: {shown}: {reason}.", style="yellow"))
     hidden = len(lines) - _MOST_LINES

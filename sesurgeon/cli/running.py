@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sesurgeon.cli.console import Output
 from sesurgeon.cli.latest import given_or_latest, latest_augmented
 from sesurgeon.cli.options import Reading
 from sesurgeon.cli.training import Training
@@ -31,6 +30,7 @@ class Run:
         config: how it is trained.
         processes: on this machine.
         settings: what ``args.yaml`` says beside the configuration.
+        notes: what there is to say before it starts.
         folder: of the run that goes on; None for one that starts.
     """
 
@@ -40,30 +40,42 @@ class Run:
     config: FinetuneConfig
     processes: int
     settings: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
     folder: Path | None = None
 
 
-def new_run(context: typer.Context, training: Training, reading: Reading, out: Output) -> Run:
+def new_run(model: str | None, data: str | None, processes: int, training: Training, reading: Reading) -> Run:
     """A run as the options say.
+
+    Args:
+        model, data, processes: as typed.
+        training: how the network is trained.
+        reading: how it is read.
 
     Raises:
         UsageError: there is no DATA, or a setting makes no sense; or the run would replace its own MODEL.
     """
     from sesurgeon.finetune import FinetuneConfig
 
-    given = context.params
-    if given["data"] is None:
+    if data is None:
         raise UsageError("Missing option '--data'.", hint="Name the images: --data FOLDER, or as --help says.")
-    model = given_or_latest(given["model"], latest_augmented, out)
+    notes: list[str] = []
+    name = given_or_latest(model, latest_augmented, notes.append)
     if training.name is not None:
-        _check_outlives(model, Path(training.output) / training.name)
-    processes = given["num_processes"]
-    settings = {"model": model, **{name: getattr(reading, name) for name in _KEPT}, "num_processes": processes}
-    return Run(model, given["data"], reading, FinetuneConfig(**training.settings()), processes, settings)
+        _check_outlives(name, Path(training.output) / training.name)
+    settings = {"model": name, **{key: getattr(reading, key) for key in _KEPT}, "num_processes": processes}
+    return Run(name, data, reading, FinetuneConfig(**training.settings()), processes, settings, tuple(notes))
 
 
-def resumed_run(context: typer.Context, training: Training, reading: Reading, out: Output) -> Run:
+def resumed_run(
+    context: typer.Context, own: Mapping[str, object], processes: int, training: Training, reading: Reading
+) -> Run:
     """The run of that name, or the newest, with its own settings; it starts again where it wrote no state.
+
+    Args:
+        context: knows which options were typed.
+        own: options that a run has of its own, by name: none of them may be given.
+        processes, training, reading: as of :func:`new_run`; what was not typed is taken from the run.
 
     Raises:
         UsageError: MODEL, DATA or a configuration is given, or a setting that would make it another run.
@@ -73,7 +85,7 @@ def resumed_run(context: typer.Context, training: Training, reading: Reading, ou
     from sesurgeon.finetune.keeping.runfolder import RunFolder
     from sesurgeon.finetune.keeping.states import states_in
 
-    given = [name for name in ("model", "data", "config") if context.params.get(name) is not None]
+    given = [name for name, value in own.items() if value is not None]
     if given:
         raise UsageError(
             f"--resume goes on with a run's own {' and '.join(given)}.", hint=f"Leave {' and '.join(given)} out."
@@ -82,13 +94,12 @@ def resumed_run(context: typer.Context, training: Training, reading: Reading, ou
     folder = newest_run(output) if training.name is None else output / training.name
     settings = RunFolder(folder).read_settings()
     config = resumed_config(settings, _typed(context, training))
-    typed_processes = _is_typed(context, "num_processes")
-    processes = context.params["num_processes"] if typed_processes else int(settings.get("num_processes", 1))
+    if not _is_typed(context, "num_processes"):
+        processes = int(settings.get("num_processes", 1))
     if states_in(RunFolder(folder).states):
-        if training.name is None:
-            out.note(f"Going on with {folder}, the newest run there.")
+        notes = (f"Going on with {folder}, the newest run there.",) if training.name is None else ()
         of_last = replace(reading, num_classes=None, pretrained=False)
-        return Run(str(folder / "last.pt"), str(settings["data"]), of_last, config, processes, settings, folder)
+        return Run(str(folder / "last.pt"), str(settings["data"]), of_last, config, processes, settings, notes, folder)
     kept: dict[str, Any] = {name: settings.get(name) for name in _KEPT}
     model = str(settings["model"])
     for source in (model, str(kept["arch"])):
@@ -97,9 +108,9 @@ def resumed_run(context: typer.Context, training: Training, reading: Reading, ou
                 f"{folder} wrote no state, and starting it again would import and run {source}, as args.yaml says.",
                 hint="Give --trust-pickle, if you want that.",
             )
-    out.note(f"{folder} was stopped before its first state was written: it starts again, with its settings.")
+    again = f"{folder} was stopped before its first state was written: it starts again, with its settings."
     config = replace(config, output=str(output), name=folder.name, force=True)
-    return Run(model, str(settings["data"]), replace(reading, **kept), config, processes, settings)
+    return Run(model, str(settings["data"]), replace(reading, **kept), config, processes, settings, (again,))
 
 
 def _check_outlives(model: str, folder: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -14,9 +12,6 @@ if TYPE_CHECKING:
     from sesurgeon.finetune import ClassScore, EpochRow, LabelScore, Measured
 
 _MOST_CLASSES = 20
-_LABELS: Mapping[str, str] = MappingProxyType(
-    {"loss": "val loss", "top1": "top-1", "top5": "top-5", "balanced": "balanced top-1", "map": "mAP", "f1": "F1"}
-)
 
 
 def per_cent(value: float | None) -> str:
@@ -31,8 +26,9 @@ def number(value: float) -> str:
 
 def score_label(name: str, found: Measured | None = None) -> str:
     """What a score is called in a table; of an evaluation of three classes, top-5 is top-3."""
-    k = None if found is None else getattr(found, "k", None)
-    return f"top-{k}" if k is not None and name == "top5" else _LABELS.get(name, name)
+    from sesurgeon.finetune.scoring import measured
+
+    return measured.score_label(name, found)
 
 
 def score_text(name: str, value: float) -> str:
@@ -64,8 +60,10 @@ def gain(before: EpochRow, after: EpochRow, metric: str, found: Measured | None 
 
 def score_table(found: Measured) -> Table:
     """Top-1, top-5 (or what there is of it), or mAP and F1; loss and images."""
+    from sesurgeon.finetune.scoring.measured import SHARES
+
     table = Table(show_header=False)
-    for name in ("top1", "top5", "map", "f1"):
+    for name in SHARES:
         if name in found.scores():
             table.add_row(score_label(name, found), per_cent(found.scores()[name]))
     table.add_row("loss", number(found.loss))

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from sesurgeon.cli.console import Output
 from sesurgeon.errors import UntraceableError, UsageError
+from sesurgeon.words import in_per_cent
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -31,7 +32,7 @@ def parse_share(text: str | None) -> float | None:
     """``5%`` or ``0.05`` as 0.05.
 
     Raises:
-        UsageError: neither.
+        UsageError: neither; or a number that may be meant either way.
     """
     if text is None:
         return None
@@ -41,6 +42,10 @@ def parse_share(text: str | None) -> float | None:
         share = -1.0
     if not 0 <= share < math.inf:
         raise UsageError(f"--max-latency {text} is no share.", hint="Give one as 5% or 0.05.")
+    if share >= 1 and not text.endswith("%"):
+        raise UsageError(
+            f"--max-latency {text} may be {text}% or {100 * share:g}%.", hint="Write the one that is meant, with %."
+        )
     return share
 
 
@@ -108,6 +113,9 @@ def memory_table(memory: Sequence[MemoryRatio], names: tuple[str, str] = ("befor
     for column in ("batch", *names, "ratio"):
         table.add_column(f"\n{column}", justify="right")
     for one in memory:
+        if one.base_bytes is None or one.augmented_bytes is None:
+            table.add_row(f"{one.runtime}: {one.failure}", str(one.batch))
+            continue
         sizes = (filesize.decimal(one.base_bytes), filesize.decimal(one.augmented_bytes))
         table.add_row(one.runtime, str(one.batch), *sizes, f"{one.ratio:.3f}")
     return table
@@ -133,7 +141,7 @@ def placement_table(costs: Sequence[PlacementCost]) -> Table:
     for column in ("blocks", "parameters", *runtimes):
         table.add_column(column, justify="right")
     for cost in costs:
-        times = {one.runtime: "-" if one.ratio is None else f"{one.ratio - 1:+.1%}" for one in cost.latency}
+        times = {one.runtime: "-" if one.ratio is None else in_per_cent(one.ratio - 1, "+.1f") for one in cost.latency}
         table.add_row(cost.name, str(cost.blocks), f"{cost.parameters:,}", *(times[name] for name in runtimes))
     for failure in dict.fromkeys(one.failure for cost in costs for one in cost.latency if one.failure):
         table.add_row(failure)

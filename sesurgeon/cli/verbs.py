@@ -54,7 +54,8 @@ class Verbs(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """As Typer would, which suggests a verb for a misspelt one only among those that are loaded."""
         completing = ctx.resilient_parsing
-        if not completing and args[0] not in SUMMARIES and (close := difflib.get_close_matches(args[0], SUMMARIES)):
+        close = [] if completing or args[0] in SUMMARIES else difflib.get_close_matches(args[0].lower(), SUMMARIES)
+        if close:
             ctx.fail(f"No such command {args[0]!r}. Did you mean {', '.join(map(repr, close))}?")
         return super().resolve_command(ctx, args)
 

@@ -11,6 +11,7 @@ from rich.progress import Progress
 
 from sesurgeon.cli.console import Output
 from sesurgeon.cli.images import skipped_note
+from sesurgeon.cli.measuring import held_out
 from sesurgeon.cli.scoring import number, score_label, score_text, usual_score
 from sesurgeon.finetune import (
     BlocksCalibrated,
@@ -27,6 +28,7 @@ from sesurgeon.finetune import (
     StateWritten,
     TrainStep,
 )
+from sesurgeon.words import counted
 
 PHASES: Mapping[str, str] = MappingProxyType({"blocks": "new parts", "all": "everything"})
 
@@ -80,8 +82,8 @@ class Watcher:
                 self.out.note(str(calibration))
             case PhaseStarted(phase, trained, parameters):
                 self._phase = phase.name
-                epochs = "1 epoch" if phase.epochs == 1 else f"{phase.epochs} epochs"
-                self.out.note(f"{epochs}, {PHASES[phase.name]}: {trained:,} of {parameters:,} parameters are trained.")
+                what = f"{counted(phase.epochs, 'epoch')}, {PHASES[phase.name]}"
+                self.out.note(f"{what}: {trained:,} of {parameters:,} parameters are trained.")
                 self._epoch_began = time.perf_counter()
             case TrainStep(epoch, step, steps, loss):
                 self._speed = self._images_a_second((step - self._first_step) / steps)
@@ -100,7 +102,7 @@ class Watcher:
             case RunResumed(path, epoch, update, torn):
                 for file in torn:
                     self.out.note(f"Warning: {file} is damaged and was passed over.")
-                finished = f"all {epoch} epochs are done; --epochs {epoch + 1} or more would lengthen the run."
+                finished = f"all epochs are done; --epochs {epoch + 1} or more would lengthen the run."
                 where = finished if epoch >= self.epochs else f"epoch {epoch + 1}, after {update} of its updates."
                 self.out.note(f"Going on from {path}: {where}")
                 self._first_step = update
@@ -116,14 +118,17 @@ class Watcher:
         """
         if self.started is None:
             return
-        folder = self.started.folder
+        folder, state = self.started.folder, self.state if onwards else None
+        done = self.rows[-1].epoch + 1 if self.rows else 0
         if self.rows:
-            done = self.rows[-1].epoch + 1
-            when = f"epoch {done} of {self.epochs}" if done else "its start, before any training"
-            self.out.note(f"Kept: {folder / 'last.pt'}, the state after {when}.")
+            when = f"after epoch {done} of {self.epochs}" if done else "before any training"
+            self.out.note(f"Kept: {folder / 'last.pt'}, the state {when}.")
             if not onwards:
                 self.out.note(f"How it came to that: {folder / 'report.md'}")
-        if self.state is not None and onwards:
+        if state is not None and (state.epoch, state.update) > (done, 0):
+            updates = counted(state.update, "update")
+            self.out.note(f"Kept: {state.path}, the state after {updates} of epoch {state.epoch + 1}.")
+        if state is not None:
             where = f"--output {shlex.quote(str(folder.parent))} --name {shlex.quote(folder.name)}"
             self.out.note(f"To go on: sesurgeon finetune --resume {where}{flags}")
 
@@ -142,10 +147,9 @@ class Watcher:
     def _say_start(self, event: RunStarted) -> None:
         data, task = event.data, event.task
         train = 0 if data.train is None else len(data.train)
-        split = "" if data.val_split is None else f" ({data.val_split:.0%} held out, seed {data.seed})"
         size = "x".join(map(str, task.preprocessing.input_size))
         self.out.note(
-            f"{data.name}: {train:,} training and {len(data.val):,} validation images{split}, "
+            f"{data.name}: {train:,} training and {len(data.val):,} validation images{held_out(data)}, "
             f"{len(data.classes)} classes, seen as {size}."
         )
         if data.skipped:
@@ -167,6 +171,5 @@ class Watcher:
         if row.train_loss is None:
             return f"{'before training':<29}{scores}"
         epoch = f"epoch {row.epoch + 1:>{len(str(self.epochs))}}/{self.epochs}"
-        return (
-            f"{epoch:<15}loss {number(row.train_loss)}  {scores}  {self._speed} images/s{'  best' if is_best else ''}"
-        )
+        speed = f"  {self._speed} images/s" if self._speed else ""  # none where a resumed epoch was trained already
+        return f"{epoch:<15}loss {number(row.train_loss)}  {scores}{speed}{'  best' if is_best else ''}"

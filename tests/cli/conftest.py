@@ -38,6 +38,13 @@ def write_images(root: Path, classes: Sequence[str], images: int) -> Path:
 
 
 @pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder: net.se.pt, and data/ with 12 training and 6 validation images of up and down."""
     monkeypatch.chdir(tmp_path)

@@ -9,17 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from typer.testing import CliRunner, Result
 
 import sesurgeon
-from sesurgeon.cli.app import app
+from tests.cli.commands import run
 
 SHORT = ("--data", "data", "--epochs", "2", "-b", "4", "-j", "0", "--device", "cpu", "--log-with", "none", "-q")
 RUN = "runs/finetune/exp"
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
 
 
 def trained(*arguments: str) -> None:

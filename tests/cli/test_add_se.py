@@ -26,12 +26,6 @@ FACTORY = "from tests.networks import OddNet\n\n\ndef make(classes=5):\n    retu
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(sesurgeon.__file__).parents[1])}
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def run(*words: str, code: int = 0) -> Result:
     result = CliRunner().invoke(app, ["add-se", *words])
     assert result.exit_code == code, result.output
@@ -125,6 +119,38 @@ def test_a_malicious_pickle_is_refused_without_running(here: Path) -> None:
 def test_an_architecture_by_name(here: Path) -> None:
     run("torchvision:shufflenet_v2_x0_5", *SHAPE, "-o", "out.pt", "--stages", "5")
     assert len(blocks_of(sesurgeon.load(here / "out.pt"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--policy", "nope"), "nope"),
+        (("--block", "nope"), "nope"),
+        (("--stages", "two"), "--stages two"),
+        (("--plan", "gone.yaml"), "gone.yaml"),
+    ],
+)
+def test_wrong_settings_are_told_before_an_output_that_exists(here: Path, words: tuple[str, str], said: str) -> None:
+    (here / "model.pt").touch()
+    (here / "model.se.pt").touch()
+    result = CliRunner().invoke(app, ["add-se", "model.pt", *words])
+    assert result.exit_code in (2, 3)
+    assert said in result.stderr
+    assert "exists already" not in result.stderr
+
+
+def test_an_output_whose_name_is_too_long_wants_another(here: Path) -> None:
+    name = "n" * 251  # to which .pt can be added, but not .se.pt
+    (here / f"{name}.pt").touch()
+    refused = run(f"{name}.pt", code=1)
+    assert refused.stderr.splitlines() == [
+        f"Error: The output {name}.se.pt cannot be written: its name is too long.", "Give another name with -o.",
+    ]  # fmt: skip
+
+
+def test_an_output_that_reads_like_an_option_is_shown_as_a_path(here: Path) -> None:
+    torch.save(shufflenet(), here / "-m.pt")
+    assert "Written: ./-m.se.pt" in run("./-m.pt", *SHAPE).stdout
 
 
 def test_a_dry_run_writes_nothing(here: Path) -> None:

@@ -61,6 +61,7 @@ def test_a_misspelt_verb_gets_the_nearest() -> None:
     result = CliRunner().invoke(app, ["ad-se", "net.pt"])
     assert result.exit_code == 2
     assert "No such command 'ad-se'. Did you mean 'add-se'?" in result.stderr
+    assert "Did you mean 'finetune'?" in CliRunner().invoke(app, ["FINETUNE"]).stderr
     assert "Did you mean" not in CliRunner().invoke(app, ["xyz"]).stderr
 
 
@@ -76,6 +77,17 @@ def test_version() -> None:
     assert versions["sesurgeon"] == sesurgeon.__version__
     assert versions["python"] == ".".join(str(part) for part in sys.version_info[:3])
     assert {"torch", "timm", "onnx"} <= set(versions)
+
+
+def test_ctrl_c_while_it_is_loaded_is_130_without_a_word() -> None:
+    code = (
+        "import signal, sys; from importlib.abc import MetaPathFinder; from sesurgeon.__main__ import main;"
+        "signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "press = lambda self, name, *_: signal.raise_signal(signal.SIGINT) if name == 'typer' else None;"
+        "sys.meta_path.insert(0, type('Key', (MetaPathFinder,), {'find_spec': press})()); main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "version"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_it_runs_as_a_module() -> None:

@@ -55,7 +55,7 @@ def test_against_another_network() -> None:
     result = benchmark("net.se.pt", "--vs", "inner.se.pt", "--runtime", "torch", "-b", "2")
     assert result.exit_code == 0, result.stderr
     assert "net.se.pt against inner.se.pt" in result.stdout
-    assert "its 2 blocks take" in result.stdout
+    assert "goes into 2 blocks:" in result.stdout
     assert "onnxruntime" not in result.stdout
     header = next(line for line in result.stdout.splitlines() if line.startswith("time on this machine"))
     assert header.split()[4:7] == ["batch", "inner.se.pt", "net.se.pt"]
@@ -174,6 +174,15 @@ def test_what_cannot_be_drawn_is_refused(folder: Path, words: list[str], said: s
     assert refused.exit_code == 2
     assert said in refused.stderr
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_images_are_those_that_the_blocks_went_in_with(folder: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 5 * 9, 3))
+    sesurgeon.save(sesurgeon.add_se(net, torch.randn(2, 1, 7, 11), policy="conv"), folder / "fixed.se.pt")
+    words = ["benchmark", "fixed.se.pt", "--repeats", "2", "--runtime", "torch", "-b", "2", "--json"]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["latency"][0]["failure"] is None
 
 
 def test_images_that_the_network_does_not_take_are_told_row_by_row(folder: Path) -> None:

@@ -46,13 +46,14 @@ def test_each_error_has_its_exit_code_and_is_told_once(
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+@pytest.mark.parametrize("on_error", ["strict", "surrogateescape"])  # the latter in the locale C
 @pytest.mark.parametrize("as_json", [False, True])
 def test_what_the_stream_cannot_write_does_not_lose_the_result(
-    encoding: str, as_json: bool, monkeypatch: pytest.MonkeyPatch
+    encoding: str, on_error: str, as_json: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "64→4 caf\udce9 é 😀"
     file = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(file, encoding=encoding))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(file, encoding=encoding, errors=on_error))
     with reporting(Talking(json=as_json)) as out:
         out.result(name, {"name": name})
     sys.stdout.flush()

@@ -45,12 +45,6 @@ NETWORKS = {
 }
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def run(*words: str, code: int = 0) -> Result:
     result = CliRunner().invoke(app, words)
     assert result.exit_code == code, result.output

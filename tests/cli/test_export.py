@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 import sesurgeon
 from sesurgeon.cli.app import app
@@ -25,6 +25,7 @@ from sesurgeon.cli.options import Talking
 from sesurgeon.finetune import open_data, preprocessing_for
 from sesurgeon.finetune.data.loader import eval_loader
 from sesurgeon.models import Provenance, Source, attach_provenance
+from tests.cli.commands import export
 
 NETWORKS = """
 import signal
@@ -37,6 +38,15 @@ from torch import nn
 def tiny(width=4, out=3):
     squeeze = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), *squeeze, nn.Linear(width, out))
+
+
+class Odd(nn.Sequential):
+    def __init__(self):
+        super().__init__(*tiny())
+
+    def forward(self, x):
+        assert x.shape[2:] == (40, 24)
+        return super().forward(x)
 
 
 class Several(nn.Module):
@@ -73,10 +83,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def export(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["export", *arguments])
-
-
 def test_a_network_becomes_a_checked_file(folder: Path) -> None:
     result = export("factory:own_networks:tiny", "--model-kwargs", "out=5", "--onnx", "-o", "net.onnx", "--json")
 
@@ -101,7 +107,7 @@ def test_the_newest_model_is_taken_and_the_proof_printed(folder: Path) -> None:
     assert (folder / "tiny.onnx").is_file()
     assert "tiny.onnx" in result.stdout
     assert "at batch 1 and 4" in result.stdout
-    assert "100.0%" in result.stdout
+    assert "100.0 %" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -215,6 +221,7 @@ def test_int8_is_calibrated_on_training_and_compared_on_validation_images(
     assert (report["path"], report["parity"]["batch_sizes"]) == ("net.int8.onnx", [6])
     shown = export("net.se.pt", "--int8", "--calib", "data", "--force")
     assert "top-1 agreement" in shown.stdout
+    assert "on 6 images" in shown.stdout
 
 
 def test_as_many_images_as_are_told_are_calibrated_on(
@@ -236,6 +243,21 @@ def test_what_the_network_gives_beside_is_named(folder: Path) -> None:
     result = export("factory:own_networks:Several", "--json", "--force")
     assert json.loads(result.stdout)["left_out"] == ["doubt", "more"]
     assert "Left out" not in export("factory:own_networks:tiny").stderr
+
+
+@pytest.mark.parametrize("kind", ["--onnx", "--pt2"])
+def test_a_network_for_one_size_of_images_is_exported_at_that_size(folder: Path, kind: str) -> None:
+    guessed = export("factory:own_networks:Odd", kind)
+    assert guessed.exit_code == 4
+    assert "--input-shape" in guessed.stderr
+    told = export("factory:own_networks:Odd", kind, "--input-shape", "2,3,40,24", "--json")
+    assert json.loads(told.stdout)["input_shape"] == [3, 40, 24], told.stderr
+    options = ["--input-shape", "3,40,24", "--policy", "conv", "-o", "odd.se.pt"]
+    added = CliRunner().invoke(app, ["add-se", "factory:own_networks:Odd", *options])
+    assert added.exit_code == 0, added.stderr
+    remembered = export("odd.se.pt", kind, "--trust-pickle", "--json")
+    assert remembered.exit_code == 0, remembered.stderr
+    assert json.loads(remembered.stdout)["input_shape"] == [3, 40, 24]
 
 
 def test_a_checkpoint_is_not_replaced_by_its_export(folder: Path) -> None:
@@ -267,6 +289,8 @@ def test_pt2(folder: Path) -> None:
         (["--calib", "data"], "--calib is for --int8"),
         (["--pt2", "--opset", "20"], "--opset is for ONNX files"),
         (["--data-dir", "elsewhere"], "--data-dir is for --calib"),
+        (["--plain", "--input-shape", "2,1,8,8"], "--input-shape is for ONNX and .pt2 files"),
+        (["--int8", "--calib", "data", "--input-shape", "2,1,8,8"], "--input-shape is not for --calib"),
     ],
 )
 def test_formats_that_do_not_go_together(folder: Path, arguments: list[str], said: str) -> None:

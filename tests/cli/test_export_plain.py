@@ -10,18 +10,13 @@ import pytest
 import timm
 import torch
 from torch import nn
-from typer.testing import CliRunner, Result
 
 import sesurgeon
-from sesurgeon.cli.app import app
+from tests.cli.commands import export
 from tests.networks import OddNet, PlainNet
 from tests.surgery.trained import augmented
 
 SMALL = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
-def export(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["export", *arguments])
 
 
 @pytest.fixture(autouse=True)

@@ -7,16 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
 
 import sesurgeon
-from sesurgeon.cli.app import app
+from tests.cli.commands import run
 
 DATA = ("--data", "data", "-j", "0", "--device", "cpu")
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
 
 
 @pytest.fixture(params=[torch.bfloat16, torch.float16, torch.float64], ids=lambda dtype: str(dtype))

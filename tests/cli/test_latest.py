@@ -54,6 +54,6 @@ def test_what_was_taken_is_said_and_what_was_given_is_taken(
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "a.se.pt", age=0)
     with reporting(Talking()) as out:
-        assert given_or_latest("timm:resnet18", latest_trained, out) == "timm:resnet18"
-        assert given_or_latest(None, latest_trained, out) == "a.se.pt"
+        assert given_or_latest("timm:resnet18", latest_trained, out.note) == "timm:resnet18"
+        assert given_or_latest(None, latest_trained, out.note) == "a.se.pt"
     assert capsys.readouterr().err == "No MODEL given: taking a.se.pt, the newest here.\n"

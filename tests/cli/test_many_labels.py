@@ -7,24 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
 
 import sesurgeon
-from sesurgeon.cli.app import app
 from sesurgeon.cli.scoring import gain
 from sesurgeon.finetune import EpochRow, Evaluation, MultiLabelEvaluation
 from sesurgeon.models import Preprocessing, attach_provenance, provenance_of
 from sesurgeon.models.provenance import Provenance
+from tests.cli.commands import rows_of, run
 
 PLAIN = ("-j", "0", "--device", "cpu")
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
-
-
-def rows_of(result: Result) -> list[list[str]]:
-    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
 
 
 @pytest.fixture

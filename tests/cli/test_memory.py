@@ -6,8 +6,11 @@ import os
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+
+from sesurgeon.cli import memory
 
 # how many pages are handed out while a block of 16 MB is taken, written and freed ten times
 SCRIPT = """
@@ -40,11 +43,35 @@ def test_what_is_freed_is_not_handed_out_anew() -> None:
     assert page_faults("keep", MALLOC_MMAP_THRESHOLD_="131072") > plain / 2  # the user's word counts
 
 
-def test_elsewhere_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sesurgeon.cli import memory
+class Glibc:
+    """What is asked of it."""
 
-    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    def mallopt(self, option: int, value: int) -> None:
+        self.asked.append((option, value))
+
+
+def opened_with(library: object, monkeypatch: pytest.MonkeyPatch, **environment: str) -> int:
+    """How often :func:`keep_freed_memory` opens the C library, which is ``library``."""
+    opened = []
+    monkeypatch.setattr(memory, "ctypes", SimpleNamespace(CDLL=lambda name: opened.append(name) or library))
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+    for name, value in {"THP_MEM_ALLOC_ENABLE": "1", **environment}.items():
+        monkeypatch.setenv(name, value)
     memory.keep_freed_memory()
+    return len(opened)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="nothing is done there")
+def test_glibc_alone_is_told_and_only_where_the_user_has_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = Glibc()
+    assert opened_with(library, monkeypatch, MALLOC_ARENA_MAX="2") == 0
+    assert opened_with(library, monkeypatch) == 1
+    assert library.asked == [(-3, 32 * 2**20), (-1, 2**31 - 1)]
+    assert opened_with(object(), monkeypatch) == 1  # has no mallopt that could be called
 
 
 def test_the_process_ends_without_a_last_collection() -> None:

@@ -8,17 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 import sesurgeon
 from sesurgeon.cli.app import app
 from sesurgeon.export import load_onnx
+from tests.cli.commands import finetune
 
 PLAIN = ("-j", "0", "--device", "cpu")
-
-
-def finetune(*arguments: str) -> Result:
-    return CliRunner().invoke(app, ["finetune", *arguments])
 
 
 @pytest.fixture
@@ -34,7 +31,7 @@ def photos(workplace: Path) -> Path:
 def test_images_alone_are_enough_and_the_run_can_be_lengthened(photos: Path) -> None:
     result = finetune("--data", "photos", "--distill", "1", "--epochs", "1", "--log-with", "none", *PLAIN)
     assert result.exit_code == 0, result.stderr
-    assert "photos: 14 training and 4 validation images (20% held out, seed 42), 2 classes" in result.stderr
+    assert "photos: 14 training and 4 validation images (20 % held out, seed 42), 2 classes" in result.stderr
     assert "The images have no labels. What the network said of them before training stands in" in result.stderr
     before = next(line for line in result.stderr.splitlines() if line.startswith("before training"))
     assert "top-1 100.00 %" in before

@@ -14,10 +14,9 @@ import torch
 from PIL import Image
 from torch import nn
 from torchvision.models.resnet import BasicBlock
-from typer.testing import CliRunner, Result
 
 import sesurgeon
-from sesurgeon.cli.app import app
+from tests.cli.commands import run
 
 ODD = ("猫", "dogs ", "only one")
 SETTINGS = ("--epochs", "1", "--freeze-epochs", "0", "--img-size", "8", "-j", "0", "--device", "cpu")
@@ -29,10 +28,6 @@ NOTES = [
     "Class names that begin or end with a space keep it: 'dogs '.",
     "Trained on the only image there is, and not measured: only one.",
 ]
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, arguments)
 
 
 @pytest.fixture

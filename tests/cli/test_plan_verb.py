@@ -19,6 +19,8 @@ from sesurgeon.blocks import BlockConfig
 from sesurgeon.blocks.config import BlockName, GateName, Init, Squeeze
 from sesurgeon.cli.app import app
 from sesurgeon.cli.selecting import parse_inputs
+from sesurgeon.cli.timing import parse_share
+from sesurgeon.errors import UsageError
 from sesurgeon.export import LatencyRatio
 from sesurgeon.placement import POLICIES
 from sesurgeon.surgery import blocks_of
@@ -265,6 +267,14 @@ def test_a_bound_on_time(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "to keep to the bound on time" in told["left_alone"][-1]["reason"]
     for wrong in ("much", "-1%", "nan"):
         assert "is no share" in run("plan", "net.pt", "--max-latency", wrong, code=2).stderr
+
+
+def test_a_share_above_all_needs_its_per_cent_sign() -> None:
+    assert parse_share("5%") == parse_share("0.05") == 0.05
+    assert parse_share("150%") == 1.5
+    for text, either in {"5": "5% or 500%", "1": "1% or 100%", "1.5": "1.5% or 150%"}.items():
+        with pytest.raises(UsageError, match=either):
+            parse_share(text)
 
 
 def test_the_command_that_is_printed_applies_it(here: Path) -> None:

@@ -16,16 +16,13 @@ import sesurgeon
 from sesurgeon.cli.app import app
 from sesurgeon.finetune import Predictions
 from sesurgeon.models import Preprocessing, Provenance, attach_provenance, provenance_of
+from tests.cli.commands import rows_of
 
 PLAIN = ("-j", "0", "--device", "cpu")
 
 
 def predict(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["predict", *PLAIN, *arguments])
-
-
-def rows_of(result: Result) -> list[list[str]]:
-    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
 
 
 def per_cent(probability: float) -> str:
@@ -163,3 +160,15 @@ def test_bad_input_is_told(arguments: list[str], code: int, message: str, workpl
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("given", ["photo", "data/vla", "modle.pt", "gone.png"])
+def test_what_is_alone_and_not_there_is_named(given: str, workplace: Path) -> None:
+    result = predict(given)
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: There is no such file or folder: {given}.\n"
+
+
+@pytest.mark.parametrize("given", ["net.se.pt", "timm:test_resnet"])
+def test_a_model_alone_wants_images(given: str, workplace: Path) -> None:
+    assert "No images given." in predict(given).stderr

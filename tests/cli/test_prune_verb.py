@@ -8,19 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 import sesurgeon
-from sesurgeon.cli.app import app
 from sesurgeon.surgery import blocks_of
+from tests.cli.commands import run
 from tests.surgery.trained import assert_same
 
 DATA = ("--data", "data", "-j", "0", "--device", "cpu")
 IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(2))
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, [*arguments])
 
 
 def prune(*arguments: str) -> Result:
@@ -62,7 +58,7 @@ def test_json_is_alone_on_stdout_with_each_step(constant: nn.Module) -> None:
     assert (result.exit_code, result.stderr) == (0, "")
     report = json.loads(result.stdout)
     (step,) = report["steps"]
-    assert (step["block"], step["kept"], step["tensors"]) == ("1.se", True, ["1.bn2.bias", "1.bn2.weight"])
+    assert (step["block"], step["accepted"], step["tensors"]) == ("1.se", True, ["1.bn2.bias", "1.bn2.weight"])
     assert step["smallest"] == pytest.approx(2 * torch.tensor(-1.0).sigmoid().item(), rel=1e-6)
     assert step["ms_before"] > 0
     assert step["ms_after"] > 0

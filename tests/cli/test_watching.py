@@ -22,7 +22,9 @@ from sesurgeon.finetune import (
     ImagesChecked,
     Phase,
     PhaseStarted,
+    RunResumed,
     RunStarted,
+    StateWritten,
     TrainStep,
 )
 from sesurgeon.finetune.data.images import FileImages
@@ -69,7 +71,8 @@ def shown(*, terminal: bool, quiet: bool = False, width: int = 100) -> str:
 
 def test_a_pipe_gets_lines_alone() -> None:
     lines = shown(terminal=False).splitlines()
-    assert lines[0] == "photos: 12 training and 4 validation images (25% held out, seed 7), 2 classes, seen as 3x32x32."
+    images = "12 training and 4 validation images (25 % held out, seed 7)"
+    assert lines[0] == f"photos: {images}, 2 classes, seen as 3x32x32."
     assert lines[1] == "Warning: 7 unreadable images are left out:"
     assert lines[2:8] == [*(f"  bad{index}.png: torn" for index in range(5)), "  … and 2 more; --json lists all."]
     assert lines[8:10] == ["Mind it.", "The run is kept in runs/exp"]
@@ -78,6 +81,47 @@ def test_a_pipe_gets_lines_alone() -> None:
     assert lines[12].startswith("epoch 1/2      loss 0.1250  val loss 0.2500  top-1 100.00 %  ")
     assert lines[12].endswith(" images/s  best")
     assert lines[13:] == ["Kept: runs/exp/last.pt, the state after epoch 1 of 2."]
+
+
+def said_of(*seen: Event) -> list[str]:
+    """What is said after an interrupt that came after these events of a run of two epochs."""
+    file = io.StringIO()
+    out = Output(Console(file=io.StringIO()), Console(file=file, width=200), False, False)
+    with out.progress() as progress:
+        watcher = Watcher(out, progress, epochs=2)
+        for event in seen:
+            watcher(event)
+        file.truncate(0)
+        file.seek(0)
+        watcher.say_what_is_kept()
+    return file.getvalue().splitlines()
+
+
+def test_an_interrupt_names_the_newest_state_that_is_kept() -> None:
+    _, started, _, before, *_, finished = events()
+    onwards = "To go on: sesurgeon finetune --resume --output runs --name exp"
+    middle, end = StateWritten(Path("runs/exp/states/one"), 0, 145), StateWritten(Path("runs/exp/states/two"), 1, 0)
+    first = StateWritten(Path("runs/exp/states/none"), 0, 0)
+    assert said_of(started, before, first) == ["Kept: runs/exp/last.pt, the state before any training.", onwards]
+    in_epoch_1 = "Kept: runs/exp/states/one, the state after 145 updates of epoch 1."
+    assert said_of(started, before, middle) == [
+        "Kept: runs/exp/last.pt, the state before any training.", in_epoch_1, onwards,
+    ]  # fmt: skip
+    assert said_of(started, middle) == [in_epoch_1, onwards]  # of a run that went on in the same epoch
+    whole = ["Kept: runs/exp/last.pt, the state after epoch 1 of 2.", onwards]
+    assert said_of(started, before, middle, finished, end) == whole
+    assert said_of(started, before, middle, finished) == whole  # between the epoch's files and its state
+
+
+def test_an_epoch_that_was_trained_before_has_no_speed() -> None:
+    _, started, *_, finished = events()
+    file = io.StringIO()
+    out = Output(Console(file=io.StringIO()), Console(file=file, width=200), False, False)
+    with out.progress() as progress:
+        watcher = Watcher(out, progress, epochs=2)
+        for event in (started, RunResumed(Path("state"), 0, 3, ()), finished):
+            watcher(event)
+    assert file.getvalue().splitlines()[-1].endswith("top-1 100.00 %  best")
 
 
 def test_a_terminal_gets_bars_as_well() -> None:
