@@ -27,7 +27,7 @@ from sesurgeon.errors import (
 )
 
 if TYPE_CHECKING:
-    from sesurgeon.export import export_onnx
+    from sesurgeon.export import export_onnx, export_pt2
     from sesurgeon.finetune import evaluate, finetune, predict
     from sesurgeon.gates import prune, study_gates
     from sesurgeon.graph import find_sites
@@ -64,6 +64,7 @@ _HOMES = {
     "extract_adapter": "sesurgeon.surgery",
     "apply_adapter": "sesurgeon.surgery",
     "export_onnx": "sesurgeon.export",
+    "export_pt2": "sesurgeon.export",
 }
 
 __all__ = [
@@ -85,6 +86,7 @@ __all__ = [
     "apply_plan",
     "evaluate",
     "export_onnx",
+    "export_pt2",
     "extract_adapter",
     "find_sites",
     "finetune",

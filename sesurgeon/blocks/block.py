@@ -113,7 +113,7 @@ class Squeezing(Scaling):
         return super().forward(x)
 
     def by_hand(self, x: Tensor, parameters: Sequence[Tensor]) -> Excitation | None:
-        """:meth:`factors` of the means of ``x`` and of all parameters, with gradients by hand; None has none."""
+        """:meth:`factors` of the means of ``x`` and of all parameters, with gradients by hand; None without such."""
         return None
 
     def extra_repr(self) -> str:

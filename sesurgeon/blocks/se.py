@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from sesurgeon.blocks.block import Squeezing, zero_
 from sesurgeon.blocks.excitation import Excitation, TwoLayers
-from sesurgeon.blocks.gates import GateName, TwiceSigmoid, make_gate
+from sesurgeon.blocks.gates import GateName, TwiceSigmoid, ceiling_of, make_gate
 from sesurgeon.blocks.layout import CONVOLUTIONS, Convolution, Layout, Squeeze
 from sesurgeon.blocks.pointwise import pointwise
 
-_CEILINGS: dict[type[nn.Module], float] = {nn.Sigmoid: 1.0, TwiceSigmoid: 2.0}
+_SIGMOIDS = (nn.Sigmoid, TwiceSigmoid)
 
 
 class SqueezeExcite(Squeezing):
@@ -70,13 +70,13 @@ class SqueezeExcite(Squeezing):
             return None
         fc1, fc2, gate = self.fc1, self.fc2, type(self.gate)
         layers = isinstance(fc1, CONVOLUTIONS) and isinstance(fc2, CONVOLUTIONS)
-        if not (layers and isinstance(self.act, nn.ReLU) and gate in _CEILINGS):
+        if not (layers and isinstance(self.act, nn.ReLU) and gate in _SIGMOIDS):
             return None
         read = (fc1.weight, fc1.bias, fc2.weight, fc2.bias)
         # in this order and no others: who takes a parametrization off a layer leaves its weight behind its bias
         all_of_them = len(parameters) == len(read) and all(a is b for a, b in zip(read, parameters, strict=True))
         usual = all_of_them and x.dim() == fc1.weight.dim() and all(one.dtype == x.dtype for one in parameters)
-        return TwoLayers(_CEILINGS[gate]) if usual else None
+        return TwoLayers(ceiling_of(self.gate)) if usual else None
 
     def hidden(self) -> tuple[Convolution, Convolution] | None:
         return None if self.fc1.bias is None else (self.fc1, self.fc2)

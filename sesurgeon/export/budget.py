@@ -16,6 +16,7 @@ from sesurgeon.placement import Plan, images_in
 from sesurgeon.surgery import blocks_of
 from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.below import path_of
+from sesurgeon.words import in_per_cent
 
 Measure = Callable[[nn.Module, nn.Module, tuple[Any, ...]], LatencyRatio]
 Shares = Callable[[nn.Module, tuple[Any, ...]], dict[str, float]]
@@ -84,6 +85,6 @@ def fit_latency(
             dropped.append(LeftAlone(path, reason))
         plan = replace(plan, entries=tuple(entry for entry in plan.entries if entry.site not in gone))
     raise NoSiteError(
-        f"Not a single block keeps to {most:.1%} more time on this machine.",
+        f"Not a single block keeps to {in_per_cent(most, '.1f')} more time on this machine.",
         hint="Allow more, or place them where tensors are small: --policy inner, --stages.",
     )

@@ -111,7 +111,7 @@ def run(model: nn.Module, image: Tensor) -> Any:
     except Exception as error:  # the model's own code may raise anything
         raise UntraceableError(
             f"The network fails on an input of shape {tuple(image.shape)}: {first_line(error)}",
-            hint="Give example_inputs of the shape that it takes.",
+            hint="Give an input that it takes: --input-shape 2,3,224,224 (in Python: example_inputs=).",
         ) from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sesurgeon.export.capture import first_line
 from sesurgeon.export.latency import Runtime, opened, with_images
 from sesurgeon.models import fresh
 
@@ -25,16 +25,20 @@ class MemoryRatio:
         runtime: "torch" for a forward pass in eval mode, "training" for a step of training.
         batch: images in a batch.
         base_bytes, augmented_bytes: the most that tensors took at a time, above weights and the optimiser's state.
+        failure: why there are no peaks (they are None then).
     """
 
     runtime: Runtime
     batch: int
-    base_bytes: int
-    augmented_bytes: int
+    base_bytes: int | None = None
+    augmented_bytes: int | None = None
+    failure: str | None = None
 
     @property
-    def ratio(self) -> float:
+    def ratio(self) -> float | None:
         """The augmented network's peak over the base's."""
+        if self.base_bytes is None or self.augmented_bytes is None:
+            return None
         return self.augmented_bytes / self.base_bytes
 
 
@@ -49,8 +53,7 @@ def measure_memory(
     """The peak of both networks in one call, after one that made what stays.
 
     On a CPU it is the bytes of all tensors that operations gave and nobody had freed yet; on CUDA what torch's
-    allocator says. What an operation takes for itself meanwhile is in the second alone. Where a call raises,
-    :func:`measure_latency` says why, and here it is left out.
+    allocator says. What an operation takes for itself meanwhile is in the second alone.
 
     Args:
         base: the network without blocks.
@@ -58,16 +61,23 @@ def measure_memory(
         images: a batch, or the tuple of the positional arguments of forward.
         batch: images of one call; there are repeated ones where ``images`` are fewer.
         runtimes: which; those other than "torch" and "training" are passed over.
+
+    Returns:
+        An entry for each; where a call raises it holds the reason.
     """
     arguments = images if isinstance(images, tuple) else (images,)
     given = with_images(arguments, batch)
-    found = []
-    for runtime in runtimes:
-        if runtime in ("torch", "training"):
-            with contextlib.suppress(Exception):  # whatever a forward raises
-                peaks = _peak(runtime, base, given), _peak(runtime, augmented, given)
-                found.append(MemoryRatio(runtime, batch, *peaks))
-    return found
+    measured = [runtime for runtime in runtimes if runtime in ("torch", "training")]
+    return [_ratio(runtime, base, augmented, given, batch) for runtime in measured]
+
+
+def _ratio(
+    runtime: Runtime, base: nn.Module, augmented: nn.Module, arguments: tuple[Any, ...], batch: int
+) -> MemoryRatio:
+    try:
+        return MemoryRatio(runtime, batch, _peak(runtime, base, arguments), _peak(runtime, augmented, arguments))
+    except Exception as error:  # whatever a forward raises
+        return MemoryRatio(runtime, batch, failure=first_line(error))
 
 
 def _peak(runtime: Runtime, model: nn.Module, arguments: tuple[Any, ...]) -> int:

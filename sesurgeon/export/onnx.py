@@ -84,7 +84,7 @@ def export_onnx(
         model: any network with one image tensor in; of several outputs the first is exported.
         path: where to; nothing lies there unless all checks have passed.
         opset: of ONNX's operators; the exporter's own choice by default.
-        example_inputs: images, as the model takes them; made from the model by default.
+        example_inputs: images, as the model takes them; by default :func:`sesurgeon.surgery.known_inputs`.
         precision: of the weights: float32; float16, half the size; int8, a quarter, and faster on many processors.
         calibration: batches of images for int8, prepared as for the model; a few hundred are enough.
         compare_on: batches of images on which the file is compared with PyTorch.

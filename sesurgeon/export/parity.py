@@ -13,6 +13,7 @@ from sesurgeon.errors import VerificationError
 from sesurgeon.export.capture import run
 from sesurgeon.export.sessions import open_session
 from sesurgeon.models.preprocessing import Preprocessing
+from sesurgeon.words import in_per_cent
 
 _BATCHES = (1, 4)
 _ROUNDING = 1e-6  # of the largest output: a smaller spread may be that of float32
@@ -47,9 +48,10 @@ class Parity:
     def require(self, whose: str) -> None:
         """Raise a VerificationError that says how far ``whose`` outputs are off, unless they pass."""
         if not self.passed:
+            agreement = in_per_cent(self.top1_agreement, ".0f")
             raise VerificationError(
                 f"{whose} outputs are up to {self.max_abs:.3g} off PyTorch's, {self.max_rel:.3g} of "
-                f"their spread (allowed: {self.tolerance:g}); top-1 agrees on {self.top1_agreement:.0%}.",
+                f"their spread (allowed: {self.tolerance:g}); top-1 agrees on {agreement}.",
                 hint="No file was written. Look for what forward does differently while it is exported.",
             )
 

@@ -102,7 +102,7 @@ def draw_placements(costs: Sequence[PlacementCost], path: str | os.PathLike[str]
     Raises:
         OutputError: ``path`` cannot be written.
     """
-    from sesurgeon.finetune.keeping.pictures import new_figure, save_figure
+    from sesurgeon.finetune.keeping.figures import GREY, new_figure, save_figure, without_box
 
     figure = new_figure(8, 1.6 + 0.36 * len(costs))
     axes = figure.subplots()
@@ -117,7 +117,7 @@ def draw_placements(costs: Sequence[PlacementCost], path: str | os.PathLike[str]
         ]
         axes.hlines([y for y, _, _ in rows], *zip(*(ends for _, _, ends in rows), strict=True), colour, linewidth=2)
         axes.plot([x for _, x, _ in rows], [y for y, _, _ in rows], "o", color=colour, label=runtime)
-    axes.axvline(0, color="#8c8c8c", linewidth=1)
+    axes.axvline(0, color=GREY, linewidth=1)
     axes.set_yticks(range(len(costs)), [f"{cost.name} ({_size(cost)})" for cost in costs])
     axes.invert_yaxis()
     (batch,) = {one.batch for cost in costs for one in cost.latency}
@@ -125,7 +125,7 @@ def draw_placements(costs: Sequence[PlacementCost], path: str | os.PathLike[str]
     axes.grid(axis="x", alpha=0.3)
     if runtimes:
         axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(runtimes), fontsize="small")
-    axes.spines[["top", "right"]].set_visible(False)
+    without_box(axes)
     save_figure(figure, Path(path))
 
 

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from sesurgeon.errors import SiteError, UsageError
 from sesurgeon.export.capture import one_output
-from sesurgeon.models.inputs import example_inputs as default_inputs
 from sesurgeon.models.provenance import Provenance, provenance_of
-from sesurgeon.surgery import fold, plan_of
+from sesurgeon.surgery import fold, known_inputs, plan_of
 
 
 def prepare(
@@ -41,7 +40,7 @@ def _folded(model: nn.Module) -> nn.Module:
 
 def _one_image(model: nn.Module, given: Tensor | tuple[Tensor, ...] | None) -> Tensor:
     """The example as one float32 tensor on the CPU."""
-    inputs = default_inputs(model) if given is None else given
+    inputs = known_inputs(model) if given is None else given
     inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
     if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or not inputs[0].ndim:
         given_types = ", ".join(type(value).__name__ for value in inputs) or "nothing"

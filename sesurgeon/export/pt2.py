@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from sesurgeon import __version__
@@ -63,7 +63,7 @@ def export_pt2(
     Args:
         model: any network with one image tensor in; of several outputs the first is exported.
         path: where to, a name that ends in .pt2; nothing lies there unless all checks have passed.
-        example_inputs: images, as the model takes them; made from the model by default.
+        example_inputs: images, as the model takes them; by default :func:`sesurgeon.surgery.known_inputs`.
         force: replace what lies at ``path``.
         verify: read the file again and compare with PyTorch, at batch 1 and 4.
 
@@ -100,9 +100,17 @@ def check_pt2_path(path: Path) -> None:
 def _content(program: ExportedProgram, provenance: Provenance) -> bytes:
     """The file, by way of memory: where the disk is full, torch's own writing to it ends the whole process."""
     content = io.BytesIO()
+    _forget_sources(program)
     with quiet_exporter():
         torch.export.save(program, content, extra_files={_METADATA: json.dumps(_described(provenance))})
     return content.getvalue()
+
+
+def _forget_sources(program: ExportedProgram) -> None:
+    """Take out where the code lies on this machine, of which torch writes a line for each call."""
+    for module in program.graph_module.modules():  # those of control flow, too
+        for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)
 
 
 def _described(provenance: Provenance) -> dict[str, object]:

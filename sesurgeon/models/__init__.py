@@ -6,7 +6,15 @@ from sesurgeon.models.detection import is_detector, witnesses
 from sesurgeon.models.fit import fit
 from sesurgeon.models.formats import check_is_file, format_of
 from sesurgeon.models.guess import guess_architectures
-from sesurgeon.models.head import head_of, heads_if_any, heads_of, num_outputs, replace_head, set_num_classes
+from sesurgeon.models.head import (
+    check_num_classes,
+    head_of,
+    heads_if_any,
+    heads_of,
+    num_outputs,
+    replace_head,
+    set_num_classes,
+)
 from sesurgeon.models.inputs import (
     candidate_inputs,
     eval_inputs,
@@ -26,6 +34,7 @@ from sesurgeon.models.provenance import (
     Structure,
     add_record,
     attach_provenance,
+    check_is_network,
     detach_provenance,
     provenance_of,
 )
@@ -47,6 +56,8 @@ __all__ = [
     "build",
     "candidate_inputs",
     "check_is_file",
+    "check_is_network",
+    "check_num_classes",
     "copy_of",
     "detach_provenance",
     "eval_inputs",

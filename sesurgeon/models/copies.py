@@ -16,13 +16,21 @@ def copy_of(model: nn.Module) -> nn.Module:
     ``copy.deepcopy`` refuses these: the weight that ``torch.nn.utils.weight_norm`` computed in the last forward pass, a
     feature map that somebody kept. Their copies have no history.
     """
-    return copy.deepcopy(model, _results_in(model))
+    return _with_leaves(copy.deepcopy(model, _results_in(model)))
 
 
 def view_of(model: nn.Module) -> nn.Module:
     """As :func:`copy_of`, but for its parameters and buffers: these are the very same, in one memory."""
     tensors = (*model.parameters(), *model.buffers())
-    return copy.deepcopy(model, _results_in(model) | {id(tensor): tensor for tensor in tensors})
+    return _with_leaves(copy.deepcopy(model, _results_in(model) | {id(tensor): tensor for tensor in tensors}))
+
+
+def _with_leaves(copied: nn.Module) -> nn.Module:
+    """``copied``, with parameters that can be trained: those of TorchScript are copied as results, with a history."""
+    for parameter in copied.parameters():
+        if not parameter.is_leaf:
+            parameter.detach_().requires_grad_()
+    return copied
 
 
 def _results_in(model: nn.Module) -> dict[int, object]:

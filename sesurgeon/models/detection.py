@@ -24,8 +24,12 @@ def is_detector(model: nn.Module) -> bool:
 
     Known by name, so that torchvision is not imported for a network that has nothing to do with it.
     """
-    derived = any(kind.__module__.startswith(_HOME) for kind in type(model).__mro__)
-    return derived and isinstance(getattr(model, "transform", None), nn.Module)
+    return detects(model) and isinstance(getattr(model, "transform", None), nn.Module)
+
+
+def detects(model: nn.Module) -> bool:
+    """Whether ``model`` is a detection network of torchvision's or a part of one, or of a class derived from such."""
+    return any(kind.__module__.startswith(_HOME) for kind in type(model).__mro__)
 
 
 def image_sizes(model: nn.Module) -> Iterator[tuple[int, int]]:

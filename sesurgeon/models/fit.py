@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor, nn
@@ -11,11 +11,15 @@ from torch import Tensor, nn
 from sesurgeon.errors import UsageError
 from sesurgeon.models.adopt import adopt
 from sesurgeon.models.build import build
+from sesurgeon.models.detection import detects
 from sesurgeon.models.guess import guess_architectures
 from sesurgeon.models.head import head_of, set_num_classes
 from sesurgeon.models.source import Source
+from sesurgeon.models.torchvision_models import INCEPTIONS
+from sesurgeon.words import some
 
 _SHOWN = 3
+_OF_INCEPTION = tuple(f"torchvision:{name}" for name in INCEPTIONS)
 
 
 def fit(
@@ -63,14 +67,14 @@ def fit(
 def _with_auxiliary_heads_as_in(state: Mapping[str, Tensor], source: Source) -> Source:
     """torchvision's own GoogLeNet weights come without the auxiliary heads that are there by default."""
     has_some = any(name.lower().startswith(("aux", "module.aux")) for name in state)
-    if str(source) not in ("torchvision:googlenet", "torchvision:inception_v3") or has_some:
+    if str(source) not in _OF_INCEPTION or has_some:
         return source
     return replace(source, kwargs={"aux_logits": False, **source.kwargs})
 
 
 def _check_input_is_described(source: Source) -> None:
     """torchvision's own GoogLeNet weights want images in another range, and no tensor says which weights they are."""
-    if str(source) in ("torchvision:googlenet", "torchvision:inception_v3") and "transform_input" not in source.kwargs:
+    if str(source) in _OF_INCEPTION and "transform_input" not in source.kwargs:
         raise UsageError(
             f"Weights do not tell whether their {source} was built with transform_input, which changes its input.",
             hint="It was where they began as torchvision's (weights=…): say --model-kwargs transform_input=true, "
@@ -85,7 +89,7 @@ def _check_norms_were_trained(model: nn.Module, state: Mapping[str, Tensor], sou
     """
     counters = [name for name in model.state_dict() if name.endswith("num_batches_tracked")]
     frozen = bool(counters) and not any(name in state for name in counters)
-    if frozen and type(model).__module__.startswith("torchvision.models.detection"):
+    if frozen and detects(model):
         raise UsageError(
             f"These are weights of a {source} with frozen BatchNorms, which is not what that name builds.",
             hint="Save it as a whole: torch.save(model, 'model.pt'). Published weights come by --pretrained.",
@@ -130,8 +134,4 @@ def _disagreements(state: Mapping[str, Tensor], model: nn.Module) -> list[str]:
         if name in state and getattr(state[name], "shape", None) != getattr(own[name], "shape", None)
     ]
     counted = (("missing", missing), ("unexpected", unexpected), ("of another shape", other_shapes))
-    return [f"{len(names)} {what} ({_shown(names)})" for what, names in counted if names]
-
-
-def _shown(names: Sequence[str]) -> str:
-    return ", ".join([*names[:_SHOWN], "…"] if len(names) > _SHOWN else names)
+    return [f"{len(names)} {what} ({some(names, _SHOWN)})" for what, names in counted if names]

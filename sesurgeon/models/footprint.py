@@ -2,37 +2,50 @@
 
 from __future__ import annotations
 
-import copy
+import logging
 import operator
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-_CONTAINERS = (list, dict, set, deque)  # and what is derived of them: OrderedDict, defaultdict
+_LOOKED_INTO = (dict, list, tuple, set, deque)  # and what is derived of them: OrderedDict, defaultdict
+_CLOSED = (Tensor, bool, int, float, str, type(None), torch.Size, torch.dtype, type, ModuleType, logging.Logger)
+_MOST = 1000  # containers below one attribute, and items of a container, that are looked into
 
 
 @dataclass(frozen=True)
 class _Picture:
-    """Attributes of one module, and what was in those that are containers; most of these are empty."""
+    """Attributes of one module, and what was in the containers and objects below them; most of these are empty.
+
+    Attributes:
+        attributes: name -> value.
+        filled: under which name, the container, and a copy of it.
+        empty: under which name, and the container.
+        children: registered ones.
+    """
 
     attributes: dict[str, Any]
-    filled: dict[str, Any]
-    empty: dict[str, Any]
+    filled: list[tuple[str, Any, Any]]
+    empty: list[tuple[str, Any]]
     children: tuple[nn.Module, ...]
 
 
 class Footprint:
-    """A shallow picture of every attribute of ``model`` and its submodules, and of the containers among them.
+    """A picture of every attribute of ``model`` and its submodules, and of the containers and plain objects below.
 
     Weights and buffers are held as objects; their values are not copied.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._pictures = {module: _picture(module) for module in model.modules()}
+        modules = list(model.modules())
+        own = {id(vars(module)) for module in modules}
+        self._pictures = {module: _picture(module, own) for module in modules}
 
     @property
     def modules(self) -> Collection[nn.Module]:
@@ -54,12 +67,11 @@ class Footprint:
         for module, picture in self._pictures.items():
             there = other._pictures[module]
             names.update(_differing(picture.attributes, there.attributes))
-            if picture.filled.keys() != there.filled.keys():
-                names |= picture.filled.keys() ^ there.filled.keys()
+            then, now = _by_container(picture), _by_container(there)
             names.update(
                 name
-                for name, content in there.filled.items()
-                if name in picture.filled and not _same_items(content, picture.filled[name])
+                for place, (name, content) in (then | now).items()
+                if place not in then or place not in now or not _same_items(then[place][1], content)
             )
         return names
 
@@ -74,12 +86,46 @@ class Footprint:
             ahead += new
 
 
-def _picture(module: nn.Module) -> _Picture:
+def _picture(module: nn.Module, own: set[int]) -> _Picture:
     attributes = dict(vars(module))
-    containers = {name: value for name, value in attributes.items() if isinstance(value, _CONTAINERS)}
-    filled = {name: copy.copy(container) for name, container in containers.items() if container}
-    empty = {name: container for name, container in containers.items() if not container}
+    held = []
+    for name, value in attributes.items():
+        if type(value) in (dict, OrderedDict) and not value:  # almost all of them
+            held.append((name, value))
+        elif type(value) not in _CLOSED:
+            held += [(name, container) for container in _containers(value, own)]
+    filled = [(name, container, _content(container)) for name, container in held if container]
+    empty = [(name, container) for name, container in held if not container]
     return _Picture(attributes, filled, empty, tuple(module.children()))
+
+
+def _content(container: Any) -> Any:
+    """A plain copy: a class of people's own may not like to be copied."""
+    if isinstance(container, dict):
+        return dict(container)
+    return set(container) if isinstance(container, set) else list(container)
+
+
+def _containers(value: Any, own: set[int]) -> Iterator[Any]:
+    """The containers in ``value``, itself included, and the attributes of objects in it; not of ``own`` modules."""
+    seen: set[int] = set()
+    ahead = [value]
+    while ahead and len(seen) < _MOST:
+        item = ahead.pop()
+        if isinstance(item, _CLOSED):
+            continue
+        inside = item if isinstance(item, _LOOKED_INTO) else getattr(item, "__dict__", None)
+        if inside is None or id(inside) in own or id(inside) in seen:
+            continue
+        seen.add(id(inside))
+        if not isinstance(inside, tuple):
+            yield inside
+        if len(inside) <= _MOST:
+            ahead += inside.values() if isinstance(inside, dict) else inside
+
+
+def _by_container(picture: _Picture) -> dict[int, tuple[str, Any]]:
+    return {id(container): (name, content) for name, container, content in picture.filled}
 
 
 def _restore(module: nn.Module, picture: _Picture) -> list[str]:
@@ -89,13 +135,13 @@ def _restore(module: nn.Module, picture: _Picture) -> list[str]:
         changed += _differing(now, before)
         now.clear()
         now.update(before)
-    for name, content in picture.filled.items():
-        if not _same_items(before[name], content):
+    for name, container, content in picture.filled:
+        if not _same_items(container, content):
             changed.append(name)
-            _refill(before[name], content)
-    if any(picture.empty.values()):
-        changed += [name for name, container in picture.empty.items() if container]
-        for container in picture.empty.values():
+            _refill(container, content)
+    for name, container in picture.empty:
+        if container:
+            changed.append(name)
             container.clear()
     return changed
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import zipfile
 from pathlib import Path
 from typing import Literal
@@ -14,6 +16,7 @@ Format = Literal["safetensors", "zip", "legacy"]
 _SAMPLE = 4096
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.serialization.MAGIC_NUMBER, pickled
 _MODEL_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".tar")
+_BUILDERS = ("timm", "torchvision", "factory")
 _SAVE_AGAIN = "Save the model's weights from Python: torch.save(model.state_dict(), 'model.pt'), and give --arch."
 
 # (offset, bytes there, what such a file is, what to do)
@@ -66,16 +69,26 @@ def check_is_file(path: Path) -> None:
     """Raise an UnreadableFileError where there is no file at ``path``, with what is near."""
     if path.is_dir():
         raise UnreadableFileError(f"{path} is a folder, not a model file.", hint=_contents(_model_files(path)))
+    if path.is_symlink() and not path.exists():
+        raise UnreadableFileError(f"{path} is a link to {os.readlink(path)}, where there is no file.")
     if not path.exists():
         names_a_file = path.suffix in _MODEL_SUFFIXES or len(path.parts) > 1
         near = nearest(path.name, _model_files(path.parent))
-        by_name = f"For an architecture by its name write timm:{path} or torchvision:{path}."
         raise UnreadableFileError(
             f"There is no file {path}.",
-            hint=" ".join(filter(None, (near, None if names_a_file else by_name))) or None,
+            hint=" ".join(filter(None, (near, None if names_a_file else _by_name(str(path))))) or None,
         )
     if not path.is_file():
         raise UnreadableFileError(f"{path} is not a regular file.")
+
+
+def _by_name(text: str) -> str:
+    """How the architecture is named that ``text`` may mean."""
+    kind, colon, name = text.partition(":")
+    if not colon:
+        return f"For an architecture by its name write timm:{text} or torchvision:{text}."
+    close = difflib.get_close_matches(kind.lower(), _BUILDERS, n=1)
+    return f"For an architecture by its name write {' or '.join(f'{one}:{name}' for one in close or _BUILDERS)}."
 
 
 def _model_files(folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from torch import nn
 
 from sesurgeon.errors import UsageError
+from sesurgeon.models.detection import detects
 from sesurgeon.models.provenance import attach_provenance, provenance_of
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -32,7 +33,7 @@ def head_of(model: nn.Module, outputs: int | None = None) -> str:
         for path, layer in _layers(model).items()
         if layer in searched and not _is_auxiliary(path) and outputs in (None, _outputs(layer))
     ]
-    if not candidates or type(model).__module__.startswith("torchvision.models.detection"):
+    if not candidates or detects(model):
         wide = "" if outputs is None else f" that gives its {outputs} outputs"
         raise UsageError(
             f"{type(model).__name__} has no classifier: no linear layer or convolution of size 1 at its end{wide}.",
@@ -80,6 +81,19 @@ def set_num_classes(model: nn.Module, num_classes: int | None) -> None:
     """
     if num_classes is not None and num_classes != num_outputs(model):
         replace_head(model, num_classes)
+
+
+def check_num_classes(model: nn.Module, num_classes: int | None, origin: str) -> None:
+    """Refuse a ``num_classes`` that the network of the file ``origin`` has not: its trained classifier would be lost.
+
+    Raises:
+        UsageError: it has another number of outputs, or no classifier.
+    """
+    if num_classes is not None and num_classes != (outputs := num_outputs(model)):
+        raise UsageError(
+            f"--num-classes {num_classes} is not what {origin} holds: its network has {outputs} outputs.",
+            hint="Leave it out. sesurgeon finetune gives a network a new head for the classes of --data.",
+        )
 
 
 def replace_head(model: nn.Module, num_classes: int) -> None:

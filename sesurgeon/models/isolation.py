@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from sesurgeon.models.footprint import Footprint
 
-_SEED = 0
+_SEED = 1709_01507  # none that a forward would set itself: it would not be seen to do so
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from sesurgeon.errors import UnreadableFileError, UsageError
 from sesurgeon.models.build import build
 from sesurgeon.models.fit import fit
 from sesurgeon.models.guess import guess_architectures
-from sesurgeon.models.head import set_num_classes
+from sesurgeon.models.head import check_num_classes, set_num_classes
 from sesurgeon.models.pickles import read
 from sesurgeon.models.provenance import attach_provenance, provenance_of
 from sesurgeon.models.quantised import refuse_quantised_module
@@ -39,14 +40,14 @@ def load_model(
     Args:
         model: a path, or ``timm:NAME``, ``torchvision:NAME``, ``factory:pkg.mod:function``, or a source.
         arch: the architecture of the weights in the file; needed for state dicts.
-        num_classes: outputs of the classifier. By default as in the file, or the architecture's own.
+        num_classes: outputs of the classifier of an architecture; by default its own, or as in the file.
         pretrained: with a name: take the published weights.
         trust_pickle: run whatever code the file brings along.
         mapped: let the weights lie in the file: see :func:`sesurgeon.models.read`.
 
     Raises:
         UsageError: arguments that do not go together, an unknown name, weights without or of another
-            architecture.
+            architecture, a file of a network with another number of classes.
         UnreadableFileError: the file cannot be read, or there is no model in it.
         UnsafeFileError: reading the file would run code, and ``trust_pickle`` is not set.
         SesurgeonError: the pretrained weights cannot be had.
@@ -69,9 +70,20 @@ def load_model(
 
 
 def named_source(model: str | Path | Source) -> Source | None:
-    """The source that ``model`` names; None when it is a path."""
+    """The source that ``model`` names; None when it is a path.
+
+    Raises:
+        UsageError: it is empty, or neither text nor a path.
+    """
     if isinstance(model, Source):
         return model
+    if not isinstance(model, (str, os.PathLike)):
+        raise UsageError(
+            f"A {type(model).__name__} is no file and no name: there is nothing to load.",
+            hint="A network that you have in Python is given to add_se, find_sites, … as it is.",
+        )
+    if not str(model):
+        raise UsageError("No model is named: MODEL is empty.", hint="Give a file, timm:NAME or torchvision:NAME.")
     return Source.parse(model) if isinstance(model, str) and model.startswith(_NAMED) else None
 
 
@@ -81,7 +93,8 @@ def model_from(
     """The model in what :func:`sesurgeon.models.pickles.read` gave, as :func:`load_model` returns it.
 
     Raises:
-        UsageError: weights without or of another architecture; or a checkpoint of sesurgeon's own.
+        UsageError: weights without or of another architecture, a network with another number of classes; or a
+            checkpoint of sesurgeon's own.
         UnreadableFileError: there is no model in it, or a quantised one.
     """
     if isinstance(content, Mapping) and CHECKPOINT_KEY in content:
@@ -113,7 +126,7 @@ def _whole_model(model: object, origin: str, arch: Source | None, num_classes: i
     if provenance.preprocessing is None and isinstance(getattr(model, "pretrained_cfg", None), dict):
         provenance = replace(provenance, preprocessing=timm_preprocessing(model))
     attach_provenance(model, provenance)
-    set_num_classes(model, num_classes)
+    check_num_classes(model, num_classes, origin)
     return model.eval()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from sesurgeon.errors import UnreadableFileError
+from sesurgeon.errors import UnreadableFileError, UsageError
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.source import Source
 
@@ -92,8 +92,18 @@ class Provenance:
             raise UnreadableFileError(f"The record of where the model came from is damaged: {error!r}.") from error
 
 
+def check_is_network(model: object) -> None:
+    """Raise a UsageError for what is no module, as the name of a file."""
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"A network is wanted, not a {type(model).__name__}.",
+            hint="sesurgeon.load reads one from a file or builds it by its name.",
+        )
+
+
 def provenance_of(model: nn.Module) -> Provenance:
     """The provenance attached to ``model``; for a module of the caller's own, one that embeds it."""
+    check_is_network(model)
     found = model.__dict__.get(_ATTRIBUTE)
     return found if isinstance(found, Provenance) else Provenance(Source("module"))
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from sesurgeon.errors import UnreadableFileError, UsageError
 
+# Of the names in a file, of which nothing else is known before it is read.
 _HOMES = (
     "torch.ao.",
     "torch.nn.intrinsic.",
@@ -19,6 +20,7 @@ _HOMES = (
     "torchao.",
     "torchvision.models.quantization.",
 )
+# Of layers in memory, where fused ones (torch.ao.nn.intrinsic) may be float layers still.
 _LAYERS = re.compile(
     r"^torch\.(ao\.)?(quantization|nn\.(.*\.)?(quantized|quantizable|qat))\.|^torchvision\.models\.quantization\."
 )

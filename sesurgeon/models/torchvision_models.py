@@ -9,10 +9,14 @@ from typing import Any
 from torch import nn
 
 from sesurgeon.errors import SesurgeonError, UsageError
+from sesurgeon.models.detection import detects
 from sesurgeon.models.nearest import nearest
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance
 from sesurgeon.models.source import Source
+
+INCEPTIONS = ("googlenet", "inception_v3")
+"""Those with auxiliary heads, and with an input that is or is not transformed, as their weights want it."""
 
 
 def build_from_torchvision(source: Source, pretrained: bool) -> tuple[nn.Module, Provenance]:
@@ -60,17 +64,17 @@ def _arguments_without_weights(name: str) -> dict[str, Any]:
     arguments: dict[str, Any] = {"weights": None}
     if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
         arguments["weights_backbone"] = None
-    if name in ("googlenet", "inception_v3"):
+    if name in INCEPTIONS:
         arguments["init_weights"] = True  # what they do anyway, with a FutureWarning
     return arguments
 
 
 def _source_of_pretrained(source: Source, model: nn.Module) -> Source:
     """The source of a pretrained model, which is not always built as one without weights is."""
-    if source.name in ("googlenet", "inception_v3"):
+    if source.name in INCEPTIONS:
         own = {name: getattr(model, name) for name in ("aux_logits", "transform_input")}
         return replace(source, kwargs={**source.kwargs, **own})
-    if type(model).__module__.startswith(("torchvision.models.detection", "torchvision.models.segmentation")):
+    if detects(model) or type(model).__module__.startswith("torchvision.models.segmentation"):
         return Source("module")
     return source
 

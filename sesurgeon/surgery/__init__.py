@@ -9,6 +9,7 @@ from sesurgeon.surgery.checkpoint import load, save
 from sesurgeon.surgery.checkpointfile import check_checkpoint_path
 from sesurgeon.surgery.folding import Folding, fold, fold_gate_scale
 from sesurgeon.surgery.head import note_head
+from sesurgeon.surgery.inputs import known_inputs
 from sesurgeon.surgery.proof import Proof, prove_identity
 from sesurgeon.surgery.remove import remove_se
 from sesurgeon.surgery.replacing import Replacement, replace_block
@@ -31,6 +32,7 @@ __all__ = [
     "extract_adapter",
     "fold",
     "fold_gate_scale",
+    "known_inputs",
     "load",
     "note_head",
     "operate",

@@ -14,10 +14,11 @@ from sesurgeon.placement import architecture_of, survey_for
 from sesurgeon.surgery.adapterfile import Adapter, read_adapter, write_adapter
 from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.backbone import fingerprint_of, listed, own_tensors
-from sesurgeon.surgery.below import own_plan
-from sesurgeon.surgery.folding import multiply, takers
+from sesurgeon.surgery.below import check_blocks, own_plan
+from sesurgeon.surgery.folding import takers
 from sesurgeon.surgery.head import set_head
 from sesurgeon.surgery.remove import remove_se
+from sesurgeon.surgery.scale import Scale, multiply
 
 
 def extract_adapter(model: nn.Module, path: str | Path, *, force: bool = True) -> Adapter:
@@ -34,11 +35,13 @@ def extract_adapter(model: nn.Module, path: str | Path, *, force: bool = True) -
 
     Raises:
         UsageError: the backbone was trained, too, or changed by pruning, as far as the history tells; there are blocks
-            but no plan, because only a network inside was augmented; or there is neither block nor head.
+            but no plan, because only a network inside was augmented, or other tensors in them than the plan makes; or
+            there is neither block nor head.
         OutputError: the file cannot be written; nothing was changed.
     """
     provenance, plan = provenance_of(model), own_plan(model, "extracted")
     _check_backbone_untouched(provenance)
+    check_blocks(model, plan, "extracted")
     tensors = own_tensors(model)
     if not tensors:
         raise UsageError(f"This {type(model).__name__} has neither inserted blocks nor a head: nothing is its own.")
@@ -78,7 +81,8 @@ def apply_adapter(base: nn.Module, adapter: Adapter | str | Path) -> nn.Module:
     provenance = replace(adapter.provenance, source=own.source, built=own.built)
     if adapter.plan is not None:
         model = insert_blocks(model, adapter.plan, survey_for(adapter.plan, model), inplace=True)
-        multiply(model, takers(model))  # what a fold had done to the layers before
+        folded = {name: Scale.uniform(factor) for name, factor in takers(model).items()}
+        multiply(model, folded)  # as the layers before were then
     _take(model, adapter)
     if provenance.num_classes is None:  # unless the base had another head
         provenance = replace(provenance, num_classes=provenance_of(model).num_classes)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.blocks import build_block
+from sesurgeon.errors import UsageError
 from sesurgeon.graph import Survey
 from sesurgeon.graph.rows import child_giving
-from sesurgeon.models import add_record, copy_of, view_of
+from sesurgeon.models import add_record, check_is_network, copy_of, view_of
 from sesurgeon.placement import Entry, Plan, check_not_augmented, completed, survey_for
 from sesurgeon.surgery.rewrite import (
     Forward,
@@ -37,6 +38,10 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
         UsageError: the plan does not fit the model; all problems are named, and nothing was changed.
         UntraceableError: the model does not run on the plan's inputs.
     """
+    if not isinstance(plan, Plan):
+        raise UsageError(
+            f"A plan is wanted, not a {type(plan).__name__}.", hint="sesurgeon.read_plan reads one from a file."
+        )
     augmented = insert_blocks(model, plan.unfolded(), survey_for(plan, model), inplace=inplace)
     if plan.entries:
         add_record(augmented, "add-se", policy=list(plan.policy), blocks=len(plan.entries))
@@ -74,6 +79,7 @@ def insert_blocks(model: nn.Module, plan: Plan, found: Survey, *, inplace: bool,
 
 def plan_of(model: nn.Module) -> Plan | None:
     """The plan by which ``model`` was augmented; None for a plain model."""
+    check_is_network(model)
     plan = model.__dict__.get(_PLAN)
     return plan if isinstance(plan, Plan) else None
 

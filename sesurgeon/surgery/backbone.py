@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sesurgeon.models import heads_if_any
 from sesurgeon.surgery.rewrite import blocks_of
+from sesurgeon.words import some
 
 _MOST_PARTS = 8
 
@@ -58,8 +59,7 @@ def fingerprint_of(model: nn.Module) -> Fingerprint:
 
 def listed(parts: Sequence[str]) -> str:
     """Names for a message, not too many of them."""
-    more = f" and {len(parts) - _MOST_PARTS} more" if len(parts) > _MOST_PARTS else ""
-    return f"{', '.join(parts[:_MOST_PARTS])}{more}"
+    return some(parts, _MOST_PARTS)
 
 
 def _own_paths(model: nn.Module) -> tuple[str, ...]:

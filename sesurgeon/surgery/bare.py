@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from sesurgeon.errors import UsageError
+from sesurgeon.models import check_is_network
 from sesurgeon.models.copies import view_of
 from sesurgeon.surgery.apply import forget_plan
 from sesurgeon.surgery.rewrite import is_covered, is_rewritten, restore
@@ -28,6 +29,7 @@ def take_out(model: nn.Module) -> nn.Module:
 
 def check_uncovered(model: nn.Module) -> None:
     """Raise a UsageError where :func:`take_out` would lose a class that was put above ours."""
+    check_is_network(model)
     covered = [path or "the model itself" for path, module in model.named_modules() if is_covered(module)]
     if covered:
         raise UsageError(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
+from sesurgeon.blocks import build_block
 from sesurgeon.errors import UsageError
 from sesurgeon.graph import Survey
 from sesurgeon.graph.paths import join
@@ -31,6 +34,34 @@ def own_plan(model: nn.Module, what: str) -> Plan | None:
             hint="Call it for the augmented network inside it.",
         )
     return plan
+
+
+def check_blocks(model: nn.Module, plan: Plan | None, what: str) -> None:
+    """Raise a UsageError where the blocks have other tensors than those that ``plan`` makes: who reads them fails."""
+    made = Counter(_names(_made(entry)) for entry in (() if plan is None else plan.entries))
+    for path, block in blocks_of(model).items():
+        if not made[names := _names(block)]:
+            raise UsageError(
+                f"This {type(model).__name__} cannot be {what}: its block {path} has other tensors than when it was "
+                f"inserted ({', '.join(sorted(names))}).",
+                hint="Undo what was changed, as by torch.nn.utils.parametrize.remove_parametrizations.",
+            )
+        made[names] -= 1
+
+
+def is_as_made(block: nn.Module, entry: Entry) -> bool:
+    """Whether ``block`` has the tensors of a block of ``entry``, and nobody looks into it, or changes what it gives."""
+    watched = any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in block.modules())
+    return not watched and _names(block) == _names(_made(entry))
+
+
+def _made(entry: Entry) -> nn.Module:
+    with torch.device("meta"):
+        return build_block(entry.config, entry.channels)
+
+
+def _names(block: nn.Module) -> frozenset[str]:
+    return frozenset(block.state_dict())
 
 
 def survey_below(model: nn.Module, plan: Plan) -> Survey:

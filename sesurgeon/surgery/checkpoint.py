@@ -21,6 +21,7 @@ from sesurgeon.models import (
     CHECKPOINT_KEY,
     Source,
     attach_provenance,
+    check_num_classes,
     detach_provenance,
     load_model,
     model_from,
@@ -28,14 +29,13 @@ from sesurgeon.models import (
     provenance_of,
     read,
     rebuild,
-    set_num_classes,
     structure_of,
 )
 from sesurgeon.placement import architecture_of, survey_for
 from sesurgeon.surgery.adapterfile import is_adapter
 from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.bare import bare_view
-from sesurgeon.surgery.below import own_plan
+from sesurgeon.surgery.below import check_blocks, own_plan
 from sesurgeon.surgery.checkpointfile import Checkpoint, check_checkpoint_path, from_content, to_content
 from sesurgeon.surgery.ties import tie
 
@@ -51,12 +51,14 @@ def save(model: nn.Module, path: str | Path, *, force: bool = True) -> None:
         force: replace a file of that name.
 
     Raises:
-        UsageError: there are blocks in it but no plan, because only a network inside it was augmented; or it would have
-            to be embedded and cannot be pickled; or the name says that the file is of another format.
+        UsageError: there are blocks in it but no plan, because only a network inside it was augmented; or other tensors
+            in them than the plan makes; or it would have to be embedded and cannot be pickled; or the name says that
+            the file is of another format.
         OutputError: it cannot be written; nothing was changed.
     """
     path = Path(path)
     check_checkpoint_path(path, force=force)
+    check_blocks(model, own_plan(model, "saved"), "saved")
     content = to_content(_checkpoint_of(model))
     if any(parametrize.is_parametrized(module) for module in content.get("module", nn.Module()).modules()):
         raise _cannot_be_embedded(model, "modules with parametrizations never can")
@@ -86,7 +88,7 @@ def load(
         model: a path, or ``timm:NAME``, ``torchvision:NAME``, ``factory:pkg.mod:function``.
         arch: the architecture (as such a name) of the weights in a file of weights. A checkpoint of ours knows its
             own; one that would run code to build it wants to have it typed, with its arguments.
-        num_classes: outputs of the classifier; by default as in the file, or the architecture's own.
+        num_classes: outputs of the classifier of an architecture; by default its own, or as in the file.
         pretrained: with a name: take the published weights.
         trust_pickle: run whatever code a file brings along.
         mapped: let the weights lie in the file, for a network that would fill the memory. It must not be written
@@ -108,7 +110,7 @@ def load(
     content = read(origin, trust_pickle=trust_pickle, mapped=mapped)
     if isinstance(content, Mapping) and CHECKPOINT_KEY in content:
         ours = _rebuilt(from_content(content, origin), origin, arch=source, trust_pickle=trust_pickle)
-        set_num_classes(ours, num_classes)
+        check_num_classes(ours, num_classes, origin)
         return ours
     return model_from(content, origin, arch=source, num_classes=num_classes)
 

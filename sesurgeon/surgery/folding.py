@@ -23,10 +23,10 @@ from sesurgeon.graph.paths import join
 from sesurgeon.models import copy_of
 from sesurgeon.placement import Entry, Plan
 from sesurgeon.surgery.apply import plan_of, remember_plan
-from sesurgeon.surgery.below import outputs_of, own_plan, path_of, survey_below
+from sesurgeon.surgery.below import is_as_made, outputs_of, own_plan, path_of, survey_below
 from sesurgeon.surgery.origins import origin
 from sesurgeon.surgery.proof import Proof
-from sesurgeon.surgery.scale import Scale
+from sesurgeon.surgery.scale import Scale, multiply
 from sesurgeon.surgery.walk import NoTakerError
 
 
@@ -73,8 +73,9 @@ def fold(model: nn.Module, inplace: bool = False) -> Folding:
     """Move the factor of each inserted block's gate into the weight and bias of the layer before it, exactly.
 
     A block is left as it is where no layer can take the factor: another operation stands between (a SiLU, a sum with
-    a shortcut), the layer's output or its weights are used elsewhere too, a hook would see other values, or the gate
-    is ``1 + tanh``, which has none. Blocks with plain gates have none either and are not counted.
+    a shortcut), the layer's output or its weights are used elsewhere too, a hook would see other values, the block
+    itself was changed, or the gate is ``1 + tanh``, which has none. Blocks with plain gates have none either and are
+    not counted.
 
     Args:
         model: from :func:`sesurgeon.add_se`, :func:`sesurgeon.apply_plan` or :func:`sesurgeon.load`. Without blocks
@@ -130,7 +131,11 @@ def _steps(model: nn.Module, plan: Plan, found: Survey) -> tuple[list[_Step], li
     steps, left = [], []
     for entry in plan.entries:
         path = path_of(entry, found)
-        factor = copy.deepcopy(_block(model, path)).fold()
+        block = _block(model, path)
+        if block.gate_scale != 1 and not is_as_made(block, entry):
+            left.append(LeftAlone(path, "a hook is on it, or its layers are others than when it was inserted"))
+            continue
+        factor = copy.deepcopy(block).fold()
         if factor == 1:
             continue
         if factor is None:
@@ -152,7 +157,7 @@ def _perform(target: nn.Module, plan: Plan, steps: Iterable[_Step]) -> None:
     by_site = {step.entry.site: step for step in steps}
     for step in by_site.values():
         _block(target, step.path).fold()
-        multiply(target, dict.fromkeys(step.tensors, step.factor))
+        multiply(target, dict.fromkeys(step.tensors, Scale.uniform(step.factor)))
     entries = (
         replace(entry, config=replace(entry.config, plain=True), folded=by_site[entry.site].tensors)
         if entry.site in by_site
@@ -160,13 +165,6 @@ def _perform(target: nn.Module, plan: Plan, steps: Iterable[_Step]) -> None:
         for entry in plan.entries
     )
     remember_plan(target, replace(plan, entries=tuple(entries)))
-
-
-def multiply(model: nn.Module, factors: dict[str, float]) -> None:
-    """Multiply parameters and buffers of ``model`` in place."""
-    with torch.no_grad():
-        for name, factor in factors.items():
-            attrgetter(name)(model).mul_(factor)
 
 
 def _prove(folded: nn.Module, model: nn.Module, found: Survey) -> Proof:
@@ -179,7 +177,7 @@ def _prove(folded: nn.Module, model: nn.Module, found: Survey) -> Proof:
     if not all(equal.values()):
         raise VerificationError(
             f"After folding the gates' factors the outputs of this {type(model).__name__} are not the ones before "
-            f"({', '.join('train' if training else 'eval' for training, same in equal.items() if not same)} mode).",
+            f"({', '.join('train' if training else 'eval' for training, agree in equal.items() if not agree)} mode).",
             hint="Nothing was changed. Please report it.",
         )
     return Proof(equal.get(False), equal.get(True), found.train_failure or "")

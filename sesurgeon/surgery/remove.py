@@ -7,8 +7,9 @@ from torch import nn
 from sesurgeon.models import Provenance, Source, add_record, copy_of, detach_provenance, provenance_of
 from sesurgeon.surgery.apply import plan_of
 from sesurgeon.surgery.bare import check_uncovered, take_out
-from sesurgeon.surgery.folding import multiply, takers
+from sesurgeon.surgery.folding import takers
 from sesurgeon.surgery.rewrite import blocks_of
+from sesurgeon.surgery.scale import Scale, multiply
 
 
 def remove_se(model: nn.Module, inplace: bool = False) -> nn.Module:
@@ -29,7 +30,7 @@ def remove_se(model: nn.Module, inplace: bool = False) -> nn.Module:
     check_uncovered(model)
     factors = takers(model)
     target = model if inplace else copy_of(model)
-    multiply(target, {name: 1 / factor for name, factor in factors.items()})
+    multiply(target, {name: Scale.uniform(1 / factor) for name, factor in factors.items()})
     planned = [module for module in target.modules() if plan_of(module) is not None]
     blocks = [len(blocks_of(module)) for module in planned]
     take_out(target)

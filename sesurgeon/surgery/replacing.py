@@ -25,7 +25,7 @@ from sesurgeon.surgery.below import outputs_of, own_plan, path_of, survey_below
 from sesurgeon.surgery.destinations import destination
 from sesurgeon.surgery.origins import origin
 from sesurgeon.surgery.rewrite import blocks_of
-from sesurgeon.surgery.scale import Scale
+from sesurgeon.surgery.scale import Scale, multiply
 from sesurgeon.surgery.walk import NoTakerError
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}  # up to 3e-5 was seen, on MobileNetV2 in train mode
@@ -79,7 +79,7 @@ def replace_block(model: nn.Module, path: str, constants: Tensor, found: Survey 
     scale = _scale(constants, entry, found)
     by = {} if _are_ones(scale) else _takers(found, entry.site, plan, scale)
     target = _without(model, path, plan, entry, found)
-    _multiply(target, by)
+    multiply(target, by)
     return Replacement(target, entry.site, tuple(by), _difference(target, model, path, scale, found))
 
 
@@ -113,16 +113,8 @@ def _without(model: nn.Module, path: str, plan: Plan, gone: Entry, found: Survey
         entries = tuple(entry for entry in plan.entries if entry != gone)
         insert_blocks(target, replace(plan, entries=entries), found, inplace=True)
     for name, block in kept.items():
-        owner, _, attribute = name.rpartition(".")
-        target.get_submodule(owner)._modules[attribute] = block
+        target.set_submodule(name, block)
     return target
-
-
-def _multiply(model: nn.Module, by: dict[str, Scale]) -> None:
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    with torch.no_grad():
-        for name, scale in by.items():
-            tensors[name].copy_(scale.times(tensors[name]))
 
 
 class _Constants(nn.Module):
@@ -168,8 +160,7 @@ def _difference(target: nn.Module, model: nn.Module, path: str, scale: Scale, fo
 
 def _with_constants(model: nn.Module, path: str, scale: Scale) -> nn.Module:
     target = copy_of(model)
-    owner, _, attribute = path.rpartition(".")
-    target.get_submodule(owner)._modules[attribute] = _Constants(scale)
+    target.set_submodule(path, _Constants(scale))
     return target
 
 

@@ -19,6 +19,7 @@ from torch import fx, nn
 from sesurgeon.errors import UsageError
 from sesurgeon.graph import compile_graph
 from sesurgeon.graph.paths import join
+from sesurgeon.models import check_is_network
 from sesurgeon.placement.attributes import MARK, before, inserted
 
 Forward = Callable[..., Any]
@@ -155,6 +156,7 @@ def is_covered(module: nn.Module) -> bool:
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
     """The inserted blocks: module path -> block, in module order; empty where there are none."""
+    check_is_network(model)
     return {
         join(path, attribute): module.get_submodule(attribute)
         for path, module in model.named_modules()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _STEPS = (0, 2, -1, 3, -3, 1, -2)  # neighbours differ, so that channels that changed places are noticed
 
@@ -62,3 +63,11 @@ class Scale:
         if tensor.device.type == "mps":  # which has no float64
             return tensor * factors.to(tensor.device, tensor.dtype)
         return (tensor.double() * factors.to(tensor.device)).to(tensor.dtype)
+
+
+def multiply(module: nn.Module, by: Mapping[str, Scale]) -> None:
+    """Multiply parameters and buffers of ``module``, by their names, in place."""
+    with torch.no_grad():
+        for name, scale in by.items():
+            tensor = attrgetter(name)(module)
+            tensor.copy_(scale.times(tensor))

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 
 from sesurgeon.graph import same
 from sesurgeon.models import copy_of, fresh, isolated
-from sesurgeon.surgery.scale import Scale
+from sesurgeon.surgery.scale import Scale, multiply
 
 _DECADES = 2  # noise from 0.01 to 100: enough to reach the 6 of a ReLU6, within the range of fp16
 
@@ -52,10 +52,7 @@ def reader_passes(module: nn.Module, by: Scale, call: fx.Node, scale: Scale, *, 
 
 def _multiplied(module: nn.Module, by: Mapping[str, Scale]) -> nn.Module:
     other = copy_of(module)
-    with torch.no_grad():
-        for name, scale in by.items():
-            tensor = getattr(other, name)
-            tensor.copy_(scale.times(tensor))
+    multiply(other, by)
     return other
 
 

@@ -85,7 +85,7 @@ def test_a_block_goes_each_time_though_the_medians_alone_would_fit(network: nn.M
 
 def test_it_ends_where_nothing_fits_or_nothing_can_be_timed(network: nn.Module, found: Survey) -> None:
     told: list[list[str]] = []
-    with pytest.raises(NoSiteError, match=r"keeps to 5\.0% more time"):
+    with pytest.raises(NoSiteError, match=r"keeps to 5\.0 % more time"):
         fit_latency(network, planned(found), found, 0.05, **made_up(dict.fromkeys(("1.se", "2.se", "3.se"), 5.0), told))
     failing = {"measure": lambda *_: LatencyRatio("torch", 2, failure="it is tired")}
     with pytest.raises(UntraceableError, match="it is tired"):

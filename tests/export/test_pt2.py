@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import sesurgeon
 from sesurgeon.errors import OutputError, UsageError, VerificationError
 from sesurgeon.export import export_pt2, pt2
 from sesurgeon.models.preprocessing import Preprocessing
@@ -58,6 +60,14 @@ def test_it_runs_without_sesurgeon_and_timm(network: nn.Module, tmp_path: Path) 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.split("\n")[:2] == ["(2, 3)", "[]"]
+
+
+def test_no_source_path_of_this_machine_is_in_the_file(network: nn.Module, tmp_path: Path) -> None:
+    report = export_pt2(network, tmp_path / "net.pt2", verify=False)
+    with zipfile.ZipFile(report.path) as parts:
+        content = b"".join(map(parts.read, parts.namelist()))
+    for path in (torch.__file__, timm.__file__, sesurgeon.__file__):
+        assert str(Path(path).parent).encode() not in content
 
 
 class Different(nn.Module):

@@ -42,6 +42,32 @@ def test_a_missing_file_that_reads_like_an_architecture_says_how_to_name_one(tmp
     assert "Nearest names: resnet50.se.pt. For an architecture by its name write timm:resnet50" in hint
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("torchvison:resnet50", "torchvision:resnet50."),
+        ("TIMM:resnet50", "timm:resnet50."),
+        ("xyz:resnet50", "timm:resnet50 or torchvision:resnet50 or factory:resnet50."),
+    ],
+)
+def test_a_misspelt_builder_gets_the_nearest(given, meant, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refusal(given).hint == f"For an architecture by its name write {meant}"
+
+
+def test_a_link_to_nowhere_says_where_it_points(tmp_path):
+    (tmp_path / "model.pt").symlink_to("gone.pt")
+    error = refusal(tmp_path / "model.pt")
+    assert error.message.endswith("model.pt is a link to gone.pt, where there is no file.")
+    assert error.hint is None
+
+
+@pytest.mark.parametrize("given", ["", None, torch.nn.ReLU(), b"model.pt"])
+def test_what_is_neither_name_nor_path(given):
+    with pytest.raises(UsageError):
+        load_model(given)
+
+
 def test_a_missing_folder(tmp_path):
     assert "no file" in refusal(tmp_path / "nowhere" / "model.pt").message
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ class Holder(nn.Module):
         self.register_buffer("mean", torch.zeros(4))
         self.seen: list[Any] = []
         self.names, self.sizes = ["a", "b"], {"a": 1, "b": 2}
+        self.counts, self.meter = {"all": ({"n": 0},)}, SimpleNamespace(n=0, last=[])
         self.order, self.kinds = OrderedDict(a=1, b=2), {"a", "b"}
         self.scale = 1000
 
@@ -40,6 +42,9 @@ CHANGES: list[tuple[str, Callable[[Any], Any]]] = [
     ("sizes", lambda holder: holder.sizes.update(a=[])),
     ("order", lambda holder: holder.order.move_to_end("a")),
     ("kinds", lambda holder: holder.kinds.add("c")),
+    ("counts", lambda holder: holder.counts["all"][0].update(n=1)),
+    ("meter", lambda holder: setattr(holder.meter, "n", 1)),
+    ("meter", lambda holder: holder.meter.last.append(1)),
     ("_parameters", lambda holder: setattr(holder.conv, "weight", nn.Parameter(torch.ones(4, 3, 1, 1)))),
     ("_buffers", lambda holder: setattr(holder, "mean", torch.ones(4))),
     ("_modules", lambda holder: delattr(holder, "conv")),
@@ -70,6 +75,7 @@ def test_a_change_is_named_and_taken_back(name: str, change: Callable[[Any], Any
     assert holder.mean is mean
     assert not holder.seen
     assert not holder._forward_hooks
+    assert (holder.counts, holder.meter) == ({"all": ({"n": 0},)}, SimpleNamespace(n=0, last=[]))
     assert all(module.training for module in model.modules())
 
 
@@ -101,3 +107,21 @@ def test_a_module_that_is_used_twice_is_looked_at_once() -> None:
     footprint = Footprint(model)
     shared.scale = 1
     assert footprint.restore() == ["scale"]
+
+
+def test_objects_that_hold_each_other_and_the_network_come_to_an_end() -> None:
+    model = network()
+    holder = model[1][0]
+    holder.meter.owner, holder.meter.itself, holder.names = [model], holder.meter, list(range(10**5))
+    footprint = Footprint(model)
+    model[0].scale = 1
+    holder.meter.n = 1
+    assert footprint.restore(holder) == ["meter"]
+    assert footprint.restore() == ["scale"]
+
+
+def test_two_footprints_are_compared_in_depth() -> None:
+    model = network()
+    before = Footprint(model)
+    model[0].meter.last.append(1)
+    assert before.differences(Footprint(model)) == {"meter"}

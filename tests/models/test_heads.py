@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torchvision.models.detection import FasterRCNN
 
 from sesurgeon.blocks import SqueezeExcite
 from sesurgeon.errors import UsageError
@@ -19,6 +20,17 @@ from sesurgeon.models import (
     replace_head,
     set_num_classes,
 )
+from tests.detectors import detector
+
+
+class OwnDetector(FasterRCNN):
+    """A class of the user's."""
+
+
+def own_detector() -> nn.Module:
+    model = detector("faster")
+    model.__class__ = OwnDetector
+    return model
 
 
 @pytest.mark.parametrize(
@@ -116,6 +128,7 @@ def test_the_names_of_the_old_classes_are_forgotten():
         nn.Sequential(),
         build(Source("timm", "test_resnet", {"num_classes": 0})),
         build(Source("torchvision", "ssdlite320_mobilenet_v3_large")),
+        own_detector(),
     ],
     ids=lambda model: type(model).__name__,
 )

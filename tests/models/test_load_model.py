@@ -38,10 +38,10 @@ def test_a_whole_model_of_timm_keeps_its_preprocessing(saved):
     assert provenance_of(model).preprocessing.input_size == (3, 160, 160)
 
 
-def test_a_whole_model_with_another_number_of_classes(saved, tiny):
-    model = load_model(saved(tiny), num_classes=3)
-    assert num_outputs(model) == 3
-    assert provenance_of(model) == Provenance(Source("module"), num_classes=3)
+def test_a_whole_model_keeps_its_trained_classifier(saved, tiny):
+    assert torch.equal(load_model(saved(tiny), num_classes=7).fc.weight, tiny.fc.weight)
+    with pytest.raises(UsageError, match=r"--num-classes 3 is not what .*model\.pt holds: its network has 7 outputs"):
+        load_model(saved(tiny), num_classes=3)
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.pth", "model.bin"])

@@ -82,7 +82,7 @@ def test_a_whole_model_of_torch_nn_computes_the_same(saved):
 
 def test_a_model_in_data_parallel_is_read(saved):
     model = nn.DataParallel(nn.Sequential(nn.Linear(2, 2)))
-    assert isinstance(read(saved(model)), nn.DataParallel)
+    assert_same_model(read(saved(model)), model)
 
 
 def test_a_loaded_model_that_was_saved_whole_keeps_its_provenance(saved):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import sesurgeon
 from sesurgeon import UnreadableFileError, UnsafeFileError, UsageError
-from sesurgeon.models import provenance_of
+from sesurgeon.models import num_outputs, provenance_of
 from sesurgeon.surgery import plan_of
 from tests.networks import trained_like
 
@@ -176,11 +176,14 @@ def test_with_what_was_untied(tmp_path: Path) -> None:
     assert torch.equal(again(images(again)), model(images(model)))
 
 
-def test_with_another_number_of_classes_where_that_is_asked_for(tmp_path: Path) -> None:
-    sesurgeon.save(augmented(named()), tmp_path / "net.se.pt")
-    again = sesurgeon.load(tmp_path / "net.se.pt", num_classes=7)
-    assert again(images(again)).shape == (2, 7)
-    assert provenance_of(again).num_classes == 7
+def test_with_its_own_classifier_or_not_at_all(tmp_path: Path) -> None:
+    model = augmented(named())
+    sesurgeon.save(model, tmp_path / "net.se.pt")
+    outputs = num_outputs(model)
+    again = sesurgeon.load(tmp_path / "net.se.pt", num_classes=outputs)
+    assert torch.equal(again(images(again)), model(images(model)))
+    with pytest.raises(UsageError, match=rf"its network has {outputs} outputs"):
+        sesurgeon.load(tmp_path / "net.se.pt", num_classes=outputs + 1)
 
 
 def test_but_not_as_another_architecture(tmp_path: Path) -> None:

@@ -311,7 +311,7 @@ def test_what_it_cannot_do_is_told() -> None:
 
 
 def test_a_difference_beyond_rounding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sesurgeon.surgery.replacing._multiply", lambda *_: None)
+    monkeypatch.setattr("sesurgeon.surgery.replacing.multiply", lambda *_: None)
     model = augmented(net_ending(nn.BatchNorm2d(8)))
     with pytest.raises(VerificationError, match=r"Without the block 1\.se the outputs in eval mode are not those"):
         replace_block(model, "1.se", constants_for(8))

@@ -1,0 +1,68 @@
+"""What the proof sees besides the outputs, and what it says."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sesurgeon import VerificationError, add_se
+from sesurgeon.blocks import SqueezeExcite
+from sesurgeon.surgery import blocks_of
+from tests.networks import FunctionalResNet
+
+SMALL = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+class Asking(nn.Module):
+    """Asks all its layers for what a block has not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.row = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.row(x))[:, : min(layer.weight.shape[0] for layer in self.row)]
+
+
+def and_then(change: Callable[[], object]) -> Callable[[SqueezeExcite, Tensor], Tensor]:
+    forward = SqueezeExcite.forward
+
+    def changed(self: SqueezeExcite, x: Tensor) -> Tensor:
+        change()
+        return forward(self, x)
+
+    return changed
+
+
+def test_a_network_that_cannot_run_with_blocks_is_no_crash_but_a_failed_proof() -> None:
+    model = Asking()
+    with pytest.raises(VerificationError, match=r"Asking does not run in eval mode: AttributeError: .* 'weight'"):
+        add_se(model, SMALL, policy="conv", inplace=True)
+    assert blocks_of(model) == {}
+
+
+def test_running_statistics_are_compared_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    count = "1.num_batches_tracked"
+    monkeypatch.setattr(SqueezeExcite, "forward", and_then(lambda: model.get_buffer(count).add_(1)))
+    with pytest.raises(VerificationError, match=rf"the buffers \({count}\) in eval and train mode are not the ones"):
+        add_se(model, SMALL, inplace=True)
+
+
+def test_so_is_the_random_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SqueezeExcite, "forward", and_then(lambda: torch.rand(1)))
+    with pytest.raises(VerificationError, match="random numbers"):
+        add_se(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), SMALL, policy="conv")
+
+
+def test_a_network_that_was_changed_in_place_is_not_taken_for_a_random_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = itertools.count(1)
+    original = SqueezeExcite.forward
+    monkeypatch.setattr(SqueezeExcite, "forward", lambda self, x: original(self, x) * next(runs) * 1.001)
+    with pytest.raises(VerificationError) as failure:
+        add_se(FunctionalResNet(), SMALL, inplace=True)
+    assert "each time" not in str(failure.value)
