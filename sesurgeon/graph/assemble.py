@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from torch import fx, nn
@@ -12,6 +12,7 @@ from sesurgeon.graph import ops
 from sesurgeon.graph.candidates import Candidate
 from sesurgeon.graph.describe import describe, network_of
 from sesurgeon.graph.flow import Flow
+from sesurgeon.graph.joins import mark_joins
 from sesurgeon.graph.local import LocalGraphs
 from sesurgeon.graph.paths import join
 from sesurgeon.graph.patterns import (
@@ -52,7 +53,7 @@ def find_places(graphs: Mapping[bool, LocalGraphs], image: tuple[int, ...]) -> t
         image: its sides, in pixels; () where not known.
     """
     flows = {mode: _flows(local) for mode, local in graphs.items()}
-    candidates = {mode: _candidates(flows[mode]) for mode in graphs}
+    candidates = {mode: _candidates(flows[mode], flows[False]) for mode in graphs}
     places: list[Place] = []
     left_alone = _unfollowed(graphs)
     network = network_of(graphs[False], flows[False], image)
@@ -83,15 +84,26 @@ def find_places(graphs: Mapping[bool, LocalGraphs], image: tuple[int, ...]) -> t
 
 
 def _flows(local: LocalGraphs) -> dict[str, Flow]:
+    for path, graph in local.graphs.items():
+        mark_joins(local.model.get_submodule(path), graph)
     return {path: Flow(local.model.get_submodule(path), graph) for path, graph in local.graphs.items()}
 
 
-def _candidates(flows: Mapping[str, Flow]) -> dict[str, list[Candidate]]:
+def _candidates(flows: Mapping[str, Flow], in_eval: Mapping[str, Flow]) -> dict[str, list[Candidate]]:
     found: dict[str, list[Candidate]] = {}
     parallel = {path: parallel_convolutions(flows, path) for path in flows}
     taken = frozenset(node for units in parallel.values() for unit in units for node in unit.branch)
+    branches = {path: residual_branches(flow, path, in_eval) for path, flow in flows.items()}
+    levels = _classes(flows, branches, lambda branch: branch.narrows and not branch.summed)
     for path, flow in flows.items():
-        residuals = [residual for residual in residual_branches(flow) if residual.join not in taken]
+        residuals = [
+            branch
+            for branch in branches[path]
+            if branch.join not in taken
+            and not branch.narrows
+            # the innermost level of a U-Net does not shrink, where the others do
+            and (branch.summed or _class_name(flow.owner) not in levels)
+        ]
         ends = _one_a_node(residuals)
         beside = [place for end in ends for place in around(flow, end)]
         units = [unit for unit in conv_units(flow) if unit.node not in taken] + parallel[path]
@@ -126,11 +138,7 @@ def _one_fork_a_user(places: list[Candidate]) -> list[Candidate]:
 
 def _with_siblings(flows: Mapping[str, Flow], found: dict[str, list[Candidate]]) -> dict[str, list[Candidate]]:
     """Add the branch ends of blocks that have no skip, where others of their class have one."""
-    with_skip = {
-        _class_name(flows[path].owner)
-        for path, candidates in found.items()
-        if any(candidate.kind == "residual" and candidate.summed for candidate in candidates)
-    }
+    with_skip = _classes(flows, found, lambda candidate: candidate.kind == "residual" and candidate.summed)
     for path, flow in flows.items():
         result = flow.result()
         if _class_name(flow.owner) not in with_skip or result is None:
@@ -139,9 +147,16 @@ def _with_siblings(flows: Mapping[str, Flow], found: dict[str, list[Candidate]])
             continue
         end = flow.branch_end(result)
         branch = flow.upto(end)
-        if flow.weight(branch) > 0 and ops.name_of(end) != "add":
+        if flow.weight(branch) > 0 and ops.joins(end) != "add":
             found[path] = [Candidate("residual", end, branch), *found[path]]
     return found
+
+
+def _classes(
+    flows: Mapping[str, Flow], found: Mapping[str, list[Candidate]], wanted: Callable[[Candidate], bool]
+) -> set[tuple[str, str]]:
+    """The classes of which some module has a wanted candidate."""
+    return {_class_name(flows[path].owner) for path, candidates in found.items() if any(map(wanted, candidates))}
 
 
 def _class_name(module: nn.Module) -> tuple[str, str]:

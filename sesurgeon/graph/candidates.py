@@ -23,6 +23,7 @@ class Candidate:
         has_skip: a "residual" whose branch is added to (or concatenated with) a shortcut; False for the sibling
             blocks that have the branch alone, as MobileNetV2's with stride 2.
         summed: the join is a sum.
+        narrows: the branch shrinks and grows again, as a level of a U-Net does: no place for a block.
         join: of a "residual": the node that joins branch and shortcut.
         shortcut: of a "residual": the other tensor that it joins.
         users: the nodes that would get the block's result; () for all that use the tensor. A "fork" has others.
@@ -38,6 +39,7 @@ class Candidate:
     branch: frozenset[fx.Node]
     has_skip: bool = False
     summed: bool = False
+    narrows: bool = False
     join: fx.Node | None = None
     shortcut: fx.Node | None = None
     users: tuple[fx.Node, ...] = ()

@@ -6,6 +6,7 @@ import hashlib
 import linecache
 from collections.abc import Callable
 from keyword import iskeyword
+from types import FunctionType
 from typing import Any
 
 from torch import fx
@@ -32,8 +33,19 @@ def compile_graph(graph: fx.Graph, name: str) -> Callable[..., Any]:
     namespace: dict[str, Any] = dict(code.globals)
     exec(compile(code.src, filename, "exec"), namespace)
     linecache.cache[filename] = (len(code.src), None, code.src.splitlines(keepends=True), filename)
-    forward: Callable[..., Any] = namespace["forward"]
+    forward: FunctionType = namespace["forward"]
+    _give_defaults(forward, graph)
     return forward
+
+
+def _give_defaults(forward: FunctionType, graph: fx.Graph) -> None:
+    """Let optional arguments be what they are in the forward that was traced: fx writes down how they are printed."""
+    defaults = {node.target: node.meta["default"] for node in graph.nodes if "default" in node.meta}
+    code = forward.__code__
+    names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    forward.__defaults__ = tuple(defaults[name] for name in names[: code.co_argcount] if name in defaults) or None
+    keywords = {name: defaults[name] for name in names[code.co_argcount :] if name in defaults}
+    forward.__kwdefaults__ = keywords or None
 
 
 def check_names(node: fx.Node) -> None:

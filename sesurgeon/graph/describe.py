@@ -15,6 +15,7 @@ from sesurgeon.graph.candidates import Candidate
 from sesurgeon.graph.flow import Flow
 from sesurgeon.graph.layout import channel_dim
 from sesurgeon.graph.local import LocalGraphs
+from sesurgeon.graph.outputs import Calls, calls_in, is_returned
 from sesurgeon.graph.paths import join
 from sesurgeon.graph.patterns import attended, attention_in, attention_modules, gates_its_input
 from sesurgeon.graph.site import Site
@@ -28,6 +29,7 @@ class Network:
     Attributes:
         local: its local graphs.
         flows: module path -> the flow in that module's graph.
+        calls: module path -> the calls of that module.
         attention: paths of the modules that gate a tensor.
         gates: those of them that scale what they are given.
         attended: name of a tensor -> what gates it right away.
@@ -36,6 +38,7 @@ class Network:
 
     local: LocalGraphs
     flows: Mapping[str, Flow]
+    calls: Calls
     attention: frozenset[str]
     gates: frozenset[str]
     attended: Mapping[str, str]
@@ -51,7 +54,7 @@ def network_of(local: LocalGraphs, flows: Mapping[str, Flow], image: tuple[int, 
         for path, flow in flows.items()
         for node, by in attended(flow, path, gates).items()
     }
-    return Network(local, flows, attention, gates, gated, image)
+    return Network(local, flows, calls_in(local.model, flows), attention, gates, gated, image)
 
 
 def describe(network: Network, path: str, candidate: Candidate, host: str | None) -> Site | None:
@@ -95,9 +98,11 @@ def describe(network: Network, path: str, candidate: Candidate, host: str | None
         branch=tuple(join(path, node.target) for node in called),
         attention=attention_in(candidate.branch, flow, path, network.attention)
         or network.attended.get(name)
+        or _gate_before(network, path, candidate)
         or (_gate_around(network, path) if candidate.kind == "conv" else None),
         calls=local.times_called[owner],
         shapes=_shapes(local, path, candidate.node) or (tuple(tensor.shape),) * local.times_called[owner],
+        returned=_is_bare(flow, candidate) and is_returned(network.flows, network.calls, path, candidate.node),
     )
 
 
@@ -122,6 +127,26 @@ def _is_fully_connected(owner: nn.Module, candidate: Candidate) -> bool:
     convolution = owner.get_submodule(candidate.convolution or "")
     covers = isinstance(convolution, _ConvNd) and set(convolution.stride) == {1} and set(convolution.padding) == {0}
     return covers or max(candidate.kernel_size) == 1
+
+
+def _is_bare(flow: Flow, candidate: Candidate) -> bool:
+    """Without a norm, or squashed into a range: so end the units that give results; others give feature maps."""
+    return ops.is_bounded(flow.owner, candidate.node) or not any(map(flow.holds_norm, candidate.branch))
+
+
+def _gate_before(network: Network, path: str, candidate: Candidate) -> str | None:
+    """The attention in a caller, where branch and shortcut come in as arguments (Hugging Face's EfficientNet)."""
+    residual, flow = candidate.of or candidate, network.flows[path]
+    if residual.shortcut is None:
+        return None
+    for caller, call in network.calls.get(path, []):
+        above = network.flows[caller]
+        given = above.behind(flow.arguments(call, residual.branch))
+        shared = above.behind(flow.arguments(call, flow.upto(residual.shortcut)))
+        gate = attention_in(given - shared, above, caller, network.attention) if given and shared else None
+        if gate is not None:
+            return gate
+    return None
 
 
 def _gate_around(network: Network, path: str) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor, fx, nn
 
 from sesurgeon.graph import ops
@@ -32,6 +34,17 @@ class Flow:
         """``node`` and all nodes whose values it depends on."""
         return self._above[node] | {node}
 
+    def behind(self, nodes: Iterable[fx.Node]) -> frozenset[fx.Node]:
+        """All of ``nodes``, and all nodes whose values they depend on."""
+        return frozenset[fx.Node]().union(*map(self.upto, nodes))
+
+    def arguments(self, call: fx.Node, nodes: frozenset[fx.Node]) -> list[fx.Node]:
+        """What ``call``, a node of another graph that calls this module, gives for the arguments among ``nodes``."""
+        parameters = [node for node in self.nodes if node.op == "placeholder"]
+        given = dict(zip(parameters, call.args, strict=False))
+        given |= {node: call.kwargs[str(node.target)] for node in parameters if node.target in call.kwargs}
+        return [value for node, value in given.items() if node in nodes and isinstance(value, fx.Node)]
+
     def private(self, node: fx.Node, other: fx.Node) -> frozenset[fx.Node]:
         """What ``node`` depends on and ``other`` does not: a branch, once the fork is taken away."""
         return self.upto(node) - self.upto(other)
@@ -45,13 +58,28 @@ class Flow:
         return sum(ops.weight(self.owner, node) for node in nodes)
 
     def is_norm(self, node: fx.Node) -> bool:
-        """Whether ``node`` is a norm, as a module or a function."""
+        """Whether ``node`` is a norm, as a module or a function; or calls a child with one, at most, and activations.
+
+        Such are monai's ``ADN`` (activation, dropout, norm) and all that bundle a batch norm with its ReLU.
+        """
         module = ops.module_of(self.owner, node)
-        return ops.is_norm(module) if module is not None else ops.name_of(node) in ("batch_norm", "group_norm")
+        if module is None:
+            return ops.name_of(node) in ("batch_norm", "group_norm")
+        parts = list(ops.parts_of(module))
+        return any(map(ops.is_norm, parts)) and all(map(_is_finish, parts))
+
+    def holds_norm(self, node: fx.Node) -> bool:
+        """Whether ``node`` is a norm, or calls a module with one in it."""
+        module = ops.module_of(self.owner, node)
+        return self.is_norm(node) or (module is not None and any(map(ops.is_norm, module.modules())))
 
     def is_activation(self, node: fx.Node) -> bool:
-        """Whether ``node`` is an elementwise activation."""
-        return ops.is_activation(self.owner, node)
+        """Whether ``node`` is an elementwise activation, or calls a child with nothing else but dropout."""
+        module = ops.module_of(self.owner, node)
+        if module is None:
+            return ops.is_activation(self.owner, node)
+        parts = list(ops.parts_of(module))
+        return any(map(ops.activates, parts)) and all(map(_is_finish, parts)) and not any(map(ops.is_norm, parts))
 
     def depends_on_data(self, node: fx.Node) -> bool:
         """Whether the input's values reach ``node``; a random mask, a parameter or a number does not hang on them."""
@@ -87,3 +115,7 @@ class Flow:
         """The one tensor that the module returns; None where it returns something else."""
         returned = self.nodes[-1].args[0]
         return returned if isinstance(returned, fx.Node) and ops.tensor_of(returned) is not None else None
+
+
+def _is_finish(module: nn.Module) -> bool:
+    return ops.is_norm(module) or ops.activates(module) or ops.is_noise(module)

@@ -22,7 +22,7 @@ def expect(value: Any, expected: Any, what: str) -> None:
     Raises:
         UntraceableError: it is not; ``what`` names it.
     """
-    if value is expected or (type(value) is type(expected) and value == expected):
+    if value is expected or (_kind(value) is _kind(expected) and value == expected):
         return
     if isinstance(value, _SYMBOLIC) and isinstance(expected, (bool, int, float)) and bool(value == expected):
         return  # torch.export and torch.jit.trace pass sizes as symbols, and specialise here
@@ -30,3 +30,7 @@ def expect(value: Any, expected: Any, what: str) -> None:
         f"{what} was {expected!r} when the blocks were inserted and is {value!r} now.",
         hint="Insert the blocks again with example inputs of this kind (--input-shape, or example_inputs=).",
     )
+
+
+def _kind(value: Any) -> type:
+    return tuple if isinstance(value, torch.Size) else type(value)  # as tuples they stand in the code

@@ -13,12 +13,14 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 
 from sesurgeon.errors import UntraceableError
 from sesurgeon.graph import ops
+from sesurgeon.graph.guards import expect
 from sesurgeon.graph.record import ModuleCall, record_calls
 from sesurgeon.graph.reuse import Grounds, looks_of
 from sesurgeon.graph.session import TracingSession
 from sesurgeon.interrupts import interrupts_held
 from sesurgeon.models.detection import witnesses
-from sesurgeon.models.isolation import isolated
+from sesurgeon.models.footprint import Footprint
+from sesurgeon.models.isolation import isolated, random_states
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class LocalGraphs:
         shapes: module path -> the shape of the tensor that each of these calls gave; () where it gave none.
         outputs: what the model returned, true tensors.
         witnesses: what the parts of a detector gave: see :func:`sesurgeon.models.witnesses`.
+        buffers: what was in them after the pass, by name.
+        random_states: after the pass.
         proven: the forward pass was run in this very mode, so that ``outputs`` are this mode's.
         grounds: what the graphs hang on.
     """
@@ -45,6 +49,8 @@ class LocalGraphs:
     shapes: Mapping[str, tuple[tuple[int, ...], ...]]
     outputs: Any
     witnesses: Sequence[Tensor]
+    buffers: Mapping[str, Tensor]
+    random_states: tuple[Any, ...]
     proven: bool
     grounds: Grounds
 
@@ -75,8 +81,12 @@ def trace_local_graphs(
     unfollowed: dict[str, str] = {}
     looks: dict[str, Any] = {}
     with isolated(model, training=training and not run_in_eval):
+        untouched = Footprint(model)
         with witnesses(model) as seen:
             top, outputs = record_calls(model, inputs, fakes)
+        buffers = {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
+        random_left = random_states()
+        untouched.restore()  # what a forward sets is seen where it is not set yet
         model.train(training)
         calls = _calls_by_path(top, paths)
         session = TracingSession(model, fakes)
@@ -108,6 +118,8 @@ def trace_local_graphs(
         {path: tuple(map(_shape, group)) for path, group in calls.items()},
         outputs,
         seen,
+        buffers,
+        random_left,
         not run_in_eval,
         Grounds(session.footprint, looks),
     )
@@ -135,14 +147,25 @@ def _shape(call: ModuleCall) -> tuple[int, ...]:
 def _trace(group: list[ModuleCall], session: TracingSession) -> fx.Graph:
     if len({_pattern(call, values=False) for call in group}) > 1:
         raise UntraceableError("it is called several times, with different optional arguments")
+    numbers_differ = len({_pattern(call, values=True) for call in group}) > 1
     try:
-        return session.trace_call(group[0], freeze_numbers=False)
+        graph = session.trace_call(group[0], freeze_numbers=False)
+        if not (numbers_differ and _is_steered_by_numbers(graph)):
+            return graph
     except UntraceableError:
         if not any(isinstance(leaf, (int, float)) for leaf in tree_leaves((group[0].args, group[0].kwargs))):
             raise
-    if len({_pattern(call, values=True) for call in group}) > 1:
+    if numbers_differ:
         raise UntraceableError("it is called several times, with different numbers that steer it")
     return session.trace_call(group[0], freeze_numbers=True)  # a number among the arguments may steer the forward
+
+
+def _is_steered_by_numbers(graph: fx.Graph) -> bool:
+    """Whether something that the graph takes for granted hangs on a number among the arguments."""
+    above = {node for node in graph.nodes if node.target is expect}
+    for node in reversed(graph.nodes):
+        above.update(node.all_input_nodes if node in above else ())
+    return any(node.op == "placeholder" and isinstance(node.meta["value"], (int, float)) for node in above)
 
 
 def _pattern(call: ModuleCall, *, values: bool) -> str:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sesurgeon.blocks.eager import is_itself
+
 # These give the same bits for the same bits: they draw nothing, change nothing, and do not know in which mode they are.
-_PURE = frozenset(
-    [nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear]
-)
+_PURE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 _LIMIT = 64 * 2**20  # bytes; what comes first is kept, because it is asked for again in the same order
 
 
@@ -70,8 +70,7 @@ class LayerMemo:
 
 def is_pure(module: nn.Module) -> bool:
     """Whether ``module`` is a plain convolution or linear layer, to which nothing was hooked."""
-    changed = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    return type(module) in _PURE and not changed
+    return is_itself(module, *_PURE)
 
 
 def _setting(x: Tensor) -> tuple[Any, ...]:

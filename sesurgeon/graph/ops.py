@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -18,9 +19,20 @@ _ACTIVATIONS = frozenset(
     ["relu", "relu6", "leaky_relu", "silu", "gelu", "elu", "selu", "celu", "mish", "hardswish", "hardtanh", "prelu",
      "rrelu", "hardsigmoid", "sigmoid", "tanh", "softplus", "softsign"]
 )  # fmt: skip
+_VIEWS = re.compile(
+    r"view|view_as|reshape|flatten|unflatten|(un)?squeeze|permute|transpose|movedim|expand|narrow|chunk|split|unbind|"
+    r"getitem|contiguous|detach|to|float"
+)
+_BOUNDED = re.compile(r"^(log)?(hard)?(sigmoid|tanh|softsign)$", re.I)
 _IN_PLACE = frozenset(["iadd", "isub", "imul", "itruediv"])
 _SHAPE_ATTRIBUTES = frozenset(["shape", "dtype", "device", "is_cuda", "requires_grad", "layout"])
-_SHAPE_METHODS = frozenset(["size", "numel", "stride", "is_contiguous", "type", "get_device"])
+_SHAPE_METHODS = frozenset(["size", "numel", "stride", "is_contiguous", "type", "get_device", "dim"])
+_PRESENTS = re.compile(
+    r"flatten|unflatten|view|view_as|reshape|permute|transpose|movedim|squeeze|unsqueeze|getitem|chunk|split|unbind|"
+    r"cat|stack|contiguous|clone|detach|to|float|half|double|(log_)?softmax2?d?|clamp|interpolate|upsample\w*|"
+    r"pixel_shuffle|PixelShuffle|tuple|dict|OrderedDict",
+    re.I,
+)
 _ATTENTION_MODULE = re.compile(
     r"Squeeze.?Excit|^SE$|SE(Block|Layer|Module|WithNorm|Net)$|^E?SE|Eca|ECA|Ceca|EfficientChannelAtt|Cbam|CBAM|"
     r"GlobalContext|GatherExcite|CoordAtt|SimAM|^GCT"
@@ -44,6 +56,20 @@ def name_of(node: fx.Node) -> str:
         "concat": "cat",
         "concatenate": "cat",
     }.get(name, name)
+
+
+def joins(node: fx.Node) -> str:
+    """ "add" or "cat" where ``node`` is one, or calls a child that does nothing else (:mod:`sesurgeon.graph.joins`)."""
+    name = node.meta.get("joins", "") if node.op == "call_module" else name_of(node)
+    return name if name in ("add", "cat") else ""
+
+
+def joined(node: fx.Node) -> tuple[Any, ...]:
+    """What a ``cat`` concatenates: a list, or the arguments of a child that makes one of them; () where not known."""
+    if node.op == "call_module" and len(node.args) > 1:
+        return node.args
+    given = node.args[0] if node.args else node.kwargs.get("tensors")
+    return tuple(given) if isinstance(given, (list, tuple)) else ()
 
 
 def operands(node: fx.Node) -> tuple[Any, ...]:
@@ -89,6 +115,20 @@ def is_norm(module: nn.Module) -> bool:
     return "Norm" in type(module).__name__ and not _has_layers(module)
 
 
+def parts_of(module: nn.Module) -> Iterator[nn.Module]:
+    """What ``module`` runs, itself if it has no children; a norm is one part, with all that it has inside."""
+    if is_norm(module) or not any(True for _ in module.children()):
+        yield module
+        return
+    for child in module.children():
+        yield from parts_of(child)
+
+
+def is_noise(module: nn.Module) -> bool:
+    """Drop-path, dropout, layer scale or nothing at all, as a module."""
+    return bool(_NOISE_MODULE.search(type(module).__name__)) and not _has_layers(module)
+
+
 def _has_layers(module: nn.Module) -> bool:
     return any(is_conv(part) or isinstance(part, nn.Linear) for part in module.modules())
 
@@ -104,23 +144,31 @@ def weight(owner: nn.Module, node: fx.Node) -> int:
 def is_activation(owner: nn.Module, node: fx.Node) -> bool:
     """An elementwise activation, as module, function or method."""
     module = module_of(owner, node)
-    return name_of(node) in _ACTIVATIONS if module is None else _activates(module)
+    return name_of(node) in _ACTIVATIONS if module is None else activates(module)
 
 
 def has_activation(module: nn.Module) -> bool:
     """An activation, or a module with one in it, as timm's BatchNormAct2d."""
-    return any(map(_activates, module.modules()))
+    return any(map(activates, module.modules()))
 
 
-def _activates(module: nn.Module) -> bool:
+def activates(module: nn.Module) -> bool:
+    """An elementwise activation, as a module of its own."""
     return bool(_ACTIVATION_MODULE.search(type(module).__name__)) and not any(True for _ in module.children())
+
+
+def is_bounded(owner: nn.Module, node: fx.Node) -> bool:
+    """An activation that squashes all values into a range, as probabilities need it."""
+    module = module_of(owner, node)
+    names = [name_of(node)] if module is None else [type(part).__name__ for part in module.modules()]
+    return any(map(_BOUNDED.search, names))
 
 
 def is_noise_or_scale(owner: nn.Module, node: fx.Node) -> bool:
     """Drop-path, dropout or layer scale: what stands between the end of a branch and the sum."""
     module = module_of(owner, node)
     if module is not None:
-        return bool(_NOISE_MODULE.search(type(module).__name__)) and not _has_layers(module)
+        return is_noise(module)
     return "drop" in name_of(node) or "stochastic" in name_of(node)
 
 
@@ -148,6 +196,16 @@ def is_in_place(owner: nn.Module, node: fx.Node) -> bool:
     return name.endswith("_") or name in _IN_PLACE or node.kwargs.get("inplace") is True
 
 
+def writes(owner: nn.Module, node: fx.Node) -> bool:
+    """Writes into its first operand: in place, or by ``x[…] = y``."""
+    return is_in_place(owner, node) or (node.op == "call_function" and node.target is operator.setitem)
+
+
+def is_view(owner: nn.Module, node: fx.Node) -> bool:
+    """Gives its first operand's memory, or may give it."""
+    return is_slice(node) or is_noise_or_scale(owner, node) or bool(_VIEWS.fullmatch(name_of(node)))
+
+
 def writes_inside(owner: nn.Module, node: fx.Node) -> bool:
     """Calls a module that writes into its argument somewhere, and need not give that tensor back."""
     return bool(node.meta.get("writes")) and not is_in_place(owner, node)
@@ -158,14 +216,30 @@ def is_slice(node: fx.Node) -> bool:
     return node.op == "call_function" and node.target is operator.getitem and tensor_of(node.args[0]) is not None
 
 
+def only_presents(owner: nn.Module, node: fx.Node) -> bool:
+    """Shows a result otherwise, and computes no other from it: views, an activation or softmax, resizing, a number."""
+    if is_activation(owner, node) or is_noise_or_scale(owner, node):
+        return True
+    name = name_of(node)
+    if name in ("add", "sub", "mul", "div"):
+        return sum(isinstance(operand, fx.Node) for operand in operands(node)) == 1
+    module = module_of(owner, node)
+    return bool(_PRESENTS.fullmatch(name if module is None else type(module).__name__))
+
+
 def is_attention(module: nn.Module) -> bool:
     """Known by its class name to scale channels or places by a gate."""
     return bool(_ATTENTION_MODULE.search(type(module).__name__))
 
 
+def dim_given(node: fx.Node) -> Any:
+    """The dimension along which a ``cat`` node concatenates, as it was written."""
+    return node.kwargs.get("dim", node.kwargs.get("axis", node.args[1] if len(node.args) > 1 else 0))
+
+
 def cat_dim(node: fx.Node) -> int:
     """The dimension along which a ``cat`` node concatenates, counted from the front."""
-    dim = node.kwargs.get("dim", node.kwargs.get("axis", node.args[1] if len(node.args) > 1 else 0))
+    dim = node.meta.get("dim") if node.op == "call_module" else dim_given(node)
     tensor = tensor_of(node)
     return dim % tensor.ndim if isinstance(dim, int) and tensor is not None else 0
 

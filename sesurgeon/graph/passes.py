@@ -92,7 +92,7 @@ def _trace(
         raise UntraceableError(
             f"{type(model).__name__} does not run in {mode} mode on example inputs of shape {shapes_of(inputs)}: "
             f"{type(error).__name__}: {error}",
-            hint="Give an input that it takes: --input-shape 2,3,224,224, or example_inputs=.",
+            hint="Give an input that it takes: --input-shape 2,3,224,224 (in Python: example_inputs=).",
         ) from error
 
 

@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 import builtins
+import dis
+import functools
 import operator
+import sys
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, MappingView
+from types import CodeType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 
 from sesurgeon.errors import UntraceableError
+
+# What the code that is written for a graph can hold: shapes, and what else a forward takes for keys and texts.
+_PLAIN = (bool, int, float, complex, str, torch.dtype, torch.device, torch.layout, type(None))
+_SINGLE = (bool, torch.dtype, torch.layout)  # of each of these there is one object: people ask for it with `is`
 
 
 class ValueProxy(fx.Proxy):
     """A proxy that answers Python's questions with its recorded value, leaving a guard."""
 
     tracer: Any  # of graph/tracer.py
+    __array_priority__ = 1000  # as a tensor's: `numpy_number * proxy` is the proxy's to compute
 
     @property
     def value(self) -> Any:
         return self.node.meta["value"]
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self.value, name)  # raises AttributeError where the real thing would
-        return found if name == "ndim" else AttributeProxy(self, name)
+        found = self.tracer.look_up(self.value, name)  # raises AttributeError where the real thing would
+        if name == "ndim" and isinstance(self.value, Tensor):
+            return self.tracer.rank_of(self)
+        proxy = AttributeProxy(self, name)
+        asks_which = isinstance(found, _SINGLE) and _asks_which_object(sys._getframe(1).f_code)
+        return self.tracer.settle(proxy) if found is None or asks_which else proxy
 
     def __len__(self) -> int:
-        if isinstance(self.value, Tensor):
-            return int(self.size(0))
-        return len(self.value) if isinstance(self.value, torch.Size) else int(self.tracer.length_of(self))
+        return int(self.size(0) if isinstance(self.value, Tensor) else self.tracer.length_of(self))
 
     def __iter__(self) -> Iterator[Any]:
         if isinstance(self.value, (Mapping, MappingView)):  # these have no first item to get
@@ -48,6 +60,31 @@ class ValueProxy(fx.Proxy):
 
     def __float__(self) -> float:
         return float(self.tracer.settle(self, float))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        return np.array(self.tracer.settle(self), dtype)
+
+    def __str__(self) -> str:
+        return str(self.tracer.settle(self)) if is_plain(self.value) else super().__repr__()
+
+    def __format__(self, form: str) -> str:
+        return format(self.tracer.settle(self), form) if is_plain(self.value) else super().__repr__()
+
+    __repr__ = __str__
+
+    def __eq__(self, other: Any) -> Any:
+        if self.tracer.finished:  # a cache kept it: no later call may find it there
+            return self is other
+        return self.tracer.create_proxy("call_function", operator.eq, (self, other), {})
+
+    def __hash__(self) -> int:
+        return hash(self.tracer.settle(self)) if is_plain(self.value) else id(self)
+
+    def __round__(self, digits: Any = None) -> Any:
+        return self.tracer.create_proxy("call_function", round, (self, digits), {})
+
+    def __divmod__(self, other: Any) -> tuple[Any, Any]:
+        return self // other, self % other
 
     def __iadd__(self, other: Any) -> Any:
         return self._in_place(operator.iadd, other)
@@ -72,10 +109,9 @@ class ValueProxy(fx.Proxy):
     def __contains__(self, item: Any) -> bool:
         if isinstance(self.value, Tensor):
             raise UntraceableError("it looks for a value in a tensor")
-        return item in self.value
-
-    def __hash__(self) -> int:
-        return id(self)
+        if isinstance(self.value, Mapping):
+            return item in self.tracer.keys_of(self)
+        return item in (self.tracer.settle(self) if is_plain(self.value) else self.value)
 
 
 class AttributeProxy(ValueProxy):
@@ -95,6 +131,22 @@ class AttributeProxy(ValueProxy):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.tracer.create_proxy("call_method", self.name, (self.root, *args), kwargs)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is a number, a text, a shape, a type of number, a device or None, or a tuple of such."""
+    return isinstance(value, _PLAIN) or (type(value) in (tuple, torch.Size) and all(map(is_plain, value)))
+
+
+@functools.cache
+def _asks_which_object(code: CodeType) -> bool:
+    """Whether it holds an ``is`` other than ``is None``: no proxy is asked then, so it must not be one."""
+    asked_of = None
+    for step in dis.get_instructions(code):
+        if step.opname == "IS_OP" and asked_of != ("LOAD_CONST", None):
+            return True
+        asked_of = (step.opname, step.argval)
+    return False
 
 
 def value_of_proxies(argument: Any) -> Any:

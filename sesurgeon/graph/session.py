@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterator
@@ -16,8 +17,10 @@ from unittest import mock
 
 import torch
 import torch.utils.checkpoint
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._device import DeviceContext
 
 from sesurgeon.errors import UntraceableError
 from sesurgeon.graph.proxy import isinstance_of_value, len_of_value
@@ -29,10 +32,17 @@ from sesurgeon.models.isolation import same_random_states
 
 # Functions that make tensors out of nothing: torch does not dispatch them on proxies among their arguments.
 _FACTORIES = (
-    "arange", "empty", "eye", "full", "linspace", "ones", "rand", "randint", "randn", "randperm", "tensor", "zeros",
+    "arange", "as_tensor", "empty", "eye", "full", "linspace", "ones", "rand", "randint", "randn", "randperm", "tensor",
+    "zeros",
 )  # fmt: skip
-# Blocks of code under these mean more than the operations in them, and a graph would forget that.
-_CONTEXTS = (torch.no_grad, torch.enable_grad, torch.inference_mode, torch.autocast)
+# Blocks of code under these mean more than the operations in them, and a graph would forget that; and under those
+# contexts of torch that are written as generators (fork_rng, sdpa_kernel, the flags of backends).
+_CONTEXTS = (
+    torch.no_grad, torch.enable_grad, torch.inference_mode, torch.autocast, saved_tensors_hooks, DeviceContext,
+)  # fmt: skip
+_RANDOM_STATE = ("manual_seed", "manual_seed_all", "seed", "seed_all", "initial_seed", "get_rng_state", "set_rng_state")
+_CHECKPOINTS = ("checkpoint", "_checkpoint_impl", "_checkpoint_without_reentrant_generator")
+_FORGOTTEN = "part of its forward runs under {}, which a graph would forget"
 # What may be different the next time the forward runs.
 _SWITCHES = ("is_grad_enabled", "is_autocast_enabled", "is_inference_mode_enabled")
 
@@ -84,26 +94,28 @@ class TracingSession(fx.Tracer):
         module = call.module
         if "forward" in module.__dict__:
             raise UntraceableError("its forward was replaced on the instance")
+        if isinstance(module, fx.GraphModule):  # a class for each instance, whose copies are made around surgery's
+            raise UntraceableError("it is a torch.fx.GraphModule: insert the blocks first, and trace the result")
+        self._current = tracer = CallTracer(call, self._fakes, freeze_numbers)
         try:
-            self._current = CallTracer(call, self._fakes, freeze_numbers)
             with _seeing_through_proxies(type(module).forward):
-                graph = self._current.trace_forward()
-            pending = self._current.pending
-            self.mode_matters = self._current.mode_matters or freeze_numbers  # or else another try came before
+                graph = tracer.trace_forward()
+            self.mode_matters = tracer.mode_matters or freeze_numbers  # or else another try came before
         except UntraceableError:
             raise
         except Exception as error:  # user code may raise anything while it is being traced
             raise UntraceableError(f"{type(error).__name__}: {_first_line(error)}") from error
         finally:
-            self._current = None
+            self._current, tracer.finished = None, True
             changed = self.footprint.restore(module)
             has_drawn = self._has_drawn()
         if changed:
             raise UntraceableError(f"its forward sets attributes of its own ({', '.join(sorted(set(changed)))})")
         if has_drawn:  # operations on proxies draw nothing
             raise UntraceableError("its forward draws random numbers where no graph sees it")
-        if pending:
-            raise UntraceableError(f"its forward calls {type(pending[0].module).__name__} where no graph sees it")
+        if tracer.pending:
+            skipped = type(tracer.pending[0].module).__name__
+            raise UntraceableError(f"its forward calls {skipped} where no graph sees it")
         return graph
 
     def _has_drawn(self) -> bool:
@@ -142,17 +154,25 @@ class TracingSession(fx.Tracer):
             for name in _FACTORIES:
                 replace(torch, name, self._recorded(getattr(torch, name)))
             replace(torch.autograd.Function, "apply", self._recorded_apply())
+            replace(torch.jit.ScriptFunction, "__call__", self._recorded_script())
             for context in _CONTEXTS:
-                reason = f"part of its forward runs under {context.__name__}, which a graph would forget"
+                reason = _FORGOTTEN.format(context.__name__)
                 for step in ("__init__", "__enter__"):  # autocast begins by asking for a text, which no proxy is
                     replace(context, step, self._refused(getattr(context, step), reason))
+            replace(contextlib._GeneratorContextManager, "__enter__", self._refusing_contexts())
+            replace(torch, "is_tensor", lambda item: isinstance_of_value(item, Tensor))
+
+            def refuse(holder: Any, name: str, reason: str) -> None:
+                if hasattr(holder, name):
+                    replace(holder, name, self._refused(getattr(holder, name), reason))
+
             for name in _SWITCHES:
-                replace(torch, name, self._refused(getattr(torch, name), f"its forward asks torch.{name}()"))
-            reason = "its forward switches gradients on or off"
-            replace(torch.set_grad_enabled, "__init__", self._refused(torch.set_grad_enabled.__init__, reason))
-            name, reason = "_checkpoint_without_reentrant_generator", "its forward uses activation checkpointing"
-            if checkpoint := getattr(torch.utils.checkpoint, name, None):
-                replace(torch.utils.checkpoint, name, self._refused(checkpoint, reason))
+                refuse(torch, name, f"its forward asks torch.{name}()")
+            for name, holder in itertools.product(_RANDOM_STATE, (torch, torch.random, torch.cuda)):
+                refuse(holder, name, f"its forward calls torch.{name}(), which a graph would forget")
+            refuse(torch.set_grad_enabled, "__init__", "its forward switches gradients on or off")
+            for name in _CHECKPOINTS:
+                refuse(torch.utils.checkpoint, name, "its forward uses activation checkpointing")
             yield
 
     def _recorded(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -175,9 +195,14 @@ class TracingSession(fx.Tracer):
                 raise AttributeError("training")
             return module.__dict__["training"]
 
+        def put(module: nn.Module, value: Any) -> None:
+            if self._asked() is not None and "training" in module.__dict__:  # else it is being made
+                raise UntraceableError("its forward sets attributes of its own (training)")
+            module.__dict__["training"] = value
+
         return property(
             get,
-            lambda module, value: module.__dict__.__setitem__("training", value),
+            put,
             lambda module: module.__dict__.__delitem__("training"),
         )
 
@@ -188,9 +213,33 @@ class TracingSession(fx.Tracer):
             asked = self._asked()
             if asked is None:
                 return unbound.__get__(None, cls)(*args, **kwargs)
-            return asked.create_proxy("call_function", _apply_of(cls), args, kwargs)
+            apply = _named(lambda *of: cls.apply(*of), cls.__module__, f"apply_{cls.__name__}")
+            return asked.create_proxy("call_function", apply, args, kwargs)
 
         return classmethod(recorded)
+
+    def _recorded_script(self) -> Callable[..., Any]:
+        run = torch.jit.ScriptFunction.__call__
+
+        def recorded(function: Any, *args: Any, **kwargs: Any) -> Any:
+            asked = self._asked()
+            if asked is None:
+                return run(function, *args, **kwargs)
+            scripted = _named(function, __name__, f"script_{function.name}")
+            return asked.create_proxy("call_function", scripted, args, kwargs)
+
+        return recorded
+
+    def _refusing_contexts(self) -> Callable[..., Any]:
+        enter = contextlib._GeneratorContextManager.__enter__
+
+        def refuse(manager: Any) -> Any:
+            made_by = manager.func
+            if self._asked() is not None and made_by.__module__.split(".")[0] == "torch":
+                raise UntraceableError(_FORGOTTEN.format(f"{made_by.__module__}.{made_by.__name__}"))
+            return enter(manager)
+
+        return refuse
 
     def _refused(self, original: Callable[..., Any], reason: str) -> Callable[..., Any]:
         def refuse(*args: Any, **kwargs: Any) -> Any:
@@ -203,9 +252,9 @@ class TracingSession(fx.Tracer):
 
 @contextlib.contextmanager
 def _seeing_through_proxies(forward: Callable[..., Any]) -> Iterator[None]:
-    """``isinstance`` and ``len``, in the file of ``forward``, see the value behind a proxy."""
+    """``isinstance`` and ``len``, in the file of ``forward``, see the value behind a proxy; ``print`` sees nothing."""
     names = inspect.unwrap(forward).__globals__
-    seen = {"isinstance": isinstance_of_value, "len": len_of_value}
+    seen = {"isinstance": isinstance_of_value, "len": len_of_value, "print": lambda *_, **__: None}
     shadowed = {name: names[name] for name in seen if name in names}
     names.update(seen)
     try:
@@ -216,14 +265,14 @@ def _seeing_through_proxies(forward: Callable[..., Any]) -> Iterator[None]:
         names.update(shadowed)
 
 
-def _apply_of(function: Any) -> Callable[..., Any]:
-    """``function.apply`` of an autograd function, with a name that fx can write into code."""
+def _named(function: Callable[..., Any], module: str, name: str) -> Callable[..., Any]:
+    """``function`` with a name that fx can write into code."""
 
-    def apply(*args: Any) -> Any:
-        return function.apply(*args)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
 
-    apply.__module__, apply.__name__ = function.__module__, f"apply_{function.__name__}"
-    return apply
+    call.__module__, call.__name__ = module, name
+    return call
 
 
 def _first_line(error: Exception) -> str:

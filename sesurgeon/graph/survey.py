@@ -18,6 +18,7 @@ from sesurgeon.graph.local import LocalGraphs
 from sesurgeon.graph.passes import Passes, convolved, run_in_both_modes, shapes_of
 from sesurgeon.graph.site import LeftAlone, Site
 from sesurgeon.models.lazy import refuse_lazy_layers
+from sesurgeon.models.provenance import check_is_network
 from sesurgeon.models.quantised import refuse_quantised_layers
 
 Wanted = Callable[[Sequence[Site]], Iterable[Site]]
@@ -126,6 +127,7 @@ def find_sites(model: nn.Module, example_inputs: Any = None) -> list[Site]:
 
 
 def _check_model(model: nn.Module) -> None:
+    check_is_network(model)
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         raise UsageError(
             f"The model is wrapped in {type(model).__name__}.", hint="Give the network itself: model.module."
@@ -165,6 +167,6 @@ def _check_maps(run: Passes) -> None:
         raise NoSiteError(
             f"{type(local.model).__name__} has no site on inputs of shape {shapes_of(run.inputs)}: no residual branch, "
             f"no multi-branch module, and no convolution with norm or activation but on maps of a single place.",
-            hint="If maps are that small because the images are, give larger ones: --input-shape 2,3,224,224, "
-            "or example_inputs=.",
+            hint="If maps are that small because the images are, give larger ones: --input-shape 2,3,224,224 "
+            "(in Python: example_inputs=).",
         )

@@ -8,14 +8,16 @@ not reproduce raises instead of being dropped.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 import inspect
 import operator
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -26,6 +28,8 @@ from sesurgeon.graph.guards import expect
 from sesurgeon.graph.proxy import ValueProxy, value_of_proxies
 from sesurgeon.graph.record import ModuleCall
 from sesurgeon.graph.statements import use_results
+
+_OF_TRAINING = ("requires_grad", "grad_fn", "grad", "is_leaf")
 
 
 class CallTracer(fx.Tracer):
@@ -39,6 +43,7 @@ class CallTracer(fx.Tracer):
     Attributes:
         pending: the recorded calls that the forward has not made yet.
         evaluating: it is computing a value itself; whatever is called now, the forward did not call it.
+        finished: the forward has come to its end.
         mode_matters: some module was asked for its mode, or its code was run, which may ask anything.
     """
 
@@ -50,12 +55,14 @@ class CallTracer(fx.Tracer):
         self.tensor_attrs = {}
         self.pending = list(call.children)
         self.evaluating = False
+        self.finished = False
         self.mode_matters = False
         self._call = call
         self._fakes = fakes
         self._freeze_numbers = freeze_numbers
         self._running = False
         self._parameters: dict[str, fx.Proxy] = {}
+        self._ranked: set[fx.Node] = set()
 
     def trace_forward(self) -> fx.Graph:
         """The graph of the forward of ``call.module``, with values."""
@@ -88,34 +95,41 @@ class CallTracer(fx.Tracer):
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> Any:
         if kind == "call_method" and target in ("dim", "ndimension"):
-            return value_of_proxies(args[0]).dim()  # the rank is the architecture's, no need to guard it
+            return self.rank_of(args[0])
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
         if kind not in ("placeholder", "call_module"):
             proxy.node.meta["value"] = self._evaluate(kind, target, value_of_proxies(args), value_of_proxies(kwargs))
-        return self._or_plain(proxy) if target is operator.getitem else proxy
+        return self._or_plain(proxy) if target in (operator.getitem, "get") else proxy
 
     def _or_plain(self, proxy: Any) -> Any:
         """``proxy``, or the None or the name that it stands for.
 
         A forward asks ``is None``, which no proxy can answer, and takes names for keys.
         """
-        if not (proxy.value is None or isinstance(proxy.value, str)):
-            return proxy
-        self._guard(proxy, proxy.value, f"{self._owner_name()}: something that steers the forward")
-        return proxy.value
+        return self.settle(proxy) if proxy.value is None or isinstance(proxy.value, str) else proxy
 
     def _evaluate(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:
-        self.evaluating = True
+        with self._by_itself():
+            if kind == "get_attr":
+                attribute = operator.attrgetter(target)(self.root)
+                return self._fakes.from_tensor(attribute) if isinstance(attribute, Tensor) else attribute
+            if kind == "call_method":
+                return getattr(args[0], target)(*args[1:], **kwargs)
+            return target(*args, **kwargs)
+
+    def look_up(self, value: Any, name: str) -> Any:
+        """The attribute of a recorded value."""
+        with self._by_itself():
+            return getattr(value, name)
+
+    @contextlib.contextmanager
+    def _by_itself(self) -> Iterator[None]:
+        before, self.evaluating = self.evaluating, True
         try:
             with self._fakes, torch.no_grad():
-                if kind == "get_attr":
-                    attribute = operator.attrgetter(target)(self.root)
-                    return self._fakes.from_tensor(attribute) if isinstance(attribute, Tensor) else attribute
-                if kind == "call_method":
-                    return getattr(args[0], target)(*args[1:], **kwargs)
-                return target(*args, **kwargs)
+                yield
         finally:
-            self.evaluating = False
+            self.evaluating = before
 
     def attribute(self, value: Any) -> Any:
         """What the forward gets to see of an attribute of some module: a node where it is a parameter or buffer."""
@@ -126,25 +140,41 @@ class CallTracer(fx.Tracer):
             self._parameters[name] = self.create_proxy("get_attr", name, (), {})
         return self._parameters[name]
 
-    def settle(self, proxy: ValueProxy, convert: Callable[[Any], Any]) -> Any:
+    def settle(self, proxy: ValueProxy, convert: Callable[[Any], Any] = lambda value: value, what: str = "") -> Any:
         """The recorded value of ``proxy`` as a Python constant; the graph will check that it is still so."""
         value = proxy.value
         if isinstance(value, Tensor):
             raise UntraceableError("its control flow depends on the values in a tensor")
-        if proxy.node.target is getattr and proxy.node.args[1:] == ("requires_grad",):
+        if proxy.node.target is getattr and proxy.node.args[1] in _OF_TRAINING:
             raise UntraceableError("it asks whether a tensor needs gradients, which is so in training alone")
-        self._guard(proxy, value, f"{self._owner_name()}: a shape or number that steers the forward")
-        return convert(value)
+        converted = convert(value)  # where that cannot be done nothing is taken for granted
+        kind = "a shape or number" if isinstance(value, (int, float, tuple)) else "something"
+        if not self.finished:
+            self._guard(proxy, value, what or f"{kind} that steers the forward")
+        return converted
 
     def length_of(self, proxy: Any) -> Any:
         """``len(proxy)`` as a node."""
         return self.create_proxy("call_function", len, (proxy,), {})
 
-    def _guard(self, proxy: Any, value: Any, what: str) -> None:
-        self.create_proxy("call_function", expect, (proxy, value, what), {})
+    def keys_of(self, proxy: Any, of: str = "a mapping that steers the forward") -> tuple[Any, ...]:
+        """The keys of a mapping."""
+        keys = self.create_proxy("call_function", tuple, (proxy,), {})
+        return tuple(self.settle(keys, what=f"{of}: its keys"))
 
-    def _owner_name(self) -> str:
-        return type(self._call.module).__name__
+    def rank_of(self, proxy: Any) -> int:
+        """How many dimensions a tensor has."""
+        rank = int(proxy.value.dim())
+        if proxy.node not in self._ranked:
+            self._ranked.add(proxy.node)
+            asked = super().create_proxy("call_method", "dim", (proxy,), {})
+            asked.node.meta["value"] = rank
+            self._guard(asked, rank, "the number of dimensions of a tensor")
+        return rank
+
+    def _guard(self, proxy: Any, value: Any, what: str) -> None:
+        what = f"{type(self.root).__name__}: {what}"
+        self.create_proxy("call_function", expect, (proxy, value, what), {})
 
     def create_arg(self, a: Any) -> Any:
         if isinstance(a, Tensor) and not isinstance(a, nn.Parameter) and id(a) not in self._tensor_names:
@@ -154,6 +184,8 @@ class CallTracer(fx.Tracer):
             raise UntraceableError(f"it uses a {type(a).__name__} that is none")
         if "__fx_create_arg__" in getattr(a, "__dict__", {}):  # which fx would call
             raise UntraceableError(f"it uses a {type(a).__name__} that wants to be traced in its own way")
+        if isinstance(a, np.generic):  # numpy's number, of which the code would not know the name
+            a = a.item()
         if type(a) is OrderedDict:  # fx would make a plain dict of it
             a = self.create_proxy("call_function", OrderedDict, (list(a.items()),), {})
         return super().create_arg(a)
@@ -165,10 +197,10 @@ class CallTracer(fx.Tracer):
         if not self._running:
             self._running = True
             return type(m).forward(m, *args, **kwargs)
-        if not self.pending or self.pending[0].module is not m:
+        path = self._paths.get(m)
+        if not self.pending or not _is_the_same(m, self.pending[0].module, made_anew=path is None):
             raise UntraceableError(f"it calls {type(m).__name__} out of the recorded order")
         recorded = self.pending.pop(0)
-        path = self._paths.get(m)
         if path is None:  # made on the fly or held in a plain list: no name of ours reaches it, so look inside
             self.pending[:0] = recorded.children
             self.mode_matters = True
@@ -203,22 +235,32 @@ class CallTracer(fx.Tracer):
         return positional, keywords
 
     def _placeholder(self, name: str, default: tuple[Any, ...], value: Any) -> Any:
-        proxy = self.create_proxy("placeholder", name, default, {})
-        proxy.node.meta["value"] = value
-        return self._lift(proxy, value, f"{self._owner_name()}: the argument '{name.lstrip('*')}'")
+        proxy = self.create_proxy("placeholder", name, tuple(None for _ in default), {})
+        proxy.node.meta |= {"value": value} | ({"default": default[0]} if default and not name.startswith("*") else {})
+        return self._lift(proxy, value, f"the argument '{name.lstrip('*')}'")
 
     def _lift(self, proxy: Any, value: Any, what: str) -> Any:
         """What the forward gets to see of an argument: proxies for tensors and numbers, in the same containers."""
         if isinstance(value, Tensor) or proxy is None or isinstance(proxy, str):
             return proxy
-        if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        if isinstance(value, (list, tuple)):
             self._guard(self.length_of(proxy), len(value), f"{what}: its length")
-            return type(value)(self._lift(proxy[index], item, what) for index, item in enumerate(value))
+            items = [self._lift(proxy[index], item, what) for index, item in enumerate(value)]
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
         if isinstance(value, dict):
-            keys = self.create_proxy("call_function", tuple, (proxy,), {})
-            self._guard(keys, tuple(value), f"{what}: its keys")
+            self.keys_of(proxy, what)
             return type(value)((key, self._lift(proxy[key], item, what)) for key, item in value.items())
         if isinstance(value, (int, float)) and not isinstance(value, bool) and not self._freeze_numbers:
             return proxy
         self._guard(proxy, value, what)
         return value
+
+
+def _is_the_same(module: nn.Module, recorded: nn.Module, *, made_anew: bool) -> bool:
+    """Whether it is the one that was called when recorded, or one that each call makes anew, of the same parts."""
+    return module is recorded or (
+        made_anew
+        and type(module) is type(recorded)
+        and all(map(operator.is_, module._modules.values(), recorded._modules.values()))
+        and len(module._modules) == len(recorded._modules)
+    )

@@ -1,7 +1,7 @@
 """Where should blocks go? Policies, filters, costs, and the plan."""
 
 from sesurgeon.placement.architecture import Architecture, architecture_of
-from sesurgeon.placement.checking import check_not_augmented, completed, refuse_all, survey_for
+from sesurgeon.placement.checking import check_not_augmented, completed, inputs_of, refuse_all, survey_for
 from sesurgeon.placement.choices import Choices, check_policies, settle
 from sesurgeon.placement.costs import Cost, block_cost, images_in, model_cost
 from sesurgeon.placement.document import plan_from_data, plan_to_data
@@ -28,6 +28,7 @@ __all__ = [
     "choose",
     "completed",
     "images_in",
+    "inputs_of",
     "make_plan",
     "model_cost",
     "plan_costs",

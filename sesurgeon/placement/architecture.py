@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from sesurgeon.models import heads_if_any
+from sesurgeon.words import some
 
 _MOST_PARTS = 8
 
@@ -75,5 +76,4 @@ def _hash(lines: Sequence[str], digits: int) -> str:
 def _listed(words: str, names: Sequence[str]) -> list[str]:
     if not names:
         return []
-    more = f" and {len(names) - _MOST_PARTS} more" if len(names) > _MOST_PARTS else ""
-    return [f"{words}: {', '.join(names[:_MOST_PARTS])}{more}"]
+    return [f"{words}: {some(names, _MOST_PARTS)}"]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from sesurgeon.graph import Survey
 from sesurgeon.graph.rows import child_giving
 from sesurgeon.placement.plan import Entry
+from sesurgeon.words import some
 
 _MOST = 3
 
@@ -27,18 +28,14 @@ def bypasses(entries: Sequence[Entry], found: Survey) -> Iterator[str]:
         sites = [entry.site for entry in inside if found.nodes[entry.site][False] is not None]
         if sites and hasattr(owner, "forward_features"):
             yield (
-                f"forward_features of {path or 'the model'} goes without the blocks at {_some(sites)}: they are in its "
-                "forward alone."
+                f"forward_features of {path or 'the model'} goes without the blocks at {some(sites, _MOST)}: they are "
+                "in its forward alone."
             )
         before = [child_giving(found.graphs[False], path, found.nodes[entry.site][False]) for entry in inside]
         if any(child is not None and child != list(owner._modules)[-1] for child in before):
             rows.append(path or "the model")
     if rows:
         yield (
-            f"Blocks stand between the children of {_some(rows)}: what finds the children behind them by number ([3], "
-            "timm's forward_intermediates) finds others."
+            f"Blocks stand between the children of {some(rows, _MOST)}: what finds the children behind them by number "
+            "([3], timm's forward_intermediates) finds others."
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MOST]) + (f" and {len(names) - _MOST} more" if len(names) > _MOST else "")

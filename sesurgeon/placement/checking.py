@@ -35,22 +35,28 @@ def survey_for(plan: Plan, model: nn.Module, example_inputs: Any = None) -> Surv
     """
     check_not_augmented(model)
     refuse_lazy_layers(model)
-    if example_inputs is None and plan.inputs is not None:
-        example_inputs = _as_weights(tuple(make_arguments(plan.inputs, model)), model)
+    if example_inputs is None:
+        example_inputs = inputs_of(plan, model)
     _check_architecture(plan, model, example_inputs)
     wanted = set(plan.sites)
     return survey(model, example_inputs, wanted=lambda sites: [site for site in sites if site.id in wanted])
 
 
-def _as_weights(arguments: Any, model: nn.Module) -> Any:
+def inputs_of(plan: Plan, model: nn.Module) -> tuple[Any, ...] | None:
+    """The positional arguments that ``plan`` was made with, for ``model``; None where it leaves them open."""
+    return None if plan.inputs is None else _as_weights(tuple(make_arguments(plan.inputs, model)), model)
+
+
+def _as_weights(arguments: tuple[Any, ...], model: nn.Module) -> tuple[Any, ...]:
     """Floating tensors in the type of the weights, where these have one: they may have been converted since."""
     types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
     if len(types) != 1:
         return arguments
     (dtype,) = types
-    return tree_map(
+    converted: tuple[Any, ...] = tree_map(
         lambda leaf: leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, arguments
     )
+    return converted
 
 
 def check_not_augmented(model: nn.Module) -> None:

@@ -61,7 +61,7 @@ def plan_from_survey(found: Survey, policies: Sequence[str], config: BlockConfig
     if not free:
         raise NoSiteError(
             f"{type(found.model).__name__} has no site for policy '{' '.join(policies)}'"
-            + _why_none(gated, found.left_alone, found.sites),
+            + _why_none(gated, left_alone, found.left_alone, found.sites),
             hint="`sesurgeon inspect --all` lists what was found.",
         )
     unused = filters.unused(chosen)
@@ -94,9 +94,13 @@ def _free(sites: Sequence[Site]) -> list[Site]:
     return [site for site in sites if site.attention is None]
 
 
-def _why_none(gated: Sequence[LeftAlone], failed: Sequence[LeftAlone], sites: Sequence[Site]) -> str:
+def _why_none(
+    gated: Sequence[LeftAlone], passed_over: Sequence[LeftAlone], failed: Sequence[LeftAlone], sites: Sequence[Site]
+) -> str:
     if gated:
         return f": all {len(gated)} have attention already, as {gated[0].reason.split(': ')[-1]}."
+    if passed_over:
+        return f": {passed_over[0].path or 'the model itself'}: {passed_over[0].reason.split(': ')[-1]}."
     if sites:
         kinds = ", ".join(sorted({site.kind for site in sites}))
         return f", which has others only ({kinds})."

@@ -61,8 +61,11 @@ def inner(sites: Sequence[Site]) -> list[Site]:
 
 
 def conv(sites: Sequence[Site]) -> list[Site]:
-    """After every convolution with its norm and activation, as the paper's SE-VGG-16 (Table 2: 25.22 for 27.02)."""
-    return [site for site in sites if site.kind == "conv"]
+    """After every convolution with its norm and activation, as the paper's SE-VGG-16 (Table 2: 25.22 for 27.02).
+
+    Not where the network returns the result as it is: a gate of up to 2 would take probabilities past 1.
+    """
+    return [site for site in sites if site.kind == "conv" and not site.returned]
 
 
 POLICIES: Mapping[str, Policy] = MappingProxyType(
@@ -78,14 +81,25 @@ def residual_blocks(sites: Sequence[Site]) -> list[Site]:
 
 
 def passed_over(policy: str, sites: Sequence[Site], chosen: Sequence[Site]) -> list[LeftAlone]:
-    """The blocks in which ``policy``, one of those around or inside a branch, found no place; and why."""
+    """The places that ``policy`` left out of those that it is for; and why."""
+    blocks = _blocks_passed_over(policy, sites, chosen)
+    units = _outputs(sites) if policy == "conv" or (policy == "standard" and chosen == _units(sites)) else []
+    return blocks + [LeftAlone(unit.owner, f"{policy}: the network returns its result as it is") for unit in units]
+
+
+def _outputs(sites: Sequence[Site]) -> list[Site]:
+    return [site for site in sites if site.kind == "conv" and site.returned]
+
+
+def _blocks_passed_over(policy: str, sites: Sequence[Site], chosen: Sequence[Site]) -> list[LeftAlone]:
+    """The blocks in which ``policy``, one of those around or inside a branch, found no place."""
     reasons = {
-        "pre": "its branch does not start from one tensor, writes into it, or has no shortcut",
+        "pre": "its branch does not start from one tensor, it or the sum writes into it, or there is no shortcut",
         "post": "its branch has no shortcut, so there is no sum, or the sum is in place of a slice",
         "identity": "its branch has no shortcut",
         "inner": "its branch has no spatial convolution before its end",
     }
-    if policy not in reasons or not chosen:
+    if policy not in reasons:
         return []
     served = {site.residual for site in chosen}
     return [

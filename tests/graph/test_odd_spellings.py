@@ -229,7 +229,7 @@ def test_the_convolutions_of_a_gate_are_no_places() -> None:
 
 def test_one_depthwise_pair_makes_no_mobilenet() -> None:
     pair = [nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU()]
-    net = nn.Sequential(*[part for _ in range(5) for part in (conv(), nn.ReLU())], *pair)
+    net = nn.Sequential(*[part for _ in range(5) for part in (conv(), nn.ReLU())], *pair, nn.AvgPool2d(2))
     assert len(make_plan(net, X).entries) == 7
 
 
@@ -295,7 +295,7 @@ def test_a_single_pattern_stage_or_kernel_needs_no_list() -> None:
 
 
 def test_a_policy_of_a_stack_that_finds_nothing_is_said() -> None:
-    plan = make_plan(nn.Sequential(conv(), nn.ReLU()), X, policy=["pre", "conv"])
+    plan = make_plan(nn.Sequential(conv(), nn.ReLU(), nn.AvgPool2d(2)), X, policy=["pre", "conv"])
     assert plan.warnings == ("Policy 'pre' has no site here.",)
 
 

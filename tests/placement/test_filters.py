@@ -58,6 +58,7 @@ def test_kernel_lists_sizes_and_a_size_of_two_numbers_stands_in_that_list(kernel
     for size in ((1, 1), (1, 7), (7, 1), (7, 7)):
         unit = nn.Sequential(nn.Conv2d(4, 4, size, padding=(size[0] // 2, size[1] // 2)), nn.ReLU())
         net.add_module("{}x{}".format(*size), unit)
+    net.add_module("pool", nn.AvgPool2d(2))
     plan = make_plan(net, torch.randn(2, 4, 16, 16), policy="conv", kernel=kernel)
     assert [entry.site.partition(".")[0] for entry in plan.entries] == sizes
 

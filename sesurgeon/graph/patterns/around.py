@@ -49,7 +49,21 @@ def _fork(flow: Flow, branch: frozenset[fx.Node]) -> fx.Node | None:
         for parent in node.all_input_nodes
         if _enters(flow, parent, branch)
     }
-    return _as_changed(flow, entries.pop(), branch) if len(entries) == 1 else None
+    fork = _as_changed(flow, entries.pop(), branch) if len(entries) == 1 else None
+    return None if fork is None or _is_written_later(flow, fork) else fork
+
+
+def _is_written_later(flow: Flow, fork: fx.Node) -> bool:
+    """Whether the forward writes into that tensor (``x += branch(x)``), which a block there keeps for its backward."""
+    seen = {fork}
+    for node in flow.nodes:
+        if not seen.isdisjoint(node.all_input_nodes):
+            written = ops.operand(node)
+            if (ops.writes(flow.owner, node) and written in seen) or ops.writes_inside(flow.owner, node):
+                return True
+            if written in seen and ops.is_view(flow.owner, node):
+                seen.add(node)
+    return False
 
 
 def _enters(flow: Flow, node: fx.Node, branch: frozenset[fx.Node]) -> bool:

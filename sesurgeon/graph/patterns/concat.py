@@ -34,9 +34,6 @@ def concatenations(flow: Flow, residuals: list[Candidate]) -> list[Candidate]:
 
 
 def _operands(node: fx.Node) -> tuple[fx.Node, ...]:
-    if ops.name_of(node) != "cat" or ops.tensor_of(node) is None or ops.cat_dim(node) != 1:
+    if ops.joins(node) != "cat" or ops.tensor_of(node) is None or ops.cat_dim(node) != 1:
         return ()
-    given = node.args[0] if node.args else node.kwargs.get("tensors")
-    if not isinstance(given, (list, tuple)):
-        return ()
-    return tuple(operand for operand in given if isinstance(operand, fx.Node))
+    return tuple(operand for operand in ops.joined(node) if isinstance(operand, fx.Node))

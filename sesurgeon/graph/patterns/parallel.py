@@ -45,7 +45,7 @@ def parallel_convolutions(flows: Mapping[str, Flow], path: str) -> list[Candidat
 
 def _summands(flow: Flow, node: fx.Node) -> list[fx.Node]:
     """What a sum of sums adds up; [] where the node is no sum of tensors."""
-    if ops.name_of(node) != "add":
+    if ops.joins(node) != "add":
         return []
     found: list[fx.Node] = []
     for operand in ops.operands(node):
@@ -87,8 +87,8 @@ def _is_one_convolution(
 def _is_affine(flows: Mapping[str, Flow], path: str, node: fx.Node) -> bool:
     """Whether nothing but convolutions, norms, noise and sums stands for ``node``."""
     module = ops.module_of(flows[path].owner, node)
-    if module is None:
-        return node.op in ("placeholder", "output") or ops.name_of(node) == "add"
+    if module is None or ops.joins(node) == "add":
+        return node.op in ("placeholder", "output") or ops.joins(node) == "add"
     if ops.is_conv(module) or ops.is_noise_or_scale(flows[path].owner, node) or ops.is_norm(module):
         return not ops.has_activation(module)
     inside = join(path, node.target)

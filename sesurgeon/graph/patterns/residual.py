@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import fx
 
 from sesurgeon.graph import ops
 from sesurgeon.graph.candidates import Candidate
 from sesurgeon.graph.flow import Flow
+from sesurgeon.graph.patterns.narrowing import is_smaller, narrows
 
 # A shortcut may hold a projection, but the branch has at least this many times its layers (ResNet: 2 or 3 to 1,
 # GhostNet: 5 to 2); what is nearer to equal are parallel branches (RepVGG: 1 to 1).
 _LAYERS_TO_PROJECTIONS = 2
 
 
-def residual_branches(flow: Flow) -> list[Candidate]:
+def residual_branches(flow: Flow, path: str, children: Mapping[str, Flow]) -> list[Candidate]:
     """The residual branches of one local graph, in order (the paper's Fig. 3: SE before the sum).
 
     No residual is: a sum of parallel branches with as many layers each (RepVGG, HRNet's fusion), of tensors that
-    nothing forks (feature pyramids), or one whose branch shrinks and grows again (a U-Net's long skip).
+    nothing forks (feature pyramids). Those that shrink and grow again (a U-Net's long skip), be it in a child, are
+    marked as such. No branch holds a shortcut of its own fork: of ``x + a(x) + b(x)`` the branches are a and b.
+
+    Args:
+        flow: in the graph of the module to look at.
+        path: of that module.
+        children: path of a module -> the flow in its graph, in the one mode that decides what narrows.
     """
     found: list[Candidate] = []
     parallel: set[fx.Node] = set()
     for node in flow.nodes:
-        summed = ops.name_of(node) == "add"
+        summed = ops.joins(node) == "add"
         operands = _operands(node, summed)
         if operands is None:
             continue
@@ -39,19 +48,22 @@ def residual_branches(flow: Flow) -> list[Candidate]:
         # DLA hands the shortcut in as an argument of its own: no fork to see, but nothing is computed on it either
         if not forked and (projections > 0 or not summed):
             continue
-        if end in own and not _shrinks_between(own, end):
-            found.append(Candidate("residual", end, own, has_skip=True, summed=summed, join=node, shortcut=shortcut))
+        if end not in own or _adds_the_fork(flow, end, own):
+            continue
+        narrow = narrows(flow, path, children, own, end)
+        if narrow or not _shrinks_between(own, end):
+            found.append(Candidate("residual", end, own, True, summed, narrow, join=node, shortcut=shortcut))
     # Res2Net adds its splits inside the branch: the outer sum is the block's
-    return [one for one in found if not any(one.node in other.branch - {other.node} for other in found)]
+    outer = [one for one in found if not one.narrows]
+    return [one for one in found if not any(one.node in other.branch - {other.node} for other in outer)]
 
 
 def _operands(node: fx.Node, summed: bool) -> tuple[fx.Node, fx.Node] | None:
     """The two tensors that ``node`` joins; None where it joins no two tensors of one size."""
     if summed:
         joined = ops.operands(node)
-    elif ops.name_of(node) == "cat" and ops.cat_dim(node) == 1:
-        given = node.args[0] if node.args else node.kwargs.get("tensors")
-        joined = tuple(given) if isinstance(given, (list, tuple)) else ()
+    elif ops.joins(node) == "cat" and ops.cat_dim(node) == 1:
+        joined = ops.joined(node)
     else:
         return None
     nodes = [operand for operand in joined if isinstance(operand, fx.Node)]
@@ -73,13 +85,17 @@ def _by_weight(flow: Flow, operands: tuple[fx.Node, fx.Node]) -> tuple[fx.Node, 
 def _shrinks_between(branch: frozenset[fx.Node], end: fx.Node) -> bool:
     """Whether a tensor inside the branch is smaller than its end in all directions: down and up again."""
     last = ops.tensor_of(end)
-    if last is None:
-        return True
-    places = last.shape[2:]
-    for node in branch:
-        inner = None if node.op == "get_attr" else ops.tensor_of(node)  # the kernel of F.conv2d is no map
-        if inner is None or inner.ndim != last.ndim or inner.shape[2:].numel() == 1:  # 1 x 1: pooled for a gate
-            continue
-        if all(small < large for small, large in zip(inner.shape[2:], places, strict=True)):
-            return True
-    return False
+    return last is None or any(is_smaller(node, last) for node in branch)
+
+
+def _adds_the_fork(flow: Flow, end: fx.Node, branch: frozenset[fx.Node]) -> bool:
+    """Whether ``end`` is a sum with what the branch starts from, as that in ``(x + a(x)) + b(x)``."""
+    if ops.joins(end) != "add":
+        return False
+    summands = [flow.branch_end(operand) for operand in ops.operands(end) if isinstance(operand, fx.Node)]
+    return any(
+        ops.tensor_of(summand) is not None
+        and flow.depends_on_data(summand)
+        and (summand not in branch or _adds_the_fork(flow, summand, branch))
+        for summand in summands
+    )

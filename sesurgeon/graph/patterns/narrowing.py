@@ -1,0 +1,64 @@
+"""Branches that shrink their maps and let them grow again: one level of a U-Net, and no residual block."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor, fx
+
+from sesurgeon.graph import ops
+from sesurgeon.graph.flow import Flow
+from sesurgeon.graph.paths import join
+
+_RESIZES = re.compile(r"conv\w*|\w*_pool[123]d|interpolate|pixel_unshuffle|\w*Pool\w*|Upsample|PixelUnshuffle")
+
+
+def narrows(flow: Flow, path: str, children: Mapping[str, Flow], branch: frozenset[fx.Node], end: fx.Node) -> bool:
+    """Whether all that reaches the end of a branch went through maps smaller than it, in this graph or in children's.
+
+    A map of a single place is pooled for a gate and counts as none; so does a narrow way beside a wide one.
+
+    Args:
+        flow: in the graph that holds the branch.
+        path: of the module whose graph that is.
+        children: path of a module -> the flow in its graph.
+        branch: the nodes that compute ``end``, from the fork on.
+        end: of the branch, a node with a tensor value.
+    """
+    last = ops.tensor_of(end)
+    return last is not None and end not in _reached(flow, path, children, branch, last)
+
+
+def is_smaller(node: fx.Node, than: Tensor) -> bool:
+    """Whether ``node`` gives a map that is smaller in all directions, and more than a single place."""
+    inner = None if node.op == "get_attr" else ops.tensor_of(node)  # the kernel of F.conv2d is no map
+    if inner is None or inner.ndim != than.ndim or inner.shape[2:].numel() == 1:
+        return False
+    return all(small < large for small, large in zip(inner.shape[2:], than.shape[2:], strict=True))
+
+
+def _reached(
+    flow: Flow, path: str, children: Mapping[str, Flow], nodes: frozenset[fx.Node], last: Tensor
+) -> set[fx.Node]:
+    """Those of ``nodes`` that data reach from outside of them through maps that are all as large as ``last``."""
+    reached: set[fx.Node] = set()
+    for node in flow.nodes:
+        sources = [parent for parent in flow.parents(node) if flow.depends_on_data(parent)]
+        fed = node.op == "placeholder" or any(source in reached or source not in nodes for source in sources)
+        if fed and node in nodes and not _blocks(flow, path, children, node, last):
+            reached.add(node)
+    return reached
+
+
+def _blocks(flow: Flow, path: str, children: Mapping[str, Flow], node: fx.Node, last: Tensor) -> bool:
+    module = ops.module_of(flow.owner, node)
+    name = ops.name_of(node) if module is None else type(module).__name__
+    if (_RESIZES.fullmatch(name) or (module is not None and ops.is_conv(module))) and is_smaller(node, last):
+        return True
+    called = join(path, node.target)
+    inside = children.get(called) if module is not None else None
+    result = None if inside is None else inside.result()
+    if inside is None or result is None:
+        return False
+    return result not in _reached(inside, called, children, frozenset(inside.nodes), last)

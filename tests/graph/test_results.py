@@ -1,0 +1,58 @@
+"""What a network returns as it is gets no gate; feature maps do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sesurgeon
+from sesurgeon.errors import NoSiteError
+
+X = torch.randn(2, 3, 8, 8)
+
+
+def trunk() -> list[nn.Module]:
+    return [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()]
+
+
+class Views(nn.Module):
+    """Returns other views of what its last unit gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(*trunk()), nn.Sequential(nn.Conv2d(8, 2, 1), nn.ReLU())
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.head(self.body(x))
+        return {"scores": y.flatten(2).permute(0, 2, 1).log_softmax(-1)}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(nn.Sequential(*trunk()), nn.Sequential(nn.Conv2d(8, 1, 1), nn.Sigmoid())),
+        lambda: nn.Sequential(nn.Sequential(*trunk()), nn.Sequential(nn.Conv2d(8, 1, 1), nn.BatchNorm2d(1), nn.Tanh())),
+        Views,
+    ],
+    ids=["sigmoid", "norm-and-tanh", "views"],
+)
+@pytest.mark.parametrize("policy", ["standard", "conv"])
+def test_the_networks_result_gets_no_gate_and_the_plan_says_so(make: Callable[[], nn.Module], policy: str) -> None:
+    plan = sesurgeon.make_plan(make(), X, policy=policy)
+    assert len(plan.entries) == 1
+    assert [place.reason for place in plan.left_alone] == [f"{policy}: the network returns its result as it is"]
+
+
+@pytest.mark.parametrize("last", [[nn.ReLU(), nn.AvgPool2d(2)], [nn.BatchNorm2d(4), nn.ReLU()]], ids=["pooled", "norm"])
+def test_a_feature_map_at_the_end_gets_one(last: list[nn.Module]) -> None:
+    plan = sesurgeon.make_plan(nn.Sequential(*trunk(), nn.Conv2d(8, 4, 1), *last), X)
+    assert len(plan.entries) == 2
+    assert plan.left_alone == ()
+
+
+def test_a_network_of_its_result_alone_is_refused_with_the_reason() -> None:
+    with pytest.raises(NoSiteError, match=r"policy 'standard': 1: the network returns its result as it is\."):
+        sesurgeon.make_plan(nn.Sequential(nn.Conv2d(3, 1, 1), nn.Sigmoid()), X)
