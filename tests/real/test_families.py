@@ -20,7 +20,7 @@ LIGHT = [
     ("timm:test_resnet", 4), ("timm:lcnet_150", 13), ("timm:fasternet_t0", 13), ("timm:starnet_s050", 6),
     ("timm:ese_vovnet19b_slim_dw", 18), ("timm:cs3darknet_focus_s", 9), ("timm:hardcorenas_a", 2),
     ("timm:dla46_c", 12), ("timm:resnetv2_18", 8), ("timm:regnetx_002", 13), ("timm:edgenext_xx_small", 12),
-    ("timm:cspnext_tiny", 4), ("timm:lambda_resnet26t", 8), ("timm:repvgg_a0", 22), ("timm:cpubone_nano", 13),
+    ("timm:cspnext_tiny", 4), ("timm:lambda_resnet26t", 8), ("timm:repvgg_a0", 22), ("timm:cpubone_nano", 12),
     ("timm:dpn48b", 16), ("timm:efficientvim_m1", 28), ("timm:efficientvit_b0", 15), ("timm:ghostnet_100", 9),
     ("timm:hgnetv2_b1", 6), ("timm:iformer_t", 26), ("timm:inception_next_atto", 12), ("timm:lcnetv2_small", 7),
     ("timm:levit_conv_128s", 20), ("timm:poolformer_s12", 12), ("timm:mobilevitv2_075", 24), ("timm:pvt_v2_b0", 14),
