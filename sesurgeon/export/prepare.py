@@ -42,6 +42,8 @@ def _one_image(model: nn.Module, given: Tensor | tuple[Tensor, ...] | None) -> T
     """The example as one float32 tensor on the CPU."""
     inputs = known_inputs(model) if given is None else given
     inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
+    if given is None and not any(isinstance(value, Tensor) for value in inputs[1:]):
+        inputs = inputs[:1]  # optional arguments, with which the blocks went in
     if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or not inputs[0].ndim:
         given_types = ", ".join(type(value).__name__ for value in inputs) or "nothing"
         raise UsageError(

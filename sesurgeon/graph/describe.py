@@ -102,7 +102,8 @@ def describe(network: Network, path: str, candidate: Candidate, host: str | None
         or (_gate_around(network, path) if candidate.kind == "conv" else None),
         calls=local.times_called[owner],
         shapes=_shapes(local, path, candidate.node) or (tuple(tensor.shape),) * local.times_called[owner],
-        returned=_is_bare(flow, candidate) and is_returned(network.flows, network.calls, path, candidate.node),
+        returned=ops.is_bounded(flow.owner, candidate.node)
+        and is_returned(network.flows, network.calls, path, candidate.node),
     )
 
 
@@ -127,11 +128,6 @@ def _is_fully_connected(owner: nn.Module, candidate: Candidate) -> bool:
     convolution = owner.get_submodule(candidate.convolution or "")
     covers = isinstance(convolution, _ConvNd) and set(convolution.stride) == {1} and set(convolution.padding) == {0}
     return covers or max(candidate.kernel_size) == 1
-
-
-def _is_bare(flow: Flow, candidate: Candidate) -> bool:
-    """Without a norm, or squashed into a range: so end the units that give results; others give feature maps."""
-    return ops.is_bounded(flow.owner, candidate.node) or not any(map(flow.holds_norm, candidate.branch))
 
 
 def _gate_before(network: Network, path: str, candidate: Candidate) -> str | None:

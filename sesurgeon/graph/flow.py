@@ -68,11 +68,6 @@ class Flow:
         parts = list(ops.parts_of(module))
         return any(map(ops.is_norm, parts)) and all(map(_is_finish, parts))
 
-    def holds_norm(self, node: fx.Node) -> bool:
-        """Whether ``node`` is a norm, or calls a module with one in it."""
-        module = ops.module_of(self.owner, node)
-        return self.is_norm(node) or (module is not None and any(map(ops.is_norm, module.modules())))
-
     def is_activation(self, node: fx.Node) -> bool:
         """Whether ``node`` is an elementwise activation, or calls a child with nothing else but dropout."""
         module = ops.module_of(self.owner, node)

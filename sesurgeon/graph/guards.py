@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import fx
 
 from sesurgeon.errors import UntraceableError
 
@@ -22,8 +23,8 @@ def expect(value: Any, expected: Any, what: str) -> None:
     Raises:
         UntraceableError: it is not; ``what`` names it.
     """
-    if value is expected or (_kind(value) is _kind(expected) and value == expected):
-        return
+    if isinstance(value, fx.Proxy) or value is expected or (_kind(value) is _kind(expected) and value == expected):
+        return  # torch.fx traces along the same choices
     if isinstance(value, _SYMBOLIC) and isinstance(expected, (bool, int, float)) and bool(value == expected):
         return  # torch.export and torch.jit.trace pass sizes as symbols, and specialise here
     raise UntraceableError(

@@ -13,7 +13,6 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 
 from sesurgeon.errors import UntraceableError
 from sesurgeon.graph import ops
-from sesurgeon.graph.guards import expect
 from sesurgeon.graph.record import ModuleCall, record_calls
 from sesurgeon.graph.reuse import Grounds, looks_of
 from sesurgeon.graph.session import TracingSession
@@ -149,23 +148,13 @@ def _trace(group: list[ModuleCall], session: TracingSession) -> fx.Graph:
         raise UntraceableError("it is called several times, with different optional arguments")
     numbers_differ = len({_pattern(call, values=True) for call in group}) > 1
     try:
-        graph = session.trace_call(group[0], freeze_numbers=False)
-        if not (numbers_differ and _is_steered_by_numbers(graph)):
-            return graph
+        return session.trace_call(group[0], freeze_numbers=False)
     except UntraceableError:
         if not any(isinstance(leaf, (int, float)) for leaf in tree_leaves((group[0].args, group[0].kwargs))):
             raise
     if numbers_differ:
         raise UntraceableError("it is called several times, with different numbers that steer it")
     return session.trace_call(group[0], freeze_numbers=True)  # a number among the arguments may steer the forward
-
-
-def _is_steered_by_numbers(graph: fx.Graph) -> bool:
-    """Whether something that the graph takes for granted hangs on a number among the arguments."""
-    above = {node for node in graph.nodes if node.target is expect}
-    for node in reversed(graph.nodes):
-        above.update(node.all_input_nodes if node in above else ())
-    return any(node.op == "placeholder" and isinstance(node.meta["value"], (int, float)) for node in above)
 
 
 def _pattern(call: ModuleCall, *, values: bool) -> str:

@@ -38,12 +38,23 @@ def is_returned(flows: Mapping[str, Flow], calls: Calls, path: str, node: fx.Nod
         path: of the module whose graph holds ``node``.
         node: a node with a tensor value.
     """
-    users = [user for user in node.users if not ops.is_shape_access(user)]
-    return bool(users) and all(_hands_out(flows, calls, path, user) for user in users)
+    seen: set[tuple[str, fx.Node]] = set()
+    ahead = [(path, node)]
+    while ahead:
+        inside, given = ahead.pop()
+        if (inside, given) in seen:
+            continue
+        seen.add((inside, given))
+        users = [user for user in given.users if not ops.is_shape_access(user)]
+        further = [_handed_on(flows, calls, inside, user) for user in users]
+        if not users or None in further:
+            return False
+        ahead += [place for places in further for place in places or ()]
+    return True
 
 
-def _hands_out(flows: Mapping[str, Flow], calls: Calls, path: str, user: fx.Node) -> bool:
-    if user.op != "output":
-        return ops.only_presents(flows[path].owner, user) and is_returned(flows, calls, path, user)
-    callers = calls.get(path, [])
-    return path == "" or (bool(callers) and all(is_returned(flows, calls, caller, call) for caller, call in callers))
+def _handed_on(flows: Mapping[str, Flow], calls: Calls, path: str, user: fx.Node) -> list[tuple[str, fx.Node]] | None:
+    """Where a value goes from one of its users on; [] where it leaves the network; None where more is made of it."""
+    if user.op == "output":
+        return [] if path == "" else calls.get(path)
+    return [(path, user)] if ops.only_presents(flows[path].owner, user) else None

@@ -38,7 +38,7 @@ class ValueProxy(fx.Proxy):
         if name == "ndim" and isinstance(self.value, Tensor):
             return self.tracer.rank_of(self)
         proxy = AttributeProxy(self, name)
-        asks_which = isinstance(found, _SINGLE) and _asks_which_object(sys._getframe(1).f_code)
+        asks_which = isinstance(found, _SINGLE) and _asks_which_object(sys._getframe(1).f_code, isinstance(found, bool))
         return self.tracer.settle(proxy) if found is None or asks_which else proxy
 
     def __len__(self) -> int:
@@ -68,9 +68,7 @@ class ValueProxy(fx.Proxy):
         return str(self.tracer.settle(self)) if is_plain(self.value) else super().__repr__()
 
     def __format__(self, form: str) -> str:
-        return format(self.tracer.settle(self), form) if is_plain(self.value) else super().__repr__()
-
-    __repr__ = __str__
+        return super().__repr__()  # most such texts are messages of assertions, for which no size need stay
 
     def __eq__(self, other: Any) -> Any:
         if self.tracer.finished:  # a cache kept it: no later call may find it there
@@ -139,14 +137,20 @@ def is_plain(value: Any) -> bool:
 
 
 @functools.cache
-def _asks_which_object(code: CodeType) -> bool:
-    """Whether it holds an ``is`` other than ``is None``: no proxy is asked then, so it must not be one."""
-    asked_of = None
-    for step in dis.get_instructions(code):
-        if step.opname == "IS_OP" and asked_of != ("LOAD_CONST", None):
-            return True
-        asked_of = (step.opname, step.argval)
-    return False
+def _asks_which_object(code: CodeType, truth: bool) -> bool:
+    """Whether it asks by ``is`` for True or False, or for a dtype or layout: no proxy is asked, so it must be none."""
+    kind = (bool,) if truth else (torch.dtype, torch.layout)
+    steps = list(dis.get_instructions(code))
+    asked = [steps[max(0, place - 4) : place] for place, step in enumerate(steps) if step.opname == "IS_OP"]
+    return any(_is_about(step, kind) for before in asked for step in before)
+
+
+def _is_about(step: dis.Instruction, kind: tuple[type, ...]) -> bool:
+    """Whether a step of code loads such an object: True, ``torch.float16``, ``x.dtype``."""
+    if step.opname == "LOAD_CONST" or not isinstance(step.argval, str):
+        return isinstance(step.argval, kind)
+    found = getattr(torch, step.argval, None)
+    return isinstance(found, kind) or (bool not in kind and step.argval in ("dtype", "layout"))
 
 
 def value_of_proxies(argument: Any) -> Any:

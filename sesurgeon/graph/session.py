@@ -20,6 +20,7 @@ import torch.utils.checkpoint
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.utils import parametrize
 from torch.utils._device import DeviceContext
 
 from sesurgeon.errors import UntraceableError
@@ -40,7 +41,7 @@ _FACTORIES = (
 _CONTEXTS = (
     torch.no_grad, torch.enable_grad, torch.inference_mode, torch.autocast, saved_tensors_hooks, DeviceContext,
 )  # fmt: skip
-_RANDOM_STATE = ("manual_seed", "manual_seed_all", "seed", "seed_all", "initial_seed", "get_rng_state", "set_rng_state")
+_RANDOM_STATE = ("manual_seed", "manual_seed_all", "seed", "seed_all", "set_rng_state")
 _CHECKPOINTS = ("checkpoint", "_checkpoint_impl", "_checkpoint_without_reentrant_generator")
 _FORGOTTEN = "part of its forward runs under {}, which a graph would forget"
 # What may be different the next time the forward runs.
@@ -234,9 +235,9 @@ class TracingSession(fx.Tracer):
         enter = contextlib._GeneratorContextManager.__enter__
 
         def refuse(manager: Any) -> Any:
-            made_by = manager.func
-            if self._asked() is not None and made_by.__module__.split(".")[0] == "torch":
-                raise UntraceableError(_FORGOTTEN.format(f"{made_by.__module__}.{made_by.__name__}"))
+            module, name = manager.func.__module__ or "", manager.func.__name__
+            if self._asked() is not None and module.split(".")[0] == "torch" and module != parametrize.__name__:
+                raise UntraceableError(_FORGOTTEN.format(f"{module}.{name}"))
             return enter(manager)
 
         return refuse

@@ -30,8 +30,8 @@ class Site:
         attention: path of the module that gates this branch already; None where nothing does.
         calls: how often the owner runs in one forward pass; the block would be shared as the owner is.
         shapes: of the tensor in each of these calls: a detector's head runs on maps of several sizes.
-        returned: the tensor is a result of the network: nothing more is computed from it. One behind a norm that no
-            activation squashes into a range is a feature map, whoever gets it.
+        returned: the tensor is a result of the network, squashed into a range (sigmoid, tanh), and nothing more is
+            computed from it. One that is not squashed may be a feature map, whoever gets it.
     """
 
     id: str

@@ -99,7 +99,8 @@ class CallTracer(fx.Tracer):
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **more)
         if kind not in ("placeholder", "call_module"):
             proxy.node.meta["value"] = self._evaluate(kind, target, value_of_proxies(args), value_of_proxies(kwargs))
-        return self._or_plain(proxy) if target in (operator.getitem, "get") else proxy
+        gets_item = target is operator.getitem or (kind == "call_method" and target == "get")
+        return self._or_plain(proxy) if gets_item else proxy
 
     def _or_plain(self, proxy: Any) -> Any:
         """``proxy``, or the None or the name that it stands for.

@@ -49,7 +49,7 @@ class Footprint:
 
     @property
     def modules(self) -> Collection[nn.Module]:
-        """Those of which it is."""
+        """The modules in the picture."""
         return self._pictures.keys()
 
     def restore(self, module: nn.Module | None = None) -> list[str]:
@@ -102,12 +102,15 @@ def _picture(module: nn.Module, own: set[int]) -> _Picture:
 def _content(container: Any) -> Any:
     """A plain copy: a class of people's own may not like to be copied."""
     if isinstance(container, dict):
-        return dict(container)
+        return dict.copy(container)
     return set(container) if isinstance(container, set) else list(container)
 
 
 def _containers(value: Any, own: set[int]) -> Iterator[Any]:
-    """The containers in ``value``, itself included, and the attributes of objects in it; not of ``own`` modules."""
+    """The containers in ``value``, itself included, and the attributes of objects in it; not of ``own`` modules.
+
+    Of those with more than a thousand items, as samples of a data set, only ``value`` itself.
+    """
     seen: set[int] = set()
     ahead = [value]
     while ahead and len(seen) < _MOST:
@@ -115,13 +118,13 @@ def _containers(value: Any, own: set[int]) -> Iterator[Any]:
         if isinstance(item, _CLOSED):
             continue
         inside = item if isinstance(item, _LOOKED_INTO) else getattr(item, "__dict__", None)
-        if inside is None or id(inside) in own or id(inside) in seen:
+        if inside is None or id(inside) in own or id(inside) in seen or (len(inside) > _MOST and inside is not value):
             continue
         seen.add(id(inside))
         if not isinstance(inside, tuple):
             yield inside
         if len(inside) <= _MOST:
-            ahead += inside.values() if isinstance(inside, dict) else inside
+            ahead += dict.values(inside) if isinstance(inside, dict) else inside
 
 
 def _by_container(picture: _Picture) -> dict[int, tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from sesurgeon.errors import VerificationError
@@ -63,6 +64,8 @@ def _difference(model: nn.Module, found: Survey, training: bool) -> str:
     with isolated(model, training=training), witnesses(model) as seen:
         try:
             outputs = model(*fresh(found.inputs_in(training)))
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
         except Exception as error:  # the caller's own code, with our blocks in it
             raise VerificationError(
                 f"After inserting the blocks {type(model).__name__} does not run in {_mode(training)} mode: "

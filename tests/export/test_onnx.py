@@ -361,3 +361,22 @@ def test_timm_networks(name: str, tmp_path: Path) -> None:
     report = export_onnx(create_model(name), tmp_path / "net.onnx", example_inputs=torch.randn(1, 3, 64, 64))
     assert report.parity is not None
     assert report.parity.max_rel < 1e-5
+
+
+class TakesMore(nn.Module):
+    """Its images may come with a mask and a factor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, factor: float = 2.0) -> Tensor:
+        y = x + self.norm(self.conv(x)) * factor
+        return y if mask is None else y * mask
+
+
+def test_optional_arguments_of_the_plan_are_left_out(tmp_path: Path) -> None:
+    augmented = add_se(TakesMore(), (torch.randn(2, 3, 20, 24), None, 2.0))
+    export_onnx(augmented, tmp_path / "model.onnx")
+    (given,) = onnx.load(tmp_path / "model.onnx").graph.input
+    assert [size.dim_value for size in given.type.tensor_type.shape.dim][1:] == [3, 20, 24]

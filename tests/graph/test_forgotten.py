@@ -120,7 +120,7 @@ def checkpointed(block: Block, x: Tensor) -> Tensor:
     (seed, "calls torch.manual_seed(), which a graph would forget"),
     (fork, "runs under torch.random.fork_rng"),
     (imported_fork, "runs under torch.random.fork_rng"),
-    (old_state, "calls torch.get_rng_state()"),
+    (old_state, "calls torch.set_rng_state()"),
     (backend, "runs under torch.backends.cudnn.flags"),
     (saved_on_cpu, "runs under saved_tensors_hooks"),
     (attention, "runs under torch.nn.attention.sdpa_kernel"),

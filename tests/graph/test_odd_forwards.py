@@ -84,7 +84,7 @@ class Shuffles(Block):
 
 class NamesByShape(Block):
     def forward(self, x: Tensor) -> Tensor:
-        return self.by_width[str(x.shape[1])](x) + self.by_width[f"width{x.shape[1]}"](self.body(x))
+        return self.by_width[str(x.shape[1])](x) + self.by_width["width" + str(x.shape[1])](self.body(x))
 
 
 class ChecksIsTensor(Block):
@@ -164,3 +164,15 @@ def test_hooks_that_change_values_stay_around_the_graph(hang: Callable[[nn.Modul
     augmented = operate(model, example_inputs=X).model
     assert list(blocks_of(augmented)) == ["1.se"]
     assert torch.equal(augmented.eval()(X), model.eval()(X))
+
+
+class NamedAsAMethod(Block):
+    """Its argument, and a child, are called what a mapping is asked with."""
+
+    def forward(self, get: Tensor) -> Tensor:
+        return get + self.body(get)
+
+
+def test_a_name_is_no_question_to_a_mapping() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), NamedAsAMethod())
+    assert len(blocks_of(operate(model, example_inputs=X).model)) == 1

@@ -23,7 +23,7 @@ class Views(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body, self.head = nn.Sequential(*trunk()), nn.Sequential(nn.Conv2d(8, 2, 1), nn.ReLU())
+        self.body, self.head = nn.Sequential(*trunk()), nn.Sequential(nn.Conv2d(8, 2, 1), nn.Tanh())
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         y = self.head(self.body(x))
@@ -46,7 +46,29 @@ def test_the_networks_result_gets_no_gate_and_the_plan_says_so(make: Callable[[]
     assert [place.reason for place in plan.left_alone] == [f"{policy}: the network returns its result as it is"]
 
 
-@pytest.mark.parametrize("last", [[nn.ReLU(), nn.AvgPool2d(2)], [nn.BatchNorm2d(4), nn.ReLU()]], ids=["pooled", "norm"])
+class Splits(nn.Module):
+    """Takes its last tensor apart and puts it together again, so often that to follow every way would take years."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(*trunk()), nn.Sequential(nn.Conv2d(8, 8, 1), nn.Sigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.head(self.body(x))
+        for _ in range(60):
+            y = torch.cat([y[:, :4], y[:, 4:]], 1)
+        return y
+
+
+def test_a_result_is_followed_once_wherever_it_goes() -> None:
+    assert len(sesurgeon.make_plan(Splits(), X).entries) == 1
+
+
+@pytest.mark.parametrize(
+    "last",
+    [[nn.ReLU(), nn.AvgPool2d(2)], [nn.BatchNorm2d(4), nn.ReLU()], [nn.ReLU()]],
+    ids=["pooled", "norm", "activation"],
+)
 def test_a_feature_map_at_the_end_gets_one(last: list[nn.Module]) -> None:
     plan = sesurgeon.make_plan(nn.Sequential(*trunk(), nn.Conv2d(8, 4, 1), *last), X)
     assert len(plan.entries) == 2

@@ -66,3 +66,15 @@ def test_a_network_that_was_changed_in_place_is_not_taken_for_a_random_one(monke
     with pytest.raises(VerificationError) as failure:
         add_se(FunctionalResNet(), SMALL, inplace=True)
     assert "each time" not in str(failure.value)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, MemoryError])
+def test_a_memory_that_is_full_proves_nothing_against_us(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill() -> None:
+        raise error("full")
+
+    monkeypatch.setattr(SqueezeExcite, "forward", and_then(fill))
+    with pytest.raises(error):
+        add_se(FunctionalResNet(), SMALL)

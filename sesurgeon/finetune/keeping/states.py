@@ -97,6 +97,8 @@ def _read(path: Path) -> Mapping[str, Any] | None:
             if archive.testzip() is not None:
                 return None
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
     except Exception:  # of any kind: bytes that are no pickle are read as one (torch raises even IndexError)
         return None
     return content if isinstance(content, Mapping) else None
