@@ -14,7 +14,7 @@ from sesurgeon.graph.describe import describe, network_of
 from sesurgeon.graph.flow import Flow
 from sesurgeon.graph.joins import mark_joins
 from sesurgeon.graph.local import LocalGraphs
-from sesurgeon.graph.paths import join
+from sesurgeon.graph.paths import is_within, join
 from sesurgeon.graph.patterns import (
     around,
     concatenations,
@@ -110,7 +110,7 @@ def _candidates(flows: Mapping[str, Flow], in_eval: Mapping[str, Flow]) -> dict[
         found[path] = ends + _one_fork_a_user(beside) + _one_a_node(concatenations(flow, residuals) + units)
     summands = {join(path, node.target) for path in flows for unit in parallel[path] for node in unit.branch}
     for path in found:
-        if any(f"{path}.".startswith(f"{summand}.") for summand in summands):
+        if any(is_within(path, summand) for summand in summands):
             found[path] = [candidate for candidate in found[path] if candidate.kind != "conv"]
     return _with_siblings(flows, found)
 

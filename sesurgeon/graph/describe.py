@@ -16,7 +16,7 @@ from sesurgeon.graph.flow import Flow
 from sesurgeon.graph.layout import channel_dim
 from sesurgeon.graph.local import LocalGraphs
 from sesurgeon.graph.outputs import Calls, calls_in, is_returned
-from sesurgeon.graph.paths import join
+from sesurgeon.graph.paths import is_within, join
 from sesurgeon.graph.patterns import attended, attention_in, attention_modules, gates_its_input
 from sesurgeon.graph.site import Site
 from sesurgeon.graph.tensors import tensor_name
@@ -147,7 +147,7 @@ def _gate_before(network: Network, path: str, candidate: Candidate) -> str | Non
 
 def _gate_around(network: Network, path: str) -> str | None:
     """The attention that the module at ``path`` is a part of: its own convolutions are no places."""
-    return next((gate for gate in sorted(network.gates) if gate and f"{path}.".startswith(f"{gate}.")), None)
+    return next((gate for gate in sorted(network.gates) if gate and is_within(path, gate)), None)
 
 
 def _is_convolutional(model: nn.Module, owner: nn.Module, branch: list[fx.Node], dim: int) -> bool:

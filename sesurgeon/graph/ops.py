@@ -21,16 +21,16 @@ _ACTIVATIONS = frozenset(
 )  # fmt: skip
 _VIEWS = re.compile(
     r"view|view_as|reshape|flatten|unflatten|(un)?squeeze|permute|transpose|movedim|expand|narrow|chunk|split|unbind|"
-    r"getitem|contiguous|detach|to|float"
+    r"getitem|contiguous|detach|to|float",
+    re.I,
 )
 _BOUNDED = re.compile(r"^(log)?(hard)?(sigmoid|tanh|softsign)$", re.I)
 _IN_PLACE = frozenset(["iadd", "isub", "imul", "itruediv"])
 _SHAPE_ATTRIBUTES = frozenset(["shape", "dtype", "device", "is_cuda", "requires_grad", "layout"])
 _SHAPE_METHODS = frozenset(["size", "numel", "stride", "is_contiguous", "type", "get_device", "dim"])
 _PRESENTS = re.compile(
-    r"flatten|unflatten|view|view_as|reshape|permute|transpose|movedim|squeeze|unsqueeze|getitem|chunk|split|unbind|"
-    r"cat|stack|contiguous|clone|detach|to|float|half|double|(log_)?softmax2?d?|clamp|interpolate|upsample\w*|"
-    r"pixel_shuffle|PixelShuffle|tuple|dict|OrderedDict",
+    rf"{_VIEWS.pattern}|cat|stack|clone|half|double|(log_)?softmax2?d?|clamp|interpolate|upsample\w*|pixel_?shuffle|"
+    r"tuple|dict|OrderedDict",
     re.I,
 )
 _ATTENTION_MODULE = re.compile(

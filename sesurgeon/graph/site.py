@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from sesurgeon.graph.candidates import Kind
+from sesurgeon.graph.paths import is_within
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Site:
         return other.convolution is not None and self._holds(other.convolution)
 
     def _holds(self, module: str) -> bool:
-        return any(module == path or module.startswith(path + ".") for path in self.branch)
+        return any(is_within(module, path) for path in self.branch)
 
 
 @dataclass(frozen=True)

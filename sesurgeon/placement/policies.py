@@ -63,7 +63,7 @@ def inner(sites: Sequence[Site]) -> list[Site]:
 def conv(sites: Sequence[Site]) -> list[Site]:
     """After every convolution with its norm and activation, as the paper's SE-VGG-16 (Table 2: 25.22 for 27.02).
 
-    Not where the network returns the result as it is: a gate of up to 2 would take probabilities past 1.
+    Not after a sigmoid or tanh that the network returns: a gate of up to 2 would take probabilities past 1.
     """
     return [site for site in sites if site.kind == "conv" and not site.returned]
 

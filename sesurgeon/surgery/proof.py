@@ -11,6 +11,7 @@ from sesurgeon.errors import VerificationError
 from sesurgeon.graph import Survey, same
 from sesurgeon.models import fresh, isolated, random_states, witnesses
 from sesurgeon.models.isolation import same_random_states
+from sesurgeon.words import some
 
 _HINT = "Nothing was written. Find the module at fault with --exclude, and please report it."
 
@@ -76,7 +77,7 @@ def _difference(model: nn.Module, found: Survey, training: bool) -> str:
             return "outputs"
         now = dict(model.named_buffers())
         if others := [name for name, before in local.buffers.items() if not same(now.get(name), before)]:
-            return f"buffers ({', '.join(others[:3])}{', …' if len(others) > 3 else ''})"
+            return f"buffers ({some(others, 3)})"
         return "" if same_random_states(random_states(), local.random_states) else "random numbers drawn"
 
 

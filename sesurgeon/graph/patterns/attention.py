@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from sesurgeon.graph import ops
 from sesurgeon.graph.flow import Flow
-from sesurgeon.graph.paths import join
+from sesurgeon.graph.paths import is_within, join
 
 
 def attention_modules(model: nn.Module, flows: Mapping[str, Flow]) -> frozenset[str]:
@@ -28,7 +28,7 @@ def attention_in(branch: frozenset[fx.Node], flow: Flow, path: str, attention: f
         if node.op == "call_module":
             called = join(path, node.target)
             for candidate in sorted(attention):
-                if candidate == called or candidate.startswith(called + "."):
+                if is_within(candidate, called):
                     return candidate
     return None
 

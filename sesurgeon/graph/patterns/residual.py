@@ -52,7 +52,11 @@ def residual_branches(flow: Flow, path: str, children: Mapping[str, Flow]) -> li
             continue
         narrow = narrows(flow, path, children, own, end)
         if narrow or not _shrinks_between(own, end):
-            found.append(Candidate("residual", end, own, True, summed, narrow, join=node, shortcut=shortcut))
+            found.append(
+                Candidate(
+                    "residual", end, own, has_skip=True, summed=summed, narrows=narrow, join=node, shortcut=shortcut
+                )
+            )
     # Res2Net adds its splits inside the branch: the outer sum is the block's
     outer = [one for one in found if not one.narrows]
     return [one for one in found if not any(one.node in other.branch - {other.node} for other in outer)]
