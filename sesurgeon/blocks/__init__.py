@@ -3,16 +3,16 @@
 from sesurgeon.blocks.block import Block, Scaling
 from sesurgeon.blocks.build import build_block
 from sesurgeon.blocks.calibration import UnitSums, is_asleep, standardise_
-from sesurgeon.blocks.cbam import Cbam
+from sesurgeon.blocks.catalogue import BlockName
 from sesurgeon.blocks.config import BlockConfig, Init
-from sesurgeon.blocks.eca import EfficientChannelAttention
-from sesurgeon.blocks.ese import EffectiveSqueezeExcite
 from sesurgeon.blocks.gates import GateName, OnePlusTanh, TwiceHardSigmoid, TwiceSigmoid, ceiling_of
-from sesurgeon.blocks.gc import GlobalContext
-from sesurgeon.blocks.ge import GatherExcite
-from sesurgeon.blocks.kinds import BlockName
+from sesurgeon.blocks.kinds.cbam import Cbam
+from sesurgeon.blocks.kinds.eca import EfficientChannelAttention
+from sesurgeon.blocks.kinds.ese import EffectiveSqueezeExcite
+from sesurgeon.blocks.kinds.gc import GlobalContext
+from sesurgeon.blocks.kinds.ge import GatherExcite
+from sesurgeon.blocks.kinds.se import SqueezeExcite
 from sesurgeon.blocks.layout import Layout, Squeeze
-from sesurgeon.blocks.se import SqueezeExcite
 
 __all__ = [
     "Block",

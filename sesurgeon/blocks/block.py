@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.blocks.excitation import Excitation
 from sesurgeon.blocks.gates import without_factor
-from sesurgeon.blocks.kernel import scaled_by_mean
+from sesurgeon.blocks.kernel.excitation import Excitation
+from sesurgeon.blocks.kernel.scaling import scaled_by_mean
 from sesurgeon.blocks.layout import Convolution, Layout, Squeeze
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sesurgeon.blocks.block import Block
+from sesurgeon.blocks.catalogue import KINDS, WIDTH
 from sesurgeon.blocks.config import BlockConfig
-from sesurgeon.blocks.kinds import KINDS, WIDTH
 
 
 def build_block(config: BlockConfig, channels: int, *, spatial_dims: int = 2, channel_dim: int = 1) -> Block:

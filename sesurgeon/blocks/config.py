@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeGuard, get_args
 
+from sesurgeon.blocks.catalogue import KINDS, WIDTH
+from sesurgeon.blocks.catalogue import BlockName as BlockName
 from sesurgeon.blocks.gates import GateName
-from sesurgeon.blocks.kinds import KINDS, WIDTH
-from sesurgeon.blocks.kinds import BlockName as BlockName
 from sesurgeon.blocks.layout import Squeeze
 from sesurgeon.errors import UsageError
 

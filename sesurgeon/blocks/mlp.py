@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from sesurgeon.blocks.kernel.pointwise import pointwise
 from sesurgeon.blocks.layout import Layout
-from sesurgeon.blocks.pointwise import pointwise
 
 
 class ConvMlp(nn.Module):

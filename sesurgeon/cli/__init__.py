@@ -1,1 +1,1 @@
-"""The command line: one file a verb, which parses, calls one library function and renders what it gives."""
+"""The command line: what is asked for, the verbs that have it done, and how what they give is shown."""

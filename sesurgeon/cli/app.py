@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sesurgeon.cli.memory import collect_seldom, keep_freed_memory
-from sesurgeon.cli.verbs import Verbs
+from sesurgeon.cli.registry import Verbs
 
 
 def _print_version(asked: bool) -> None:

@@ -1,17 +1,17 @@
 """Ship a model: a file, and the proof that it computes what PyTorch computes."""
 
-from sesurgeon.export.budget import fit_latency
-from sesurgeon.export.latency import LatencyRatio, Runtime, measure_latency
-from sesurgeon.export.memory import MemoryRatio, measure_memory
+from sesurgeon.export.cost.budget import fit_latency
+from sesurgeon.export.cost.latency import LatencyRatio, Runtime, measure_latency
+from sesurgeon.export.cost.memory import MemoryRatio, measure_memory
+from sesurgeon.export.cost.placements import PlacementCost, draw_placements, measure_placements
+from sesurgeon.export.cost.shares import BlockShare, block_shares
 from sesurgeon.export.onnx import OnnxReport, export_onnx
 from sesurgeon.export.onnx_files import check_onnx_path
 from sesurgeon.export.onnx_model import OnnxModel, load_onnx
 from sesurgeon.export.parity import Parity
-from sesurgeon.export.placements import PlacementCost, draw_placements, measure_placements
 from sesurgeon.export.plain import PlainReport, check_plain_path, export_plain
 from sesurgeon.export.precision import Precision
 from sesurgeon.export.pt2 import Pt2Report, check_pt2_path, export_pt2
-from sesurgeon.export.shares import BlockShare, block_shares
 
 __all__ = [
     "BlockShare",

@@ -17,7 +17,7 @@ from sesurgeon.export.sessions import open_session
 from sesurgeon.finetune.data.transforms import default_preprocessing
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance
-from sesurgeon.models.source import Source
+from sesurgeon.models.sources.source import Source
 
 
 class OnnxModel(nn.Module):

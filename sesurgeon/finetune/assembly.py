@@ -33,7 +33,7 @@ from sesurgeon.finetune.training.objective import balancing_weights, make_object
 from sesurgeon.finetune.training.phases import infinite_buffers
 from sesurgeon.finetune.training.signals import StopRequest
 from sesurgeon.finetune.training.teacher import make_teacher, teacher_again
-from sesurgeon.models.own_weights import read_weights
+from sesurgeon.models.files.own_weights import read_weights
 from sesurgeon.models.provenance import provenance_of
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from sesurgeon.graph.candidates import Candidate
 from sesurgeon.graph.describe import describe, network_of
 from sesurgeon.graph.flow import Flow
 from sesurgeon.graph.joins import mark_joins
-from sesurgeon.graph.local import LocalGraphs
 from sesurgeon.graph.paths import is_within, join
 from sesurgeon.graph.patterns import (
     around,
@@ -23,6 +22,7 @@ from sesurgeon.graph.patterns import (
     residual_branches,
 )
 from sesurgeon.graph.site import LeftAlone, Site
+from sesurgeon.graph.tracing.local import LocalGraphs
 
 
 @dataclass(frozen=True)

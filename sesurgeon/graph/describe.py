@@ -14,12 +14,12 @@ from sesurgeon.graph import ops
 from sesurgeon.graph.candidates import Candidate
 from sesurgeon.graph.flow import Flow
 from sesurgeon.graph.layout import channel_dim
-from sesurgeon.graph.local import LocalGraphs
 from sesurgeon.graph.outputs import Calls, calls_in, is_returned
 from sesurgeon.graph.paths import is_within, join
 from sesurgeon.graph.patterns import attended, attention_in, attention_modules, gates_its_input
 from sesurgeon.graph.site import Site
 from sesurgeon.graph.tensors import tensor_name
+from sesurgeon.graph.tracing.local import LocalGraphs
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from sesurgeon.graph.local import LocalGraphs
 from sesurgeon.graph.paths import join
+from sesurgeon.graph.tracing.local import LocalGraphs
 
 
 def child_giving(local: LocalGraphs, path: str, node: fx.Node | None) -> str | None:

@@ -13,10 +13,10 @@ from torch import fx, nn
 from sesurgeon.errors import NoSiteError, UntraceableError, UsageError
 from sesurgeon.graph import ops
 from sesurgeon.graph.assemble import Place, find_places
-from sesurgeon.graph.fidelity import unfaithful
-from sesurgeon.graph.local import LocalGraphs
-from sesurgeon.graph.passes import Passes, convolved, run_in_both_modes, shapes_of
 from sesurgeon.graph.site import LeftAlone, Site
+from sesurgeon.graph.tracing.fidelity import unfaithful
+from sesurgeon.graph.tracing.local import LocalGraphs
+from sesurgeon.graph.tracing.passes import Passes, convolved, run_in_both_modes, shapes_of
 from sesurgeon.models.lazy import refuse_lazy_layers
 from sesurgeon.models.provenance import check_is_network
 from sesurgeon.models.quantised import refuse_quantised_layers

@@ -3,9 +3,12 @@
 from sesurgeon.models.build import build, rebuild
 from sesurgeon.models.copies import copy_of, view_of
 from sesurgeon.models.detection import is_detector, witnesses
+from sesurgeon.models.files.formats import check_is_file, format_of
+from sesurgeon.models.files.own_weights import read_weights, take_weights
+from sesurgeon.models.files.pickles import read
+from sesurgeon.models.files.smuggling import is_plain_text
+from sesurgeon.models.files.state_dicts import Found, find_weights
 from sesurgeon.models.fit import fit
-from sesurgeon.models.formats import check_is_file, format_of
-from sesurgeon.models.guess import guess_architectures
 from sesurgeon.models.head import (
     check_num_classes,
     head_of,
@@ -26,8 +29,6 @@ from sesurgeon.models.inputs import (
 )
 from sesurgeon.models.isolation import fresh, isolated, random_states, restore_buffers, restore_random_states
 from sesurgeon.models.load import CHECKPOINT_KEY, load_model, model_from, named_source
-from sesurgeon.models.own_weights import read_weights, take_weights
-from sesurgeon.models.pickles import read
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import (
     Provenance,
@@ -38,9 +39,8 @@ from sesurgeon.models.provenance import (
     detach_provenance,
     provenance_of,
 )
-from sesurgeon.models.smuggling import is_plain_text
-from sesurgeon.models.source import Kind, Source
-from sesurgeon.models.state_dicts import Found, find_weights
+from sesurgeon.models.sources.guess import guess_architectures
+from sesurgeon.models.sources.source import Kind, Source
 from sesurgeon.models.structure import structure_of
 
 __all__ = [

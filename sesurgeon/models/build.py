@@ -9,13 +9,13 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from sesurgeon.errors import UnreadableFileError, UnsafeFileError, UsageError
-from sesurgeon.models.factory import build_from_factory
 from sesurgeon.models.head import set_num_classes
 from sesurgeon.models.provenance import Provenance, attach_provenance
-from sesurgeon.models.source import Kind, Source
+from sesurgeon.models.sources.factory import build_from_factory
+from sesurgeon.models.sources.source import Kind, Source
+from sesurgeon.models.sources.timm_models import build_from_timm
+from sesurgeon.models.sources.torchvision_models import build_from_torchvision
 from sesurgeon.models.structure import structure_of
-from sesurgeon.models.timm_models import build_from_timm
-from sesurgeon.models.torchvision_models import build_from_torchvision
 
 Builder = Callable[[Source, bool], tuple[nn.Module, Provenance]]
 _BUILDERS: dict[Kind, Builder] = {

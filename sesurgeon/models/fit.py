@@ -12,10 +12,10 @@ from sesurgeon.errors import UsageError
 from sesurgeon.models.adopt import adopt
 from sesurgeon.models.build import build
 from sesurgeon.models.detection import detects
-from sesurgeon.models.guess import guess_architectures
 from sesurgeon.models.head import head_of, set_num_classes
-from sesurgeon.models.source import Source
-from sesurgeon.models.torchvision_models import INCEPTIONS
+from sesurgeon.models.sources.guess import guess_architectures
+from sesurgeon.models.sources.source import Source
+from sesurgeon.models.sources.torchvision_models import INCEPTIONS
 from sesurgeon.words import some
 
 _SHOWN = 3

@@ -11,15 +11,15 @@ from torch import nn
 
 from sesurgeon.errors import UnreadableFileError, UsageError
 from sesurgeon.models.build import build
+from sesurgeon.models.files.pickles import read
+from sesurgeon.models.files.state_dicts import find_weights
 from sesurgeon.models.fit import fit
-from sesurgeon.models.guess import guess_architectures
 from sesurgeon.models.head import check_num_classes, set_num_classes
-from sesurgeon.models.pickles import read
 from sesurgeon.models.provenance import attach_provenance, provenance_of
 from sesurgeon.models.quantised import refuse_quantised_module
-from sesurgeon.models.source import Source
-from sesurgeon.models.state_dicts import find_weights
-from sesurgeon.models.timm_models import timm_preprocessing
+from sesurgeon.models.sources.guess import guess_architectures
+from sesurgeon.models.sources.source import Source
+from sesurgeon.models.sources.timm_models import timm_preprocessing
 
 CHECKPOINT_KEY = "sesurgeon"  # what marks a file as a checkpoint of our own, which surgery/ reads
 
@@ -90,7 +90,7 @@ def named_source(model: str | Path | Source) -> Source | None:
 def model_from(
     content: object, origin: str, *, arch: Source | None = None, num_classes: int | None = None
 ) -> nn.Module:
-    """The model in what :func:`sesurgeon.models.pickles.read` gave, as :func:`load_model` returns it.
+    """The model in what :func:`sesurgeon.models.files.pickles.read` gave, as :func:`load_model` returns it.
 
     Raises:
         UsageError: weights without or of another architecture, a network with another number of classes; or a

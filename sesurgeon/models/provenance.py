@@ -10,7 +10,7 @@ from torch import nn
 
 from sesurgeon.errors import UnreadableFileError, UsageError
 from sesurgeon.models.preprocessing import Preprocessing
-from sesurgeon.models.source import Source
+from sesurgeon.models.sources.source import Source
 
 _ATTRIBUTE = "_sesurgeon_provenance"
 

@@ -7,9 +7,9 @@ from torch import nn
 from sesurgeon.models import Provenance, Source, add_record, copy_of, detach_provenance, provenance_of
 from sesurgeon.surgery.apply import plan_of
 from sesurgeon.surgery.bare import check_uncovered, take_out
-from sesurgeon.surgery.folding import takers
+from sesurgeon.surgery.folding.gates import takers
+from sesurgeon.surgery.folding.scale import Scale, multiply
 from sesurgeon.surgery.rewrite import blocks_of
-from sesurgeon.surgery.scale import Scale, multiply
 
 
 def remove_se(model: nn.Module, inplace: bool = False) -> nn.Module:

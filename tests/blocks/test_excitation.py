@@ -10,8 +10,8 @@ from cases import CHANNELS, scramble, tensor
 from torch import Tensor, nn
 
 from sesurgeon.blocks import SqueezeExcite
-from sesurgeon.blocks.excitation import ByAutograd, Excitation, TwoLayers
-from sesurgeon.blocks.parts import are_as_made
+from sesurgeon.blocks.kernel.excitation import ByAutograd, Excitation, TwoLayers
+from sesurgeon.blocks.kernel.parts import are_as_made
 
 
 def block(*, identity: bool = True, spatial_dims: int = 2) -> SqueezeExcite:

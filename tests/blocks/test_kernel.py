@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ways import KINDS, MEMORY, errors_in_half_precision, gradients, is_fast, plain
 
 from sesurgeon.blocks import BlockConfig, SqueezeExcite, build_block
-from sesurgeon.blocks.pages import fresh_like
+from sesurgeon.blocks.kernel.pages import fresh_like
 
 
 @pytest.mark.parametrize("kind", KINDS)

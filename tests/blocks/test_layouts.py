@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from sesurgeon.blocks import BlockConfig, GatherExcite
-from sesurgeon.blocks.ge import _avg_pool3d
+from sesurgeon.blocks.kinds.ge import _avg_pool3d
 from tests.blocks.cases import CASES, LAYOUTS, SQUEEZES, label, tensor, trained
 
 ALL = [*CASES.values(), *SQUEEZES]

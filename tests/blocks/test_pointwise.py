@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import gradgradcheck
 
+from sesurgeon.blocks.kernel.pointwise import pointwise
 from sesurgeon.blocks.layout import Convolution
-from sesurgeon.blocks.pointwise import pointwise
 
 LAYERS = {
     "1d": (lambda bias: nn.Conv1d(6, 4, 1, bias=bias), (3, 6, 1)),
@@ -36,7 +36,9 @@ def test_outputs_and_gradients_are_the_convolutions(dims: str, bias: bool, dtype
     found, expected = pointwise(layer, x), layer(x)
     assert is_fast(found)
     torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(backward(layer, found, x), backward(layer, expected, x))
+    # sums of bfloat16 that cancel differ by the order of their terms, which is the machine's
+    close = {torch.float32: {}, torch.bfloat16: {"rtol": 0.02, "atol": 0.02}}[dtype]
+    torch.testing.assert_close(backward(layer, found, x), backward(layer, expected, x), **close)
 
 
 def test_autocast_gives_gradients_of_the_parameters_type() -> None:

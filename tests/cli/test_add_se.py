@@ -291,7 +291,7 @@ def interrupted(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_ctrl_c_exits_130_and_leaves_nothing(here: Path) -> None:
     program = (
         "import os, signal, threading;"
-        "from sesurgeon.cli.app import main; from sesurgeon.graph.session import TracingSession;"
+        "from sesurgeon.cli.app import main; from sesurgeon.graph.tracing.session import TracingSession;"
         "signal.signal(signal.SIGINT, signal.default_int_handler);"  # it is ignored where the tests run in the back
         "run, key = TracingSession.run, threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGINT));"
         "TracingSession.run = lambda *args: (key.start(), run(*args)); main()"

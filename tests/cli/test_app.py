@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import sesurgeon
 from sesurgeon.cli.app import app
-from sesurgeon.cli.verbs import SUMMARIES
+from sesurgeon.cli.registry import SUMMARIES
 
 run = CliRunner().invoke
 

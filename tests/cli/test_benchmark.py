@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 import sesurgeon
 from sesurgeon.cli.app import app
-from sesurgeon.cli.options import Reading
+from sesurgeon.cli.asked.options import Reading
 
 
 @pytest.fixture(autouse=True)
@@ -201,7 +201,7 @@ def test_published_weights_go_with_the_network_that_has_a_name(folder: Path, mon
         asked.append((name, reading.pretrained))
         return sesurgeon.load("net.se.pt")
 
-    monkeypatch.setattr("sesurgeon.cli.benchmark.load_model", load)
+    monkeypatch.setattr("sesurgeon.cli.verbs.benchmark.load_model", load)
     for pair in (("net.se.pt", "timm:one"), ("timm:one", "net.se.pt"), ("timm:one", "timm:two"), ("a.pt", "b.pt")):
         benchmark(pair[0], "--vs", pair[1], "--pretrained", "--runtime", "torch", "-b", "2")
     named = [("net.se.pt", False), ("timm:one", True), ("timm:one", True), ("net.se.pt", False)]

@@ -14,8 +14,8 @@ import typer
 
 from sesurgeon import errors
 from sesurgeon.cli import console
-from sesurgeon.cli.console import reporting
-from sesurgeon.cli.options import Talking
+from sesurgeon.cli.asked.options import Talking
+from sesurgeon.cli.shown.console import reporting
 
 
 def outcome(error: BaseException, *, debug: bool = False) -> int:

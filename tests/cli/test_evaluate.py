@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 import sesurgeon
 from sesurgeon.cli.app import app
-from sesurgeon.cli.scoring import class_table
+from sesurgeon.cli.shown.scoring import class_table
 from sesurgeon.finetune import Evaluation
 from sesurgeon.models import Preprocessing, Provenance, Source, attach_provenance, provenance_of
 

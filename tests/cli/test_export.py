@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 
 import sesurgeon
 from sesurgeon.cli.app import app
-from sesurgeon.cli.calibrating import calibration_images
-from sesurgeon.cli.console import reporting
-from sesurgeon.cli.options import Talking
+from sesurgeon.cli.asked.calibrating import calibration_images
+from sesurgeon.cli.asked.options import Talking
+from sesurgeon.cli.shown.console import reporting
 from sesurgeon.finetune import open_data, preprocessing_for
 from sesurgeon.finetune.data.loader import eval_loader
 from sesurgeon.models import Provenance, Source, attach_provenance
@@ -158,7 +158,7 @@ def test_above_the_limit_a_pair_is_replaced_by_force_alone_and_as_a_whole(
 
     (folder / "tiny.onnx").rename(folder / "tiny.kept")
     with monkeypatch.context() as patch:
-        patch.setattr("sesurgeon.cli.export.load_model", lambda *_, **__: pytest.fail("nothing is to be done"))
+        patch.setattr("sesurgeon.cli.verbs.export.load_model", lambda *_, **__: pytest.fail("nothing is to be done"))
         refused = export(*tiny)
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "tiny.onnx.data exists already" in refused.stderr
@@ -229,7 +229,7 @@ def test_as_many_images_as_are_told_are_calibrated_on(
 ) -> None:
     images(folder / "data" / "train", ("a", "b"), 3)
     images(folder / "data" / "val", ("a", "b"), 1)
-    monkeypatch.setattr("sesurgeon.cli.calibrating._CALIBRATED_ON", 5)
+    monkeypatch.setattr("sesurgeon.cli.asked.calibrating._CALIBRATED_ON", 5)
     with reporting(Talking()) as out:
         given, compared = calibration_images(nn.Conv2d(1, 2, 3), "data", "data", out)
     assert [sum(map(len, batches)) for batches in (given, compared)] == [5, 2]
@@ -308,7 +308,7 @@ def test_a_folding_that_changes_the_outputs_ends_the_export(
 ) -> None:
     make_net(folder)
     before = sorted(folder.iterdir())
-    monkeypatch.setattr("sesurgeon.surgery.folding.same", lambda *_: False)
+    monkeypatch.setattr("sesurgeon.surgery.folding.gates.same", lambda *_: False)
     result = export("net.se.pt", *arguments)
     assert result.exit_code == 5, result.stderr
     assert "After folding the gates' factors the outputs of this Sequential are not the ones before" in result.stderr

@@ -97,7 +97,7 @@ def test_bad_input_is_told_before_anything_is_read(arguments: list[str], code: i
 
 def test_a_failed_proof_writes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sesurgeon.save(augmented(nn.Sequential(*PlainNet())), folder / "net.se.pt")
-    monkeypatch.setattr("sesurgeon.surgery.folding.same", lambda *_: False)
+    monkeypatch.setattr("sesurgeon.surgery.folding.gates.same", lambda *_: False)
     result = export("--plain", "net.se.pt")
     assert result.exit_code == 5
     assert "are not the ones before" in result.stderr

@@ -16,9 +16,9 @@ import pytest
 from torch import nn
 
 import sesurgeon
-from sesurgeon.cli.finetune import finetune as verb
-from sesurgeon.cli.loading import flags_to_load
-from sesurgeon.cli.options import Reading
+from sesurgeon.cli.asked.loading import flags_to_load
+from sesurgeon.cli.asked.options import Reading
+from sesurgeon.cli.verbs.finetune import finetune as verb
 from sesurgeon.finetune import FinetuneConfig
 from sesurgeon.models import Provenance, Source, attach_provenance, provenance_of
 from tests.cli.commands import finetune

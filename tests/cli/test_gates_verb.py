@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 import sesurgeon
 from sesurgeon.cli.app import app
-from sesurgeon.cli.gates import named_classes
+from sesurgeon.cli.verbs.gates import named_classes
 
 DATA = ("--data", "data", "-j", "0", "--device", "cpu")
 

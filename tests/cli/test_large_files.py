@@ -31,7 +31,7 @@ def test_add_se_holds_one_copy_of_the_weights(tmp_path: Path) -> None:
     model = torchvision.models.wide_resnet101_2()
     torch.save(model.state_dict(), file)  # half a gigabyte
     del model
-    imports = peak("-c", "import torchvision, sesurgeon.surgery, sesurgeon.cli.add_se")
+    imports = peak("-c", "import torchvision, sesurgeon.surgery, sesurgeon.cli.verbs.add_se")
     command = ["add-se", str(file), "--arch", "torchvision:wide_resnet101_2", "--input-shape", "2,3,64,64"]
     above = peak("-m", "sesurgeon", *command, "--rd-ratio", "0.01") - imports
     assert above < 1.5 * file.stat().st_size  # a second copy would make it two

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sesurgeon.cli.console import reporting
-from sesurgeon.cli.latest import given_or_latest, latest_augmented, latest_trained
-from sesurgeon.cli.options import Talking
+from sesurgeon.cli.asked.latest import given_or_latest, latest_augmented, latest_trained
+from sesurgeon.cli.asked.options import Talking
+from sesurgeon.cli.shown.console import reporting
 from sesurgeon.errors import UsageError
 
 

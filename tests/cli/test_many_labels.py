@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import sesurgeon
-from sesurgeon.cli.scoring import gain
+from sesurgeon.cli.shown.scoring import gain
 from sesurgeon.finetune import EpochRow, Evaluation, MultiLabelEvaluation
 from sesurgeon.models import Preprocessing, attach_provenance, provenance_of
 from sesurgeon.models.provenance import Provenance

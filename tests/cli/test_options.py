@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sesurgeon.cli.naming import beside
-from sesurgeon.cli.options import parse_kwargs
+from sesurgeon.cli.asked.naming import beside
+from sesurgeon.cli.asked.options import parse_kwargs
 from sesurgeon.errors import UsageError
 
 

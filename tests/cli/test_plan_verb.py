@@ -18,8 +18,8 @@ import sesurgeon
 from sesurgeon.blocks import BlockConfig
 from sesurgeon.blocks.config import BlockName, GateName, Init, Squeeze
 from sesurgeon.cli.app import app
-from sesurgeon.cli.selecting import parse_inputs
-from sesurgeon.cli.timing import parse_share
+from sesurgeon.cli.asked.selecting import parse_inputs
+from sesurgeon.cli.shown.timing import parse_share
 from sesurgeon.errors import UsageError
 from sesurgeon.export import LatencyRatio
 from sesurgeon.placement import POLICIES
@@ -260,7 +260,7 @@ def test_a_bound_on_time(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ratio = next(ratios)
         return [LatencyRatio("torch", 2, 0.001, 0.001 * ratio, ratio, (ratio, ratio))]
 
-    monkeypatch.setattr("sesurgeon.export.budget.measure_latency", made_up)
+    monkeypatch.setattr("sesurgeon.export.cost.budget.measure_latency", made_up)
     told = json.loads(run("plan", "net.pt", *SHAPE, "--max-latency", "5%", "-o", "plan.yaml", "--json").stdout)
     assert told["latency"][0]["ratio"] == 1.02
     assert 1 <= len(told["blocks"]) == len(yaml.safe_load((here / "plan.yaml").read_text())["blocks"]) < 3

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from sesurgeon.cli.rendering import site_table
+from sesurgeon.cli.shown.rendering import site_table
 
 ID = "layer4.1:residual"
 CELLS = ("5", "512x56x56", "se 512→32", "33,312", "34,816", "25,088", "26,099")

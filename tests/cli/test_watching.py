@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sesurgeon.cli.console import Output
-from sesurgeon.cli.narrating import Narrator
-from sesurgeon.cli.watching import Watcher
+from sesurgeon.cli.shown.console import Output
+from sesurgeon.cli.shown.narrating import Narrator
+from sesurgeon.cli.shown.watching import Watcher
 from sesurgeon.demo import BaseEpoch, StepFinished, StepStarted
 from sesurgeon.finetune import (
     BadImage,

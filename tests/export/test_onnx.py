@@ -19,7 +19,7 @@ from sesurgeon.export import OnnxReport, export_onnx
 from sesurgeon.export import onnx as onnx_export
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance
-from sesurgeon.models.source import Source
+from sesurgeon.models.sources.source import Source
 from sesurgeon.surgery import add_se, blocks_of
 
 IMAGE = torch.zeros(1, 3, 16, 16)

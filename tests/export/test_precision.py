@@ -15,7 +15,7 @@ from sesurgeon.errors import UntraceableError, UsageError, VerificationError
 from sesurgeon.export import export_onnx, load_onnx, precision
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance, provenance_of
-from sesurgeon.models.source import Source
+from sesurgeon.models.sources.source import Source
 from sesurgeon.surgery import add_se
 
 PREPROCESSING = Preprocessing((3, 32, 32), (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), "bilinear", 0.9)

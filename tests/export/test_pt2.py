@@ -18,7 +18,7 @@ from sesurgeon.errors import OutputError, UsageError, VerificationError
 from sesurgeon.export import export_pt2, pt2
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance
-from sesurgeon.models.source import Source
+from sesurgeon.models.sources.source import Source
 from sesurgeon.surgery import add_se
 
 PREPROCESSING = Preprocessing((3, 32, 32), (0.5,) * 3, (0.5,) * 3)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
 from sesurgeon.export import block_shares, shares
-from sesurgeon.export.shares import BlockShare
+from sesurgeon.export.cost.shares import BlockShare
 from sesurgeon.surgery import add_se
 
 IMAGES = torch.randn(2, 3, 8, 8)

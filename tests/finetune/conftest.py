@@ -12,7 +12,7 @@ from torch import nn
 
 from sesurgeon.finetune import FinetuneConfig
 from sesurgeon.models.provenance import Provenance, attach_provenance
-from sesurgeon.models.source import Source
+from sesurgeon.models.sources.source import Source
 from sesurgeon.surgery import add_se
 
 torch.set_num_threads(1)

@@ -22,7 +22,7 @@ from sesurgeon.finetune.data.heldout import identity_of
 from sesurgeon.finetune.scoring.evaluation import measure
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance
-from sesurgeon.models.source import Source
+from sesurgeon.models.sources.source import Source
 
 MakeNet = Callable[..., nn.Module]
 PLAIN = Preprocessing((1, 8, 8), (0.0,), (1.0,))

@@ -13,7 +13,7 @@ from torch import nn
 
 from sesurgeon.finetune import FinetuneConfig, finetune
 from sesurgeon.models.provenance import Provenance, attach_provenance, provenance_of
-from sesurgeon.models.source import Source
+from sesurgeon.models.sources.source import Source
 from sesurgeon.surgery import add_se, apply_adapter, extract_adapter, load
 
 SOURCES = {"embedded": Source("module"), "named": Source("factory", "finetune_nets:HeadFirst")}

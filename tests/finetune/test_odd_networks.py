@@ -15,7 +15,7 @@ from sesurgeon.errors import UsageError
 from sesurgeon.finetune import Event, FinetuneConfig, TrainStep, finetune
 from sesurgeon.finetune.keeping.states import newest_state
 from sesurgeon.finetune.training.average import Average
-from sesurgeon.models.own_weights import read_weights
+from sesurgeon.models.files.own_weights import read_weights
 
 Fill = Callable[..., Path]
 NORM_ON_VECTORS = nn.Sequential(nn.Conv2d(1, 2, 8), nn.Flatten(), nn.BatchNorm1d(2), nn.Linear(2, 2))

@@ -14,7 +14,7 @@ from sesurgeon.errors import DataError, SesurgeonError, UsageError
 from sesurgeon.finetune import EvaluationStep, ImagesChecked, find_images, predict
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance
-from sesurgeon.models.source import Source
+from sesurgeon.models.sources.source import Source
 
 MakeNet = Callable[..., nn.Module]
 PLAIN = Preprocessing((1, 1, 4), (0.0,), (1.0,))

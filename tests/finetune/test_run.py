@@ -30,7 +30,7 @@ from sesurgeon.finetune import (
 from sesurgeon.finetune.task import make_task
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance, provenance_of
-from sesurgeon.models.source import Source
+from sesurgeon.models.sources.source import Source
 from sesurgeon.surgery import add_se, load
 
 MakeNet = Callable[..., nn.Module]

@@ -15,8 +15,8 @@ from sesurgeon.finetune.data.images import to_mode
 from sesurgeon.finetune.data.transforms import Augmentation, eval_transform, mode_of, train_transform
 from sesurgeon.models.preprocessing import CropMode, Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance
-from sesurgeon.models.source import Source
-from sesurgeon.models.timm_models import timm_preprocessing
+from sesurgeon.models.sources.source import Source
+from sesurgeon.models.sources.timm_models import timm_preprocessing
 
 MakeNet = Callable[..., nn.Module]
 PLAIN = Preprocessing((1, 8, 8), (0.0,), (1.0,))

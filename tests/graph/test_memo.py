@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.graph import memo as under_test
-from sesurgeon.graph.fidelity import unfaithful
-from sesurgeon.graph.local import trace_local_graphs
-from sesurgeon.graph.memo import LayerMemo, is_pure
+from sesurgeon.graph.tracing.fidelity import unfaithful
+from sesurgeon.graph.tracing.local import trace_local_graphs
+from sesurgeon.graph.tracing.memo import LayerMemo, is_pure
 from tests.networks import ResidualBlock
 
 X = torch.randn(2, 3, 6, 6)

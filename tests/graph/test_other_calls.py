@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import UntraceableError
-from sesurgeon.graph.codegen import compile_graph
-from sesurgeon.graph.local import LocalGraphs, trace_local_graphs
+from sesurgeon.graph.tracing.codegen import compile_graph
+from sesurgeon.graph.tracing.local import LocalGraphs, trace_local_graphs
 
 X = torch.randn(2, 8, 4, 4)
 

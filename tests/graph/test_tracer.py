@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sesurgeon.errors import UntraceableError
-from sesurgeon.graph.codegen import compile_graph
-from sesurgeon.graph.fidelity import same, unfaithful
-from sesurgeon.graph.local import LocalGraphs, trace_local_graphs
+from sesurgeon.graph.tracing.codegen import compile_graph
+from sesurgeon.graph.tracing.fidelity import same, unfaithful
+from sesurgeon.graph.tracing.local import LocalGraphs, trace_local_graphs
 from tests.networks import DropConnectBlock, FunctionalResNet, Inception, OddNet, ResidualBlock
 
 

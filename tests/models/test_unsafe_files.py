@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 from sesurgeon.errors import FileError, UnreadableFileError, UnsafeFileError, UntraceableError
 from sesurgeon.graph import survey
-from sesurgeon.graph.tracer import CallTracer
+from sesurgeon.graph.tracing.tracer import CallTracer
 from sesurgeon.models import load_model, read, read_weights
-from sesurgeon.models.allowlist import allowed
-from sesurgeon.models.smuggling import smuggled
+from sesurgeon.models.files.allowlist import allowed
+from sesurgeon.models.files.smuggling import smuggled
 from tests.networks import OddNet
 
 

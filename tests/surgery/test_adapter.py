@@ -19,7 +19,7 @@ from sesurgeon import UnreadableFileError, UsageError, VerificationError
 from sesurgeon.models import Preprocessing, attach_provenance, provenance_of
 from sesurgeon.models.head import replace_head
 from sesurgeon.surgery import blocks_of, fold, plan_of, read_adapter
-from sesurgeon.surgery.backbone import fingerprint_of
+from sesurgeon.surgery.keeping.backbone import fingerprint_of
 from tests.networks import OddNet, PlainNet, trained_like
 from tests.surgery.trained import IMAGES, outputs
 

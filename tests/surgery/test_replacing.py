@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import sesurgeon
 from sesurgeon import UsageError, VerificationError, add_se, fold_gate_scale, remove_se
 from sesurgeon.surgery import blocks_of, plan_of
-from sesurgeon.surgery.replacing import Replacement, replace_block
-from sesurgeon.surgery.walk import NoTakerError
+from sesurgeon.surgery.folding.constants import Replacement, replace_block
+from sesurgeon.surgery.folding.walk import NoTakerError
 from tests.networks import OddNet, PlainNet, ResidualBlock, trained_like
 from tests.surgery.test_fold_walk import ChannelsLast, Functional, Projected, Residual, net_ending, net_of
 from tests.surgery.trained import IMAGES, assert_same, augmented, outputs
@@ -311,7 +311,7 @@ def test_what_it_cannot_do_is_told() -> None:
 
 
 def test_a_difference_beyond_rounding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sesurgeon.surgery.replacing.multiply", lambda *_: None)
+    monkeypatch.setattr("sesurgeon.surgery.folding.constants.multiply", lambda *_: None)
     model = augmented(net_ending(nn.BatchNorm2d(8)))
     with pytest.raises(VerificationError, match=r"Without the block 1\.se the outputs in eval mode are not those"):
         replace_block(model, "1.se", constants_for(8))

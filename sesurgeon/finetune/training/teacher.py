@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sesurgeon.finetune.scoring.outputs import as_input, evaluating
 from sesurgeon.models.copies import copy_of
-from sesurgeon.models.own_weights import take_weights
+from sesurgeon.models.files.own_weights import take_weights
 
 
 def make_teacher(model: nn.Module, images: Tensor) -> nn.Module:

@@ -1,0 +1,100 @@
+"""The two passes over a tensor on the way back.
+
+On a CPU they are BatchNorm's loops, which are a dot product and a multiplication with an addition, a row after the
+other, at the speed of the memory. torch has no others: bmm takes rows three times as long, addcmul with factors per row
+twice. They take a moment for each row or image, so where places are few others are faster, in some shares or in turn.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sesurgeon.blocks.kernel.eager import is_transformed
+from sesurgeon.blocks.kernel.pages import fresh_like
+from sesurgeon.blocks.layout import Layout
+
+_FEW = 100  # places: 7 x 7 are, 14 x 14 are not
+_SHARE = 2**22  # bytes of a product at a time, which mostly stay in the cache
+
+
+def sum_of_products(a: Tensor, b: Tensor, layout: Layout) -> Tensor:
+    """``(a * b)`` summed over the places, which keep size 1; of their dtype or of fp32.
+
+    On a CPU there is no product of the tensor's size, unless the tensor is small or the two differ in their order.
+    """
+    if _is_cpu_memory(a):
+        shape = [1 if index - a.dim() in layout.places else size for index, size in enumerate(a.shape)]
+        if (rows := _rows(a, b, layout)) is not None:
+            return _dot_products(*rows).view(shape)
+        if (images := _images_of_channels_last(a, b, layout)) is not None:
+            if images[0].shape[3] >= _FEW:
+                return _dot_products_by_image(*images).view(shape)
+            if a.numel() * a.element_size() > _SHARE:
+                return _dot_products_by_share(*images).view(shape)
+    return (a * b).sum(layout.places, keepdim=True)
+
+
+def scaled_and_shifted(a: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
+    """``a * scale + shift`` for factors of each image and channel, in one pass where places are many."""
+    if not _is_cpu_memory(a):
+        return torch.addcmul(shift, a, scale)
+    found = fresh_like(a, a.dtype)
+    if (rows := _rows(a, found, layout)) is None:
+        return torch.addcmul(shift, a, scale, out=found)
+    if rows[0].shape[2] < _FEW:
+        return torch.mul(a, scale, out=found).add_(shift)
+    zeros, ones = _standard(rows[0])
+    unused = zeros[:0]
+    torch.ops.aten.native_batch_norm.out(
+        rows[0], scale.flatten().to(ones), shift.flatten().to(ones), zeros, ones, False, 0.0, 0.0,
+        out=rows[1], save_mean=unused, save_invstd=unused.clone(),
+    )  # fmt: skip
+    return found
+
+
+def _is_cpu_memory(x: Tensor) -> bool:
+    """Whether a CPU's loops may read it and write to one like it."""
+    return x.device.type == "cpu" and x.numel() > 0 and not is_transformed()
+
+
+def _rows(a: Tensor, b: Tensor, layout: Layout) -> tuple[Tensor, Tensor] | None:
+    """Two tensors as (1, N * C, places); None where places are not next to each other in memory."""
+    first, second = layout.channels_first(a), layout.channels_first(b)
+    if not (first.is_contiguous() and second.is_contiguous()):
+        return None
+    return first.flatten(0, layout.first).flatten(1)[None], second.flatten(0, layout.first).flatten(1)[None]
+
+
+def _images_of_channels_last(a: Tensor, b: Tensor, layout: Layout) -> tuple[Tensor, Tensor] | None:
+    """Two tensors as (N, 1, C, places, 1); None where channels are not next to each other in memory."""
+    first, second = (layout.channels_first(one).movedim(layout.first, -1) for one in (a, b))
+    if not (a.dim() > layout.spatial_dims + 1 and first.is_contiguous() and second.is_contiguous()):
+        return None
+    return tuple(one.flatten(1, -2).movedim(-1, 1)[:, None, :, :, None] for one in (first, second))  # type: ignore
+
+
+def _dot_products_by_share(a: Tensor, b: Tensor) -> Tensor:
+    """Of each channel of images (N, 1, channels, places, 1)."""
+    images = max(1, _SHARE // (a[0].numel() * a.element_size()))
+    return torch.cat([(x * y).sum(3) for x, y in zip(torch.split(a, images), torch.split(b, images), strict=True)])
+
+
+def _dot_products_by_image(a: Tensor, b: Tensor) -> Tensor:
+    """As :func:`_dot_products_by_share`."""
+    return torch.stack([_dot_products(x, y) for x, y in zip(a, b, strict=True)])
+
+
+def _dot_products(a: Tensor, b: Tensor) -> Tensor:
+    """Of each channel of two tensors (1, channels, places, ...)."""
+    zeros, ones = _standard(a)
+    found: Tensor = torch.ops.aten.native_batch_norm_backward(
+        a, b, None, zeros, ones, None, None, False, 0.0, [False, True, False]
+    )[1]
+    return found
+
+
+def _standard(x: Tensor) -> tuple[Tensor, Tensor]:
+    """A mean and a variance for each channel with which BatchNorm leaves everything as it is."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return torch.zeros(x.shape[1], dtype=dtype), torch.ones(x.shape[1], dtype=dtype)

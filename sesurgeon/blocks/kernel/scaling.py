@@ -1,0 +1,129 @@
+"""Scaling by what the mean says, in as few passes over the tensor as there can be.
+
+Autograd's own way keeps a product of the tensor's size for a moment, and reads and writes the tensor eleven times
+forward and backward. Here it is three forward (mean; scale and write) and four backward (the gate's gradient is a dot
+product, the tensor's a multiplication with an addition), and of the tensor's size only the tensor itself is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sesurgeon.blocks.kernel.eager import autocast_now, is_batch_of_gradients, is_plain_training
+from sesurgeon.blocks.kernel.excitation import ByAutograd, Excitation, Returned, gradients
+from sesurgeon.blocks.kernel.pages import fresh_like
+from sesurgeon.blocks.kernel.parts import are_as_made
+from sesurgeon.blocks.kernel.passes import scaled_and_shifted, sum_of_products
+from sesurgeon.blocks.layout import Layout
+
+LARGE = 2**28  # bytes of a tensor on a GPU from which the fast way back pays: benchmarks/gpu.md
+
+
+class ByMean(Protocol):
+    """A module that scales a tensor by factors of its means.
+
+    Attributes:
+        layout: of the tensor.
+    """
+
+    layout: Layout
+
+    def factors(self, squeezed: Tensor) -> Tensor:
+        """Of the means, both (N, C, 1, ...); of them and of the parameters, of nothing else that needs gradients."""
+
+    def by_hand(self, x: Tensor, parameters: Sequence[Tensor]) -> Excitation | None:
+        """The same function of ``x``'s means and of all parameters, where somebody wrote down its gradients."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """As of any module."""
+
+    def children(self) -> Iterator[nn.Module]:
+        """As of any module."""
+
+
+def scaled_by_mean(x: Tensor, block: ByMean) -> Tensor:
+    """``x * factors(mean of x over its places)``: the very bits of the plain operations, with a faster backward pass.
+
+    The plain operations are taken wherever it is not :func:`is_plain_training`, where others stand in for the
+    parameters (``torch.func.functional_call``, ``DataParallel``), as they may be gone when one goes back, where
+    parameters have hooks, which would be called by our gradients and again by autograd's, and where the block's parts
+    are not :func:`are_as_made`.
+
+    Args:
+        x: of the block's layout, with or without a batch.
+        block: what is done to it.
+    """
+    parameters = tuple(block.parameters())
+    own = len(parameters) > 0 and all(isinstance(one, nn.Parameter) and not one._backward_hooks for one in parameters)
+    if not (own and is_plain_training(x) and _pays(x) and are_as_made(block.children())):
+        return _plain(x, block)
+    excitation = block.by_hand(x, parameters) or ByAutograd(block.factors)
+    scaled: Tensor = _ScaleByMean.apply(x, block, excitation, *parameters)
+    return scaled
+
+
+def _pays(x: Tensor) -> bool:
+    """On a GPU, launching operations from Python takes longer than the passes that are saved for smaller tensors."""
+    return x.numel() > 0 and (x.device.type == "cpu" or x.numel() * x.element_size() >= LARGE)
+
+
+def _plain(x: Tensor, block: ByMean) -> Tensor:
+    return x * block.layout.restored(block.factors(block.layout.squeezed(x)))
+
+
+class _ScaleByMean(torch.autograd.Function):
+    """What it keeps hangs on saved tensors, so that autograd frees it as soon as the way back has passed here.
+
+    As attributes of ``ctx``, means and hidden units of all blocks would stay until the whole network's backward pass
+    is over.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, block: ByMean, excitation: Excitation, *parameters: Tensor) -> Tensor:
+        scale, kept = excitation.forth(block.layout.squeezed(x), parameters)
+        ctx.save_for_backward(x, *parameters, *kept)
+        ctx.block, ctx.excitation, ctx.autocast = block, excitation, autocast_now(x.device.type)
+        return torch.mul(x, block.layout.restored(scale), out=fresh_like(x, torch.result_type(x, scale)))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, *saved = ctx.saved_tensors
+        block: ByMean = ctx.block
+        needed = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3:])
+        parameters, kept = saved[: len(needed) - 1], saved[len(needed) - 1 :]
+        again = torch.is_grad_enabled()  # it will be differentiated once more
+        if again or is_batch_of_gradients(grad):
+            _require_own(parameters, block)
+            # by a graph of its own: going back through it frees what it kept, and this function may be called again;
+            # of another view, because hooks on x are called by autograd already
+            with torch.enable_grad(), ctx.autocast():
+                view = x.view_as(x)
+                y = _plain(view, block)
+            of_x, *of_parameters = gradients(y, (view, *parameters), needed, grad, create_graph=again)
+            return of_x, None, None, *of_parameters
+        of_factors = block.layout.channels_first(sum_of_products(grad, x.to(grad.dtype), block.layout))
+        found = ctx.excitation.back(kept, parameters, of_factors, needed)
+        of_x = _of_input(grad, found, block.layout).to(x.dtype) if needed[0] else None
+        return of_x, None, None, *found.of_parameters
+
+
+def _require_own(parameters: Sequence[Tensor], block: ByMean) -> None:
+    """The block would compute with others than those whose gradients are asked for."""
+    now = tuple(block.parameters())
+    if len(now) != len(parameters) or any(a is not b for a, b in zip(now, parameters, strict=True)):
+        raise RuntimeError(
+            f"The parameters of {type(block).__name__} are not those of its forward pass, and gradients of gradients "
+            "cannot be taken. Hand torch.func.functional_call tensors in place of nn.Parameter, or go back within it."
+        )
+
+
+def _of_input(grad: Tensor, found: Returned, layout: Layout) -> Tensor:
+    factors = layout.restored(found.factors).to(grad.dtype)
+    if found.of_mean is None:  # the factors do not depend on it
+        return grad * factors
+    share = layout.restored(found.of_mean) / (grad.numel() // found.of_mean.numel())
+    return scaled_and_shifted(grad, factors, share.to(grad.dtype), layout)

@@ -1,0 +1,71 @@
+"""MODEL and the options that say how it is read, made into a model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sesurgeon.cli.asked.options import Reading, parse_kwargs
+from sesurgeon.cli.memory import spare_memory_for
+from sesurgeon.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def load_model(model: str, reading: Reading, *, mapped: bool = True) -> nn.Module:
+    """:func:`sesurgeon.load`, with the arguments of the architecture as ``KEY=VALUE``.
+
+    Files are mapped, which suits a command that is done in minutes: a run that takes days reads its file.
+
+    Raises:
+        UsageError: ``--model-kwargs`` are ill-formed, or there is no architecture that they could belong to.
+        SesurgeonError: whatever :func:`sesurgeon.load` raises.
+    """
+    from sesurgeon.models import Source, named_source
+    from sesurgeon.surgery import load
+
+    kwargs = parse_kwargs(reading.model_kwargs)
+    source = named_source(model)
+    if kwargs and source is None and reading.arch is None:
+        raise UsageError(
+            f"--model-kwargs are arguments of an architecture; {model} is a file.",
+            hint="Name the architecture of its weights with --arch.",
+        )
+    if mapped:
+        spare_memory_for(model)
+    return load(
+        model if source is None else replace(source, kwargs=kwargs),
+        arch=None if reading.arch is None else Source.parse(reading.arch, kwargs),
+        num_classes=reading.num_classes,
+        pretrained=reading.pretrained,
+        trust_pickle=reading.trust_pickle,
+        mapped=mapped,
+    )
+
+
+def load_model_or_onnx(model: str, reading: Reading) -> nn.Module:
+    """:func:`load_model`, or an ONNX file that runs as the module did.
+
+    Raises:
+        UsageError: an ONNX file was given, and options that say how modules are read.
+        SesurgeonError: whatever :func:`load_model` and :func:`sesurgeon.export.load_onnx` raise.
+    """
+    if not model.endswith(".onnx"):
+        return load_model(model, reading)
+    from sesurgeon.export import load_onnx
+
+    given = [f"--{option.replace('_', '-')}" for option, value in vars(reading).items() if value]
+    if given:
+        raise UsageError(f"{', '.join(given)} cannot be used with an ONNX file, which {model} is.")
+    return load_onnx(model)
+
+
+def flags_to_load(model: nn.Module, reading: Reading) -> str:
+    """What a command on a checkpoint of ``model`` needs beside its name: `` --arch …``, or nothing."""
+    from sesurgeon.models import provenance_of
+
+    source = provenance_of(model).source
+    if source.kind == "factory":
+        return f" {source.options}"
+    return " --trust-pickle" if source.kind == "module" and reading.trust_pickle else ""

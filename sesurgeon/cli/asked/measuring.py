@@ -1,0 +1,56 @@
+"""The images that a verb measures a network with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sesurgeon.cli.asked.images import Opening, skipped_note
+from sesurgeon.cli.shown.console import Output
+from sesurgeon.errors import UsageError
+from sesurgeon.words import counted, in_per_cent
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sesurgeon.finetune import Data
+    from sesurgeon.finetune.events import OnProgress
+
+
+_FEW = 30  # a spread over so many is off by an eighth
+
+
+def check_on_bad_image(value: str) -> None:
+    """Raise a UsageError for anything but skip and error."""
+    if value not in ("skip", "error"):
+        raise UsageError(f"--on-bad-image {value} must be skip or error.")
+
+
+def open_images(
+    out: Output, model: nn.Module, data: str, opening: Opening, *, workers: int, on_progress: OnProgress
+) -> Data:
+    """:func:`sesurgeon.finetune.open_held_out`, which tells what is odd about the images."""
+    from sesurgeon.finetune import open_held_out
+
+    images = open_held_out(model, data, **vars(opening), workers=workers, on_progress=on_progress)
+    if images.skipped:
+        out.note(skipped_note(images.skipped))
+    for note in images.notes:
+        out.note(note)
+    return images
+
+
+def note_few(out: Output, images: int) -> None:
+    """Say so, where there are too few images to tell a constant gate from one that saw nothing to react to."""
+    if images < _FEW:
+        seen = counted(images, "image")
+        out.note(f"Warning: how much a gate varies cannot be told from {seen}. Give some hundreds.", style="yellow")
+
+
+def described(data: Data) -> str:
+    """The data's name, and which share of them it is."""
+    return f"{data.name}{held_out(data)}"
+
+
+def held_out(data: Data) -> str:
+    """`` (20 % held out, seed 42)``; nothing where the validation images were apart already."""
+    return "" if data.val_split is None else f" ({in_per_cent(data.val_split, '.0f')} held out, seed {data.seed})"

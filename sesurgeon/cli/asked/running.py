@@ -1,0 +1,132 @@
+"""Which run is meant: a new one, or one that goes on with its own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from sesurgeon.cli.asked.latest import given_or_latest, latest_augmented
+from sesurgeon.cli.asked.options import Reading
+from sesurgeon.cli.asked.training import Training
+from sesurgeon.errors import UsageError
+
+if TYPE_CHECKING:
+    from sesurgeon.finetune import FinetuneConfig
+
+_KEPT = ("arch", "model_kwargs", "num_classes", "pretrained")  # of reading, in args.yaml: trust is typed each time
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a command line asks for.
+
+    Attributes:
+        model, data: as a user writes them.
+        reading: how the model is read.
+        config: how it is trained.
+        processes: on this machine.
+        settings: what ``args.yaml`` says beside the configuration.
+        notes: what there is to say before it starts.
+        folder: of the run that goes on; None for one that starts.
+    """
+
+    model: str
+    data: str
+    reading: Reading
+    config: FinetuneConfig
+    processes: int
+    settings: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    folder: Path | None = None
+
+
+def new_run(model: str | None, data: str | None, processes: int, training: Training, reading: Reading) -> Run:
+    """A run as the options say.
+
+    Args:
+        model, data, processes: as typed.
+        training: how the network is trained.
+        reading: how it is read.
+
+    Raises:
+        UsageError: there is no DATA, or a setting makes no sense; or the run would replace its own MODEL.
+    """
+    from sesurgeon.finetune import FinetuneConfig
+
+    if data is None:
+        raise UsageError("Missing option '--data'.", hint="Name the images: --data FOLDER, or as --help says.")
+    notes: list[str] = []
+    name = given_or_latest(model, latest_augmented, notes.append)
+    if training.name is not None:
+        _check_outlives(name, Path(training.output) / training.name)
+    settings = {"model": name, **{key: getattr(reading, key) for key in _KEPT}, "num_processes": processes}
+    return Run(name, data, reading, FinetuneConfig(**training.settings()), processes, settings, tuple(notes))
+
+
+def resumed_run(
+    context: typer.Context, own: Mapping[str, object], processes: int, training: Training, reading: Reading
+) -> Run:
+    """The run of that name, or the newest, with its own settings; it starts again where it wrote no state.
+
+    Args:
+        context: knows which options were typed.
+        own: options that a run has of its own, by name: none of them may be given.
+        processes, training, reading: as of :func:`new_run`; what was not typed is taken from the run.
+
+    Raises:
+        UsageError: MODEL, DATA or a configuration is given, or a setting that would make it another run.
+        UnreadableFileError: the folder is that of no run.
+    """
+    from sesurgeon.finetune import newest_run, resumed_config
+    from sesurgeon.finetune.keeping.runfolder import RunFolder
+    from sesurgeon.finetune.keeping.states import states_in
+
+    given = [name for name, value in own.items() if value is not None]
+    if given:
+        raise UsageError(
+            f"--resume goes on with a run's own {' and '.join(given)}.", hint=f"Leave {' and '.join(given)} out."
+        )
+    output = Path(training.output)
+    folder = newest_run(output) if training.name is None else output / training.name
+    settings = RunFolder(folder).read_settings()
+    config = resumed_config(settings, _typed(context, training))
+    if not _is_typed(context, "num_processes"):
+        processes = int(settings.get("num_processes", 1))
+    if states_in(RunFolder(folder).states):
+        notes = (f"Going on with {folder}, the newest run there.",) if training.name is None else ()
+        of_last = replace(reading, num_classes=None, pretrained=False)
+        return Run(str(folder / "last.pt"), str(settings["data"]), of_last, config, processes, settings, notes, folder)
+    kept: dict[str, Any] = {name: settings.get(name) for name in _KEPT}
+    model = str(settings["model"])
+    for source in (model, str(kept["arch"])):
+        if source.startswith("factory:") and not reading.trust_pickle:
+            raise UsageError(
+                f"{folder} wrote no state, and starting it again would import and run {source}, as args.yaml says.",
+                hint="Give --trust-pickle, if you want that.",
+            )
+    again = f"{folder} was stopped before its first state was written: it starts again, with its settings."
+    config = replace(config, output=str(output), name=folder.name, force=True)
+    return Run(model, str(settings["data"]), replace(reading, **kept), config, processes, settings, (again,))
+
+
+def _check_outlives(model: str, folder: Path) -> None:
+    """Refuse a model that ``--force`` would delete."""
+    if Path(model).exists() and Path(model).resolve().is_relative_to(folder.resolve()):
+        raise UsageError(
+            f"{model} lies in {folder}, where the new run would take its place.", hint="Give another --name."
+        )
+
+
+def _typed(context: typer.Context, training: Training) -> dict[str, Any]:
+    """The settings that were typed, but for those that say which run is meant."""
+    typed = {name for name in training.settings() if _is_typed(context, name) and name not in ("output", "name")}
+    return {name: value for name, value in training.settings().items() if name in typed}
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"  # an enumeration of typer's own click

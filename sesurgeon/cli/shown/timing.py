@@ -1,0 +1,161 @@
+"""The option ``--latency``: both networks run in turn on this machine, and what came out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich import filesize
+from rich.table import Table
+
+from sesurgeon.cli.shown.console import Output
+from sesurgeon.errors import UntraceableError, UsageError
+from sesurgeon.words import in_per_cent
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+    from torch import Tensor, nn
+
+    from sesurgeon.export import LatencyRatio, MemoryRatio, PlacementCost
+
+_PASSES = 30  # timed in turn
+
+Latency = Annotated[
+    bool,
+    typer.Option("--latency", help="Measure on this machine how much longer it takes with the blocks (a minute)."),
+]
+
+
+def parse_share(text: str | None) -> float | None:
+    """``5%`` or ``0.05`` as 0.05.
+
+    Raises:
+        UsageError: neither; or a number that may be meant either way.
+    """
+    if text is None:
+        return None
+    try:
+        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < math.inf:
+        raise UsageError(f"--max-latency {text} is no share.", hint="Give one as 5% or 0.05.")
+    if share >= 1 and not text.endswith("%"):
+        raise UsageError(
+            f"--max-latency {text} may be {text}% or {100 * share:g}%.", hint="Write the one that is meant, with %."
+        )
+    return share
+
+
+MaxLatency = Annotated[
+    str | None,
+    typer.Option(
+        "--max-latency",
+        metavar="5%",
+        help="Drop the blocks that cost most time a parameter until it takes at most this much longer here (PyTorch).",
+        show_default=False,
+    ),
+]
+
+
+def timed(
+    out: Output, base: nn.Module, augmented: nn.Module, inputs: tuple[Any, ...], **options: Any
+) -> list[LatencyRatio]:
+    """:func:`sesurgeon.export.measure_latency`, with a bar for each runtime and batch size."""
+    from sesurgeon.export import measure_latency
+
+    with out.progress() as progress:
+        return measure_latency(base, augmented, inputs, progress=_Bars(progress), **options)
+
+
+def pass_times(base: nn.Module, other: nn.Module, images: Tensor) -> tuple[float, float]:
+    """Median milliseconds of a pass of each network in PyTorch, in turn.
+
+    Raises:
+        UntraceableError: one of them does not run.
+    """
+    from sesurgeon.export import measure_latency
+
+    (found,) = measure_latency(base, other, images, batches=(len(images),), repeats=_PASSES, runtimes=("torch",))
+    if found.base_ms is None or found.augmented_ms is None:
+        raise UntraceableError(f"The networks could not be timed: {found.failure}.", hint="Give --no-latency.")
+    return found.base_ms, found.augmented_ms
+
+
+def latency_table(ratios: Sequence[LatencyRatio], names: tuple[str, str] = ("before", "after")) -> Table:
+    """A row for each runtime and batch size; half of the ratios of single pairs lie in the spread."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("time on this machine")
+    for column in ("batch", *names, "ratio", "spread"):
+        table.add_column(column, justify="right")
+    for measured in ratios:
+        if measured.failure is not None:
+            table.add_row(f"{measured.runtime}: {measured.failure}", str(measured.batch))
+            continue
+        low, high = measured.quartiles or (0, 0)
+        table.add_row(
+            measured.runtime,
+            str(measured.batch),
+            f"{measured.base_ms:.2f} ms",
+            f"{measured.augmented_ms:.2f} ms",
+            f"{measured.ratio:.3f}",
+            f"{low:.3f} to {high:.3f}",
+        )
+    return table
+
+
+def memory_table(memory: Sequence[MemoryRatio], names: tuple[str, str] = ("before", "after")) -> Table:
+    """A row for a pass, and one for a step of training."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("\npeak memory of tensors")
+    for column in ("batch", *names, "ratio"):
+        table.add_column(f"\n{column}", justify="right")
+    for one in memory:
+        if one.base_bytes is None or one.augmented_bytes is None:
+            table.add_row(f"{one.runtime}: {one.failure}", str(one.batch))
+            continue
+        sizes = (filesize.decimal(one.base_bytes), filesize.decimal(one.augmented_bytes))
+        table.add_row(one.runtime, str(one.batch), *sizes, f"{one.ratio:.3f}")
+    return table
+
+
+def placement_costs(
+    out: Output, base: nn.Module, inputs: tuple[Any, ...], batch: int, repeats: int, runtimes: Sequence[Any]
+) -> list[PlacementCost]:
+    """:func:`sesurgeon.export.measure_placements`, with a bar for each."""
+    from sesurgeon.export import measure_placements
+
+    with out.progress() as progress:
+        return measure_placements(
+            base, inputs, batch=batch, repeats=repeats, runtimes=runtimes, progress=_Bars(progress)
+        )
+
+
+def placement_table(costs: Sequence[PlacementCost]) -> Table:
+    """A row for each placement: what it adds in each runtime."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("placement")
+    runtimes = list(dict.fromkeys(one.runtime for cost in costs for one in cost.latency))
+    for column in ("blocks", "parameters", *runtimes):
+        table.add_column(column, justify="right")
+    for cost in costs:
+        times = {one.runtime: "-" if one.ratio is None else in_per_cent(one.ratio - 1, "+.1f") for one in cost.latency}
+        table.add_row(cost.name, str(cost.blocks), f"{cost.parameters:,}", *(times[name] for name in runtimes))
+    for failure in dict.fromkeys(one.failure for cost in costs for one in cost.latency if one.failure):
+        table.add_row(failure)
+    return table
+
+
+class _Bars:
+    """A bar for each title, made when it is first heard of."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bars: dict[str, TaskID] = {}
+
+    def __call__(self, title: str, done: int, of: int) -> None:
+        if title not in self._bars:
+            self._bars[title] = self._progress.add_task(title, total=of)
+        self._progress.update(self._bars[title], completed=done)

@@ -1,0 +1,1 @@
+"""One file a verb: it parses, calls one library function and has the result shown."""

@@ -1,0 +1,146 @@
+"""``sesurgeon adapter``: what a task added to a network, in a small file of its own."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
+from sesurgeon.cli.asked.loading import flags_to_load, load_model
+from sesurgeon.cli.asked.naming import check_is_another, output_for, shown
+from sesurgeon.cli.asked.options import Arch, Force, ModelKwargs, OutputPath, Pretrained, Reading, Talking, TrustPickle
+from sesurgeon.cli.asked.spread import spread
+from sesurgeon.cli.shown.console import reporting
+from sesurgeon.cli.shown.rendering import count
+from sesurgeon.files import check_writable
+
+if TYPE_CHECKING:
+    from sesurgeon.surgery import Adapter
+
+adapter = typer.Typer(
+    help="Keep what a task added to a network in a small file, and give the whole network back from it.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    add_completion=False,
+)
+
+
+@adapter.command()
+@spread
+def extract(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RUN",
+            help="The folder of a run, or a checkpoint; by default the newest result here.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    output: OutputPath = None,
+    force: Force = False,
+    arch: Arch = None,
+    model_kwargs: ModelKwargs = None,
+    trust_pickle: TrustPickle = False,
+    talking: Talking,
+) -> None:
+    """Save the plan, the inserted blocks and the head of RUN alone, with the fingerprint of their base.
+
+    RUN must have been trained with `finetune --train blocks`: its backbone is the base's then, to the last bit. Of a
+    folder `best.pt` is taken.
+    """
+    with reporting(talking) as out:
+        model = given_or_latest(run, latest_trained, out.note)
+        if Path(model).is_dir():
+            model = str(Path(model) / "best.pt")
+        path = output_for(model, output, ".adapter.safetensors")
+        check_is_another(path, model)
+        check_writable(path, force=force)
+        with out.working(f"Reading {model}"):
+            from sesurgeon.surgery import extract_adapter
+
+            loaded = load_model(model, Reading(arch=arch, model_kwargs=model_kwargs, trust_pickle=trust_pickle))
+            extracted = extract_adapter(loaded, path, force=force)
+        size = path.stat().st_size
+        whole = sum(parameter.numel() for parameter in loaded.parameters())
+        data = {"model": model, "output": path, "size": size, **_data(extracted)}
+        out.result(Group(_table(extracted, size, whole), Text(f"Written: {shown(path)}"), Text(_next(path))), data)
+
+
+@adapter.command()
+@spread
+def apply(
+    base: Annotated[
+        str,
+        typer.Argument(
+            metavar="BASE",
+            help="The network that was fine-tuned: a file, timm:NAME, torchvision:NAME or factory:PKG.MOD:MAKE.",
+        ),
+    ],
+    file: Annotated[Path, typer.Argument(metavar="ADAPTER", help="What `sesurgeon adapter extract` wrote.")],
+    *,
+    output: OutputPath = None,
+    force: Force = False,
+    arch: Arch = None,
+    model_kwargs: ModelKwargs = None,
+    pretrained: Pretrained = False,
+    trust_pickle: TrustPickle = False,
+    talking: Talking,
+) -> None:
+    """Give the whole network back, bit for bit: BASE with the blocks and the head of ADAPTER.
+
+    It is written beside ADAPTER, as `NAME.se.pt` (`NAME.whole.pt` without blocks). Another BASE is refused (exit code
+    5), with what differs. No code in ADAPTER is run.
+    """
+    with reporting(talking) as out:
+        with out.working(f"Reading {file}"):
+            from sesurgeon.surgery import SUFFIX, apply_adapter, check_checkpoint_path, read_adapter, save
+
+            given = read_adapter(file)
+            name = file.name.removesuffix(SUFFIX).removesuffix(".safetensors")
+            path = output or file.with_name(f"{name}.se.pt" if given.plan is not None else f"{name}.whole.pt")
+            check_checkpoint_path(path, force=force)
+        with out.working(f"Reading {base}"):
+            reading = Reading(arch=arch, model_kwargs=model_kwargs, pretrained=pretrained, trust_pickle=trust_pickle)
+            model = apply_adapter(load_model(base, reading), given)
+            save(model, path, force=force)
+        whole = sum(parameter.numel() for parameter in model.parameters())
+        data = {"base": base, "adapter": file, "output": path, **_data(given)}
+        proof = Text("The base is the one that it was extracted from: all weights have its fingerprint.", style="green")
+        out.result(Group(_table(given, file.stat().st_size, whole), proof, Text(f"Written: {shown(path)}")), data)
+        if flags := flags_to_load(model, reading):
+            out.note(f"Commands on this file need{flags} too.")
+
+
+def _table(adapter: Adapter, size: int, whole: int) -> Table:
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_row("blocks", count(0 if adapter.plan is None else len(adapter.plan.entries)))
+    table.add_row("classes", "-" if adapter.num_classes is None else count(adapter.num_classes))
+    table.add_row("numbers", f"{count(adapter.parameters)}; the whole network has {count(whole)} parameters")
+    table.add_row("file", f"{size / 1000:,.0f} kB")
+    table.add_row("base", f"{adapter.provenance.source}, weights {adapter.weights.whole[:16]}")
+    return table
+
+
+def _data(adapter: Adapter) -> dict[str, Any]:
+    return {
+        "blocks": 0 if adapter.plan is None else len(adapter.plan.entries),
+        "classes": adapter.provenance.classes,
+        "num_classes": adapter.num_classes,
+        "numbers": adapter.parameters,
+        "base": {
+            "source": str(adapter.provenance.source),
+            "architecture": adapter.architecture.fingerprint,
+            "weights": adapter.weights.whole,
+        },
+    }
+
+
+def _next(path: Path) -> str:
+    return f"Next:    sesurgeon adapter apply BASE {shlex.quote(shown(path))}"

@@ -1,0 +1,190 @@
+"""``sesurgeon benchmark``: what blocks cost on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from sesurgeon.cli.asked.loading import load_model
+from sesurgeon.cli.asked.options import Force, Model, Reading, Talking
+from sesurgeon.cli.asked.selecting import InputShape, parse_inputs
+from sesurgeon.cli.asked.spread import spread
+from sesurgeon.cli.shown.console import reporting
+from sesurgeon.cli.shown.timing import latency_table, memory_table, placement_costs, placement_table, timed
+from sesurgeon.errors import UsageError
+from sesurgeon.files import check_writable
+from sesurgeon.words import counted, in_per_cent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sesurgeon.export import BlockShare, PlacementCost
+
+_ALL_RUNTIMES = ("torch", "compiled", "onnxruntime", "training")
+_DEFAULT_BATCHES, _DEFAULT_RUNTIMES = (1, 8), ("torch", "onnxruntime", "training")
+
+Versus = Annotated[
+    str | None,
+    typer.Option("--vs", metavar="OTHER", help="Compare with this; by default with MODEL without its blocks."),
+]
+VersusArch = Annotated[
+    str | None,
+    typer.Option("--vs-arch", help="The architecture of OTHER, where it is a state dict.", show_default=False),
+]
+VersusKwargs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--vs-model-kwargs",
+        metavar="KEY=VALUE",
+        help="An argument of OTHER's architecture; may be repeated.",
+        show_default=False,
+    ),
+]
+Batch = Annotated[
+    list[int] | None, typer.Option("--batch-size", "-b", min=1, help="Images; may be repeated. By default 1 and 8.")
+]
+Runtimes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--runtime",
+        metavar="|".join(_ALL_RUNTIMES),
+        help="May be repeated; all but compiled by default. training is a step: forward, backward, update.",
+    ),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Of the CPU; torch's own choice by default.")]
+Repeats = Annotated[int, typer.Option(min=2, help="Pairs that are timed.")]
+Placements = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PNG",
+        help="Time the policies standard and inner instead, whole and stage by stage, and draw them.",
+        show_default=False,
+    ),
+]
+
+
+@spread
+def benchmark(
+    model: Model,
+    *,
+    versus: Versus = None,
+    versus_arch: VersusArch = None,
+    versus_kwargs: VersusKwargs = None,
+    batch_size: Batch = None,
+    runtime: Runtimes = None,
+    threads: Threads = None,
+    repeats: Repeats = 20,
+    placements: Placements = None,
+    force: Force = False,
+    input_shape: InputShape = None,
+    reading: Reading,
+    talking: Talking,
+) -> None:
+    """Time MODEL with and without its blocks, or against OTHER, and show what memory they take.
+
+    Both run in turn, so that whatever else the machine does falls on both. In PyTorch they run on the CPU, in
+    onnxruntime as `export` writes them. The share of each block in a pass is shown, too.
+    """
+    with reporting(talking) as out:
+        if (versus_arch is not None or versus_kwargs) and versus is None:
+            raise UsageError("--vs-arch and --vs-model-kwargs are of what --vs names.", hint="Give --vs, too.")
+        if placements is not None:
+            _check_placements(placements, versus, batch_size, force=force)
+        with out.working(f"Loading {model}"):
+            from sesurgeon.models import named_source
+            from sesurgeon.surgery import blocks_of, known_inputs, remove_se
+
+            of_other = replace(reading, arch=versus_arch, model_kwargs=versus_kwargs, num_classes=None)
+            if versus is not None and reading.pretrained:  # it goes with names, of which one is enough
+                of_other = replace(of_other, pretrained=named_source(versus) is not None)
+                reading = replace(reading, pretrained=named_source(model) is not None or not of_other.pretrained)
+            loaded = load_model(model, reading)
+            if versus is None and placements is None and not blocks_of(loaded):
+                raise UsageError(
+                    f"There are no inserted blocks in {model}.",
+                    hint="Name another network with --vs, or time where blocks could go with --placements.",
+                )
+            other = remove_se(loaded) if versus is None else load_model(versus, of_other)
+            given = parse_inputs(input_shape, loaded)
+            inputs = known_inputs(loaded) if given is None else given
+        batches = tuple(batch_size or _DEFAULT_BATCHES)
+        asked: tuple[Any, ...] = tuple(runtime or _DEFAULT_RUNTIMES)
+        with _threads(threads) as used:
+            if placements is not None:
+                of_torch = asked if runtime else ("torch", "onnxruntime")
+                costs = placement_costs(out, other, inputs, max(batches), repeats, of_torch)
+                _draw(costs, placements)
+                title = f"{model} with blocks in other places, {counted(used, 'CPU thread')}; drawn in {placements}"
+                data = {"model": model, "threads": used, "placements": costs, "picture": placements}
+                out.result(Group(Text(title, style="bold"), placement_table(costs)), data)
+                return
+            names = ("without blocks", "with blocks") if versus is None else (versus, model)
+            options: dict[str, Any] = {"repeats": repeats, "batches": batches, "runtimes": asked, "names": names}
+            ratios = timed(out, other, loaded, inputs, **options)
+            with out.working("Looking at memory and at each block"):
+                from sesurgeon.export import block_shares, measure_memory
+
+                memory = measure_memory(other, loaded, inputs, batch=max(batches), runtimes=asked)
+                runs = any(one.failure is None for one in ratios)
+                shares = block_shares(loaded, inputs, repeats=repeats) if runs else []
+        compared = f"{model} against {versus or 'itself without its blocks'}, {counted(used, 'CPU thread')}"
+        body = [
+            Text(compared, style="bold"),
+            latency_table(ratios, names),
+            *([memory_table(memory, names)] if memory else []),
+            *_shares_lines(shares),
+        ]
+        told = {"latency": ratios, "memory": [vars(one) | {"ratio": one.ratio} for one in memory], "blocks": shares}
+        out.result(Group(*body), {"model": model, "vs": versus, "threads": used} | told)
+
+
+def _check_placements(picture: Path, versus: str | None, batches: list[int] | None, *, force: bool) -> None:
+    if picture.suffix.lower() != ".png":
+        raise UsageError(f"--placements {picture} is to be a picture.", hint="Let its name end in .png.")
+    if versus is not None:
+        raise UsageError("--placements compares with MODEL itself, not with --vs.", hint="Leave one out.")
+    if batches is not None and len(batches) > 1:
+        raise UsageError("--placements is drawn for one batch size.", hint="Give -b once.")
+    check_writable(picture, force=force)
+
+
+@contextmanager
+def _threads(wanted: int | None) -> Iterator[int]:
+    """So many CPU threads, for a while; how many there are."""
+    import torch
+
+    before = torch.get_num_threads()
+    if wanted is not None:
+        torch.set_num_threads(wanted)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def _draw(costs: Sequence[PlacementCost], path: Path) -> None:
+    from sesurgeon.export import draw_placements
+
+    draw_placements(costs, path)
+
+
+def _shares_lines(shares: Sequence[BlockShare]) -> list[Text | Table]:
+    if not shares:
+        return []
+    whole = sum(one.share for one in shares)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("block")
+    table.add_column("time", justify="right")
+    table.add_column("share", justify="right")
+    for one in sorted(shares, key=lambda one: -one.ms):
+        table.add_row(one.block, f"{one.ms:.3f} ms", in_per_cent(one.share, ".1f"))
+    blocks = counted(len(shares), "block")
+    return [Text(f"\nOf the time of a pass in PyTorch {in_per_cent(whole, '.1f')} goes into {blocks}:"), table]

@@ -1,0 +1,71 @@
+"""``sesurgeon evaluate``: how good is a model?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.text import Text
+
+from sesurgeon.cli.asked.images import DataSpec, Opening, Passing
+from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
+from sesurgeon.cli.asked.loading import load_model_or_onnx
+from sesurgeon.cli.asked.measuring import check_on_bad_image, described, open_images
+from sesurgeon.cli.asked.options import OptionalModel, Reading, Talking
+from sesurgeon.cli.asked.spread import spread
+from sesurgeon.cli.shown.console import reporting
+from sesurgeon.cli.shown.scoring import class_table, score_table
+
+if TYPE_CHECKING:
+    from sesurgeon.finetune import Data, Measured
+
+
+@spread
+def evaluate(
+    data: DataSpec,
+    model: OptionalModel = None,
+    *,
+    all_classes: Annotated[bool, typer.Option("--all", help="List every class, however many there are.")] = False,
+    passing: Passing,
+    opening: Opening,
+    reading: Reading,
+    talking: Talking,
+) -> None:
+    """Measure MODEL on the validation images of DATA: top-1, top-5, loss, and each class; or mAP and F1.
+
+    Without a MODEL the newest `runs/finetune/*/best.pt` is taken, or else the newest `*.se.pt`. An ONNX file that
+    `export` wrote is a MODEL, too; it runs in onnxruntime. Of a folder that a share was held out of in fine-tuning,
+    that share is taken.
+    """
+    with reporting(talking) as out:
+        name = given_or_latest(model, latest_trained, out.note)
+        with out.working(f"Loading {name}"):
+            from sesurgeon.cli.shown.watching import Watcher
+            from sesurgeon.finetune import evaluate
+
+            check_on_bad_image(opening.on_bad_image)
+            loaded = load_model_or_onnx(name, reading)
+        with out.progress() as progress:
+            watcher = Watcher(out, progress)
+            images = open_images(out, loaded, data, opening, workers=passing.workers, on_progress=watcher)
+            found = evaluate(loaded, images, **vars(passing), on_progress=watcher)
+        title = Text(f"{name} on {described(images)}", style="bold")
+        tables = (score_table(found), class_table(found, all_classes=all_classes))
+        out.result(Group(title, *tables), _data(name, images, found))
+
+
+def _data(name: str, data: Data, found: Measured) -> dict[str, Any]:
+    return {
+        "model": name,
+        "data": data.name,
+        "val_split": data.val_split,
+        "seed": data.seed,
+        "images": found.images,
+        **found.scores(),
+        "k": getattr(found, "k", None),
+        "per_class": [score.to_dict() for score in found.per_class],
+        "skipped": data.skipped,
+        "ignored": data.ignored,
+        "notes": data.notes,
+    }

@@ -1,0 +1,153 @@
+"""``sesurgeon gates``: what did the gates learn?"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from sesurgeon.cli.asked.images import DataSpec, Opening, Passing
+from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
+from sesurgeon.cli.asked.loading import load_model
+from sesurgeon.cli.asked.measuring import check_on_bad_image, described, note_few, open_images
+from sesurgeon.cli.asked.options import Force, OptionalModel, Reading, Talking
+from sesurgeon.cli.asked.spread import spread
+from sesurgeon.cli.shown.console import reporting
+from sesurgeon.words import counted, in_per_cent
+
+if TYPE_CHECKING:
+    from sesurgeon.finetune import Data
+    from sesurgeon.gates import GateStatistics, GateStudy
+
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", metavar="REPORT", help="A folder for pictures and tables (PNG, CSV).", show_default=False
+    ),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,NAME,…",
+        help='Those that are drawn ("A,B" in quotes is one name); by default four, spread over all.',
+        show_default=False,
+    ),
+]
+
+_VERDICTS = {"open": "1 for all", "constant": "constant", "live": "live"}
+
+
+@spread
+def gates(
+    data: DataSpec,
+    model: OptionalModel = None,
+    *,
+    classes: Classes = None,
+    output: Report = None,
+    force: Force = False,
+    passing: Passing,
+    opening: Opening,
+    reading: Reading,
+    talking: Talking,
+) -> None:
+    """Show what the gates of MODEL do with the validation images of DATA; with -o, draw it.
+
+    For each gate: the mean of its factors, how much they vary over images, over the classes' means and over channels,
+    and how many channels are near 0, near 1 and near the ceiling (within 0.1). Blocks that do nothing are named. The
+    images and the MODEL taken without one are those of `evaluate`.
+    """
+    with reporting(talking) as out:
+        name = given_or_latest(model, latest_trained, out.note)
+        check_on_bad_image(opening.on_bad_image)
+        with out.working(f"Loading {name}"):
+            from sesurgeon.cli.shown.watching import Watcher
+            from sesurgeon.gates import check_blocks, check_report, study_gates, write_report
+
+            loaded = load_model(name, reading)
+            check_blocks(loaded)
+        if output is not None:
+            check_report(output, force=force)
+        with out.progress() as progress:
+            watcher = Watcher(out, progress)
+            images = open_images(out, loaded, data, opening, workers=passing.workers, on_progress=watcher)
+            study = study_gates(
+                loaded,
+                images,
+                classes=None if classes is None else named_classes(classes, images.classes),
+                **vars(passing),
+                on_progress=watcher,
+            )
+        note_few(out, study.images)
+        files = () if output is None else write_report(study, output, force=force)
+        title = Text(f"{name} on {described(images)}, {counted(study.images, 'image')}", style="bold")
+        written = [Text(f"Written: {', '.join(map(str, files))}")] if files else []
+        out.result(
+            Group(title, _gate_table(study.gates), *_verdicts(study), *written), _data(name, images, study, files)
+        )
+
+
+def named_classes(text: str, known: Sequence[str]) -> list[str]:
+    """The names in ``cat,dog``; spaces around them count where a class has them, and ``"a,b"`` is one name."""
+    names = [text] if text in known else next(csv.reader([text])) or [""]
+    if any(name not in known for name in names):
+        names = next(csv.reader([text], skipinitialspace=True)) or [""]
+    return [name if name in known else name.strip() for name in names]
+
+
+def _gate_table(gates: tuple[GateStatistics, ...]) -> Table:
+    """A row for each gate."""
+    table = Table()
+    table.add_column("gate", overflow="fold")
+    table.add_column("mean", justify="right")
+    for over in ("images", "classes", "channels"):
+        table.add_column(f"spread over\n{over}", justify="right")
+    for place in ("0", "1", "ceiling"):
+        table.add_column(f"channels\nnear {place}", justify="right")
+    table.add_column("gate is")
+    for gate in gates:
+        spreads = (gate.image_spread, gate.class_spread, gate.channel_spread)
+        table.add_row(
+            gate.gate,
+            f"{gate.mean:.4f}",
+            *("-" if spread is None else f"{spread:.4f}" for spread in spreads),
+            *(in_per_cent(share, ".0f") for share in (gate.near_zero, gate.near_one, gate.near_ceiling)),
+            _VERDICTS[gate.verdict],
+        )
+    return table
+
+
+def _verdicts(study: GateStudy) -> list[Text]:
+    still, constant, live = (study.called(verdict) for verdict in ("open", "constant", "live"))
+    lines = []
+    if still:
+        lines.append(Text(f"Do nothing, no factor differs from 1 by a hundredth: {', '.join(still)}.", style="yellow"))
+    if constant:
+        words = "The same for every image (spread under 0.01), as a weight could be"
+        lines.append(Text(f"{words}: {', '.join(constant)}.", style="yellow"))
+    if still or constant:
+        lines.append(Text("`sesurgeon prune` takes such blocks out where that costs no accuracy."))
+    elif live:
+        lines.append(Text("Every gate depends on the image.", style="green"))
+    return lines
+
+
+def _data(name: str, data: Data, study: GateStudy, files: tuple[Path, ...]) -> dict[str, Any]:
+    return {
+        "model": name,
+        "data": data.name,
+        "val_split": data.val_split,
+        "seed": data.seed,
+        "images": study.images,
+        "classes": study.classes,
+        "gates": [{**asdict(gate), "verdict": gate.verdict} for gate in study.gates],
+        "open": study.called("open"),
+        "constant": study.called("constant"),
+        "files": files,
+    }

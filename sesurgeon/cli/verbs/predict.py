@@ -1,0 +1,134 @@
+"""``sesurgeon predict``: what does a model see in these images?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from sesurgeon.cli.asked.images import Passing
+from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
+from sesurgeon.cli.asked.loading import load_model_or_onnx
+from sesurgeon.cli.asked.options import Reading, Talking
+from sesurgeon.cli.asked.spread import spread
+from sesurgeon.cli.shown.console import reporting
+from sesurgeon.cli.shown.scoring import per_cent
+from sesurgeon.errors import DataError
+
+if TYPE_CHECKING:
+    from sesurgeon.finetune import Event, Predictions
+
+_Model = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="As evaluate takes it, ONNX files too; by default the newest result of fine-tuning or surgery here.",
+        show_default=False,
+    ),
+]
+_Images = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="IMAGES", help="Image files, and folders of them.", show_default=False),
+]
+TopK = Annotated[
+    int | None,
+    typer.Option(
+        "--topk",
+        min=1,
+        help="Labels an image; by default 5, or where MODEL gives several labels an image, those above 50 %.",
+        show_default=False,
+    ),
+]
+
+
+@spread
+def predict(
+    model: _Model = None,
+    images: _Images = None,
+    *,
+    topk: TopK = None,
+    passing: Passing,
+    reading: Reading,
+    talking: Talking,
+) -> None:
+    """Say what MODEL sees in IMAGES: the most probable labels of each; or all of them, if it gives several.
+
+    Without a MODEL (the first name is a folder or an image) the newest `runs/finetune/*/best.pt` is taken, or else
+    the newest `*.se.pt`. An ONNX file that `export` wrote is a MODEL, too; it runs in onnxruntime. Images that
+    cannot be read are named, the others are predicted, and the exit code is 1.
+    """
+    with reporting(talking) as out:
+        from sesurgeon.finetune import EvaluationStep, describe_bad_images, find_images, predict
+        from sesurgeon.models import provenance_of
+
+        model, images = _model_and_images(model, images or [])
+        paths = find_images(images)
+        name = given_or_latest(model, latest_trained, out.note)
+        with out.working(f"Loading {name}"):
+            from sesurgeon.cli.shown.watching import Watcher
+
+            loaded = load_model_or_onnx(name, reading)
+        with out.progress() as progress:
+            watcher = Watcher(out, progress)
+
+            def watch(event: Event) -> None:
+                if isinstance(event, EvaluationStep):
+                    watcher.show("Predicting", "", event.step, event.steps)
+                else:
+                    watcher(event)
+
+            found = predict(loaded, paths, topk=topk, **vars(passing), on_progress=watch)
+        if provenance_of(loaded).preprocessing is None:
+            size = "x".join(map(str, found.input_size))
+            out.note(f"{name} does not say how images are prepared for it: they are seen as {size}.")
+        out.result(_table(found), _data(name, found))
+        if found.skipped:
+            raise DataError(describe_bad_images(found.skipped, len(paths)))
+
+
+def _model_and_images(first: str | None, images: list[str]) -> tuple[str | None, list[str]]:
+    """A folder or an image in the place of the MODEL is the first of the IMAGES: a model is neither.
+
+    So is what is there alone and does not exist, by whatever it was meant as.
+    """
+    from sesurgeon.finetune import names_images
+    from sesurgeon.models import named_source
+
+    if first is None:
+        return None, images
+    is_missing = named_source(first) is None and not Path(first).exists()
+    return (None, [first, *images]) if names_images(first) or (is_missing and not images) else (first, images)
+
+
+def _table(found: Predictions) -> Table:
+    from sesurgeon.finetune.keeping.spaces import spaces_shown
+
+    table = Table("image", "label", "", "and" if found.multi_label else "then")
+    table.columns[2].justify = "right"
+    for column in table.columns:
+        column.overflow = "fold"
+    table.columns[2].no_wrap = True
+    for image in found.images:
+        labels = [(spaces_shown(guess.label), _share(guess.probability)) for guess in image.guesses]
+        first = labels[0] if labels else ("", "no label")
+        rest = ", ".join(" ".join(label) for label in labels[1:])
+        table.add_row(str(image.path), *first, rest)
+    return table
+
+
+def _data(name: str, found: Predictions) -> dict[str, Any]:
+    return {
+        "model": name,
+        "input_size": found.input_size,
+        "multi_label": found.multi_label,
+        "images": [
+            {"path": str(image.path), "guesses": [vars(guess) for guess in image.guesses]} for image in found.images
+        ],
+        "skipped": [{"path": str(image.path), "reason": image.reason} for image in found.skipped],
+    }
+
+
+def _share(probability: float) -> str:
+    return per_cent(100 * probability)

@@ -1,0 +1,177 @@
+"""``sesurgeon prune``: blocks that do nothing cost nothing."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from sesurgeon.cli.asked.images import DataSpec, Opening, Passing
+from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
+from sesurgeon.cli.asked.loading import flags_to_load, load_model
+from sesurgeon.cli.asked.measuring import check_on_bad_image, described, note_few, open_images
+from sesurgeon.cli.asked.naming import output_for, shown
+from sesurgeon.cli.asked.options import Force, OptionalModel, OutputPath, Reading, Talking
+from sesurgeon.cli.asked.spread import spread
+from sesurgeon.cli.shown.console import reporting
+from sesurgeon.cli.shown.rendering import left_alone_lines
+from sesurgeon.cli.shown.scoring import per_cent, score_label
+from sesurgeon.cli.shown.timing import pass_times
+from sesurgeon.words import counted
+
+if TYPE_CHECKING:
+    from sesurgeon.gates import Pruning, PruningStep
+
+MaxDrop = Annotated[
+    float, typer.Option(min=0, help="How far top-1 may fall in all, in percentage points (mAP with several labels).")
+]
+Tolerance = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="A gate that varies less over images and places is a constant (standard deviation). One that no layer can "
+        "take goes if it is no further from 1.",
+    ),
+]
+Timed = Annotated[bool, typer.Option("--latency/--no-latency", help="Time a pass of one image before and after each.")]
+
+
+@spread
+def prune(
+    data: DataSpec,
+    model: OptionalModel = None,
+    *,
+    max_drop: MaxDrop = 0.1,
+    tolerance: Tolerance = 0.01,
+    latency: Timed = True,
+    output: OutputPath = None,
+    force: Force = False,
+    passing: Passing,
+    opening: Opening,
+    reading: Reading,
+    talking: Talking,
+) -> None:
+    """Take out of MODEL the blocks that do the same for every image of DATA, as long as it stays as good.
+
+    Their gates' constants go into the layer before the block, or behind it; a gate that is 1 just goes. The one that
+    varies least is first, and the network is measured after each on the validation images. The result is written to
+    MODEL.pruned.pt; where nothing can go, nothing is written, and that is no error.
+    """
+    with reporting(talking) as out:
+        name = given_or_latest(model, latest_trained, out.note)
+        check_on_bad_image(opening.on_bad_image)
+        with out.working(f"Loading {name}"):
+            from sesurgeon.cli.shown.watching import Watcher
+            from sesurgeon.gates import check_blocks, prune
+            from sesurgeon.surgery import check_checkpoint_path, save
+
+            path = output_for(name, output, ".pruned.pt")
+            check_checkpoint_path(path, force=force)
+            loaded = load_model(name, reading)
+            check_blocks(loaded)
+        with out.progress() as progress:
+            watcher = Watcher(out, progress)
+            images = open_images(out, loaded, data, opening, workers=passing.workers, on_progress=watcher)
+            note_few(out, len(images.val))
+            found = prune(
+                loaded,
+                images,
+                max_drop=max_drop,
+                tolerance=tolerance,
+                timing=pass_times if latency else None,
+                **vars(passing),
+                on_progress=watcher,
+                on_step=lambda step: out.note(_told(step, score_label("map" if images.multi_label else "top1"))),
+            )
+        written = path if found.removed else None
+        if written is not None:
+            save(found.model, written, force=force)
+        flags = flags_to_load(found.model, reading)
+        title = Text(f"{name} on {described(images)}, {counted(found.images, 'image')}", style="bold")
+        last = (
+            Text(f"Written: {shown(written)}\nNext:    sesurgeon export {shlex.quote(shown(written))}{flags} --onnx")
+            if written
+            else Text("No block was taken out, and nothing was written.")
+        )
+        body = Group(title, *_step_table(found), *_outcome(found, max_drop, tolerance), last)
+        out.result(body, _data(name, images.name, found, max_drop, tolerance, written))
+
+
+def _told(step: PruningStep, metric: str) -> str:
+    outcome = "is gone" if step.accepted else "stays"
+    return f"{step.block} (spread {step.spread:.5f}) {outcome}: {metric} {step.before:.2f} → {per_cent(step.after)}"
+
+
+def _step_table(found: Pruning) -> list[Table]:
+    if not found.steps:
+        return []
+    table = Table()
+    table.add_column("block", overflow="fold")
+    for column in ("spread", "constants"):
+        table.add_column(column, justify="right")
+    table.add_column("went into", overflow="fold")
+    table.add_column(score_label(found.metric), justify="right")
+    table.add_column("ms a pass", justify="right")
+    table.add_column("")
+    for step in found.steps:
+        table.add_row(
+            step.block,
+            f"{step.spread:.5f}",
+            _constants(step),
+            ", ".join(step.tensors) or "nothing",
+            f"{step.before:.2f} → {per_cent(step.after)}",
+            "-" if step.ms_before is None else f"{step.ms_before:.2f} → {step.ms_after:.2f}",
+            "gone" if step.accepted else "too much: stays",
+        )
+    return [table]
+
+
+def _constants(step: PruningStep) -> str:
+    if step.smallest == step.largest:
+        return f"{step.smallest:.4g}"
+    return f"{step.smallest:.4f} to {step.largest:.4f}"
+
+
+def _outcome(found: Pruning, max_drop: float, tolerance: float) -> list[Text]:
+    lines = []
+    if found.removed:
+        change = f"{score_label(found.metric)} {found.before:.2f} → {found.after:.2f} %"
+        time = "" if found.ms_before is None else f", {found.ms_before:.2f} → {found.ms_after:.2f} ms a pass"
+        lines.append(Text(f"{counted(len(found.removed), 'block')} taken out: {change}{time}.", style="green"))
+    for step in found.steps:
+        if not step.accepted:
+            lines.append(Text(f"Without {step.block} it would lose more than {max_drop:g} points.", style="yellow"))
+    if found.untried:
+        lines.append(Text(f"Not tried after that: {', '.join(found.untried)}."))
+    if found.live:
+        named = ", ".join(f"{path} ({spread:.4f})" for path, spread in found.live.items())
+        lines.append(Text(f"Gates that depend on the image or the place, with a spread above {tolerance:g}: {named}."))
+    return [*lines, *left_alone_lines(found.left)]
+
+
+def _data(
+    name: str, data: str, found: Pruning, max_drop: float, tolerance: float, written: Path | None
+) -> dict[str, Any]:
+    return {
+        "model": name,
+        "data": data,
+        "images": found.images,
+        "metric": found.metric,
+        "max_drop": max_drop,
+        "tolerance": tolerance,
+        "before": found.before,
+        "after": found.after,
+        "ms_before": found.ms_before,
+        "ms_after": found.ms_after,
+        "removed": found.removed,
+        "steps": found.steps,
+        "untried": found.untried,
+        "live": found.live,
+        "left": found.left,
+        "output": written,
+    }

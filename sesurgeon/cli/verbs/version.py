@@ -1,0 +1,35 @@
+"""``sesurgeon version``: what a bug report needs."""
+
+from __future__ import annotations
+
+import platform
+
+from rich.table import Table
+
+from sesurgeon import __version__
+from sesurgeon.cli.asked.options import Talking
+from sesurgeon.cli.asked.spread import spread
+from sesurgeon.cli.shown.console import reporting
+
+_LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "onnx", "onnxscript", "onnxruntime")
+
+
+@spread
+def version(talking: Talking) -> None:
+    """Print the versions of sesurgeon, Python and the libraries under it."""
+    with reporting(talking, with_torch=False) as out:
+        versions = {"sesurgeon": __version__, "python": platform.python_version()}
+        versions |= {library: _installed(library) for library in _LIBRARIES}
+        table = Table(show_header=False)
+        for name, number in versions.items():
+            table.add_row(name, number)
+        out.result(table, versions)
+
+
+def _installed(library: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,1 @@
+"""What blocks cost on this machine, in time and in memory."""

@@ -1,0 +1,90 @@
+"""A plan that keeps to a bound on time: measured, the dearest blocks out, measured again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from sesurgeon.errors import NoSiteError, UntraceableError
+from sesurgeon.export.cost.latency import LatencyRatio, measure_latency
+from sesurgeon.export.cost.shares import block_shares
+from sesurgeon.graph import LeftAlone, Survey
+from sesurgeon.placement import Plan, images_in
+from sesurgeon.surgery import blocks_of
+from sesurgeon.surgery.apply import insert_blocks
+from sesurgeon.surgery.below import path_of
+from sesurgeon.words import in_per_cent
+
+Measure = Callable[[nn.Module, nn.Module, tuple[Any, ...]], LatencyRatio]
+Shares = Callable[[nn.Module, tuple[Any, ...]], dict[str, float]]
+
+
+def in_eager_torch(base: nn.Module, augmented: nn.Module, inputs: tuple[Any, ...]) -> LatencyRatio:
+    """Both networks in PyTorch as they are, at the batch of ``inputs``."""
+    (found,) = measure_latency(base, augmented, inputs, batches=(images_in(inputs),), runtimes=("torch",))
+    return found
+
+
+def milliseconds(augmented: nn.Module, inputs: tuple[Any, ...]) -> dict[str, float]:
+    """Of each block in a pass."""
+    return {one.block: one.ms for one in block_shares(augmented, inputs)}
+
+
+def fit_latency(
+    model: nn.Module,
+    plan: Plan,
+    found: Survey,
+    most: float,
+    *,
+    measure: Measure = in_eager_torch,
+    each: Shares = milliseconds,
+) -> tuple[Plan, LatencyRatio]:
+    """``plan`` without the blocks that cost most time a parameter, as many as must go for the time to fit.
+
+    The network is timed with and without blocks, and each block in it. If the ratio is too high, blocks go that take at
+    least what is too much, those with the most milliseconds a parameter first; then it is timed again, for blocks cost
+    more than the time within them (they part what a runtime computes in one go).
+
+    Args:
+        model: without blocks.
+        plan: for it.
+        found: its survey.
+        most: how much longer it may take: 0.05 for 5 %.
+        measure: times two networks.
+        each: times the blocks of one.
+
+    Returns:
+        The plan, with what was dropped in its ``left_alone``; and the times of the network with it.
+
+    Raises:
+        NoSiteError: not a single block fits.
+        UntraceableError: the network cannot be timed.
+    """
+    dropped: list[LeftAlone] = []
+    while plan.entries:
+        augmented = insert_blocks(model, plan, found, inplace=False)
+        ratio = measure(model, augmented, found.inputs)
+        if ratio.ratio is None or ratio.base_ms is None:
+            raise UntraceableError(f"It cannot be timed: {ratio.failure}")
+        if ratio.ratio <= 1 + most:
+            return replace(plan, left_alone=(*plan.left_alone, *dropped)), ratio
+        times = each(augmented, found.inputs)
+        sizes = {path: sum(one.numel() for one in block.parameters()) for path, block in blocks_of(augmented).items()}
+        paths = {path_of(entry, found): entry for entry in plan.entries}
+        # by the ratio that is held to the bound: the medians may differ less, and then nothing would go, for ever
+        excess, gone = (ratio.ratio - 1 - most) * ratio.base_ms, set[str]()
+        for path in sorted(paths, key=lambda path: times[path] / sizes[path], reverse=True):
+            if excess <= 0:
+                break
+            excess -= times[path]
+            gone.add(paths[path].site)
+            reason = f"dropped to keep to the bound on time: {times[path]:.3g} ms for {sizes[path]:,} parameters"
+            dropped.append(LeftAlone(path, reason))
+        plan = replace(plan, entries=tuple(entry for entry in plan.entries if entry.site not in gone))
+    raise NoSiteError(
+        f"Not a single block keeps to {in_per_cent(most, '.1f')} more time on this machine.",
+        hint="Allow more, or place them where tensors are small: --policy inner, --stages.",
+    )

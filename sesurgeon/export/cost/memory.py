@@ -1,0 +1,133 @@
+"""How much memory a network's tensors take while it runs."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from sesurgeon.export.capture import first_line
+from sesurgeon.export.cost.latency import Runtime, opened, with_images
+from sesurgeon.models import fresh
+
+
+@dataclass(frozen=True)
+class MemoryRatio:
+    """The peaks of two networks.
+
+    Attributes:
+        runtime: "torch" for a forward pass in eval mode, "training" for a step of training.
+        batch: images in a batch.
+        base_bytes, augmented_bytes: the most that tensors took at a time, above weights and the optimiser's state.
+        failure: why there are no peaks (they are None then).
+    """
+
+    runtime: Runtime
+    batch: int
+    base_bytes: int | None = None
+    augmented_bytes: int | None = None
+    failure: str | None = None
+
+    @property
+    def ratio(self) -> float | None:
+        """The augmented network's peak over the base's."""
+        if self.base_bytes is None or self.augmented_bytes is None:
+            return None
+        return self.augmented_bytes / self.base_bytes
+
+
+def measure_memory(
+    base: nn.Module,
+    augmented: nn.Module,
+    images: Tensor | tuple[Any, ...],
+    *,
+    batch: int,
+    runtimes: Sequence[Runtime] = ("torch", "training"),
+) -> list[MemoryRatio]:
+    """The peak of both networks in one call, after one that made what stays.
+
+    On a CPU it is the bytes of all tensors that operations gave and nobody had freed yet; on CUDA what torch's
+    allocator says. What an operation takes for itself meanwhile is in the second alone.
+
+    Args:
+        base: the network without blocks.
+        augmented: the same with blocks.
+        images: a batch, or the tuple of the positional arguments of forward.
+        batch: images of one call; there are repeated ones where ``images`` are fewer.
+        runtimes: which; those other than "torch" and "training" are passed over.
+
+    Returns:
+        An entry for each; where a call raises it holds the reason.
+    """
+    arguments = images if isinstance(images, tuple) else (images,)
+    given = with_images(arguments, batch)
+    measured = [runtime for runtime in runtimes if runtime in ("torch", "training")]
+    return [_ratio(runtime, base, augmented, given, batch) for runtime in measured]
+
+
+def _ratio(
+    runtime: Runtime, base: nn.Module, augmented: nn.Module, arguments: tuple[Any, ...], batch: int
+) -> MemoryRatio:
+    try:
+        return MemoryRatio(runtime, batch, _peak(runtime, base, arguments), _peak(runtime, augmented, arguments))
+    except Exception as error:  # whatever a forward raises
+        return MemoryRatio(runtime, batch, failure=first_line(error))
+
+
+def _peak(runtime: Runtime, model: nn.Module, arguments: tuple[Any, ...]) -> int:
+    with opened(runtime, model, arguments) as run:
+        run(fresh(arguments))
+        given = fresh(arguments)
+        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        if device.type == "cuda":
+            return _peak_on_cuda(lambda: run(given), device)
+        return _peak_on_cpu(lambda: run(given))
+
+
+def _peak_on_cuda(call: Callable[[], object], device: torch.device) -> int:
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    call()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _peak_on_cpu(call: Callable[[], object]) -> int:
+    with _Watching() as watching:
+        call()
+    peak: int = watching.peak
+    return peak
+
+
+class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the tensors that operations give, until they are freed."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now, self.peak = 0, 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        output = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(output):
+            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in given | self._seen:
+                self._count(leaf.untyped_storage())
+        return output
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        self._seen.add(storage._cdata)
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
+
+    def _free(self, storage: int, size: int) -> None:
+        self._seen.discard(storage)
+        self.now -= size

@@ -1,0 +1,151 @@
+"""What each placement of blocks costs in time on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sesurgeon.blocks import BlockConfig
+from sesurgeon.errors import NoSiteError
+from sesurgeon.export.cost.latency import LatencyRatio, Progress, Runtime, measure_latency
+from sesurgeon.graph import Survey, survey
+from sesurgeon.placement import Filters, Plan, images_in, plan_from_survey
+from sesurgeon.surgery import blocks_of
+from sesurgeon.surgery.apply import insert_blocks
+
+_POLICIES = ("standard", "inner")
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+
+
+@dataclass(frozen=True)
+class PlacementCost:
+    """One placement.
+
+    Attributes:
+        policy: which.
+        stage: the only one that has blocks; None for all.
+        blocks: how many.
+        parameters: of all of them.
+        latency: in each runtime, against the network without blocks.
+    """
+
+    policy: str
+    stage: int | None
+    blocks: int
+    parameters: int
+    latency: tuple[LatencyRatio, ...]
+
+    @property
+    def name(self) -> str:
+        """As a user would say it."""
+        return self.policy if self.stage is None else f"{self.policy}, stage {self.stage}"
+
+
+def measure_placements(
+    model: nn.Module,
+    images: Any = None,
+    *,
+    config: BlockConfig | None = None,
+    batch: int | None = None,
+    repeats: int = 20,
+    runtimes: Sequence[Runtime] = ("torch", "onnxruntime"),
+    progress: Progress | None = None,
+) -> list[PlacementCost]:
+    """Time ``model`` with blocks by the policies `standard` and `inner`, in all stages and in each by itself.
+
+    Each of these networks runs in turn with the one without blocks.
+
+    Args:
+        model: without blocks.
+        images: a batch, or the tuple of the positional arguments of forward; made from the model by default.
+        config: of the blocks; SE by default.
+        batch: images in a batch; as many as ``images`` by default.
+        repeats, runtimes, progress: see :func:`measure_latency`.
+
+    Raises:
+        NoSiteError: no policy has a site.
+        UsageError, UntraceableError: as :func:`sesurgeon.make_plan`, :func:`measure_latency`.
+    """
+    found = survey(model, images)
+    plans = list(_plans(found, config or BlockConfig()))
+    if not plans:
+        raise NoSiteError(f"{type(model).__name__} has no place for a block.", hint="`sesurgeon inspect` says why.")
+    size = batch or images_in(found.inputs)
+    costs = []
+    for policy, stage, plan in plans:
+        augmented = insert_blocks(model, plan, found, inplace=False)
+        name = policy if stage is None else f"{policy}, stage {stage}"
+
+        def tell(title: str, done: int, of: int, name: str = name) -> None:
+            if progress is not None:
+                progress(f"{name}: {title}", done, of)
+
+        latency = measure_latency(
+            model, augmented, found.inputs, batches=(size,), repeats=repeats, runtimes=runtimes, progress=tell
+        )
+        blocks = blocks_of(augmented).values()
+        parameters = sum(one.numel() for block in blocks for one in block.parameters())
+        costs.append(PlacementCost(policy, stage, len(blocks), parameters, tuple(latency)))
+    return costs
+
+
+def draw_placements(costs: Sequence[PlacementCost], path: str | os.PathLike[str]) -> None:
+    """Write a PNG: a row for each placement, the time that it adds in each runtime; half of the pairs lay in the bars.
+
+    A runtime that took none of the networks has no place in it.
+
+    Raises:
+        OutputError: ``path`` cannot be written.
+    """
+    from sesurgeon.finetune.keeping.figures import GREY, new_figure, save_figure, without_box
+
+    figure = new_figure(8, 1.6 + 0.36 * len(costs))
+    axes = figure.subplots()
+    runtimes = list(dict.fromkeys(one.runtime for cost in costs for one in cost.latency if one.quartiles))
+    for index, (runtime, colour) in enumerate(zip(runtimes, _COLOURS, strict=False)):
+        shift = 0.16 * (index - (len(runtimes) - 1) / 2)
+        rows = [
+            (row + shift, _added(one.ratio), [_added(value) for value in one.quartiles])
+            for row, cost in enumerate(costs)
+            for one in cost.latency
+            if one.runtime == runtime and one.ratio is not None and one.quartiles is not None
+        ]
+        axes.hlines([y for y, _, _ in rows], *zip(*(ends for _, _, ends in rows), strict=True), colour, linewidth=2)
+        axes.plot([x for _, x, _ in rows], [y for y, _, _ in rows], "o", color=colour, label=runtime)
+    axes.axvline(0, color=GREY, linewidth=1)
+    axes.set_yticks(range(len(costs)), [f"{cost.name} ({_size(cost)})" for cost in costs])
+    axes.invert_yaxis()
+    (batch,) = {one.batch for cost in costs for one in cost.latency}
+    axes.set_xlabel(f"time added, %, at batch {batch}")
+    axes.grid(axis="x", alpha=0.3)
+    if runtimes:
+        axes.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=len(runtimes), fontsize="small")
+    without_box(axes)
+    save_figure(figure, Path(path))
+
+
+def _size(cost: PlacementCost) -> str:
+    return f"{cost.blocks} block{'' if cost.blocks == 1 else 's'}, {cost.parameters:,} parameters"
+
+
+def _plans(found: Survey, config: BlockConfig) -> Iterator[tuple[str, int | None, Plan]]:
+    """Policy, stage and plan: all stages first; no stage where there is only one."""
+    for policy in _POLICIES:
+        try:
+            whole = plan_from_survey(found, (policy,), config, Filters())
+        except NoSiteError:
+            continue
+        yield policy, None, whole
+        stages = sorted({found.site(entry.site).stage for entry in whole.entries})
+        if len(stages) > 1:
+            for stage in stages:
+                yield policy, stage, plan_from_survey(found, (policy,), config, Filters(stages=(stage,)))
+
+
+def _added(ratio: float) -> float:
+    return 100 * (ratio - 1)

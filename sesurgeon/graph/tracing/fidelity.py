@@ -1,0 +1,167 @@
+"""Does a local graph do exactly what the module it was traced from does?"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from types import MethodType
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+from sesurgeon.errors import UntraceableError
+from sesurgeon.graph.tracing.codegen import compile_graph
+from sesurgeon.graph.tracing.local import LocalGraphs
+from sesurgeon.graph.tracing.memo import LayerMemo, is_pure
+from sesurgeon.models import fresh, isolated, random_states, restore_buffers, restore_random_states
+from sesurgeon.models.isolation import same_random_states
+
+
+def unfaithful(graphs: Mapping[bool, LocalGraphs], inputs: tuple[Any, ...], owners: set[str]) -> dict[str, str]:
+    """Those of ``owners`` whose local graph gives other bits than the module, on any call of a forward pass; and why.
+
+    Each call of an owner is repeated by its graph, on copies of the same arguments, from the same buffers and the
+    same random state, through the same hooks. Outputs must be equal, and so must what became of the arguments
+    (in-place operations), of the buffers and of the random state.
+    Convolutions that get the same bits again are not computed again.
+    """
+    wrong: dict[str, str] = {}
+    for training, local in graphs.items():
+        if not local.proven:
+            continue
+        forwards: dict[nn.Module, tuple[str, Any]] = {}
+        for path in owners:
+            module = local.model.get_submodule(path)
+            try:
+                forwards[module] = path, compile_graph(local.graphs[path], path or "model")
+            except Exception as error:  # of a forward that was traced wrongly the code may be none
+                wrong[path] = f"{type(module).__name__}: its graph cannot be written as code: {error}"
+        replay = _Replay(forwards, wrong)
+        with isolated(local.model, training=training), mock.patch.object(nn.Module, "__call__", replay.as_method()):
+            local.model(*fresh(inputs))
+    return wrong
+
+
+class _Replay:
+    """``nn.Module.__call__`` in a pass in which each call of an owner is repeated by its graph.
+
+    Args:
+        forwards: owner -> its path, and what its graph does.
+        wrong: path -> why its graph is wrong; it is filled.
+    """
+
+    def __init__(self, forwards: Mapping[nn.Module, tuple[str, Any]], wrong: dict[str, str]) -> None:
+        self._forwards = forwards
+        self._wrong = wrong
+        self._run = nn.Module.__call__
+        self._memo = LayerMemo(self._run)
+        self._depth = 0
+        self._replaying = False
+        self._thread = threading.get_ident()
+
+    def as_method(self) -> Callable[..., Any]:
+        """It as a function, which a class binds to its instances."""
+
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            return self(module, args, kwargs)
+
+        return call
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What ``module(*args, **kwargs)`` gives."""
+        if threading.get_ident() != self._thread:
+            return self._run(module, *args, **kwargs)
+        if self._depth > 0 and is_pure(module) and len(args) == 1 and type(args[0]) is Tensor and not kwargs:
+            return self._memo(module, args[0])
+        if self._replaying or module not in self._forwards:
+            return self._run(module, *args, **kwargs)
+        copies = fresh((args, kwargs))
+        before = _State(module)
+        with self._deeper(replaying=False):
+            output = self._run(module, *args, **kwargs)
+        after = _State(module)
+        before.restore()
+        path, forward = self._forwards[module]
+        try:
+            with self._deeper(replaying=True), mock.patch.object(module, "forward", MethodType(forward, module)):
+                again = self._run(module, *copies[0], **copies[1])
+            if reason := _difference((output, (args, kwargs), after), (again, copies, _State(module))):
+                self._wrong[path] = f"{type(module).__name__}: {reason}"
+        except Exception as error:  # generated code of a forward that was traced wrongly may raise anything
+            self._wrong[path] = f"{type(module).__name__}: its graph does not run: {type(error).__name__}: {error}"
+        finally:
+            after.restore()
+        if self._depth == 0:
+            self._memo.forget()
+        return output
+
+    @contextlib.contextmanager
+    def _deeper(self, *, replaying: bool) -> Iterator[None]:
+        outside, self._replaying = self._replaying, replaying
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            self._replaying = outside
+
+
+class _State:
+    """What a call leaves behind: buffers of ``module``, and the random state."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
+        self.values = [value for _, value in self._buffers]
+        self.random = random_states()
+
+    def restore(self) -> None:
+        restore_buffers(self._buffers)
+        restore_random_states(self.random)
+
+
+def _difference(first: tuple[Any, Any, _State], second: tuple[Any, Any, _State]) -> str:
+    """What a graph does otherwise than the forward: of each, the output, the arguments after it, and the state."""
+    (output, arguments, state), (again, copies, state_again) = first, second
+    if not same(output, again):
+        return "its graph gives other values than its forward"
+    if not same(arguments, copies):
+        return "its forward changes its arguments, and its graph does not"
+    if not same(state.values, state_again.values):
+        return "its forward leaves other values in buffers than its graph"
+    return "" if same_random_states(state.random, state_again.random) else "its graph draws other random numbers"
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two outputs have the same structure and, ``torch.equal``, the same tensors (NaN equals NaN)."""
+    leaves, structure = tree_flatten(first)
+    others, other_structure = tree_flatten(second)
+    return structure == other_structure and all(map(_same_leaf, leaves, others))
+
+
+def _same_leaf(first: Any, second: Any) -> bool:
+    if dataclasses.is_dataclass(first) and type(first) is type(second):
+        return same(vars(first), vars(second))
+    if not isinstance(first, Tensor) or not isinstance(second, Tensor):
+        return _same_value(first, second)
+    if torch.equal(first, second):
+        return True
+    if first.shape != second.shape or first.dtype != second.dtype or not first.is_floating_point():
+        return False
+    return torch.equal(first.isnan(), second.isnan()) and torch.equal(first.nan_to_num(), second.nan_to_num())
+
+
+def _same_value(first: Any, second: Any) -> bool:
+    if first is second or isinstance(first, np.ndarray):
+        return first is second or bool(np.array_equal(first, second))
+    if type(first).__eq__ is object.__eq__:  # type: ignore[comparison-overlap]
+        raise UntraceableError(
+            f"The outputs hold a {type(first).__name__}, which cannot be compared.",
+            hint="Let forward return tensors, in tuples, lists, dicts or dataclasses.",
+        )
+    return bool(first == second)

@@ -1,0 +1,1 @@
+"""Reading files of others without running code in them."""

@@ -1,0 +1,1 @@
+"""Gates, and constants in their place, taken into the layers beside a block."""

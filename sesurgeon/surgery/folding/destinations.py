@@ -1,0 +1,120 @@
+"""The layer that reads a block's result and can be multiplied instead of it, found by walking on from its site."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from sesurgeon.graph import Survey, ops
+from sesurgeon.graph.paths import join
+from sesurgeon.surgery.folding.channelwise import ways_back
+from sesurgeon.surgery.folding.scale import Scale
+from sesurgeon.surgery.folding.tensor_uses import readers
+from sesurgeon.surgery.folding.trials import input_passes, reader_passes
+from sesurgeon.surgery.folding.walk import NoTakerError, Walk, described
+
+
+def destination(found: Survey, site_id: str, occupied: Iterable[str], scale: Scale) -> dict[str, Scale]:
+    """The weight, by name, that can be multiplied instead of the result of a block, and what by.
+
+    It is that of the convolution or linear layer that alone reads the result, or reads it behind operations on each
+    channel alone. Nothing else changes that the network computes, but for rounding.
+
+    Args:
+        found: of the network without blocks.
+        site_id: of the site.
+        occupied: ids of all sites that have a block.
+        scale: a factor for each channel, none of them negative.
+
+    Raises:
+        NoTakerError: there is none.
+    """
+    occupied = tuple(occupied)
+    by_mode = [_Onward(found, mode, occupied, site_id).tensors(scale) for mode in found.graphs]
+    if any(tensors != by_mode[0] for tensors in by_mode):
+        raise NoTakerError("the layers after it differ between train and eval mode")
+    return by_mode[0]
+
+
+class _Onward(Walk):
+    """One site's way on, in one mode."""
+
+    def tensors(self, scale: Scale) -> dict[str, Scale]:
+        """The weight that multiplies the block's result, and what multiplies the result if it multiplies that."""
+        path, node = self.start()
+        return self._read(path, node, self.through or readers(node), scale)
+
+    def _after(self, path: str, node: fx.Node, scale: Scale) -> dict[str, Scale]:
+        if self.blocks_after(path, node):
+            raise NoTakerError(f"another block hangs after it, at {described(None, node)}")
+        return self._read(path, node, readers(node), scale)
+
+    def _read(self, path: str, node: fx.Node, users: Sequence[fx.Node], scale: Scale) -> dict[str, Scale]:
+        if len(users) != 1:
+            raise NoTakerError("several operations after it use its result")
+        (user,) = users
+        if user.op == "output":
+            return self._beyond(path, user, node, scale)
+        given = (*user.args, *user.kwargs.values())
+        if user.op == "call_module" and user.args[:1] == (node,) and given.count(node) == 1:
+            return self._by_module(path, user, node, scale)
+        return self._through(path, user, node, scale)
+
+    def _beyond(self, path: str, output: fx.Node, node: fx.Node, scale: Scale) -> dict[str, Scale]:
+        """What comes after the module that returns the tensor."""
+        if output.args[0] is not node:
+            raise NoTakerError(f"{path or 'the model itself'} after it returns several tensors")
+        parent, call = self.call_of(path)
+        self.check_followed(path, "after")
+        self.check_calls(path, "after")
+        return self._after(parent, call, scale)
+
+    def _by_module(self, path: str, call: fx.Node, node: fx.Node, scale: Scale) -> dict[str, Scale]:
+        called = join(path, call.target)
+        module = self.local.model.get_submodule(called)
+        self.check_followed(called, "after")
+        if called in self.local.graphs:
+            self.check_calls(called, "after")
+            first = next(iter(self.local.graphs[called].nodes))  # the argument that got the tensor
+            return self._after(called, first, scale)
+        by = _by_columns(module, scale)
+        if by is None:
+            return self._through(path, call, node, scale)
+        self.check_calls(called, "after")
+        name = join(called, "weight")
+        self.check_weights((name,), "after", reads=0)
+        trial = _by_columns(module, scale.exact())
+        assert trial is not None  # there is one for the same channels
+        if self.local.proven and not reader_passes(module, trial, call, scale.exact(), training=self.training):
+            raise NoTakerError(f"{called} ({type(module).__name__}) after it is not exactly proportional to its weight")
+        return {name: by}
+
+    def _through(self, path: str, user: fx.Node, node: fx.Node, scale: Scale) -> dict[str, Scale]:
+        """What comes after an operation that the factors pass."""
+        owner = self.local.model.get_submodule(path)
+        module = ops.module_of(owner, user)
+        passes = ((node, scale),) in ways_back(owner, user, scale)
+        if passes and module is not None and self.local.proven:
+            passes = input_passes(module, user, scale, scale, training=self.training)
+        if not passes:
+            raise NoTakerError(f"no factor passes {described(module, user)} after it")
+        return self._after(path, user, scale)
+
+
+def _by_columns(module: nn.Module, scale: Scale) -> Scale | None:
+    """The factors of a layer's input as those of its weight; None where its weight has no such channels."""
+    if isinstance(module, nn.Linear):
+        return scale if scale.dim == -1 and module.in_features == scale.channels else None
+    if not isinstance(module, _ConvNd) or isinstance(module, _ConvTransposeNd):
+        return None
+    rank = module.weight.ndim
+    if scale.dim != 1 - rank or module.in_channels != scale.channels:
+        return None
+    if module.groups == 1:
+        return scale.along(1 - rank)
+    if module.groups == module.in_channels:
+        each = module.out_channels // module.groups
+        return Scale(tuple(value for value in scale.values for _ in range(each)), -rank)
+    return None

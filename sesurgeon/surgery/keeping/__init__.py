@@ -1,0 +1,1 @@
+"""Networks and adapters in files of our own, and back."""

@@ -1,0 +1,175 @@
+"""The file of an adapter: tensors in safetensors, and in its metadata what they belong to. Nothing in it can be run.
+
+The metadata has one entry, ``sesurgeon``, a document in JSON:
+
+    {"format": 1, "version": …, "kind": "adapter", "plan": {…} or null, "provenance": {…}, "num_classes": …,
+     "architecture": {"class": …, "fingerprint": …, "parts": {…}}, "weights": {"sha256": …, "parts": {…}}}
+
+``plan`` and ``provenance`` are as checkpoints have them; ``architecture`` and ``weights`` are those of the base without
+its head. Hashes of weights are over ``NAME DTYPE SHAPE`` and the bytes of each tensor, in the state dict's order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sesurgeon import __version__
+from sesurgeon.errors import UnreadableFileError, UsageError
+from sesurgeon.files import atomic_write
+from sesurgeon.models import CHECKPOINT_KEY, Provenance, format_of
+from sesurgeon.placement import Architecture, Plan, plan_from_data, plan_to_data
+from sesurgeon.surgery.keeping.backbone import Fingerprint
+
+FORMAT = 1
+SUFFIX = ".adapter.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """What one task added to a network.
+
+    Attributes:
+        plan: where its blocks are; None where the head alone is its own.
+        provenance: what its outputs mean, what images go through, and what was done to it.
+        num_classes: outputs of its head; None where it has none.
+        architecture: of the base.
+        weights: of the base's backbone.
+        tensors: of the blocks and the heads, by their names in the whole network's state dict.
+        version: of the sesurgeon that wrote it.
+    """
+
+    plan: Plan | None
+    provenance: Provenance
+    num_classes: int | None
+    architecture: Architecture
+    weights: Fingerprint
+    tensors: Mapping[str, Tensor]
+    version: str = __version__
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers it holds."""
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
+
+def write_adapter(adapter: Adapter, path: str | Path, *, force: bool = True) -> None:
+    """Write an adapter; whole or not at all.
+
+    Args:
+        adapter: what is written.
+        path: of the file, by custom ``NAME.adapter.safetensors``.
+        force: replace a file of that name.
+
+    Raises:
+        OutputError: it cannot be written; nothing was changed.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in adapter.tensors.items()}
+    with atomic_write(Path(path), force=force) as temporary:
+        save_file(tensors, temporary, {CHECKPOINT_KEY: json.dumps(_document(adapter), ensure_ascii=False)})
+
+
+def read_adapter(path: str | Path) -> Adapter:
+    """What :func:`write_adapter` wrote. Nothing is built or imported, and no code in it is run.
+
+    Raises:
+        UnreadableFileError: missing, torn, or no adapter.
+    """
+    path = Path(path)
+    if format_of(path) != "safetensors":
+        raise _no_adapter(path)
+    metadata, tensors = _read(path)
+    if CHECKPOINT_KEY not in metadata:
+        raise _no_adapter(path)
+    try:
+        document = json.loads(metadata[CHECKPOINT_KEY])
+        if document["format"] != FORMAT:
+            raise UnreadableFileError(
+                f"{path} is an adapter of format {document['format']}; this sesurgeon reads format {FORMAT}.",
+                hint="Update sesurgeon.",
+            )
+        return _adapter(document, tensors, f"The plan in {path}")
+    except UsageError as error:  # of the plan
+        raise _damaged(path, error.message) from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(path, repr(error)) from error
+
+
+def is_adapter(path: str | Path) -> bool:
+    """Whether a file is an adapter by its looks; whatever cannot be read is none."""
+    path = Path(path)
+    try:
+        return path.suffix == ".safetensors" and CHECKPOINT_KEY in _metadata(path)
+    except UnreadableFileError:
+        return False
+
+
+def _document(adapter: Adapter) -> dict[str, Any]:
+    architecture, weights = adapter.architecture, adapter.weights
+    return {
+        "format": FORMAT,
+        "version": adapter.version,
+        "kind": "adapter",
+        "plan": None if adapter.plan is None else plan_to_data(adapter.plan),
+        "provenance": adapter.provenance.to_dict(),
+        "num_classes": adapter.num_classes,
+        "architecture": {
+            "class": architecture.class_name,
+            "fingerprint": architecture.fingerprint,
+            "parts": dict(architecture.parts),
+        },
+        "weights": {"sha256": weights.whole, "parts": dict(weights.parts)},
+    }
+
+
+def _adapter(document: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: str) -> Adapter:
+    architecture, weights, classes = document["architecture"], document["weights"], document["num_classes"]
+    return Adapter(
+        plan=None if document["plan"] is None else plan_from_data(document["plan"], origin=origin),
+        provenance=Provenance.from_dict(document["provenance"]),
+        num_classes=None if classes is None else int(classes),
+        architecture=Architecture(
+            str(architecture["class"]), str(architecture["fingerprint"]), dict(architecture["parts"])
+        ),
+        weights=Fingerprint(str(weights["sha256"]), dict(weights["parts"])),
+        tensors=tensors,
+        version=str(document["version"]),
+    )
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, str(error).partition("\n")[0]) from error
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    import safetensors
+    from safetensors.torch import load_file
+
+    metadata = _metadata(path)
+    try:
+        return metadata, load_file(path)
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, str(error).partition("\n")[0]) from error
+
+
+def _no_adapter(path: Path) -> UnreadableFileError:
+    return UnreadableFileError(
+        f"{path} is no adapter.", hint="sesurgeon adapter extract writes one, by custom NAME.adapter.safetensors."
+    )
+
+
+def _damaged(path: Path, reason: str) -> UnreadableFileError:
+    return UnreadableFileError(f"{path} is damaged, or no adapter: {reason}", hint="Extract or copy it again.")

@@ -1,0 +1,171 @@
+"""A network to a file of our own, and back.
+
+Loading rebuilds the source, applies the plan again, and then takes the weights.
+"""
+
+from __future__ import annotations
+
+import pickle
+import shlex
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from sesurgeon.errors import UnreadableFileError, UsageError
+from sesurgeon.files import atomic_write
+from sesurgeon.models import (
+    CHECKPOINT_KEY,
+    Source,
+    attach_provenance,
+    check_num_classes,
+    detach_provenance,
+    load_model,
+    model_from,
+    named_source,
+    provenance_of,
+    read,
+    rebuild,
+    structure_of,
+)
+from sesurgeon.placement import architecture_of, survey_for
+from sesurgeon.surgery.apply import insert_blocks
+from sesurgeon.surgery.bare import bare_view
+from sesurgeon.surgery.below import check_blocks, own_plan
+from sesurgeon.surgery.keeping.adapterfile import is_adapter
+from sesurgeon.surgery.keeping.checkpointfile import Checkpoint, check_checkpoint_path, from_content, to_content
+from sesurgeon.surgery.keeping.ties import tie
+
+
+def save(model: nn.Module, path: str | Path, *, force: bool = True) -> None:
+    """Write ``model``, augmented or plain, to one file that :func:`load` reads; whole or not at all.
+
+    Args:
+        model: its provenance (source, classes, preprocessing, history) and plan go along. A model whose source is
+            not known, or that is no longer what its source builds, is embedded as a pickled module, which loads safely
+            if its classes are torch's, torchvision's or timm's, and otherwise only with ``trust_pickle``.
+        path: of the file, by custom ``NAME.se.pt``.
+        force: replace a file of that name.
+
+    Raises:
+        UsageError: there are blocks in it but no plan, because only a network inside it was augmented; or other tensors
+            in them than the plan makes; or it would have to be embedded and cannot be pickled; or the name says that
+            the file is of another format.
+        OutputError: it cannot be written; nothing was changed.
+    """
+    path = Path(path)
+    check_checkpoint_path(path, force=force)
+    check_blocks(model, own_plan(model, "saved"), "saved")
+    content = to_content(_checkpoint_of(model))
+    if any(parametrize.is_parametrized(module) for module in content.get("module", nn.Module()).modules()):
+        raise _cannot_be_embedded(model, "modules with parametrizations never can")
+    with atomic_write(path, force=force) as temporary:
+        try:
+            torch.save(content, temporary)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            if "module" not in content:
+                raise
+            raise _cannot_be_embedded(model, error) from error
+
+
+def load(
+    model: str | Path | Source,
+    *,
+    arch: str | Source | None = None,
+    num_classes: int | None = None,
+    pretrained: bool = False,
+    trust_pickle: bool = False,
+    mapped: bool = False,
+) -> nn.Module:
+    """Any model that sesurgeon knows how to get: a name, a file of somebody's, or a checkpoint of our own.
+
+    The result is in eval mode, on the CPU, with its provenance attached.
+
+    Args:
+        model: a path, or ``timm:NAME``, ``torchvision:NAME``, ``factory:pkg.mod:function``.
+        arch: the architecture (as such a name) of the weights in a file of weights. A checkpoint of ours knows its
+            own; one that would run code to build it wants to have it typed, with its arguments.
+        num_classes: outputs of the classifier of an architecture; by default its own, or as in the file.
+        pretrained: with a name: take the published weights.
+        trust_pickle: run whatever code a file brings along.
+        mapped: let the weights lie in the file, for a network that would fill the memory. It must not be written
+            into as long as the model is used; :func:`save` may replace it.
+
+    Raises:
+        UsageError, UnreadableFileError, UnsafeFileError, SesurgeonError: see
+            :func:`sesurgeon.models.load_model`.
+    """
+    source = Source.parse(arch) if isinstance(arch, str) else arch
+    if named_source(model) is not None or pretrained:
+        return load_model(model, arch=source, num_classes=num_classes, pretrained=pretrained)
+    origin = str(model)
+    if is_adapter(origin):
+        raise UsageError(
+            f"{origin} is an adapter: blocks and a head, without the network that they belong to.",
+            hint=f"Give it back its base: sesurgeon adapter apply BASE {shlex.quote(origin)}",
+        )
+    content = read(origin, trust_pickle=trust_pickle, mapped=mapped)
+    if isinstance(content, Mapping) and CHECKPOINT_KEY in content:
+        ours = _rebuilt(from_content(content, origin), origin, arch=source, trust_pickle=trust_pickle)
+        check_num_classes(ours, num_classes, origin)
+        return ours
+    return model_from(content, origin, arch=source, num_classes=num_classes)
+
+
+def _checkpoint_of(model: nn.Module) -> Checkpoint:
+    provenance, plan = provenance_of(model), own_plan(model, "saved")
+    weights, built = model.state_dict(), provenance.built
+    bare = bare_view(model)  # shares all its tensors with the model: they are written once
+    structure = structure_of(bare)
+    if provenance.source.kind != "module" and built is not None and structure.body != built.body:
+        provenance = replace(provenance, source=Source("module"))
+        plan = None if plan is None else replace(plan, architecture=architecture_of(bare))
+    known = provenance.num_classes or (None if built is None else built.outputs)
+    if known is not None and structure.outputs != known:  # a head of the user's own hand
+        provenance = replace(provenance, num_classes=structure.outputs, classes=None)
+    if provenance.source.kind != "module":
+        return Checkpoint(provenance, plan, weights)
+    detach_provenance(bare)  # the header has it
+    return Checkpoint(provenance, plan, weights, bare)
+
+
+def _cannot_be_embedded(model: nn.Module, reason: object) -> UsageError:
+    return UsageError(
+        f"This {type(model).__name__} has no name that could rebuild it, and cannot be pickled: {reason}",
+        hint="Define its classes in a module that can be imported, or load it by factory:pkg.mod:function.",
+    )
+
+
+def _rebuilt(checkpoint: Checkpoint, origin: str, *, arch: Source | None, trust_pickle: bool) -> nn.Module:
+    source = checkpoint.provenance.source
+    if arch is not None and (str(arch) != str(source) or (arch.kwargs and arch != source)):
+        own = "embeds its architecture" if source.kind == "module" else f"is to be loaded with {source.options}"
+        raise UsageError(f"{origin} {own}, not with {arch.options}.", hint="Leave out --arch and --model-kwargs.")
+    model = rebuild(checkpoint.provenance, checkpoint.module, trust_code=trust_pickle or arch == source)
+    provenance = provenance_of(model)
+    dtype = _common_dtype(checkpoint.weights)
+    if dtype is not None and dtype != _common_dtype(model.state_dict()):  # of what is in no state dict, too
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(dtype)
+    if checkpoint.plan is not None:
+        model = insert_blocks(model, checkpoint.plan, survey_for(checkpoint.plan, model), inplace=True)
+    try:
+        model.load_state_dict(checkpoint.weights, strict=True, assign=True)
+    except RuntimeError as error:
+        raise UnreadableFileError(
+            f"The weights in {origin} do not fit the architecture that it names: {error}",
+            hint="Was it written with other versions of timm or torchvision?",
+        ) from error
+    tie(model)
+    attach_provenance(model, provenance)
+    return model.eval()
+
+
+def _common_dtype(weights: Mapping[str, object]) -> torch.dtype | None:
+    """Of all floating-point tensors; None where they differ."""
+    dtypes = {one.dtype for one in weights.values() if isinstance(one, Tensor) and one.is_floating_point()}
+    return dtypes.pop() if len(dtypes) == 1 else None
