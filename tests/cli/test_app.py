@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any, get_args
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import sesurgeon
+from sesurgeon.blocks.config import BlockName, GateName, Init, Squeeze
 from sesurgeon.cli.app import app
 from sesurgeon.cli.registry import SUMMARIES
+from sesurgeon.export.cost.latency import Runtime
+from sesurgeon.finetune.config import METRICS, MULTI_LABEL_METRICS, SCHEDULES
+from sesurgeon.placement.policies import POLICIES
 
 run = CliRunner().invoke
 
@@ -39,14 +45,40 @@ def test_help_never_import_torch(arguments: list[str]) -> None:
     assert outcome[-1] == "torch: False"
 
 
-def test_completion_never_imports_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [("pl", "plan"), ("add-se net.pt --pol", "--policy"), ("add-se net.pt --policy inn", "inner")],
+)
+def test_completion_never_imports_torch(monkeypatch: pytest.MonkeyPatch, typed: str, completed: str) -> None:
     for name, value in {
         "_SESURGEON_COMPLETE": "complete_bash",
-        "COMP_WORDS": "sesurgeon pl",
-        "COMP_CWORD": "1",
+        "COMP_WORDS": f"sesurgeon {typed}",
+        "COMP_CWORD": str(len(typed.split())),
     }.items():
         monkeypatch.setenv(name, value)
-    assert after("app(prog_name='sesurgeon')") == ["plan", "torch: False"]
+    assert after("app(prog_name='sesurgeon')") == [completed, "torch: False"]
+
+
+COMPLETED = {
+    ("add-se", "policy"): POLICIES,
+    ("add-se", "block"): get_args(BlockName),
+    ("add-se", "squeeze"): get_args(Squeeze),
+    ("add-se", "gate"): get_args(GateName),
+    ("add-se", "init"): get_args(Init),
+    ("finetune", "sched"): SCHEDULES,
+    ("finetune", "eval_metric"): (*METRICS, *MULTI_LABEL_METRICS),
+    ("benchmark", "runtime"): get_args(Runtime),
+}
+
+
+@pytest.mark.parametrize(("verb", "option"), COMPLETED, ids="_".join)
+def test_shells_complete_the_names_that_the_library_takes(verb: str, option: str) -> None:
+    command: Any = typer.main.get_command(app)
+    found = command.get_command(None, verb)
+    (parameter,) = [one for one in found.params if one.name == option]
+    context = found.make_context(verb, [], resilient_parsing=True)
+    assert {one.value for one in parameter.shell_complete(context, "")} == set(COMPLETED[verb, option])
+    assert parameter.shell_complete(context, "zz") == []
 
 
 def after(call: str, *arguments: str) -> list[str]:

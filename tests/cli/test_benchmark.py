@@ -46,7 +46,7 @@ def test_runtimes_batches_and_blocks(folder: Path) -> None:
     assert all(one["augmented_bytes"] >= one["base_bytes"] > 0 for one in report["memory"])
     assert all(one["ratio"] == one["augmented_bytes"] / one["base_bytes"] for one in report["memory"])
     assert [block["block"] for block in report["blocks"]] == ["1.se", "2.se"]
-    assert all(0 < block["share"] < 1 for block in report["blocks"])
+    assert all(0 < block["share"] < 1 and block["batch"] == 5 for block in report["blocks"])
     assert torch.get_num_threads() == threads
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
@@ -76,9 +76,12 @@ def test_against_a_state_dict_and_who_could_not_run(folder: Path) -> None:
     result = CliRunner().invoke(
         app, ["benchmark", *words, "--vs-arch", "timm:test_resnet", "--input-shape", "1,3,32,32"]
     )
-    assert result.exit_code == 0, result.stderr
-    (timed,) = json.loads(result.stdout)["latency"]
-    assert timed["failure"].startswith("augmented.pt: "), timed  # BatchNorm wants two values
+    assert result.exit_code == 1, result.stderr  # nothing was timed
+    shown = json.loads(result.stdout)
+    for (measured,) in (shown["latency"], shown["memory"]):
+        assert measured["failure"].split(": ")[0] in ("augmented.pt", "plain.pth"), (
+            measured
+        )  # BatchNorm wants two values
     for option in (("--vs-arch", "timm:test_resnet"), ("--vs-model-kwargs", "depth=2")):
         alone = benchmark("net.se.pt", *option)
         assert alone.exit_code == 2
@@ -188,7 +191,7 @@ def test_the_images_are_those_that_the_blocks_went_in_with(folder: Path) -> None
 def test_images_that_the_network_does_not_take_are_told_row_by_row(folder: Path) -> None:
     words = ["benchmark", "net.se.pt", "--input-shape", "2,5,8,8", "--repeats", "2", "--runtime", "torch", "-b", "2"]
     result = CliRunner().invoke(app, [*words, "--json"])
-    assert result.exit_code == 0, result.stderr
+    assert result.exit_code == 1, result.stderr
     report = json.loads(result.stdout)
     assert "5 channels" in report["latency"][0]["failure"]
     assert report["blocks"] == []

@@ -13,8 +13,8 @@ import pytest
 import typer
 
 from sesurgeon import errors
-from sesurgeon.cli import console
 from sesurgeon.cli.asked.options import Talking
+from sesurgeon.cli.shown import console
 from sesurgeon.cli.shown.console import reporting
 
 

@@ -83,6 +83,17 @@ def test_a_block_goes_each_time_though_the_medians_alone_would_fit(network: nn.M
     assert (len(plan.entries), ratio.ratio) == (1, 1.04)
 
 
+def test_no_more_go_than_must_though_most_of_their_time_is_outside_them(network: nn.Module, found: Survey) -> None:
+    def measure(base: nn.Module, augmented: nn.Module, inputs: tuple[Any, ...]) -> LatencyRatio:
+        total = BASE + 0.4 * len(blocks_of(augmented))
+        return LatencyRatio("torch", 2, BASE, total, total / BASE)
+
+    within = made_up(dict.fromkeys(("1.se", "2.se", "3.se"), 0.1), [])
+    plan, ratio = fit_latency(network, planned(found), found, 0.081, **{**within, "measure": measure})
+    assert (len(plan.entries), ratio.ratio) == (2, 1.08)
+    assert "0.4 ms" in plan.left_alone[-1].reason
+
+
 def test_it_ends_where_nothing_fits_or_nothing_can_be_timed(network: nn.Module, found: Survey) -> None:
     told: list[list[str]] = []
     with pytest.raises(NoSiteError, match=r"keeps to 5\.0 % more time"):

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import UsageError
-from sesurgeon.export import LatencyRatio, latency, measure_latency
+from sesurgeon.export import LatencyRatio, measure_latency
+from sesurgeon.export.cost import latency
 
 IMAGES = torch.randn(3, 3, 8, 8)
 

@@ -74,5 +74,8 @@ class Refusing(Squares):
 
 def test_a_call_that_raises_has_no_peak_but_a_reason() -> None:
     found = measure_memory(Squares(1), Refusing(1), torch.zeros(2, 4, 8, 8), batch=2)
-    assert [(one.runtime, one.failure) for one in found] == [("torch", None), ("training", "not in train mode")]
+    assert [(one.runtime, one.failure) for one in found] == [
+        ("torch", None),
+        ("training", "With blocks: not in train mode"),
+    ]
     assert (found[1].base_bytes, found[1].augmented_bytes, found[1].ratio) == (None, None, None)

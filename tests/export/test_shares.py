@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
-from sesurgeon.export import block_shares, shares
+from sesurgeon.export import block_shares
+from sesurgeon.export.cost import shares
 from sesurgeon.export.cost.shares import BlockShare
 from sesurgeon.surgery import add_se
 
@@ -42,7 +43,7 @@ def ticking(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_calls_of_a_pass_count() -> None:
     model = add_se(Repeating(4), IMAGES)
     # the clock is read before and after each of 5 calls and of the pass: 11 seconds
-    expected = [BlockShare("once.se", 1000, 1 / 11), BlockShare("often.se", 4000, 4 / 11)]
+    expected = [BlockShare("once.se", 2, 1000, 1 / 11), BlockShare("often.se", 2, 4000, 4 / 11)]
     assert block_shares(model, (IMAGES,), repeats=2) == expected
 
 
@@ -59,3 +60,11 @@ def test_a_block_that_a_pass_leaves_out_takes_nothing() -> None:
     model = add_se(Repeating(1), IMAGES)
     model.times = 0
     assert [one.ms for one in block_shares(model, (IMAGES,), repeats=2)] == [1000, 0]
+
+
+def test_a_pass_has_as_many_images_as_are_asked_for() -> None:
+    model = add_se(Repeating(1), IMAGES)
+    seen: list[int] = []
+    model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    assert [one.batch for one in block_shares(model, (IMAGES,), batch=5, repeats=2)] == [5, 5]
+    assert set(seen) == {5}

@@ -13,7 +13,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.models.resnet import BasicBlock
 
-from sesurgeon.graph import record, survey
+from sesurgeon.graph import survey
+from sesurgeon.graph.tracing import record
 from sesurgeon.interrupts import interrupts_held
 
 

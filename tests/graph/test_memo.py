@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.graph import memo as under_test
+from sesurgeon.graph.tracing import memo as under_test
 from sesurgeon.graph.tracing.fidelity import unfaithful
 from sesurgeon.graph.tracing.local import trace_local_graphs
 from sesurgeon.graph.tracing.memo import LayerMemo, is_pure

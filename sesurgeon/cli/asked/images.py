@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sesurgeon.cli.asked.completing import one_of
+
 if TYPE_CHECKING:
     from sesurgeon.finetune import BadImage
 
@@ -40,7 +42,7 @@ ImgSize = Annotated[
 OnBadImage = Annotated[
     str,
     typer.Option(
-        metavar="skip|error", help="What becomes of unreadable images; all are named.", rich_help_panel=_IMAGES
+        **one_of("skip", "error"), help="What becomes of unreadable images; all are named.", rich_help_panel=_IMAGES
     ),
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images a step.", rich_help_panel=_COMPUTING)]
@@ -52,7 +54,7 @@ Workers = Annotated[
 ]
 Device = Annotated[
     str,
-    typer.Option(metavar="auto|cpu|cuda|mps", help="auto takes what is there.", rich_help_panel=_COMPUTING),
+    typer.Option(**one_of("auto", "cpu", "cuda", "mps"), help="auto takes what is there.", rich_help_panel=_COMPUTING),
 ]
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from sesurgeon.cli.asked.completing import one_of
 from sesurgeon.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Selection:
     policy: Annotated[
         list[str] | None,
         _where(
-            metavar="NAME",
+            **one_of("standard", "pre", "post", "identity", "inner", "conv", metavar="NAME"),
             help="standard, pre, post, identity, inner or conv; may be repeated: a tensor that two of them want is "
             "given to the first.",
             default="standard",
@@ -62,12 +63,24 @@ class Selection:
         bool | None, _where("--depthwise/--no-depthwise", help="Of conv sites, only depthwise ones, or none of them.")
     ] = None
     every: Annotated[int | None, _where(metavar="K", help="Of what is left, the first of each K sites.")] = None
-    block: Annotated[str | None, _what(metavar="NAME", help="se, ese, eca, cbam, gc or ge.", default="se")] = None
+    block: Annotated[
+        str | None,
+        _what(
+            **one_of("se", "ese", "eca", "cbam", "gc", "ge", metavar="NAME"),
+            help="se, ese, eca, cbam, gc or ge.",
+            default="se",
+        ),
+    ] = None
     squeeze: Annotated[
-        str | None, _what(metavar="NAME", help="What a channel's places become: avg or max.", default="avg")
+        str | None, _what(**one_of("avg", "max"), help="What a channel's places become.", default="avg")
     ] = None
     gate: Annotated[
-        str | None, _what(metavar="NAME", help="sigmoid, hard-sigmoid or tanh.", default="the block's own")
+        str | None,
+        _what(
+            **one_of("sigmoid", "hard-sigmoid", "tanh", metavar="NAME"),
+            help="sigmoid, hard-sigmoid or tanh.",
+            default="the block's own",
+        ),
     ] = None
     extent: Annotated[
         int | None, _what(metavar="N", help="Places that ge gathers, an even number; 0 is all.", default="0")
@@ -86,7 +99,7 @@ class Selection:
     init: Annotated[
         str | None,
         _what(
-            metavar="NAME",
+            **one_of("identity", "random"),
             help="identity: the same outputs, to the last bit. random: the paper's plain block; outputs change.",
             default="identity",
         ),

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sesurgeon.cli.asked.completing import one_of
 from sesurgeon.cli.asked.images import BatchSize, DataDir, Device, Download, ImgSize, OnBadImage, Workers
 
 _LENGTH = "How long"
@@ -31,7 +32,9 @@ class Training:
     ] = 1
     train: Annotated[
         str,
-        _option(_LENGTH, "blocks: train inserted blocks and the head alone, for an adapter.", metavar="all|blocks"),
+        _option(
+            _LENGTH, "blocks: train inserted blocks and the head alone, for an adapter.", **one_of("all", "blocks")
+        ),
     ] = "all"
     warmup_epochs: Annotated[float, _option(_LENGTH, "Linear warm-up of each phase; may be a part of an epoch.")] = 0.0
     patience: Annotated[
@@ -42,7 +45,7 @@ class Training:
         _option(
             _LENGTH,
             "Chooses the best epoch: top1 by default; map (the default), f1 or loss with --multi-label.",
-            metavar="top1|top5|balanced|loss",
+            **one_of("top1", "top5", "balanced", "loss", "map", "f1", metavar="top1|top5|balanced|loss"),
             shows=False,
         ),
     ] = None
@@ -67,7 +70,7 @@ class Training:
         float | None,
         _option(_RATE, "Each layer but what is new gets this times the rate of the one above it.", shows=False),
     ] = None
-    sched: Annotated[str, _option(_RATE, "Its course within a phase.", metavar="cosine|tanh|none")] = "cosine"
+    sched: Annotated[str, _option(_RATE, "Its course within a phase.", **one_of("cosine", "tanh", "none"))] = "cosine"
     opt: Annotated[str, _option(_RATE, "An optimiser of timm's: adamw, sgd, lamb, …")] = "adamw"
     weight_decay: Annotated[float, _option(_RATE, "Not of biases and norms.")] = 0.01
     clip_grad: Annotated[float | None, _option(_RATE, "The largest norm of gradients.", shows=False)] = None
@@ -120,7 +123,7 @@ class Training:
     workers: Workers = 4
     device: Device = "auto"
     amp: Annotated[bool, _option(_COMPUTING, "Compute in --amp-dtype where that is safe.", "--amp")] = False
-    amp_dtype: Annotated[str, _option(_COMPUTING, "Of --amp.", metavar="bfloat16|float16")] = "bfloat16"
+    amp_dtype: Annotated[str, _option(_COMPUTING, "Of --amp.", **one_of("bfloat16", "float16"))] = "bfloat16"
     channels_last: Annotated[bool, _option(_COMPUTING, "Memory order of images.", "--channels-last")] = False
     compile: Annotated[bool, _option(_COMPUTING, "By torch.compile.", "--compile")] = False
     sync_bn: Annotated[

@@ -134,18 +134,25 @@ def placement_costs(
 
 
 def placement_table(costs: Sequence[PlacementCost]) -> Table:
-    """A row for each placement: what it adds in each runtime."""
+    """A row for each placement: what it adds in each runtime, and between what half of the pairs lay."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("placement")
     runtimes = list(dict.fromkeys(one.runtime for cost in costs for one in cost.latency))
     for column in ("blocks", "parameters", *runtimes):
         table.add_column(column, justify="right")
     for cost in costs:
-        times = {one.runtime: "-" if one.ratio is None else in_per_cent(one.ratio - 1, "+.1f") for one in cost.latency}
+        times = {one.runtime: _added(one) for one in cost.latency}
         table.add_row(cost.name, str(cost.blocks), f"{cost.parameters:,}", *(times[name] for name in runtimes))
     for failure in dict.fromkeys(one.failure for cost in costs for one in cost.latency if one.failure):
         table.add_row(failure)
     return table
+
+
+def _added(measured: LatencyRatio) -> str:
+    if measured.ratio is None or measured.quartiles is None:
+        return "-"
+    low, high = (in_per_cent(quartile - 1, "+.1f").removesuffix(" %") for quartile in measured.quartiles)
+    return f"{in_per_cent(measured.ratio - 1, '+.1f')} ({low} to {high})"
 
 
 class _Bars:

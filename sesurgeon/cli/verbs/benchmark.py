@@ -13,6 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from sesurgeon.cli.asked.completing import one_of
 from sesurgeon.cli.asked.loading import load_model
 from sesurgeon.cli.asked.options import Force, Model, Reading, Talking
 from sesurgeon.cli.asked.selecting import InputShape, parse_inputs
@@ -55,7 +56,7 @@ Runtimes = Annotated[
     list[str] | None,
     typer.Option(
         "--runtime",
-        metavar="|".join(_ALL_RUNTIMES),
+        **one_of(*_ALL_RUNTIMES),
         help="May be repeated; all but compiled by default. training is a step: forward, backward, update.",
     ),
 ]
@@ -91,7 +92,8 @@ def benchmark(
     """Time MODEL with and without its blocks, or against OTHER, and show what memory they take.
 
     Both run in turn, so that whatever else the machine does falls on both. In PyTorch they run on the CPU, in
-    onnxruntime as `export` writes them. The share of each block in a pass is shown, too.
+    onnxruntime as `export` writes them. The share of each block in a pass is shown, too. If not one of the runtimes
+    takes both networks, the exit code is 1.
     """
     with reporting(talking) as out:
         if (versus_arch is not None or versus_kwargs) and versus is None:
@@ -132,9 +134,10 @@ def benchmark(
             with out.working("Looking at memory and at each block"):
                 from sesurgeon.export import block_shares, measure_memory
 
-                memory = measure_memory(other, loaded, inputs, batch=max(batches), runtimes=asked)
+                most = max(batches)
+                memory = measure_memory(other, loaded, inputs, batch=most, runtimes=asked, names=names)
                 runs = any(one.failure is None for one in ratios)
-                shares = block_shares(loaded, inputs, repeats=repeats) if runs else []
+                shares = block_shares(loaded, inputs, batch=most, repeats=repeats) if runs else []
         compared = f"{model} against {versus or 'itself without its blocks'}, {counted(used, 'CPU thread')}"
         body = [
             Text(compared, style="bold"),
@@ -144,6 +147,8 @@ def benchmark(
         ]
         told = {"latency": ratios, "memory": [vars(one) | {"ratio": one.ratio} for one in memory], "blocks": shares}
         out.result(Group(*body), {"model": model, "vs": versus, "threads": used} | told)
+        if not runs:
+            raise typer.Exit(1)
 
 
 def _check_placements(picture: Path, versus: str | None, batches: list[int] | None, *, force: bool) -> None:
@@ -187,4 +192,8 @@ def _shares_lines(shares: Sequence[BlockShare]) -> list[Text | Table]:
     for one in sorted(shares, key=lambda one: -one.ms):
         table.add_row(one.block, f"{one.ms:.3f} ms", in_per_cent(one.share, ".1f"))
     blocks = counted(len(shares), "block")
-    return [Text(f"\nOf the time of a pass in PyTorch {in_per_cent(whole, '.1f')} goes into {blocks}:"), table]
+    images = counted(shares[0].batch, "image")
+    return [
+        Text(f"\nOf a pass of {images} in PyTorch {in_per_cent(whole, '.1f')} of the time goes into {blocks}:"),
+        table,
+    ]

@@ -103,7 +103,7 @@ class Format:
                 hint="Give both, or leave both out.",
             )
         if self.opset is not None and not self.as_onnx:
-            raise UsageError("--opset is for ONNX files.", hint="Give --onnx too, or leave it out.")
+            raise UsageError("--opset is for ONNX files.", hint="Leave it out, or ask for an ONNX file.")
         if self.input_shape and not (self.as_onnx or self.pt2):
             raise UsageError("--input-shape is for ONNX and .pt2 files.", hint="Give --onnx too, or leave it out.")
         if self.input_shape and self.calib is not None:

@@ -44,9 +44,10 @@ def fit_latency(
 ) -> tuple[Plan, LatencyRatio]:
     """``plan`` without the blocks that cost most time a parameter, as many as must go for the time to fit.
 
-    The network is timed with and without blocks, and each block in it. If the ratio is too high, blocks go that take at
-    least what is too much, those with the most milliseconds a parameter first; then it is timed again, for blocks cost
-    more than the time within them (they part what a runtime computes in one go).
+    The network is timed with and without blocks, and each block in it. Blocks cost more than the time within them (they
+    part what a runtime computes in one go), so what they add together is shared out by that time. If the ratio is too
+    high, blocks go whose shares come to what is too much, those with the most milliseconds a parameter first; then it
+    is timed again.
 
     Args:
         model: without blocks.
@@ -71,7 +72,7 @@ def fit_latency(
             raise UntraceableError(f"It cannot be timed: {ratio.failure}")
         if ratio.ratio <= 1 + most:
             return replace(plan, left_alone=(*plan.left_alone, *dropped)), ratio
-        times = each(augmented, found.inputs)
+        times = _shared_out((ratio.ratio - 1) * ratio.base_ms, each(augmented, found.inputs))
         sizes = {path: sum(one.numel() for one in block.parameters()) for path, block in blocks_of(augmented).items()}
         paths = {path_of(entry, found): entry for entry in plan.entries}
         # by the ratio that is held to the bound: the medians may differ less, and then nothing would go, for ever
@@ -88,3 +89,9 @@ def fit_latency(
         f"Not a single block keeps to {in_per_cent(most, '.1f')} more time on this machine.",
         hint="Allow more, or place them where tensors are small: --policy inner, --stages.",
     )
+
+
+def _shared_out(added: float, within: dict[str, float]) -> dict[str, float]:
+    """What each block adds, of the milliseconds that all of them add, by the milliseconds within it."""
+    whole = sum(within.values())
+    return {path: added * ms / whole if whole else added / len(within) for path, ms in within.items()}

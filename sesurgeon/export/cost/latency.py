@@ -31,7 +31,7 @@ Progress = Callable[[str, int, int], None]
 Runner = Callable[[tuple[Any, ...]], object]
 
 _WARM_UP = 3  # pairs: in the first runs kernels are chosen and memory is reserved
-_NAMES = ("Without blocks", "With blocks")
+NAMES = ("Without blocks", "With blocks")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def measure_latency(
     batches: Sequence[int] | None = None,
     repeats: int = 20,
     runtimes: Sequence[Runtime] = ("torch", "onnxruntime"),
-    names: tuple[str, str] = _NAMES,
+    names: tuple[str, str] = NAMES,
     progress: Progress | None = None,
 ) -> list[LatencyRatio]:
     """Time both networks, in eval mode but for training.
@@ -112,7 +112,7 @@ def time_pairs(
     arguments: tuple[Any, ...],
     repeats: int,
     *,
-    names: tuple[str, str] = _NAMES,
+    names: tuple[str, str] = NAMES,
     after_each: Callable[[int, int], None],
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[tuple[float, float]]:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sesurgeon.export.capture import first_line
-from sesurgeon.export.cost.latency import Runtime, opened, with_images
+from sesurgeon.export.cost.latency import NAMES, Runtime, opened, with_images
 from sesurgeon.models import fresh
 
 
@@ -49,6 +49,7 @@ def measure_memory(
     *,
     batch: int,
     runtimes: Sequence[Runtime] = ("torch", "training"),
+    names: tuple[str, str] = NAMES,
 ) -> list[MemoryRatio]:
     """The peak of both networks in one call, after one that made what stays.
 
@@ -61,6 +62,7 @@ def measure_memory(
         images: a batch, or the tuple of the positional arguments of forward.
         batch: images of one call; there are repeated ones where ``images`` are fewer.
         runtimes: which; those other than "torch" and "training" are passed over.
+        names: of the two, for words about a failure.
 
     Returns:
         An entry for each; where a call raises it holds the reason.
@@ -68,16 +70,19 @@ def measure_memory(
     arguments = images if isinstance(images, tuple) else (images,)
     given = with_images(arguments, batch)
     measured = [runtime for runtime in runtimes if runtime in ("torch", "training")]
-    return [_ratio(runtime, base, augmented, given, batch) for runtime in measured]
+    networks = dict(zip(names, (base, augmented), strict=True))
+    return [_ratio(runtime, networks, given, batch) for runtime in measured]
 
 
-def _ratio(
-    runtime: Runtime, base: nn.Module, augmented: nn.Module, arguments: tuple[Any, ...], batch: int
-) -> MemoryRatio:
-    try:
-        return MemoryRatio(runtime, batch, _peak(runtime, base, arguments), _peak(runtime, augmented, arguments))
-    except Exception as error:  # whatever a forward raises
-        return MemoryRatio(runtime, batch, failure=first_line(error))
+def _ratio(runtime: Runtime, networks: Mapping[str, nn.Module], arguments: tuple[Any, ...], batch: int) -> MemoryRatio:
+    peaks = []
+    for name, network in networks.items():
+        try:
+            peaks.append(_peak(runtime, network, arguments))
+        except Exception as error:  # whatever a forward raises
+            return MemoryRatio(runtime, batch, failure=f"{name}: {first_line(error)}")
+    of_base, of_augmented = peaks
+    return MemoryRatio(runtime, batch, of_base, of_augmented)
 
 
 def _peak(runtime: Runtime, model: nn.Module, arguments: tuple[Any, ...]) -> int:

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from sesurgeon.export.cost.latency import Runner, clock_of, in_torch
+from sesurgeon.export.cost.latency import Runner, clock_of, in_torch, with_images
 from sesurgeon.models import fresh
+from sesurgeon.placement import images_in
 from sesurgeon.surgery import blocks_of
 
 _WARM_UP = 3
@@ -23,24 +24,31 @@ class BlockShare:
 
     Attributes:
         block: its path.
+        batch: images in the pass.
         ms: the median of its milliseconds a pass, in which it may be called several times.
         share: of the milliseconds of the whole pass, from 0 to 1.
     """
 
     block: str
+    batch: int
     ms: float
     share: float
 
 
-def block_shares(model: nn.Module, arguments: tuple[Any, ...], *, repeats: int = 20) -> list[BlockShare]:
+def block_shares(
+    model: nn.Module, arguments: tuple[Any, ...], *, batch: int | None = None, repeats: int = 20
+) -> list[BlockShare]:
     """Time each inserted block within passes of ``model`` in eval mode, where it is; the model is left as it was.
 
     Args:
         model: with blocks; without any the list is empty.
         arguments: the positional arguments of forward.
+        batch: images of a pass; as many as ``arguments`` have by default.
         repeats: passes that are timed.
     """
     blocks = blocks_of(model)
+    batch = batch or images_in(arguments)
+    arguments = with_images(arguments, batch)
     clock = clock_of(model)
     seconds = dict.fromkeys(blocks, 0.0)  # of one pass
     began: dict[str, float] = {}
@@ -66,7 +74,7 @@ def block_shares(model: nn.Module, arguments: tuple[Any, ...], *, repeats: int =
             handle.remove()
     total = median(whole[_WARM_UP:])
     medians = {path: median(part[path] for part in parts[_WARM_UP:]) for path in blocks}
-    return [BlockShare(path, 1000 * one, one / total) for path, one in medians.items()]
+    return [BlockShare(path, batch, 1000 * one, one / total) for path, one in medians.items()]
 
 
 def _timed(run: Runner, arguments: tuple[Any, ...], clock: Callable[[], float]) -> float:
