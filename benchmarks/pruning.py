@@ -38,9 +38,10 @@ def main() -> None:
 
 def write_table(gates: dict, rows: list[tuple[str, dict]], max_drop: str) -> None:
     """``pruning.md``."""
-    lines = ["| gate | mean | spread over images | over classes | over channels |", "|---|---:|---:|---:|---:|"]
+    lines = ["| gate | mean | spread over images | largest of a channel | over classes | over channels |"]
+    lines += ["|---|---:|---:|---:|---:|---:|"]
     for gate in gates["gates"]:
-        spreads = (gate[f"{over}_spread"] for over in ("image", "class", "channel"))
+        spreads = (gate[f"{over}_spread"] for over in ("image", "largest", "class", "channel"))
         lines.append(f"| `{gate['gate']}` | {gate['mean']:.4f} | {' | '.join(f'{spread:.4f}' for spread in spreads)} |")
     lines += ["", f"| `--tolerance` with `--max-drop {max_drop}` | blocks taken out | top-1 | ms a pass |"]
     lines += ["|---:|---:|---:|---:|"]

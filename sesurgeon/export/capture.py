@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,12 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import SequenceKey, tree_flatten_with_path
 
 from sesurgeon.errors import UntraceableError
 from sesurgeon.models.copies import copy_of
 
 # torch.export takes sizes 0 and 1 for constants, so the batch that stands for "any" has at least two images.
 _CAPTURE_BATCH = 2
+
+ONLY_OUTPUT = "logits"
+"""What the output of a file is called that has one."""
 
 
 class FirstOutput(nn.Module):
@@ -39,6 +44,44 @@ class FirstOutput(nn.Module):
         return output
 
 
+class AllOutputs(nn.Module):
+    """The outputs of a model that have a batch, as a tuple.
+
+    Args:
+        model: in eval mode.
+        names: of these outputs: their keys, or their numbers from one.
+        left_out: what the others are called.
+    """
+
+    def __init__(self, model: nn.Module, names: tuple[str, ...], left_out: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+        self.left_out = left_out
+
+    def forward(self, input: Tensor) -> tuple[Tensor, ...]:
+        """Images with shape (batch, channels, height, width) -> the outputs, each with shape (batch, ...)."""
+        found = _by_name(self.model(input))
+        return tuple(found[name] for name in self.names)
+
+
+def all_outputs(model: nn.Module, image: Tensor) -> nn.Module:
+    """As :func:`one_output`, but the copy gives all outputs that are tensors with a batch, as a tuple.
+
+    Raises:
+        UntraceableError: the model cannot be copied, fails on ``image``, or gives no tensor with a batch.
+    """
+    prepared = _prepared(model)
+    found = _by_name(run(prepared, image))
+    names = tuple(name for name, value in found.items() if _has_batch(value, image))
+    if not names:
+        raise UntraceableError(
+            "The network gives no tensor in eval mode whose first dimension is the batch.",
+            hint="Wrap it in a module whose forward returns the tensors to export.",
+        )
+    return AllOutputs(prepared, names, tuple(name for name in found if name not in names))
+
+
 def one_output(model: nn.Module, image: Tensor) -> nn.Module:
     """A copy of ``model`` in eval mode and float32, on the CPU, that gives one tensor.
 
@@ -49,10 +92,7 @@ def one_output(model: nn.Module, image: Tensor) -> nn.Module:
     Raises:
         UntraceableError: the model cannot be copied, fails on ``image``, or gives no tensor with a batch.
     """
-    try:
-        prepared = copy_of(model).cpu().float().eval()
-    except Exception as error:  # whatever a module's own attributes raise
-        raise UntraceableError(f"The network cannot be copied: {first_line(error)}") from error
+    prepared = _prepared(model)
     output = run(prepared, image)
     if not isinstance(output, Tensor):
         first = _first(output)
@@ -64,7 +104,7 @@ def one_output(model: nn.Module, image: Tensor) -> nn.Module:
         prepared, output = FirstOutput(prepared, _others(output)), first
     elif _takes_any_number(prepared):  # of inputs, which torch.export would take for a tuple
         prepared = FirstOutput(prepared)
-    if output.ndim == 0 or len(output) != len(image):
+    if not _has_batch(output, image):
         raise UntraceableError(
             f"The network turns a batch of {len(image)} into an output of shape {tuple(output.shape)}, "
             f"whose first dimension is not the batch."
@@ -72,11 +112,18 @@ def one_output(model: nn.Module, image: Tensor) -> nn.Module:
     return prepared
 
 
+def _prepared(model: nn.Module) -> nn.Module:
+    try:
+        return copy_of(model).cpu().float().eval()
+    except Exception as error:  # whatever a module's own attributes raise
+        raise UntraceableError(f"The network cannot be copied: {first_line(error)}") from error
+
+
 def capture(model: nn.Module, image: Tensor) -> ExportedProgram:
     """Follow ``model`` on ``image`` with a free batch size.
 
     Args:
-        model: in eval mode, with one tensor in and one tensor out.
+        model: in eval mode, with one tensor in and one tensor out, or a tuple of them.
         image: an example, with shape (batch, channels, height, width).
 
     Raises:
@@ -115,17 +162,34 @@ def run(model: nn.Module, image: Tensor) -> Any:
         ) from error
 
 
+def outputs_of(model: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
+    """What a model that :func:`one_output` or :func:`all_outputs` gave has for ``image``: one tensor, or all of them.
+
+    Raises:
+        UntraceableError: it raises.
+    """
+    output = run(model, image)
+    return output if isinstance(output, tuple) else (output,)
+
+
+def shapes_of(model: nn.Module, image: Tensor) -> dict[str, tuple[int, ...]]:
+    """Of each of its outputs for one image, by name."""
+    return {
+        name: tuple(output.shape[1:]) for name, output in zip(names_of(model), outputs_of(model, image), strict=True)
+    }
+
+
 @contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
     """Silence torch's exporters for a while.
 
-    They warn about their own deprecations and log whole tracebacks for what we check, and report, ourselves
-    (an opset that they could not reach, a graph that they could not follow).
+    They warn about their own deprecations, and log whole tracebacks and print whole graphs for what we check, and
+    report, ourselves (an opset that they could not reach, a graph that they could not follow).
     """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -143,9 +207,31 @@ def _first(output: Any) -> Any:
     return output[0] if isinstance(output, Sequence) and len(output) else output
 
 
+def names_of(prepared: nn.Module) -> tuple[str, ...]:
+    """What the outputs of ``prepared`` are called in a file."""
+    return prepared.names if isinstance(prepared, AllOutputs) else (ONLY_OUTPUT,)
+
+
 def left_out(prepared: nn.Module) -> tuple[str, ...]:
-    """Outputs of the caller's model that what :func:`one_output` gave does not have: their keys, or their numbers."""
-    return prepared.left_out if isinstance(prepared, FirstOutput) else ()
+    """Outputs of the caller's model that ``prepared`` does not have: their keys, or their numbers."""
+    return prepared.left_out if isinstance(prepared, FirstOutput | AllOutputs) else ()
+
+
+def _by_name(output: Any) -> dict[str, Any]:
+    """Outputs by key, or by number from one: ``out``, ``output_2``, ``output_2.1`` where they are nested."""
+    return {_name(path): value for path, value in tree_flatten_with_path(output)[0]}
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    if not path:
+        return ONLY_OUTPUT
+    steps = [key.idx + 1 if isinstance(key, SequenceKey) else getattr(key, "key", None) or key.name for key in path]
+    start = "output_" if isinstance(steps[0], int) else ""
+    return start + ".".join(map(str, steps))
+
+
+def _has_batch(output: Any, image: Tensor) -> bool:
+    return isinstance(output, Tensor) and output.ndim > 0 and len(output) == len(image)
 
 
 def _takes_any_number(model: nn.Module) -> bool:

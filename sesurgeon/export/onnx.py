@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 
 from sesurgeon import __version__
+from sesurgeon.blocks.config import is_whole
 from sesurgeon.errors import UntraceableError, UsageError, VerificationError
 from sesurgeon.export.blocked import for_blocked_layout
-from sesurgeon.export.capture import FirstOutput, capture, first_line, left_out, quiet_exporter, run
+from sesurgeon.export.capture import FirstOutput, capture, first_line, left_out, names_of, quiet_exporter, shapes_of
 from sesurgeon.export.onnx_files import check_onnx_path, onnx_draft
-from sesurgeon.export.parity import Parity, noise, onnx_parity
+from sesurgeon.export.parity import Parity, onnx_parity, trial_images
 from sesurgeon.export.precision import TOLERANCES, Precision, reduce
 from sesurgeon.export.precision import simplify as simplify_file
 from sesurgeon.export.prepare import prepare
@@ -25,7 +26,10 @@ from sesurgeon.files import target_of
 from sesurgeon.finetune.data.heldout import digest_of
 from sesurgeon.models.provenance import Provenance
 
-_INPUT, _OUTPUT = "input", "logits"
+Batch: TypeAlias = Tensor | Sequence[Tensor]
+"""Images (N, C, H, W), alone or with labels behind them."""
+
+_INPUT = "input"
 
 # protobuf holds no message of 2 GiB or more; the rest is room for the graph itself
 _ONE_FILE_LIMIT = 2**31 - 2**24
@@ -40,7 +44,7 @@ class OnnxReport:
         data: above 2 GB, the file beside it that holds its weights, and goes where it goes; else None.
         opset: the version of ONNX's operators that the file is written in.
         input_shape: (channels, height, width) of ``input``; its batch is free.
-        output_shape: of ``logits`` for one image.
+        outputs: the shape of each output for one image, by name; ``logits`` where there is one.
         left_out: the network's other outputs, by key or number, which the file does not have.
         size: bytes on disk, external data included.
         precision: of its weights.
@@ -51,7 +55,7 @@ class OnnxReport:
     data: Path | None
     opset: int
     input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
+    outputs: dict[str, tuple[int, ...]]
     left_out: tuple[str, ...]
     size: int
     precision: Precision
@@ -65,8 +69,9 @@ def export_onnx(
     opset: int | None = None,
     example_inputs: Tensor | tuple[Tensor, ...] | None = None,
     precision: Precision = "float32",
-    calibration: Sequence[Tensor] = (),
-    compare_on: Sequence[Tensor] = (),
+    calibration: Iterable[Batch] = (),
+    compare_on: Iterable[Batch] = (),
+    all_outputs: bool = False,
     simplify: bool = False,
     for_cpu: bool = False,
     force: bool = True,
@@ -74,43 +79,52 @@ def export_onnx(
 ) -> OnnxReport:
     """Write ``model`` in eval mode as one ONNX file.
 
-    Input ``input`` with shape (batch, channels, height, width), output ``logits``, both of float32. Above 2 GB the
+    Input ``input`` with shape (batch, channels, height, width), output ``logits``, of float32. Above 2 GB the
     weights lie beside it in ``<path>.data``, or in ``<path>.2.data`` where those of a file to be replaced lie there.
     The metadata holds ``sesurgeon_version`` and, where known, ``classes`` and ``preprocessing`` as JSON, and
     ``multi_label`` where images may have several. ``model`` itself is left as it is: a copy is exported, with the
     factors of its gates folded into the layers before them where that is exact.
 
     Args:
-        model: any network with one image tensor in; of several outputs the first is exported.
+        model: any network with one image tensor in; of several outputs the first is exported by default.
         path: where to; nothing lies there unless all checks have passed.
         opset: of ONNX's operators; the exporter's own choice by default.
         example_inputs: images, as the model takes them; by default :func:`sesurgeon.surgery.known_inputs`.
         precision: of the weights: float32; float16, half the size; int8, a quarter, and faster on many processors.
-        calibration: batches of images for int8, prepared as for the model; a few hundred are enough.
-        compare_on: batches of images on which the file is compared with PyTorch.
+        calibration: batches of images for int8, prepared as for the model; a few hundred are enough. Labels beside the
+            images, as a DataLoader gives them, are passed over.
+        compare_on: likewise, batches on which the file is compared with PyTorch.
+        all_outputs: export all outputs that are tensors with a batch, under their keys, or as ``output_1``, ….
         simplify: let onnxslim take out what need not be there.
         for_cpu: write float32 for the kernels that onnxruntime has on CPUs, where scaling by channels is slow: more
             nodes and less time there (see :mod:`sesurgeon.export.blocked`).
         force: replace what lies at ``path``, and its weights beside it.
-        verify: compare with PyTorch in onnxruntime, at batch 1 and 4 of random images, on ``compare_on`` and on
-            ``example_inputs``; int8, whose ranges are those of real images, on ``compare_on`` or ``calibration`` alone.
+        verify: compare with PyTorch in onnxruntime, at batch 1 and 4 of random images (or of the example's, where the
+            network gives NaN for random ones), on ``compare_on`` and on ``example_inputs``; int8, whose ranges are
+            those of real images, on ``compare_on`` or ``calibration`` alone.
 
     Raises:
         OutputError: ``path`` cannot be written: see :func:`check_onnx_path`, or the disk is full.
-        UsageError: ``opset`` cannot be had, ``example_inputs`` are more than one tensor, int8 lacks images, or a
-            precision other than float32 is asked for together with ``for_cpu`` or for a file above 2 GB.
+        UsageError: there is no such ``precision``, ``opset`` cannot be had, ``example_inputs`` are more than one
+            tensor, batches are no images, int8 lacks them, or a precision other than float32 is asked for together with
+            ``for_cpu`` or for a file above 2 GB.
         UntraceableError: the network cannot be exported, or works for one batch size alone.
-        VerificationError: onnxruntime does not compute what PyTorch computes, or the folded network what it did before.
+        VerificationError: onnxruntime does not compute what PyTorch computes, or the folded network what it did before,
+            or the network's outputs are not finite.
     """
     path = Path(path)
     check_onnx_path(path, force=force)
+    _check_choices(precision, opset)
+    calibration, compare_on = list(calibration), list(compare_on)
     if precision == "int8" and not calibration:
         raise UsageError("int8 needs images, from which activations get their ranges.", hint="Give calibration images.")
     if for_cpu and precision != "float32":
         raise UsageError(
             f"for_cpu is for float32, not for {precision}: kernels differ.", hint="Ask for one of the two."
         )
-    prepared, image, provenance = prepare(model, example_inputs)
+    prepared, image, provenance = prepare(model, example_inputs, every_output=all_outputs)
+    calibration = _images_of("calibration", calibration, image)
+    compare_on = _images_of("compare_on", compare_on, image)
     program = _to_onnx(prepared, image, opset)
     if for_cpu:
         for_blocked_layout(program.model)
@@ -126,7 +140,7 @@ def export_onnx(
             if precision == "int8":
                 batches = list(compare_on or calibration)
             else:
-                batches = [*noise(image, provenance.preprocessing), *compare_on]
+                batches = [*trial_images(prepared, image, provenance.preprocessing), *compare_on]
                 batches += [] if example_inputs is None else [image]
             parity = onnx_parity(prepared, draft, batches, TOLERANCES[precision])
             parity.require("onnxruntime's")
@@ -138,7 +152,7 @@ def export_onnx(
         data=beside,
         opset=program.model.opset_imports[""],
         input_shape=tuple(image.shape[1:]),
-        output_shape=tuple(run(prepared, image).shape[1:]),
+        outputs=shapes_of(prepared, image),
         left_out=left_out(prepared),
         size=size,
         precision=precision,
@@ -146,11 +160,32 @@ def export_onnx(
     )
 
 
+def _check_choices(precision: object, opset: object) -> None:
+    if precision not in get_args(Precision):
+        raise UsageError(f"precision (={precision!r}) must be one of: {', '.join(get_args(Precision))}.")
+    if not (opset is None or is_whole(opset)):
+        raise UsageError(f"opset (={opset!r}) must be a whole number.")
+
+
+def _images_of(name: str, batches: Iterable[Batch], like: Tensor) -> list[Tensor]:
+    """The images of each batch, of as many dimensions as those of ``like``, without labels beside them."""
+    found = [batch[0] if isinstance(batch, (list, tuple)) and batch else batch for batch in batches]
+    others = [images for images in found if not (isinstance(images, Tensor) and images.ndim == like.ndim)]
+    if others:
+        what = f"shape {tuple(others[0].shape)}" if isinstance(others[0], Tensor) else type(others[0]).__name__
+        raise UsageError(
+            f"{name} must be batches of images, tensors of {like.ndim} dimensions, not of {what}.",
+            hint="Give them as a list, or a DataLoader of images or of (images, labels).",
+        )
+    return [images for images in found if isinstance(images, Tensor)]
+
+
 def _to_onnx(model: nn.Module, image: Tensor, opset: int | None) -> torch.onnx.ONNXProgram:
     """Convert, and hold the exporter to the opset asked for: it falls back to its own without a word."""
     import onnx
 
-    if any(isinstance(getattr(model, name, None), Tensor) for name in (_INPUT, _OUTPUT)):
+    names = names_of(model)
+    if any(isinstance(getattr(model, name, None), Tensor) for name in (_INPUT, *names)):
         model = FirstOutput(model)  # its tensors are called model.input and model.logits: names are given but once
     exported = capture(model, image)
     try:
@@ -158,7 +193,7 @@ def _to_onnx(model: nn.Module, image: Tensor, opset: int | None) -> torch.onnx.O
             program = torch.onnx.export(
                 exported,
                 input_names=[_INPUT],
-                output_names=[_OUTPUT],
+                output_names=names,
                 dynamic_shapes=({0: "batch"},),  # names the dimension that capture left free
                 opset_version=opset,
                 dynamo=True,

@@ -28,7 +28,7 @@ def reduce(source: Path, target: Path, precision: Precision, calibration: Sequen
         source: an ONNX file whose input is ``input``.
         target: where to.
         precision: "float16": all weights and operations; "int8": static quantisation in QDQ form, symmetric for weights
-            (one scale a channel), asymmetric for activations.
+            (one scale a channel, of 7 bits, so that no processor's sums overflow), asymmetric for activations.
         calibration: for "int8": batches of images (N, C, H, W), float32, from which activations get their ranges.
 
     Raises:
@@ -71,7 +71,9 @@ def _to_half(source: Path, target: Path) -> None:
     import onnx_ir
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    half = onnx_ir.from_proto(convert_float_to_float16(onnx.load(source), keep_io_types=True))
+    whole = onnx.load(source)
+    del whole.graph.value_info[:]  # of a resizing, which stays float32, it would say another type
+    half = onnx_ir.from_proto(convert_float_to_float16(whole, keep_io_types=True))
     half.graph.sort()  # the casts of the input stand at the end
     onnx_ir.save(half, target)
 
@@ -88,6 +90,7 @@ def _to_int8(source: Path, target: Path, calibration: Sequence[Tensor]) -> None:
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
+        reduce_range=True,  # processors without VNNI add two products in 16 bits, which those of 8 bits overflow
     )
 
 

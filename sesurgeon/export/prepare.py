@@ -6,15 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import SiteError, UsageError
-from sesurgeon.export.capture import one_output
+from sesurgeon.export.capture import all_outputs, one_output
 from sesurgeon.models.provenance import Provenance, provenance_of
 from sesurgeon.surgery import fold, known_inputs, plan_of
 
 
 def prepare(
-    model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...] | None
+    model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...] | None, *, every_output: bool = False
 ) -> tuple[nn.Module, Tensor, Provenance]:
-    """A copy of ``model`` in eval mode and float32, on the CPU, that gives one tensor; an example; where it came from.
+    """A copy of ``model`` in eval mode and float32, on the CPU; an example; where it came from.
+
+    It gives one tensor, or a tuple of all outputs that have a batch.
 
     Where the factors of its gates can go into the layers before them, exactly, they are there.
 
@@ -25,7 +27,8 @@ def prepare(
     """
     model = getattr(model, "_orig_mod", model)  # out of torch.compile's wrapper, whose forward takes anything
     image = _one_image(model, example_inputs)
-    return one_output(_folded(model), image), image, provenance_of(model)
+    of_outputs = all_outputs if every_output else one_output
+    return of_outputs(_folded(model), image), image, provenance_of(model)
 
 
 def _folded(model: nn.Module) -> nn.Module:

@@ -14,8 +14,8 @@ from torch.export import ExportedProgram
 
 from sesurgeon import __version__
 from sesurgeon.errors import UsageError, VerificationError
-from sesurgeon.export.capture import capture, first_line, left_out, quiet_exporter, run
-from sesurgeon.export.parity import Parity, compare, noise
+from sesurgeon.export.capture import capture, first_line, left_out, names_of, outputs_of, quiet_exporter, shapes_of
+from sesurgeon.export.parity import Parity, compare_all, trial_images
 from sesurgeon.export.precision import TOLERANCES
 from sesurgeon.export.prepare import prepare
 from sesurgeon.files import atomic_write, check_writable
@@ -33,7 +33,7 @@ class Pt2Report:
     Attributes:
         path: the file.
         input_shape: (channels, height, width) of the images; their batch is free.
-        output_shape: for one image.
+        outputs: the shape of each of its outputs for one image, by name; the file gives several as a tuple.
         left_out: the network's other outputs, by key or number, which the file does not have.
         size: bytes on disk.
         parity: how far the file, read again, is from PyTorch's module; None when that was not asked for.
@@ -41,7 +41,7 @@ class Pt2Report:
 
     path: Path
     input_shape: tuple[int, ...]
-    output_shape: tuple[int, ...]
+    outputs: dict[str, tuple[int, ...]]
     left_out: tuple[str, ...]
     size: int
     parity: Parity | None
@@ -52,6 +52,7 @@ def export_pt2(
     path: str | os.PathLike[str],
     *,
     example_inputs: Tensor | tuple[Tensor, ...] | None = None,
+    all_outputs: bool = False,
     force: bool = True,
     verify: bool = True,
 ) -> Pt2Report:
@@ -61,9 +62,10 @@ def export_pt2(
     ``model`` itself is left as it is: a copy is exported, with its gates' factors folded where that is exact.
 
     Args:
-        model: any network with one image tensor in; of several outputs the first is exported.
+        model: any network with one image tensor in; of several outputs the first is exported by default.
         path: where to, a name that ends in .pt2; nothing lies there unless all checks have passed.
         example_inputs: images, as the model takes them; by default :func:`sesurgeon.surgery.known_inputs`.
+        all_outputs: export all outputs that are tensors with a batch, as a tuple.
         force: replace what lies at ``path``.
         verify: read the file again and compare with PyTorch, at batch 1 and 4.
 
@@ -76,15 +78,15 @@ def export_pt2(
     path = Path(path)
     check_pt2_path(path)
     check_writable(path, force=force)
-    prepared, image, provenance = prepare(model, example_inputs)
+    prepared, image, provenance = prepare(model, example_inputs, every_output=all_outputs)
     program = capture(prepared, image)
     with atomic_write(path, force=force) as temporary:
-        temporary.write_bytes(_content(program, provenance))
+        temporary.write_bytes(_content(program, provenance, names_of(prepared)))
         parity = _parity(prepared, temporary, image, provenance) if verify else None
     return Pt2Report(
         path=path,
         input_shape=tuple(image.shape[1:]),
-        output_shape=tuple(run(prepared, image).shape[1:]),
+        outputs=shapes_of(prepared, image),
         left_out=left_out(prepared),
         size=path.stat().st_size,
         parity=parity,
@@ -97,12 +99,12 @@ def check_pt2_path(path: Path) -> None:
         raise UsageError(f"{path} is no name for a torch.export file.", hint=f"Let it end in {SUFFIX}.")
 
 
-def _content(program: ExportedProgram, provenance: Provenance) -> bytes:
+def _content(program: ExportedProgram, provenance: Provenance, outputs: tuple[str, ...]) -> bytes:
     """The file, by way of memory: where the disk is full, torch's own writing to it ends the whole process."""
     content = io.BytesIO()
     _forget_sources(program)
     with quiet_exporter():
-        torch.export.save(program, content, extra_files={_METADATA: json.dumps(_described(provenance))})
+        torch.export.save(program, content, extra_files={_METADATA: json.dumps(_described(provenance, outputs))})
     return content.getvalue()
 
 
@@ -113,10 +115,11 @@ def _forget_sources(program: ExportedProgram) -> None:
             node.meta.pop("stack_trace", None)
 
 
-def _described(provenance: Provenance) -> dict[str, object]:
+def _described(provenance: Provenance, outputs: tuple[str, ...]) -> dict[str, object]:
     preprocessing = provenance.preprocessing
     return {
         "sesurgeon_version": __version__,
+        "outputs": outputs,
         "classes": provenance.classes,
         "multi_label": provenance.multi_label,
         "preprocessing": None if preprocessing is None else preprocessing.to_dict(),
@@ -124,14 +127,14 @@ def _described(provenance: Provenance) -> dict[str, object]:
 
 
 def _parity(model: nn.Module, path: Path, image: Tensor, provenance: Provenance) -> Parity:
-    batches = noise(image, provenance.preprocessing)
+    batches = trial_images(model, image, provenance.preprocessing)
     try:
         with quiet_exporter():
             read = torch.export.load(path).module()
         with torch.no_grad():
-            got = [read(batch) for batch in batches]
+            got = [outputs_of(read, batch) for batch in batches]
     except Exception as error:  # torch.export's errors share no narrower base class
         raise VerificationError(f"The exported file cannot be run: {first_line(error)}") from error
-    parity = compare([run(model, batch) for batch in batches], got, TOLERANCES["float32"])
+    parity = compare_all([outputs_of(model, batch) for batch in batches], got, TOLERANCES["float32"])
     parity.require("The file's")
     return parity

@@ -4,7 +4,7 @@ from sesurgeon.finetune.scoring.gatewatch import CONSTANT
 from sesurgeon.gates.drawing import draw_activations, draw_spreads
 from sesurgeon.gates.pruning import Pruning, PruningStep, prune
 from sesurgeon.gates.statistics import NEAR, GateStatistics
-from sesurgeon.gates.study import GateStudy, check_blocks, study_gates
+from sesurgeon.gates.study import GateStudy, check_blocks, lacks_labels, study_gates
 from sesurgeon.gates.tables import check_report, write_report
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "check_report",
     "draw_activations",
     "draw_spreads",
+    "lacks_labels",
     "prune",
     "study_gates",
     "write_report",

@@ -18,8 +18,8 @@ class Candidate:
 
     Attributes:
         block: its path.
-        spread: standard deviation of its factors over images and places, mean over the channels; of a block with two
-            gates the larger one.
+        spread: standard deviation of its factors over images and places, of the channel that varies most: a gate may
+            tell one class by a single one.
         constants: mean factor of each channel, (channels,), float64; of two gates, the product.
         distance: maximum of |factor - 1|; of two gates, the larger one.
     """
@@ -58,5 +58,5 @@ def _candidate(path: str, parts: list[GateSums]) -> Candidate:
     constants = torch.ones(1, dtype=torch.float64)  # a gate of one channel scales all of them
     for part in parts:
         constants = constants * part.channel_means()
-    spread = max(float(part.channel_spreads().mean()) for part in parts)
+    spread = max(float(part.channel_spreads().max()) for part in parts)
     return Candidate(path, spread, constants, max(part.largest for part in parts))

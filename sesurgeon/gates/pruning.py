@@ -35,8 +35,7 @@ class PruningStep:
 
     Attributes:
         block: its path.
-        spread: standard deviation of its factors over images and places, mean over the channels; of a block with two
-            gates the larger one.
+        spread: standard deviation of its factors over images and places, of the channel that varies most.
         tensors: names of the weights and biases that took its constants; none where all of them are 1.
         smallest, largest: of these constants.
         difference: between the outputs and those of a multiplication by the constants, as a share of the largest one;

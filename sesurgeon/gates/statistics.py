@@ -22,7 +22,7 @@ class GateStatistics:
     """The factors of one gate over some images.
 
     A gate has a factor for each channel; CBAM's second part has one for all channels of each place, and
-    gather-excite with an extent one for each channel and place: then "channel" stands for these, too, in the two
+    gather-excite with an extent one for each channel and place: then "channel" stands for these, too, in the
     spreads over images and over channels.
 
     Attributes:
@@ -31,6 +31,7 @@ class GateStatistics:
         channels: of the gate.
         mean: of all factors.
         image_spread: standard deviation over the images, mean over the channels.
+        largest_spread: the same of the channel that varies most.
         channel_spread: standard deviation over the channels of their means over the images.
         class_spread: standard deviation over the classes of their mean factors, mean over the channels; None where
             fewer than two classes were seen.
@@ -44,6 +45,7 @@ class GateStatistics:
     channels: int
     mean: float
     image_spread: float
+    largest_spread: float
     channel_spread: float
     class_spread: float | None
     near_zero: float
@@ -62,6 +64,7 @@ class GateStatistics:
             channels=sums.channels,
             mean=movement.mean,
             image_spread=movement.image_spread,
+            largest_spread=float(sums.image_spreads().max()),
             channel_spread=movement.channel_spread,
             class_spread=_class_spread(sums),
             near_zero=_share_near(means, 0),
@@ -73,10 +76,13 @@ class GateStatistics:
 
     @property
     def verdict(self) -> Verdict:
-        """Does the block do anything? An open gate does nothing; a constant one nothing that a weight could not do."""
+        """Does the block do anything? An open gate does nothing; a constant one nothing that a weight could not do.
+
+        One channel is enough to make a gate live: that of a late block may tell one class by few of its channels.
+        """
         if self.largest < CONSTANT:
             return "open"
-        return "constant" if self.image_spread < CONSTANT else "live"
+        return "constant" if self.largest_spread < CONSTANT else "live"
 
 
 def _class_spread(sums: GateSums) -> float | None:

@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from sesurgeon.blocks import ceiling_of
 from sesurgeon.errors import SesurgeonError, UsageError
 from sesurgeon.finetune import Data, EvaluationStep, open_held_out
+from sesurgeon.finetune.data.dataset import check_is_data
 from sesurgeon.finetune.data.loader import check_loading, read
+from sesurgeon.finetune.data.unlabelled import lacks_classes
 from sesurgeon.finetune.events import OnProgress, ignore
 from sesurgeon.finetune.scoring.evaluation import prepared
 from sesurgeon.finetune.scoring.gatewatch import GateSums, gates_of, watching_gates
 from sesurgeon.finetune.scoring.outputs import as_input, evaluating
 from sesurgeon.gates.statistics import GateStatistics
+from sesurgeon.models import provenance_of
 from sesurgeon.surgery import blocks_of
 from sesurgeon.words import some
 
@@ -32,7 +35,7 @@ class GateStudy:
 
     Attributes:
         gates: the numbers.
-        classes: names of the chosen classes.
+        classes: names of the chosen classes; none where the images have no labels.
         means: by gate, the mean factor of each channel over all images, (channels,), float64.
         spreads: by gate, its standard deviation over images and places, likewise.
         class_means: by gate, the mean factor of each chosen class and channel, (classes, channels), NaN for a class
@@ -71,7 +74,8 @@ def study_gates(
 
     Args:
         model: a classifier with inserted blocks.
-        data: opened data, or what :func:`sesurgeon.finetune.open_held_out` takes.
+        data: opened data, or what :func:`sesurgeon.finetune.open_held_out` takes; a folder or a tar may be without
+            class folders, as ``finetune --distill 1`` takes it: then nothing is told by class.
         classes: names of those whose means are kept; by default four, spread over all.
         split, batch_size, workers, img_size, device, on_progress: see :func:`sesurgeon.evaluate`.
 
@@ -83,9 +87,13 @@ def study_gates(
     """
     check_loading(batch_size, workers)
     check_blocks(model)
-    data = data if isinstance(data, Data) else open_held_out(model, data, on_progress=on_progress)
-    rows = choose_classes(data.classes, classes)
-    given = prepared(model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device)
+    if not isinstance(data, Data):
+        data = open_held_out(model, data, unlabelled=lacks_labels(model, data), on_progress=on_progress)
+    rows = choose_classes(() if data.unlabelled else data.classes, classes)
+    given = prepared(
+        model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device,
+        labelled=False,
+    )  # fmt: skip
     steps = len(given.batches)
     places = {index: place for place, index in enumerate(given.classes)}
     with watching_gates(model, len(places)) as watch, evaluating(model), torch.no_grad():
@@ -105,6 +113,13 @@ def study_gates(
         class_means={gate: _of_classes(sums, rows) for gate, sums in seen.items()},
         images=len(data.split(split)),
     )
+
+
+def lacks_labels(model: nn.Module, spec: str | os.PathLike[str]) -> bool:
+    """Are these images without class folders that ``model`` knows? Gates can be watched on such, too."""
+    check_is_data(spec)
+    known = provenance_of(model)
+    return not known.multi_label and lacks_classes(os.fspath(spec), known.classes)
 
 
 def check_blocks(model: nn.Module) -> None:
@@ -143,5 +158,5 @@ def choose_classes(known: Sequence[str], named: Sequence[str] | None) -> list[in
     if wrong:
         near = {name: difflib.get_close_matches(name, known, n=3) for name in wrong}
         told = "; ".join(f"'{name}'" + (f" (nearest: {', '.join(near[name])})" if near[name] else "") for name in wrong)
-        raise UsageError(f"The data have no class {told}.", hint=f"They have {some(known, _MOST)}.")
+        raise UsageError(f"The data have no class {told}.", hint=f"They have {some(known, _MOST) or 'none'}.")
     return [known.index(name) for name in dict.fromkeys(named)]

@@ -90,7 +90,7 @@ def test_a_network_becomes_a_checked_file(folder: Path) -> None:
     report = json.loads(result.stdout)
     assert report["path"] == "net.onnx"
     assert report["model"] == "factory:own_networks:tiny"
-    assert report["output_shape"] == [5]
+    assert report["outputs"] == {"logits": [5]}
     assert report["parity"]["batch_sizes"] == [1, 4]
     assert report["parity"]["top1_agreement"] == 1.0
     session = onnxruntime.InferenceSession(folder / "net.onnx", providers=["CPUExecutionProvider"])
@@ -239,9 +239,17 @@ def test_what_the_network_gives_beside_is_named(folder: Path) -> None:
     for name, *options in (("net.onnx", "--onnx"), ("plain.onnx", "--plain", "--onnx"), ("net.pt2", "--pt2")):
         result = export("factory:own_networks:Several", *options, "-o", name)
         assert result.exit_code == 0, result.stderr
-        assert "the file has the first alone. Left out: doubt, more." in " ".join(result.stderr.split())
+        assert "the file has not got all of them. Left out: doubt, more. --all-outputs writes" in " ".join(
+            result.stderr.split()
+        )
     result = export("factory:own_networks:Several", "--json", "--force")
     assert json.loads(result.stdout)["left_out"] == ["doubt", "more"]
+    for name, kind in (("all.onnx", "--onnx"), ("all.pt2", "--pt2")):
+        result = export("factory:own_networks:Several", kind, "--all-outputs", "-o", name, "--json")
+        assert result.exit_code == 0, result.stderr
+        assert list(json.loads(result.stdout)["outputs"]) == ["classes", "doubt", "more"], result.stdout
+        assert "Left out" not in result.stderr
+    assert "--all-outputs is for ONNX" in export("factory:own_networks:Several", "--plain", "--all-outputs").stderr
     assert "Left out" not in export("factory:own_networks:tiny").stderr
 
 

@@ -26,10 +26,21 @@ def test_the_gate_of_a_fresh_block_does_nothing_and_is_named(workplace: Path) ->
     few = "Warning: how much a gate varies cannot be told from 6 images. Give some hundreds.\n"
     assert result.stderr == f"No MODEL given: taking net.se.pt, the newest here.\n{few}"
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
-    assert rows == [["1.se", "1.0000", "0.0000", "0.0000", "0.0000", "0 %", "100 %", "0 %", "1 for all"]]
+    assert rows == [["1.se", "1.0000", "0.0000", "0.0000", "0.0000", "0.0000", "0 %", "100 %", "0 %", "1 for all"]]
     assert "net.se.pt on data, 6 images" in result.stdout
     assert "Do nothing, no factor differs from 1 by a hundredth: 1.se.\n`sesurgeon prune`" in result.stdout
     assert "Written" not in result.stdout
+
+
+def test_images_without_labels_are_studied_too(workplace: Path) -> None:
+    Path("data").rename("photos")
+    for number, image in enumerate(sorted(Path("photos").rglob("*.png"))):
+        image.rename(Path("photos") / f"{number}.png")
+    result = gates("net.se.pt", "--data", "photos", "-j", "0", "--device", "cpu", "-o", "report")
+    assert result.exit_code == 0, result.stderr
+    assert "The images of photos have no labels that net.se.pt knows: nothing is told by class." in result.stderr
+    assert "0.0000 │           - │" in result.stdout
+    assert len(list(Path("report").iterdir())) == 4
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,10 @@ def test_where_nothing_can_go_nothing_is_written(workplace: Path) -> None:
     sesurgeon.save(model, "net.se.pt")
     result = prune("net.se.pt", *DATA, "--tolerance", "1e-4")
     assert result.exit_code == 0, result.stderr
-    assert "Gates that depend on the image or the place, with a spread above 0.0001: 1.se (" in result.stdout
+    assert (
+        "Gates that depend on the image or the place, with a channel whose spread is above 0.0001: 1.se ("
+        in result.stdout
+    )
     assert result.stdout.endswith("No block was taken out, and nothing was written.\n")
     assert not Path("net.pruned.pt").exists()
     assert json.loads(prune("net.se.pt", *DATA, "--tolerance", "1e-4", "--json").stdout)["output"] is None

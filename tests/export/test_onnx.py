@@ -70,7 +70,7 @@ def test_one_file_lies_there(shipped: tuple[Net, OnnxReport]) -> None:
     assert [file.name for file in report.path.parent.iterdir()] == ["net.onnx"]
     assert report.size == report.path.stat().st_size
     assert report.data is None
-    assert (report.input_shape, report.output_shape) == ((3, 16, 16), (5,))
+    assert (report.input_shape, report.outputs) == ((3, 16, 16), {"logits": (5,)})
 
 
 def test_ends_are_named_and_the_batch_is_free(shipped: tuple[Net, OnnxReport]) -> None:
@@ -243,7 +243,7 @@ class Returns(Net):
 @pytest.mark.parametrize("kind", ["tuple", "dict"])
 def test_of_several_outputs_the_first_is_exported(kind: str, tmp_path: Path) -> None:
     report = export_onnx(Returns(kind), tmp_path / "net.onnx", example_inputs=IMAGE)
-    assert report.output_shape == (5,)
+    assert report.outputs == {"logits": (5,)}
 
 
 @pytest.mark.parametrize(("kind", "message"), [("nested", "a list that starts with a dict"), ("nothing", "NoneType")])
@@ -286,7 +286,7 @@ class GivesAMask(Net):
 @pytest.mark.parametrize("build", [TakesAnyNumber, GivesAMask])
 def test_inputs_and_outputs_of_other_kinds(build: type[Net], tmp_path: Path) -> None:
     report = export_onnx(build(), tmp_path / "net.onnx", example_inputs=IMAGE)
-    assert report.output_shape == (5,)
+    assert report.outputs == {"logits": (5,)}
     assert report.parity is not None
     assert report.parity.passed
 
@@ -300,7 +300,7 @@ def test_a_network_that_was_changed_since_surgery_is_exported_with_its_factors(n
 
 def test_a_compiled_model_is_exported(net: Net, tmp_path: Path) -> None:
     report = export_onnx(torch.compile(net), tmp_path / "net.onnx", example_inputs=IMAGE)  # type: ignore[arg-type]
-    assert report.output_shape == (5,)
+    assert report.outputs == {"logits": (5,)}
 
 
 def test_a_half_precision_model_is_exported_in_float32(net: Net, tmp_path: Path) -> None:
@@ -334,6 +334,19 @@ def test_above_the_limit_the_weights_lie_beside_the_file(
     assert session.run(None, {"input": IMAGE.numpy()})[0].shape == (1, 5)
 
 
+class Branching(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(x if (x < 9).all() else x / 9)
+
+
+def test_no_graph_is_printed_where_the_network_cannot_be_followed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UntraceableError, match=r"could not be followed by torch\.export"):
+        export_onnx(Branching(), tmp_path / "net.onnx", example_inputs=IMAGE)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_nothing_is_printed(net: Net, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     export_onnx(net, tmp_path / "net.onnx", example_inputs=IMAGE)
     assert capfd.readouterr() == ("", "")
@@ -347,7 +360,7 @@ def test_torchvision_networks(name: str, tmp_path: Path) -> None:
     settings = {"aux_logits": True, "init_weights": False} if name == "googlenet" else {}
     torch.manual_seed(0)
     report = export_onnx(get_model(name, **settings), tmp_path / "net.onnx", example_inputs=torch.randn(1, 3, 64, 64))
-    assert report.output_shape == (1000,)
+    assert report.outputs == {"logits": (1000,)}
     assert report.parity is not None
     assert report.parity.max_rel < 1e-5
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock
 
@@ -54,12 +55,22 @@ def test_half_is_half_the_size_and_close(network: nn.Module, images: list[Tensor
     assert "FLOAT" not in kinds
 
 
+def test_half_takes_what_stays_float32_in_it(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Upsample(scale_factor=2), nn.Conv2d(8, 4, 3))
+    images = torch.randn(2, 3, 8, 8)
+    report = export_onnx(model, tmp_path / "half.onnx", example_inputs=images, precision="float16")
+    assert report.parity is not None
+    assert report.parity.max_rel < 2e-3
+
+
 def test_int8_is_a_quarter_and_its_agreement_is_told(network: nn.Module, images: list[Tensor], tmp_path: Path) -> None:
     whole = export_onnx(network, tmp_path / "whole.onnx")
     report = export_onnx(
         network, tmp_path / "int8.onnx", precision="int8", calibration=images[:1], compare_on=images[1:]
     )
     assert report.precision == "int8"
+    weights = [numpy_helper.to_array(one) for one in onnx.load(report.path).graph.initializer if len(one.dims) > 1]
+    assert {abs(one.astype(int)).max() for one in weights if one.dtype == "int8"} <= {0, 63, 64}  # 7 bits; fresh fc2
     assert report.size < 0.3 * whole.size
     assert report.parity is not None
     assert report.parity.batch_sizes == (16,)

@@ -20,7 +20,8 @@ from sesurgeon.finetune import Data, open_data
 from sesurgeon.finetune.scoring.gatewatch import watch_gates
 from sesurgeon.gates import Pruning, PruningStep, prune, pruning
 from sesurgeon.models import provenance_of
-from sesurgeon.surgery import Replacement, blocks_of, plan_of, replace_block, replacing
+from sesurgeon.surgery import Replacement, blocks_of, plan_of, replace_block
+from sesurgeon.surgery.folding import constants as replacing
 from tests.gates.gate_nets import BLOCKS, augmented, broken, constants, enliven, images, set_constants
 from tests.networks import trained_like
 from tests.surgery.trained import assert_same
@@ -83,6 +84,16 @@ def test_the_one_that_varies_least_is_first(tmp_path: Path) -> None:
     assert [step.spread for step in found.steps] == sorted(step.spread for step in found.steps)
     assert found.steps[0].before == found.before
     assert found.steps[-1].after == found.after
+
+
+def test_a_gate_of_which_a_single_channel_sees_the_image_stays(tmp_path: Path) -> None:
+    model = augmented()
+    enliven(model, "2.se", 1)
+    with torch.no_grad():
+        model.get_parameter("2.se.fc2.weight")[1:] = 0
+    found = pruned(tmp_path, model, tolerance=0.01, max_drop=100)
+    assert found.removed == ("1.se", "3.se")
+    assert found.live == {"2.se": pytest.approx(0.0166, abs=1e-4)}  # 0.0021 in the mean over the channels
 
 
 def test_constants_are_the_means_over_the_images(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ def test_numbers_worked_out_by_hand() -> None:
     assert (found.gate, found.images, found.channels) == ("a.se", 4, 2)
     assert found.mean == pytest.approx(0.775)
     assert found.image_spread == pytest.approx((0.5 + 0.05) / 2)
+    assert found.largest_spread == pytest.approx(0.5)
     assert found.channel_spread == pytest.approx((1.5 - 0.05) / 2)
     # class 0: (1.5, 0.05), class 2: (1.5, 0.05); none of class 1
     assert found.class_spread == pytest.approx(0)
@@ -62,6 +63,16 @@ def test_of_a_gate_with_places_a_channel_varies_over_these_too() -> None:
     assert sums.movement().image_spread == 0.0
     assert sums.class_means() is None
     assert GateStatistics.of(sums, 2.0).class_spread is None
+
+
+def test_a_gate_that_tells_classes_by_a_single_channel_is_live() -> None:
+    factors = torch.full((2, 128), 0.5)
+    factors[1, 7] = 1.5
+    (sums,) = watched((factors, torch.tensor([0, 1]))).sums()
+    found = GateStatistics.of(sums, 2.0)
+    assert found.image_spread == pytest.approx(0.5 / 128)
+    assert found.largest_spread == pytest.approx(0.5)
+    assert found.verdict == "live"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch import nn
 
 import sesurgeon
 from sesurgeon.blocks import BlockName
-from sesurgeon.errors import OutputError, SesurgeonError, UsageError
+from sesurgeon.errors import DataError, OutputError, SesurgeonError, UsageError
 from sesurgeon.finetune import batches, open_data, preprocessing_for
 from sesurgeon.gates import GateStudy, drawing, prune, study_gates, write_report
 from sesurgeon.gates.drawing import draw_activations
@@ -148,6 +148,23 @@ def test_classes_are_those_of_the_data_however_many_outputs_there_are(tmp_path: 
     assert many.classes == few.classes == ("left", "right")
     assert all(torch.equal(many.class_means[gate], few.class_means[gate]) for gate in BLOCKS)
     assert [gate.class_spread for gate in many.gates] == [gate.class_spread for gate in few.gates]
+
+
+def test_images_without_labels_are_enough_but_nothing_is_told_by_class(tmp_path: Path) -> None:
+    model = augmented()
+    enliven(model, "1.se")
+    labelled = studied(tmp_path, model)
+    attach_provenance(model, replace(provenance_of(model), classes=("cat", "dog")))  # the folders are none of these
+    study = study_gates(model, tmp_path / "photos", workers=0, batch_size=5)
+    assert (study.images, study.classes) == (16, ())
+    assert all(torch.equal(study.means[gate], labelled.means[gate]) for gate in BLOCKS)
+    assert {gate.class_spread for gate in study.gates} == {None}
+    activations = write_report(study, tmp_path / "report")[1]
+    assert activations.read_text().splitlines()[0] == "gate,channel,mean,image_spread"
+    with pytest.raises(UsageError, match=r"no class 'cat'\.\nThey have none\."):
+        study_gates(model, tmp_path / "photos", classes=["cat"], workers=0)
+    with pytest.raises(DataError):  # accuracy decides what is pruned
+        prune(model, open_data(tmp_path / "photos", training=False, val_split=None, unlabelled=True), workers=0)
 
 
 def test_gates_that_give_no_numbers_are_named(tmp_path: Path) -> None:

@@ -183,18 +183,65 @@ class Gated(nn.Module):
         return result
 
 
+class Classifier(nn.Module):
+    """A linear layer behind a function that leaves one value a channel."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function, self.last = function, nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.last(self.function(x))
+        return result
+
+
 @pytest.mark.parametrize(
     ("behind", "taker"),
     [
         (nn.Conv2d(8, 8, 1), "1.behind.weight"),
         (nn.Conv2d(8, 8, 3, padding=1, groups=8, padding_mode="reflect"), "1.behind.weight"),
+        (nn.Conv2d(8, 8, 3, padding=1, groups=2), "1.behind.weight"),
         (nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8)), "1.behind.1.weight"),
     ],
-    ids=["conv", "depthwise", "in a Sequential, behind a pooling"],
+    ids=["conv", "depthwise", "grouped", "in a Sequential, behind a pooling"],
 )
 def test_the_layer_behind_takes_them_where_the_one_before_cannot(behind: nn.Module, taker: str) -> None:
     found = assert_replaced(net_of(Gated(behind)), policy="inner")
     assert found.tensors == (taker,)
+
+
+@pytest.mark.parametrize(
+    "pooled",
+    [
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(2), nn.Flatten()),
+        lambda x: F.adaptive_avg_pool2d(x, 1).view(-1, 8),
+        lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1),
+        lambda x: x.mean((2, 3)),
+        lambda x: x.sum(-1, keepdim=True).mean(dim=2).reshape(x.shape[0], -1),
+        lambda x: x.flatten(2).mean(-1).unsqueeze(1).squeeze(1),
+        lambda x: x.flatten(2).permute(0, 2, 1).mean(1),
+    ],
+)
+def test_the_classifier_takes_those_of_the_last_block(pooled: Callable[[Tensor], Tensor]) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), ResidualBlock(8), Classifier(pooled))
+    assert assert_replaced(net, policy="post").tensors == ("2.last.weight",)
+
+
+@pytest.mark.parametrize(
+    ("pooled", "operation"),
+    [
+        (nn.Sequential(nn.AdaptiveAvgPool2d((2, 1)), nn.Flatten(), nn.Linear(16, 8)), r"1 \(Flatten\)"),
+        (lambda x: F.adaptive_avg_pool2d(x, (2, 4)).reshape(-1, 8, 8).mean(1), "mean"),
+        (lambda x: F.adaptive_avg_pool2d(x, (1, 2)).transpose(1, 3).reshape(-1, 8), "transpose"),
+        (lambda x: x.mean(1).mean(1), "mean"),
+        (lambda x: x.mean() + torch.zeros(1, 8), "mean"),
+    ],
+)
+def test_channels_that_lie_among_places_or_are_gone_take_nothing(
+    pooled: Callable[[Tensor], Tensor], operation: str
+) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), ResidualBlock(8), Classifier(pooled))
+    assert_refused(net, f"used elsewhere too, and no factor passes {operation} after it", policy="post")
 
 
 def test_in_front_of_a_branch_its_first_convolution_takes_them() -> None:
@@ -205,21 +252,22 @@ def test_in_front_of_a_branch_its_first_convolution_takes_them() -> None:
     ("behind", "reason"),
     [
         (
-            nn.Conv2d(8, 8, 3, padding=1, groups=2),
+            nn.ConvTranspose2d(8, 8, 1),
             r"no factor passes act .SiLU. before it, and no factor passes behind",
         ),
         (StdConv2d(8, 8, 3, padding=1), r"1\.behind \(StdConv2d\) after it is not exactly proportional"),
         (nn.Sequential(nn.GELU(), nn.Conv2d(8, 8, 1)), r"no factor passes 0 \(GELU\) after it"),
         (nn.Sequential(nn.ChannelShuffle(2), nn.Conv2d(8, 8, 1)), r"no factor passes 0 \(ChannelShuffle\) after it"),
     ],
-    ids=["grouped", "standardised weight", "GELU", "ChannelShuffle"],
+    ids=["transposed", "standardised weight", "GELU", "ChannelShuffle"],
 )
 def test_where_no_layer_can_take_them_both_reasons_are_told(behind: nn.Module, reason: str) -> None:
     assert_refused(net_of(Gated(behind)), reason, policy="inner")
 
 
 def test_a_sum_with_a_shortcut_takes_nothing() -> None:
-    assert_refused(net_of(ResidualBlock(8)), "the tensor x before it is used elsewhere too, and", policy="post")
+    net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), ResidualBlock(8), ResidualBlock(8), nn.AdaptiveAvgPool2d(1))
+    assert_refused(net, "the tensor x before it is used elsewhere too, and several", policy="post")
 
 
 def test_a_shuffle_of_channels_takes_nothing() -> None:

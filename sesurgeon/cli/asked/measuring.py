@@ -26,12 +26,21 @@ def check_on_bad_image(value: str) -> None:
 
 
 def open_images(
-    out: Output, model: nn.Module, data: str, opening: Opening, *, workers: int, on_progress: OnProgress
+    out: Output,
+    model: nn.Module,
+    data: str,
+    opening: Opening,
+    *,
+    workers: int,
+    on_progress: OnProgress,
+    unlabelled: bool = False,
 ) -> Data:
     """:func:`sesurgeon.finetune.open_held_out`, which tells what is odd about the images."""
     from sesurgeon.finetune import open_held_out
 
-    images = open_held_out(model, data, **vars(opening), workers=workers, on_progress=on_progress)
+    images = open_held_out(
+        model, data, **vars(opening), workers=workers, on_progress=on_progress, unlabelled=unlabelled
+    )
     if images.skipped:
         out.note(skipped_note(images.skipped))
     for note in images.notes:

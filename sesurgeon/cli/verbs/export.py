@@ -61,6 +61,10 @@ ForCpu = Annotated[
     ),
 ]
 Pt2 = Annotated[bool, typer.Option("--pt2", help="As a file for torch.export.load.", show_default=False)]
+AllOutputs = Annotated[
+    bool,
+    typer.Option("--all-outputs", help="All outputs of a network that gives several; by default the first alone."),
+]
 Opset = Annotated[
     int | None,
     typer.Option(min=1, help="Version of ONNX's operators; torch's own choice by default.", show_default=False),
@@ -83,6 +87,7 @@ class Format:
     for_cpu: bool
     pt2: bool
     opset: int | None
+    all_outputs: bool
     calib: str | None
     input_shape: list[str] | None
 
@@ -104,6 +109,8 @@ class Format:
             )
         if self.opset is not None and not self.as_onnx:
             raise UsageError("--opset is for ONNX files.", hint="Leave it out, or ask for an ONNX file.")
+        if self.all_outputs and not (self.as_onnx or self.pt2):
+            raise UsageError("--all-outputs is for ONNX and .pt2 files.", hint="Leave it out, or ask for one of them.")
         if self.input_shape and not (self.as_onnx or self.pt2):
             raise UsageError("--input-shape is for ONNX and .pt2 files.", hint="Give --onnx too, or leave it out.")
         if self.input_shape and self.calib is not None:
@@ -142,6 +149,7 @@ def export(
     pt2: Pt2 = False,
     output: OutputPath = None,
     opset: Opset = None,
+    all_outputs: AllOutputs = False,
     force: Force = False,
     input_shape: InputShape = None,
     reading: Reading,
@@ -155,7 +163,7 @@ def export(
     `*.se.pt`. A file whose outputs differ is not kept; of `--int8` it is said how many labels stay the same.
     """
     with reporting(talking) as out:
-        asked = Format(onnx, plain, half, int8, simplify, for_cpu, pt2, opset, calib, input_shape)
+        asked = Format(onnx, plain, half, int8, simplify, for_cpu, pt2, opset, all_outputs, calib, input_shape)
         if calib is None and data_dir != "data":
             raise UsageError("--data-dir is for --calib.", hint="Give --calib too, or leave it out.")
         name = given_or_latest(model, latest_trained, out.note)
@@ -182,8 +190,8 @@ def export(
             _warn(out, folding)
         if others := data.get("left_out"):
             out.note(
-                f"Warning: the network gives several outputs, and the file has the first alone. Left out: "
-                f"{', '.join(others)}."
+                "Warning: the network gives several outputs, and the file has not got all of them. Left out: "
+                f"{', '.join(others)}.{'' if all_outputs else ' --all-outputs writes those that have a batch.'}"
             )
 
 
@@ -196,7 +204,7 @@ def _write(
 
     inputs = parse_inputs(asked.input_shape, model)
     if asked.pt2:
-        of_pt2 = export_pt2(model, path, example_inputs=inputs, force=force)
+        of_pt2 = export_pt2(model, path, example_inputs=inputs, all_outputs=asked.all_outputs, force=force)
         return _pt2_table(of_pt2), vars(of_pt2), None
     if not asked.as_onnx:
         written = export_plain(model, path, force=force)
@@ -213,6 +221,7 @@ def _write(
         precision=asked.precision,
         calibration=calibration,
         compare_on=comparison,
+        all_outputs=asked.all_outputs,
         simplify=asked.simplify,
         for_cpu=asked.for_cpu,
         force=force,
@@ -229,7 +238,8 @@ def _onnx_table(report: OnnxReport) -> Table:
     table.add_row("opset", str(report.opset))
     table.add_row("precision", report.precision)
     table.add_row("input", _shape(report.input_shape))
-    table.add_row("logits", _shape(report.output_shape))
+    for name, shape in report.outputs.items():
+        table.add_row(name, _shape(shape))
     _add_parity(table, "onnxruntime against PyTorch", report.parity, on_images=report.precision == "int8")
     return table
 
@@ -239,7 +249,8 @@ def _pt2_table(report: Pt2Report) -> Table:
     table.add_row("file", str(report.path))
     table.add_row("size", filesize.decimal(report.size))
     table.add_row("input", _shape(report.input_shape))
-    table.add_row("output", _shape(report.output_shape))
+    for name, shape in report.outputs.items():
+        table.add_row(name, _shape(shape))
     _add_parity(table, "the file against the model", report.parity)
     return table
 

@@ -59,16 +59,17 @@ def gates(
 ) -> None:
     """Show what the gates of MODEL do with the validation images of DATA; with -o, draw it.
 
-    For each gate: the mean of its factors, how much they vary over images, over the classes' means and over channels,
-    and how many channels are near 0, near 1 and near the ceiling (within 0.1). Blocks that do nothing are named. The
-    images and the MODEL taken without one are those of `evaluate`.
+    For each gate: the mean of its factors, how much they vary over images (in the mean, and in the channel that varies
+    most), over the classes' means and over channels, and how many channels are near 0, near 1 and near the ceiling
+    (within 0.1). Blocks that do nothing are named. The images and the MODEL taken without one are those of `evaluate`;
+    of images without class folders that MODEL knows nothing is told by class.
     """
     with reporting(talking) as out:
         name = given_or_latest(model, latest_trained, out.note)
         check_on_bad_image(opening.on_bad_image)
         with out.working(f"Loading {name}"):
             from sesurgeon.cli.shown.watching import Watcher
-            from sesurgeon.gates import check_blocks, check_report, study_gates, write_report
+            from sesurgeon.gates import check_blocks, check_report, lacks_labels, study_gates, write_report
 
             loaded = load_model(name, reading)
             check_blocks(loaded)
@@ -76,7 +77,12 @@ def gates(
             check_report(output, force=force)
         with out.progress() as progress:
             watcher = Watcher(out, progress)
-            images = open_images(out, loaded, data, opening, workers=passing.workers, on_progress=watcher)
+            unlabelled = lacks_labels(loaded, data)
+            images = open_images(
+                out, loaded, data, opening, workers=passing.workers, on_progress=watcher, unlabelled=unlabelled
+            )
+            if unlabelled:
+                out.note(f"The images of {data} have no labels that {name} knows: nothing is told by class.")
             study = study_gates(
                 loaded,
                 images,
@@ -106,13 +112,13 @@ def _gate_table(gates: tuple[GateStatistics, ...]) -> Table:
     table = Table()
     table.add_column("gate", overflow="fold")
     table.add_column("mean", justify="right")
-    for over in ("images", "classes", "channels"):
-        table.add_column(f"spread over\n{over}", justify="right")
+    for title in ("spread over\nimages", "largest of\na channel", "spread over\nclasses", "spread over\nchannels"):
+        table.add_column(title, justify="right")
     for place in ("0", "1", "ceiling"):
         table.add_column(f"channels\nnear {place}", justify="right")
     table.add_column("gate is")
     for gate in gates:
-        spreads = (gate.image_spread, gate.class_spread, gate.channel_spread)
+        spreads = (gate.image_spread, gate.largest_spread, gate.class_spread, gate.channel_spread)
         table.add_row(
             gate.gate,
             f"{gate.mean:.4f}",
@@ -129,7 +135,7 @@ def _verdicts(study: GateStudy) -> list[Text]:
     if still:
         lines.append(Text(f"Do nothing, no factor differs from 1 by a hundredth: {', '.join(still)}.", style="yellow"))
     if constant:
-        words = "The same for every image (spread under 0.01), as a weight could be"
+        words = "The same for every image (spread of each channel under 0.01), as a weight could be"
         lines.append(Text(f"{words}: {', '.join(constant)}.", style="yellow"))
     if still or constant:
         lines.append(Text("`sesurgeon prune` takes such blocks out where that costs no accuracy."))

@@ -34,8 +34,8 @@ Tolerance = Annotated[
     float,
     typer.Option(
         min=0,
-        help="A gate that varies less over images and places is a constant (standard deviation). One that no layer can "
-        "take goes if it is no further from 1.",
+        help="A gate of which no channel varies more over images and places is a constant (standard deviation). One "
+        "that no layer can take goes if it is no further from 1.",
     ),
 ]
 Timed = Annotated[bool, typer.Option("--latency/--no-latency", help="Time a pass of one image before and after each.")]
@@ -150,7 +150,8 @@ def _outcome(found: Pruning, max_drop: float, tolerance: float) -> list[Text]:
         lines.append(Text(f"Not tried after that: {', '.join(found.untried)}."))
     if found.live:
         named = ", ".join(f"{path} ({spread:.4f})" for path, spread in found.live.items())
-        lines.append(Text(f"Gates that depend on the image or the place, with a spread above {tolerance:g}: {named}."))
+        words = f"Gates that depend on the image or the place, with a channel whose spread is above {tolerance:g}"
+        lines.append(Text(f"{words}: {named}."))
     return [*lines, *left_alone_lines(found.left)]
 
 

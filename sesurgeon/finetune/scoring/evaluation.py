@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import UsageError
-from sesurgeon.finetune.data.dataset import Data
+from sesurgeon.finetune.data.dataset import Data, check_is_data
 from sesurgeon.finetune.data.heldout import held_out_notes, runs_on
 from sesurgeon.finetune.data.labels import Labels, ManyLabels, map_classes
 from sesurgeon.finetune.data.loader import check_loading, eval_loader, read
@@ -102,10 +102,12 @@ def prepared(
     workers: int = 4,
     img_size: int | None = None,
     device: str | None = None,
+    labelled: bool = True,
 ) -> Prepared:
     """Move ``model`` to the device and make one set of ``data`` ready for it.
 
-    Arguments and errors are those of :func:`evaluate`.
+    Arguments and errors are those of :func:`evaluate`. Images without labels are taken where they need not be
+    ``labelled``, as if they were of one class without a name.
     """
     images = data.split(split)
     if provenance_of(model).multi_label and not data.multi_label:
@@ -117,7 +119,8 @@ def prepared(
         model.to(find_device(device))
     preprocessing = preprocessing_for(model, images, img_size)
     outputs = count_outputs(model, preprocessing)
-    indices = map_classes(data.classes, provenance_of(model).classes, outputs)
+    unlabelled = data.unlabelled and not labelled
+    indices = (0,) if unlabelled else map_classes(data.classes, provenance_of(model).classes, outputs)
     labels: Labels = ManyLabels(indices, outputs) if data.multi_label else indices
     loader = eval_loader(images, preprocessing, labels, batch_size=batch_size, workers=workers)
     return Prepared(loader, dict(zip(indices, data.classes, strict=True)), preprocessing.input_size)
@@ -130,6 +133,7 @@ def open_held_out(model: nn.Module, spec: str | os.PathLike[str], **options: Any
     data without a validation set count whole. Where other images are held out now than a run of before did, the data's
     notes say so. Whether images may have several labels, the model says. ``options`` are those of :func:`open_data`.
     """
+    check_is_data(spec)
     split = split_of_run(model, spec) or {"val_split": None}
     multi_label = provenance_of(model).multi_label
     data = open_data(spec, training=False, **{"multi_label": multi_label, **split, **options})

@@ -16,7 +16,7 @@ from sesurgeon.blocks import Block, Scaling
 from sesurgeon.finetune.scoring.outputs import as_input, evaluating
 
 CONSTANT = 0.01
-"""The spread over images below which a gate is called constant, and the distance from 1 below which it is 1."""
+"""The spread over images below which each channel of a constant gate stays; the distance from 1 below which it is 1."""
 
 
 @dataclass(frozen=True)
@@ -216,11 +216,15 @@ class GateSums:
             images=self.images,
             factors=len(means),
             mean=1 + float(means.mean()),
-            image_spread=float(_deviation(means, self.squares / self.images).mean()),
+            image_spread=float(self.image_spreads().mean()),
             channel_spread=float(means.std(correction=0)),
             distance=self.distance / (self.images * len(means)),
             largest=self.largest,
         )
+
+    def image_spreads(self) -> Tensor:
+        """Standard deviation of each factor over the images, (factors,), float64."""
+        return _deviation(self.total / self.images, self.squares / self.images)
 
     def channel_means(self) -> Tensor:
         """Mean factor of each channel over images and places, (channels,), float64."""

@@ -137,9 +137,16 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
 
     Raises:
         DataError: a path is missing, or a folder has no image; all such are named.
-        UsageError: there are no paths.
+        UsageError: there are no paths, or something else.
     """
-    given = [Path(path) for path in paths]
+    listed = list(paths) if isinstance(paths, Iterable) else [paths]
+    others = [type(path).__name__ for path in listed if not isinstance(path, (str, os.PathLike))]
+    if others:
+        raise UsageError(
+            f"Images are given by their paths, not as a {others[0]}.",
+            hint="Write them to files first; or call the network on a tensor yourself.",
+        )
+    given = [Path(path) for path in listed]
     if not given:
         raise UsageError("No images given.", hint="Name image files, or folders of them.")
     missing = [str(path) for path in given if not path.exists()]

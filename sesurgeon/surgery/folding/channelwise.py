@@ -2,14 +2,15 @@
 
 What one factor passes is in :mod:`sesurgeon.surgery.folding.homogeneous`. Of that, factors by channel pass what works
 on each channel alone (an activation, a pooling over places), and what moves channels in a way that is known (a
-permutation of dimensions, a concatenation).
+permutation of dimensions, a flattening of places, a mean over them, a concatenation).
 """
 
 from __future__ import annotations
 
+import math
 import re
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from sesurgeon.graph import ops
 from sesurgeon.surgery.folding import homogeneous
@@ -20,6 +21,8 @@ Way = tuple[tuple[fx.Node, Scale], ...]
 
 _MIXES = re.compile(r"Shuffle|Unshuffle|Permute|Flatten|Unflatten")
 _KEEPS = re.compile(rf"{homogeneous.ON_EACH_CHANNEL}|add|sub|mul|div|pad")
+_RESHAPES = re.compile(r"(un)?flatten|reshape|view|(un)?squeeze")
+_REDUCES = re.compile(r"sum|mean")
 
 
 def ways_back(owner: nn.Module, node: fx.Node, scale: Scale) -> list[Way]:
@@ -36,7 +39,7 @@ def ways_back(owner: nn.Module, node: fx.Node, scale: Scale) -> list[Way]:
     ways = homogeneous.ways_back(owner, node)
     if scale.dim is None:
         return [tuple((operand, scale) for operand in way) for way in ways]
-    if not scale.fits(ops.tensor_of(node)):
+    if not (ways and scale.fits(ops.tensor_of(node))):
         return []
     if ops.name_of(node) == "cat":
         return [way for operands in ways if (way := _parts(node, operands, scale))]
@@ -50,15 +53,53 @@ def ways_back(owner: nn.Module, node: fx.Node, scale: Scale) -> list[Way]:
     ]
 
 
+def way_on(owner: nn.Module, node: fx.Node, given: fx.Node, scale: Scale) -> Scale | None:
+    """The inverse: what the value of ``node`` is multiplied by if ``scale`` multiplies ``given``; None if not known."""
+    tensor = ops.tensor_of(node)
+    rank = 0 if tensor is None else tensor.ndim
+    moved = [scale.along(dim) for dim in range(-rank, 0)]
+    return next((after for after in moved if ((given, scale),) in ways_back(owner, node, after)), None)
+
+
 def _scale_before(owner: nn.Module, node: fx.Node, scale: Scale) -> Scale | None:
     """The factors of what the operation works on; None where they would not stay those of channels."""
     assert scale.dim is not None  # one factor has no channels
     order = ops.permutation(owner, node)
     if order is not None:
         return scale.along(order[scale.dim] - len(order))
-    module = ops.module_of(owner, node)
-    keeps = _KEEPS.fullmatch(ops.name_of(node)) if module is None else not _MIXES.search(type(module).__name__)
+    module, name = ops.module_of(owner, node), ops.name_of(node)
+    if isinstance(module, (nn.Flatten, nn.Unflatten)) or _RESHAPES.fullmatch(name):
+        return _before_reshape(node, scale)
+    if _REDUCES.fullmatch(name):
+        return _before_reduction(node, scale)
+    keeps = _KEEPS.fullmatch(name) if module is None else not _MIXES.search(type(module).__name__)
     return scale if keeps else None
+
+
+def _before_reshape(node: fx.Node, scale: Scale) -> Scale | None:
+    """Elements stay in order, so channels are those that are as many, with as many elements of each in a row."""
+    before, after = ops.tensor_of(node.args[0]), ops.tensor_of(node)
+    if before is None or after is None or scale.dim is None:
+        return None
+    dims = [dim for dim in range(-before.ndim, 0) if _row(before, dim) == _row(after, scale.dim)]
+    return scale.along(dims[0]) if dims else None
+
+
+def _row(tensor: Tensor, dim: int) -> tuple[int, int]:
+    """How many channels there are, and how many elements of each are in a row."""
+    return tensor.shape[dim], math.prod(tensor.shape[tensor.ndim + dim + 1 :])
+
+
+def _before_reduction(node: fx.Node, scale: Scale) -> Scale | None:
+    """Channels are still there where a sum or mean was over other dimensions."""
+    before, after = ops.tensor_of(node.args[0]), ops.tensor_of(node)
+    given = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+    dims = given if isinstance(given, (list, tuple)) else (given,)
+    if before is None or after is None or scale.dim is None or not all(isinstance(dim, int) for dim in dims):
+        return None
+    gone = {dim % before.ndim for dim in dims}
+    kept = [dim for dim in range(before.ndim) if dim not in gone or after.ndim == before.ndim]
+    return None if kept[scale.dim] in gone else scale.along(kept[scale.dim] - before.ndim)
 
 
 def _parts(node: fx.Node, operands: tuple[fx.Node, ...], scale: Scale) -> Way | None:

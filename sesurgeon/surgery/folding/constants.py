@@ -55,7 +55,7 @@ def replace_block(model: nn.Module, path: str, constants: Tensor, found: Survey 
     """A copy of ``model`` without one of its blocks, whose scaling by constants a layer beside it has taken.
 
     That is the layer before the block (a norm, convolution or linear layer, with nothing between but operations on
-    each channel alone, as a ReLU), or else the one behind it that alone reads its result.
+    each channel alone, as a ReLU), or else the one behind it that alone reads its result, which may be the classifier.
 
     Args:
         model: from :func:`sesurgeon.add_se`, :func:`sesurgeon.apply_plan` or :func:`sesurgeon.load`. It stays as it is.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from sesurgeon.graph import Survey, ops
 from sesurgeon.graph.paths import join
-from sesurgeon.surgery.folding.channelwise import ways_back
+from sesurgeon.surgery.folding.channelwise import way_on
 from sesurgeon.surgery.folding.scale import Scale
 from sesurgeon.surgery.folding.tensor_uses import readers
 from sesurgeon.surgery.folding.trials import input_passes, reader_passes
@@ -19,8 +20,8 @@ from sesurgeon.surgery.folding.walk import NoTakerError, Walk, described
 def destination(found: Survey, site_id: str, occupied: Iterable[str], scale: Scale) -> dict[str, Scale]:
     """The weight, by name, that can be multiplied instead of the result of a block, and what by.
 
-    It is that of the convolution or linear layer that alone reads the result, or reads it behind operations on each
-    channel alone. Nothing else changes that the network computes, but for rounding.
+    It is that of the convolution or linear layer that alone reads the result, or reads it behind operations that keep
+    its channels apart. Nothing else changes that the network computes, but for rounding.
 
     Args:
         found: of the network without blocks.
@@ -95,12 +96,12 @@ class _Onward(Walk):
         """What comes after an operation that the factors pass."""
         owner = self.local.model.get_submodule(path)
         module = ops.module_of(owner, user)
-        passes = ((node, scale),) in ways_back(owner, user, scale)
-        if passes and module is not None and self.local.proven:
-            passes = input_passes(module, user, scale, scale, training=self.training)
-        if not passes:
+        after = way_on(owner, user, node, scale)
+        if after is not None and module is not None and self.local.proven:
+            after = after if input_passes(module, user, scale, after, training=self.training) else None
+        if after is None:
             raise NoTakerError(f"no factor passes {described(module, user)} after it")
-        return self._after(path, user, scale)
+        return self._after(path, user, after)
 
 
 def _by_columns(module: nn.Module, scale: Scale) -> Scale | None:
@@ -109,12 +110,5 @@ def _by_columns(module: nn.Module, scale: Scale) -> Scale | None:
         return scale if scale.dim == -1 and module.in_features == scale.channels else None
     if not isinstance(module, _ConvNd) or isinstance(module, _ConvTransposeNd):
         return None
-    rank = module.weight.ndim
-    if scale.dim != 1 - rank or module.in_channels != scale.channels:
-        return None
-    if module.groups == 1:
-        return scale.along(1 - rank)
-    if module.groups == module.in_channels:
-        each = module.out_channels // module.groups
-        return Scale(tuple(value for value in scale.values for _ in range(each)), -rank)
-    return None
+    fits = scale.dim == 1 - module.weight.ndim and module.in_channels == scale.channels
+    return replace(scale, groups=module.groups) if fits else None

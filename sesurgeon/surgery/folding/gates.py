@@ -21,6 +21,7 @@ from sesurgeon.errors import UsageError, VerificationError
 from sesurgeon.graph import LeftAlone, Survey, same
 from sesurgeon.graph.paths import join
 from sesurgeon.models import copy_of
+from sesurgeon.models.copies import Network
 from sesurgeon.placement import Entry, Plan
 from sesurgeon.surgery.apply import plan_of, remember_plan
 from sesurgeon.surgery.below import is_as_made, outputs_of, own_plan, path_of, survey_below
@@ -57,16 +58,17 @@ class _Step:
     factor: float
 
 
-def fold_gate_scale(model: nn.Module, inplace: bool = False) -> nn.Module:
+def fold_gate_scale(model: Network, inplace: bool = False) -> Network:
     """``model`` with plain gates (``sigmoid`` for ``2 * sigmoid``) and the same outputs to the last bit.
 
-    Warns of blocks that could not be folded, and names them. See :func:`fold`.
+    Warns of blocks that could not be folded, and names them. State dicts keep their keys; ``load_state_dict`` refuses
+    those of the other kind, where they are as ``state_dict`` gave them. See :func:`fold`.
     """
     folding = fold(model, inplace)
     if folding.left:
         left = "; ".join(f"{one.path}: {one.reason}" for one in folding.left)
         warnings.warn(f"Blocks keep the factor of their gates: {left}", stacklevel=2)
-    return folding.model
+    return cast(Network, folding.model)
 
 
 def fold(model: nn.Module, inplace: bool = False) -> Folding:
@@ -132,7 +134,7 @@ def _steps(model: nn.Module, plan: Plan, found: Survey) -> tuple[list[_Step], li
     for entry in plan.entries:
         path = path_of(entry, found)
         block = _block(model, path)
-        if block.gate_scale != 1 and not is_as_made(block, entry):
+        if not is_as_made(block, entry) and getattr(block, "gate_scale", None) != 1:
             left.append(LeftAlone(path, "a hook is on it, or its layers are others than when it was inserted"))
             continue
         factor = copy.deepcopy(block).fold()

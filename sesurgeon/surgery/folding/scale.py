@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 import torch
@@ -19,10 +19,13 @@ class Scale:
     Attributes:
         values: one for the whole tensor, or one a channel.
         dim: that of the channels, counted from the back (-1 is the last); None for one factor.
+        groups: of the weight of a grouped convolution: as many parts of its rows, each with its own part of the
+            channels as columns.
     """
 
     values: tuple[float, ...]
     dim: int | None = None
+    groups: int = 1
 
     @classmethod
     def uniform(cls, factor: float) -> Scale:
@@ -43,11 +46,11 @@ class Scale:
         return self.with_values([2.0 ** _STEPS[channel % len(_STEPS)] for channel in range(self.channels)])
 
     def with_values(self, values: Sequence[float]) -> Scale:
-        return Scale(tuple(values), self.dim)
+        return replace(self, values=tuple(values))
 
     def along(self, dim: int | None) -> Scale:
         """The same factors for the channels in another dimension."""
-        return Scale(self.values, dim)
+        return replace(self, dim=dim)
 
     def fits(self, tensor: Tensor | None) -> bool:
         """Whether ``tensor`` has as many channels there as there are factors."""
@@ -60,6 +63,9 @@ class Scale:
         if self.dim is None:
             return tensor * self.values[0]
         factors = torch.tensor(self.values, dtype=torch.float64).reshape(-1, *[1] * (-self.dim - 1))
+        if self.groups > 1:
+            by_group = factors.reshape(self.groups, -1, *factors.shape[1:])
+            factors = by_group.repeat_interleave(len(tensor) // self.groups, 0)
         if tensor.device.type == "mps":  # which has no float64
             return tensor * factors.to(tensor.device, tensor.dtype)
         return (tensor.double() * factors.to(tensor.device)).to(tensor.dtype)

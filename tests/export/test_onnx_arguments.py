@@ -1,0 +1,54 @@
+"""What is asked of an export, looked at before the work is done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from sesurgeon import UsageError, export_onnx
+
+IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)).eval()
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({"precision": "fp16"}, r"precision \(='fp16'\) must be one of: float32, float16, int8"),
+        ({"opset": "18"}, r"opset \(='18'\) must be a whole number"),
+        ({"precision": "int8", "calibration": iter(())}, "int8 needs images"),
+        ({"precision": "int8", "calibration": IMAGES}, r"tensors of 4 dimensions, not of shape \(3, 8, 8\)"),
+        ({"precision": "int8", "calibration": [[1]]}, "calibration must be batches of images.*, not of int"),
+        ({"compare_on": [IMAGES.numpy()]}, "compare_on must be batches of images.*, not of ndarray"),
+    ],
+)
+def test_what_cannot_be_exported_by_is_refused(choice: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        export_onnx(network(), tmp_path / "net.onnx", example_inputs=IMAGES, **choice)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("choice", ["calibration", "compare_on"])
+def test_batches_may_come_from_a_loader_of_images_and_labels(choice: str, tmp_path: Path) -> None:
+    batches = DataLoader(TensorDataset(IMAGES, torch.arange(4)), batch_size=2)
+    precision = "int8" if choice == "calibration" else "float32"
+    report = export_onnx(
+        network(), tmp_path / "net.onnx", example_inputs=IMAGES, precision=precision, **{choice: batches}
+    )
+    assert report.parity is not None
+    assert report.parity.batch_sizes[-3 if choice == "compare_on" else -2 :][:2] == (2, 2)
+
+
+def test_batches_may_be_given_one_by_one(tmp_path: Path) -> None:
+    batches = (IMAGES for _ in range(2))
+    report = export_onnx(network(), tmp_path / "net.onnx", example_inputs=IMAGES, precision="int8", calibration=batches)
+    assert report.parity is not None
+    assert report.parity.batch_sizes == (4, 4)
