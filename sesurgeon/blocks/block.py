@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from sesurgeon.blocks.gates import without_factor
 from sesurgeon.blocks.kernel.excitation import Excitation
 from sesurgeon.blocks.kernel.scaling import scaled_by_mean
 from sesurgeon.blocks.layout import Convolution, Layout, Squeeze
+
+_FACTOR = "gate_scale"  # in the metadata of a state dict
 
 
 class Block(nn.Module):
@@ -33,6 +36,25 @@ class Block(nn.Module):
         """The factor by which the block exceeds the block with plain gates; 1.0 where there is no such factor."""
         factors = [plain[1] for part in self.scalings() if (plain := without_factor(part.gate)) is not None]
         return math.prod(factors, start=1.0)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # beside the version, so that no key is new: by their keys weights from before and after a fold look alike
+        getattr(destination, "_metadata", {}).get(prefix[:-1], {})[_FACTOR] = self.gate_scale
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], strict: bool,
+        missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str],
+    ) -> None:  # fmt: skip
+        there = local_metadata.get(_FACTOR, self.gate_scale)
+        if there != self.gate_scale:
+            error_msgs.append(
+                f"{prefix[:-1]}: these weights are for a gate with a factor of {there:g}, here it is "
+                f"{self.gate_scale:g}: one of the two was folded (sesurgeon.fold_gate_scale), the other was not."
+            )
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def fold(self) -> float | None:
         """Make the gates plain, in place, and leave their factor to what comes before the block.

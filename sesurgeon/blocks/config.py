@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from numbers import Number
 from typing import Any, Literal, TypeGuard, get_args
 
 from sesurgeon.blocks.catalogue import KINDS, WIDTH
@@ -51,6 +52,8 @@ class BlockConfig:
     plain: bool = False
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         problems = [*self._wrong_values(), *self._useless_settings()]
         if problems:
             raise UsageError("The block's settings are wrong: " + "; ".join(problems) + ".")
@@ -110,6 +113,11 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "gate": get_args(GateName),
     "init": get_args(Init),
 }
+
+
+def plain(value: Any) -> Any:
+    """A number of NumPy's as one of Python's, which files can keep; all else as it is."""
+    return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
 
 
 def is_whole(value: object) -> TypeGuard[int]:

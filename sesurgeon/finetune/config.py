@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
+from sesurgeon.blocks.config import plain
 from sesurgeon.errors import UsageError
 
 Train = Literal["all", "blocks"]
@@ -145,7 +147,9 @@ class FinetuneConfig:
     force: bool = False
 
     def __post_init__(self) -> None:
-        problems = _problems(self)
+        for field in fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
+        problems = list(_no_numbers(self)) or _problems(self)  # others cannot be compared with bounds
         if problems:
             raise UsageError("\n".join(problems))
 
@@ -174,6 +178,15 @@ class FinetuneConfig:
         """
         log_with = None if self.log_with is None else list(self.log_with) or ["none"]
         return {name: value for name, value in {**asdict(self), "log_with": log_with}.items() if name != "force"}
+
+
+def _no_numbers(config: FinetuneConfig) -> Iterator[str]:
+    for name, hint in get_type_hints(FinetuneConfig).items():
+        kinds, value = get_args(hint) or (hint,), getattr(config, name)
+        if float in kinds and not (type(value) in kinds or type(value) is int):
+            yield f"{name} (={value!r}) must be a number."
+        if int in kinds and type(value) not in kinds:
+            yield f"{name} (={value!r}) must be a whole number."
 
 
 def _problems(config: FinetuneConfig) -> list[str]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from sesurgeon.errors import DivergedError, OutputError
+from sesurgeon.errors import DivergedError, OutputError, UsageError
 from sesurgeon.finetune.assembly import checked_updates, make_trainer, place
 from sesurgeon.finetune.config import FinetuneConfig
-from sesurgeon.finetune.data.dataset import Data
+from sesurgeon.finetune.data.dataset import Data, check_is_data
 from sesurgeon.finetune.data.loader import dead_readers_named, end_readers
 from sesurgeon.finetune.data.opening import open_data
 from sesurgeon.finetune.data.randomness import reseed, seeded
@@ -118,7 +118,13 @@ def finetune(
         KeyboardInterrupt: the run was asked to stop.
     """
     check_is_network(model)
-    config = config or FinetuneConfig()
+    check_is_data(data)
+    config = FinetuneConfig() if config is None else config
+    if not isinstance(config, FinetuneConfig):
+        raise UsageError(
+            f"config must be a FinetuneConfig, not a {type(config).__name__}.",
+            hint="Write sesurgeon.finetune.FinetuneConfig(epochs=3, lr=1e-3).",
+        )
     trackers = trackers_for(config.log_with)
     state = None if resume is None else state_of(RunFolder(Path(resume)))
     accelerator = make_accelerator(config, trackers)

@@ -23,6 +23,7 @@ from sesurgeon.graph.patterns import (
 )
 from sesurgeon.graph.site import LeftAlone, Site
 from sesurgeon.graph.tracing.local import LocalGraphs
+from sesurgeon.models.forwards import runs_class_forward
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,8 @@ def _host(local: LocalGraphs, path: str, candidate: Candidate) -> str | None:
         return None
     host = join(path, candidate.host)
     unique = local.times_called.get(host) == 1
-    return host if unique and not ops.is_norm(local.model.get_submodule(host)) else None
+    module = local.model.get_submodule(host)
+    return host if unique and not ops.is_norm(module) and runs_class_forward(module) else None
 
 
 def _unfollowed(graphs: Mapping[bool, LocalGraphs]) -> list[LeftAlone]:

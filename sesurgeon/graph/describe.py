@@ -21,6 +21,8 @@ from sesurgeon.graph.site import Site
 from sesurgeon.graph.tensors import tensor_name
 from sesurgeon.graph.tracing.local import LocalGraphs
 
+_FEW_CHANNELS = 3  # an image's: depth, a mask, flow; a feature map has more
+
 
 @dataclass(frozen=True)
 class Network:
@@ -102,9 +104,25 @@ def describe(network: Network, path: str, candidate: Candidate, host: str | None
         or (_gate_around(network, path) if candidate.kind == "conv" else None),
         calls=local.times_called[owner],
         shapes=_shapes(local, path, candidate.node) or (tuple(tensor.shape),) * local.times_called[owner],
-        returned=ops.is_bounded(flow.owner, candidate.node)
+        returned=_corrects_the_input(network, path, candidate)
+        if candidate.kind == "residual"
+        else (tensor.shape[dim] <= _FEW_CHANNELS or ops.is_bounded(flow.owner, candidate.node))
         and is_returned(network.flows, network.calls, path, candidate.node),
     )
+
+
+def _corrects_the_input(network: Network, path: str, candidate: Candidate) -> bool:
+    """Whether a branch ends in a bare convolution, its sum with the network's own input is returned, and that is all.
+
+    So do networks that restore images (`VDSR <https://arxiv.org/abs/1511.04587>`_): the branch is all of them.
+    """
+    flow = network.flows[path]
+    if path or candidate.join is None or candidate.shortcut is None:
+        return False
+    module = ops.module_of(flow.owner, candidate.node)
+    ends_bare = module is not None and ops.is_conv([*ops.parts_of(module)][-1])
+    from_input = flow.weight(flow.upto(candidate.shortcut)) == 0
+    return ends_bare and from_input and is_returned(network.flows, network.calls, path, candidate.join)
 
 
 def _shapes(local: LocalGraphs, path: str, node: fx.Node) -> tuple[tuple[int, ...], ...]:

@@ -31,8 +31,9 @@ class Site:
         attention: path of the module that gates this branch already; None where nothing does.
         calls: how often the owner runs in one forward pass; the block would be shared as the owner is.
         shapes: of the tensor in each of these calls: a detector's head runs on maps of several sizes.
-        returned: the tensor is a result of the network, squashed into a range (sigmoid, tanh), and nothing more is
-            computed from it. One that is not squashed may be a feature map, whoever gets it.
+        returned: of a "conv": the tensor is a result of the network, squashed into a range (sigmoid, tanh) or of no
+            more channels than an image has, and nothing more is computed from it. Another may be a feature map,
+            whoever gets it. Of a "residual": it corrects the network's own input, and their sum is the result.
     """
 
     id: str

@@ -17,6 +17,8 @@ from sesurgeon.graph.site import LeftAlone, Site
 from sesurgeon.graph.tracing.fidelity import unfaithful
 from sesurgeon.graph.tracing.local import LocalGraphs
 from sesurgeon.graph.tracing.passes import Passes, convolved, run_in_both_modes, shapes_of
+from sesurgeon.models.absent import refuse_absent_weights
+from sesurgeon.models.isolation import undisturbed
 from sesurgeon.models.lazy import refuse_lazy_layers
 from sesurgeon.models.provenance import check_is_network
 from sesurgeon.models.quantised import refuse_quantised_layers
@@ -64,6 +66,7 @@ class Survey:
         return {site.id: site for site in self.sites}
 
 
+@undisturbed()
 def survey(model: nn.Module, example_inputs: Any = None, wanted: Wanted | None = None) -> Survey:
     """Run ``model`` in eval and in train mode, trace its modules, and find the places for blocks.
 
@@ -78,7 +81,8 @@ def survey(model: nn.Module, example_inputs: Any = None, wanted: Wanted | None =
             does takes a pass to find out, and is found out of these only.
 
     Raises:
-        UsageError: the model is wrapped, compiled, or quantised, or has parameters without a shape yet.
+        UsageError: the model is wrapped, compiled, quantised or sharded, or has parameters without a shape or a value
+            yet.
         UntraceableError: the model has no convolution, or does not run on the inputs.
         NoSiteError: it is a transformer, whose convolutions only make its tokens; or the inputs are too small.
     """
@@ -144,7 +148,15 @@ def _check_model(model: nn.Module) -> None:
         )
     refuse_quantised_layers(model)
     refuse_lazy_layers(model)
+    refuse_absent_weights(model)
     if not any(ops.is_conv(module) for module in model.modules()):
+        kernels = next((path for path, module in model.named_modules() if ops.holds_kernels(module)), None)
+        if kernels is not None:
+            raise UntraceableError(
+                f"{type(model).__name__} has no convolution among its modules: {kernels or 'the model itself'} has "
+                "kernels of its own, for convolutions called as functions, which are not followed.",
+                hint="sesurgeon works on networks of torch.nn's convolutions.",
+            )
         raise UntraceableError(
             f"{type(model).__name__} has no convolution: there is no place for channel attention.",
             hint="sesurgeon works on convolutional networks; pure transformers and perceptrons are none.",

@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from sesurgeon.models.absent import refuse_sharded_weights
+
+Network = TypeVar("Network", bound=nn.Module)
+
 _OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"_buffers"}  # attributes in which no results are
 
 
-def copy_of(model: nn.Module) -> nn.Module:
+def copy_of(model: Network) -> Network:
     """A deep copy, also where attributes hold results of computations.
 
     ``copy.deepcopy`` refuses these: the weight that ``torch.nn.utils.weight_norm`` computed in the last forward pass, a
     feature map that somebody kept. Their copies have no history.
     """
+    refuse_sharded_weights(model)
     return _with_leaves(copy.deepcopy(model, _results_in(model)))
 
 
-def view_of(model: nn.Module) -> nn.Module:
+def view_of(model: Network) -> Network:
     """As :func:`copy_of`, but for its parameters and buffers: these are the very same, in one memory."""
+    refuse_sharded_weights(model)
     tensors = (*model.parameters(), *model.buffers())
     return _with_leaves(copy.deepcopy(model, _results_in(model) | {id(tensor): tensor for tensor in tensors}))
 
 
-def _with_leaves(copied: nn.Module) -> nn.Module:
+def _with_leaves(copied: Network) -> Network:
     """``copied``, with parameters that can be trained: those of TorchScript are copied as results, with a history."""
     for parameter in copied.parameters():
         if not parameter.is_leaf:

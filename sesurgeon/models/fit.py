@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -49,12 +50,9 @@ def fit(
     state = _with_names_of(model, state)
     set_num_classes(model, _classes_in(state, model) if num_classes is None else num_classes)
     if disagreements := _disagreements(state, model):
-        close = guess_architectures(state)
         raise UsageError(
             f"The weights in {origin} are not those of {source}: {'; '.join(disagreements)}.",
-            hint=f"They look like {' or '.join(close)}."
-            if close and str(source) not in close
-            else "Give the architecture that they come from by --arch, its arguments by --model-kwargs.",
+            hint=_hint(state, model, source),
         )
     _check_norms_were_trained(model, state, source)
     versioned = OrderedDict(adopt(model, state))
@@ -62,6 +60,19 @@ def fit(
     versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
     model.load_state_dict(versioned, strict=False)  # names were compared above
     return model
+
+
+def _hint(state: Mapping[str, Tensor], model: nn.Module, source: Source) -> str:
+    hints, others, close = [], state.keys() - model.state_dict().keys(), guess_architectures(state)
+    if close and str(source) not in close:
+        hints.append(f"They look like {' or '.join(close)}.")
+    if others and all(re.search(r"(^|\.)se\d*\.", name) for name in others):
+        hints.append(
+            "If sesurgeon inserted those blocks: load the network without them, insert them as they were "
+            "(sesurgeon.apply_plan, or add_se with the same settings), and give it these weights by load_state_dict. "
+            "sesurgeon.save keeps all in one file."
+        )
+    return " ".join(hints) or "Give the architecture that they come from by --arch, its arguments by --model-kwargs."
 
 
 def _with_auxiliary_heads_as_in(state: Mapping[str, Tensor], source: Source) -> Source:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from sesurgeon.blocks.config import is_whole, plain
 from sesurgeon.errors import UsageError
 from sesurgeon.models.detection import detects
 from sesurgeon.models.provenance import attach_provenance, provenance_of
@@ -79,7 +80,7 @@ def set_num_classes(model: nn.Module, num_classes: int | None) -> None:
     Raises:
         UsageError: see :func:`replace_head`.
     """
-    if num_classes is not None and num_classes != num_outputs(model):
+    if num_classes is not None and _checked(num_classes) != num_outputs(model):
         replace_head(model, num_classes)
 
 
@@ -87,9 +88,9 @@ def check_num_classes(model: nn.Module, num_classes: int | None, origin: str) ->
     """Refuse a ``num_classes`` that the network of the file ``origin`` has not: its trained classifier would be lost.
 
     Raises:
-        UsageError: it has another number of outputs, or no classifier.
+        UsageError: it has another number of outputs, or no classifier; or ``num_classes`` is no whole number.
     """
-    if num_classes is not None and num_classes != (outputs := num_outputs(model)):
+    if num_classes is not None and _checked(num_classes) != (outputs := num_outputs(model)):
         raise UsageError(
             f"--num-classes {num_classes} is not what {origin} holds: its network has {outputs} outputs.",
             hint="Leave it out. sesurgeon finetune gives a network a new head for the classes of --data.",
@@ -102,8 +103,9 @@ def replace_head(model: nn.Module, num_classes: int) -> None:
     The attached provenance takes note: the number of classes is set, what they mean is forgotten.
 
     Raises:
-        UsageError: ``num_classes`` is not positive, or there is no classifier.
+        UsageError: ``num_classes`` is no whole number above 0, or there is no classifier.
     """
+    num_classes = _checked(num_classes)
     if num_classes < 1:
         raise UsageError(f"A model cannot have {num_classes} classes.")
     layers = _layers(model)
@@ -122,6 +124,14 @@ def replace_head(model: nn.Module, num_classes: int) -> None:
     if isinstance(getattr(model, "num_classes", None), int):
         model.num_classes = num_classes  # type: ignore[assignment]
     attach_provenance(model, replace(provenance_of(model), num_classes=num_classes, classes=None, multi_label=False))
+
+
+def _checked(num_classes: int) -> int:
+    """As a number of Python's."""
+    given: object = plain(num_classes)
+    if not is_whole(given):
+        raise UsageError(f"num_classes (={given!r}) must be a whole number.")
+    return given
 
 
 def _answer_of_timm(model: nn.Module) -> nn.Module:

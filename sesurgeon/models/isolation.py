@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,24 +16,49 @@ from torch.utils._pytree import tree_map
 from sesurgeon.models.footprint import Footprint
 
 _SEED = 1709_01507  # none that a forward would set itself: it would not be seen to do so
+_AUTOCASTS = ("cpu", "cuda", "mps", "xpu")
+_ONE_AT_A_TIME = threading.RLock()  # nn.Module, which is patched meanwhile, and the random state are all threads' own
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let no other thread in that comes here too, and no autocast that the caller happens to be under."""
+    with _ONE_AT_A_TIME, contextlib.ExitStack() as stack:
+        for device in autocasts():
+            stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def autocasts() -> list[str]:
+    """The kinds of device for which ``torch.autocast`` is on."""
+    return [device for device in _AUTOCASTS if torch.is_autocast_enabled(device)]
 
 
 @contextlib.contextmanager
 def isolated(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Put ``model`` in train or eval mode under a fixed random state, and put everything back at the end.
 
+    It runs as Python, where ``model.compile()`` was called too: what runs compiled is not seen.
     Put back are each module's own mode and attributes, every buffer (train mode updates running statistics), and
     the random states of torch (CPU, and CUDA where it is in use), numpy and Python.
     """
+    with undisturbed(), _put_back(model):
+        _seed_all()
+        with torch.no_grad():
+            for module in model.modules():
+                vars(module).pop("_compiled_call_impl", None)
+            model.train(training)
+            yield
+
+
+@contextlib.contextmanager
+def _put_back(model: nn.Module) -> Iterator[None]:
     footprint = Footprint(model)
     modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     states = random_states()
     try:
-        _seed_all()
-        with torch.no_grad():
-            model.train(training)
-            yield
+        yield
     finally:
         footprint.restore()
         for module, mode in modes:

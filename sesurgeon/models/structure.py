@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterator
 
 from torch import Tensor, nn
@@ -14,8 +15,9 @@ from sesurgeon.models.provenance import Structure
 def structure_of(model: nn.Module) -> Structure:
     """The structure of ``model``, whatever its weights and their precision.
 
-    Modules count by path, class and ``extra_repr`` (of a convolution: channels, kernel, stride…), tensors by name and
-    shape. Of the heads that counts for the body which does not change with the number of scores.
+    Modules count by path, class, ``extra_repr`` (of a convolution: channels, kernel, stride…), the attributes that are
+    floats (rates of dropout) and a ``forward`` that was put on the instance; tensors by name and shape. Of the heads
+    that counts for the body which does not change with the number of scores.
     """
     heads = heads_if_any(model)
     lines = "\n".join(_lines(model, frozenset(heads)))
@@ -25,9 +27,21 @@ def structure_of(model: nn.Module) -> Structure:
 def _lines(model: nn.Module, heads: frozenset[str]) -> Iterator[str]:
     for path, module in model.named_modules():
         kind = type(module)
-        said = "" if path in heads else module.extra_repr()
-        yield f"{path} {kind.__module__}.{kind.__qualname__} {said}"
+        said = "" if path in heads else f"{module.extra_repr()} {_rates(module)}"
+        forward = " another forward" if _has_other_forward(module) else ""
+        yield f"{path} {kind.__module__}.{kind.__qualname__} {said}{forward}"
     for name, value in model.state_dict().items():
         if isinstance(value, Tensor):  # what is none is extra state
             shape = value.shape[1:] if name.rpartition(".")[0] in heads else value.shape
             yield f"{name} {tuple(shape)}"
+
+
+def _rates(module: nn.Module) -> dict[str, float]:
+    return {name: value for name, value in vars(module).items() if isinstance(value, float)}
+
+
+def _has_other_forward(module: nn.Module) -> bool:
+    """Whether a forward was put on this instance that is not its class's own, however wrapped (by accelerate)."""
+    forward = vars(module).get("forward")
+    own = inspect.unwrap(forward) if callable(forward) else None
+    return forward is not None and getattr(own, "__func__", own) is not type(module).forward

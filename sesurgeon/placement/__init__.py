@@ -1,11 +1,12 @@
 """Where should blocks go? Policies, filters, costs, and the plan."""
 
 from sesurgeon.placement.architecture import Architecture, architecture_of
-from sesurgeon.placement.checking import check_not_augmented, completed, inputs_of, refuse_all, survey_for
+from sesurgeon.placement.checking import check_not_augmented, completed, refuse_all, survey_for
 from sesurgeon.placement.choices import Choices, check_policies, settle
 from sesurgeon.placement.costs import Cost, block_cost, images_in, model_cost
 from sesurgeon.placement.document import plan_from_data, plan_to_data
 from sesurgeon.placement.filters import Filters
+from sesurgeon.placement.inputs import inputs_of
 from sesurgeon.placement.make import choose, make_plan, plan_from_survey, survey_to_plan
 from sesurgeon.placement.plan import Entry, Plan
 from sesurgeon.placement.planfile import plan_to_yaml, read_in_part, read_plan, write_plan

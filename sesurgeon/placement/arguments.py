@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
+from math import inf, prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.blocks.config import is_whole
+from sesurgeon.blocks.config import is_whole, plain
 from sesurgeon.errors import UsageError
 from sesurgeon.models.inputs import random_input
 
 _MOST_NUMBERS = 2**30  # in a tensor: 4 GiB; typing errors are larger
+_FEW_NUMBERS = 1024  # which a plan keeps as they are
 
 
 def describe_arguments(arguments: Any) -> Any:
     """Tensors become ``{"shape": …, "dtype": …}``, tuples ``{"tuple": […]}``, dicts ``{"items": {…}}``.
 
-    Lists and plain values stay what they are.
+    Lists and plain values stay what they are. Of a tensor's values as much is kept as its network may look at:
+    lengths, time steps and masks as ``"values"``, and the range of images that noise would leave as ``"low"`` and
+    ``"high"``.
 
     Raises:
         UsageError: something of another kind, or an empty tensor, on which any two networks are equal.
@@ -27,19 +30,43 @@ def describe_arguments(arguments: Any) -> Any:
     if isinstance(arguments, Tensor):
         if not arguments.numel():
             raise UsageError(f"An example input of shape {tuple(arguments.shape)} is empty: it would prove nothing.")
-        return {"shape": list(arguments.shape), "dtype": str(arguments.dtype).removeprefix("torch.")}
+        dtype = str(arguments.dtype).removeprefix("torch.")
+        return {"shape": list(arguments.shape), "dtype": dtype} | _content(arguments.detach())
     if isinstance(arguments, list):
         return [describe_arguments(item) for item in arguments]
     if isinstance(arguments, tuple):
         return {"tuple": [describe_arguments(item) for item in arguments]}
     if isinstance(arguments, dict) and all(isinstance(key, (str, int)) for key in arguments):
         return {"items": {key: describe_arguments(item) for key, item in arguments.items()}}
-    if arguments is None or isinstance(arguments, (bool, int, float, str)):
-        return arguments
+    value = plain(arguments)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
     raise UsageError(
         f"An example input of type {type(arguments).__name__} cannot be kept in a plan.",
         hint="Give tensors, numbers, strings, None, and lists, tuples or dicts (keys: strings, integers) of these.",
     )
+
+
+def _content(tensor: Tensor) -> dict[str, Any]:
+    """The values of ``tensor``, or what is kept of them."""
+    if tensor.is_complex():
+        return {}
+    if not tensor.is_floating_point():
+        return _whole_numbers(tensor)
+    low, high = (float(end) for end in tensor.cpu().double().aminmax())
+    if tensor.ndim <= 1 and tensor.numel() <= _FEW_NUMBERS and -inf < low <= high < inf:
+        return {"values": tensor.flatten().tolist()}
+    # the same everywhere are images that stand for any, on which much would look equal
+    narrow = low >= 0 or (low >= -1 and high <= 1)
+    return {"low": low, "high": high} if narrow and low < high < inf else {}
+
+
+def _whole_numbers(tensor: Tensor) -> dict[str, Any]:
+    """Few numbers, or the one of them all, unless it is zero, which needs no word."""
+    if bool((tensor.long() == tensor.flatten()[0].long()).all()):
+        only = tensor.flatten()[0].item()
+        return {"values": [only]} if only else {}
+    return {"values": tensor.flatten().tolist()} if tensor.numel() <= _FEW_NUMBERS else {}
 
 
 def wrong_with(description: Any) -> Iterator[str]:
@@ -53,15 +80,37 @@ def wrong_with(description: Any) -> Iterator[str]:
             yield from wrong_with(description["tuple"])
         elif keys == {"items"} and isinstance(description["items"], dict):
             yield from wrong_with(list(description["items"].values()))
-        elif keys == {"shape", "dtype"}:
-            yield from _wrong_with_tensor(description["shape"], description["dtype"])
+        elif keys - {"values"} == {"shape", "dtype"} or keys == {"shape", "dtype", "low", "high"}:
+            yield from _wrong_with_tensor(description)
         else:
             yield f"an argument must be {{shape: …, dtype: …}}, {{tuple: […]}} or {{items: {{…}}}}, not {description!r}"
     elif not (description is None or isinstance(description, (bool, int, float, str))):
         yield f"an argument must be plain data, not {description!r}"
 
 
-def _wrong_with_tensor(shape: Any, dtype: Any) -> Iterator[str]:
+def _wrong_with_tensor(description: dict[str, Any]) -> Iterator[str]:
+    wrong = list(_wrong_with_kind(description["shape"], description["dtype"]))
+    yield from wrong
+    if wrong:
+        return
+    dtype = getattr(torch, description["dtype"])
+    if "values" in description and not _are_values(description["values"], prod(description["shape"]), dtype):
+        yield "values must be one number of that dtype for all of the tensor, or a list of as many as it holds"
+    if "low" in description:
+        low, high = description["low"], description["high"]
+        are_numbers = isinstance(low, (int, float)) and isinstance(high, (int, float))
+        if not (dtype.is_floating_point and are_numbers and -inf < low <= high < inf):
+            yield f"low and high must be the ends of a range of floating numbers, not {low!r} and {high!r}"
+
+
+def _are_values(values: Any, count: int, dtype: torch.dtype) -> bool:
+    try:
+        return isinstance(values, list) and torch.tensor(values, dtype=dtype).shape in ((1,), (count,))
+    except (TypeError, ValueError, RuntimeError):  # torch's, for what is no number or too large
+        return False
+
+
+def _wrong_with_kind(shape: Any, dtype: Any) -> Iterator[str]:
     sizes = shape if isinstance(shape, list) else [None]
     if not all(is_whole(size) and size >= 1 for size in sizes):
         yield f"shape must be a list of sizes, as [2, 3, 224, 224], not {shape!r}"
@@ -80,11 +129,12 @@ def _holds_numbers(dtype: Any) -> bool:
 
 
 def make_arguments(description: Any, model: nn.Module) -> Any:
-    """The inverse: tensors of the described shapes, filled with the same noise each time (integers with zeros)."""
+    """The inverse: tensors of the described shapes, filled with what was kept of their values.
+
+    Where nothing was, with the same noise each time (integers with zeros).
+    """
     if isinstance(description, dict) and "shape" in description:
-        dtype = getattr(torch, description["dtype"])
-        noise = random_input(tuple(description["shape"]), model)
-        return noise.to(dtype) if dtype.is_floating_point else torch.zeros_like(noise, dtype=dtype)
+        return _make_tensor(description, model)
     if isinstance(description, dict) and "tuple" in description:
         return tuple(make_arguments(item, model) for item in description["tuple"])
     if isinstance(description, dict):
@@ -92,3 +142,22 @@ def make_arguments(description: Any, model: nn.Module) -> Any:
     if isinstance(description, list):
         return [make_arguments(item, model) for item in description]
     return description
+
+
+def _make_tensor(description: dict[str, Any], model: nn.Module) -> Tensor:
+    shape, dtype = tuple(description["shape"]), getattr(torch, description["dtype"])
+    if "values" in description:
+        values = torch.tensor(description["values"], dtype=dtype, device=random_input((1,), model).device)
+        return values.expand(prod(shape)).reshape(shape).clone()
+    if "low" in description:
+        return _between(description["low"], description["high"], shape).to(random_input((1,), model).device, dtype)
+    noise = random_input(shape, model)
+    return noise.to(dtype) if dtype.is_floating_point else torch.zeros_like(noise, dtype=dtype)
+
+
+def _between(low: float, high: float, shape: tuple[int, ...]) -> Tensor:
+    """The same random numbers each time, both ends among them: described again, they have the same range."""
+    numbers = torch.rand(prod(shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    numbers = low + (high - low) * numbers
+    numbers[0], numbers[-1] = low, high
+    return numbers.reshape(shape)

@@ -8,17 +8,17 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import nn
 
 from sesurgeon.blocks import build_block
 from sesurgeon.errors import SesurgeonError, UsageError
 from sesurgeon.graph import Site, Survey, survey
 from sesurgeon.models.lazy import refuse_lazy_layers
 from sesurgeon.placement.architecture import architecture_of
-from sesurgeon.placement.arguments import describe_arguments, make_arguments
+from sesurgeon.placement.arguments import describe_arguments
 from sesurgeon.placement.attributes import before, free_attribute, inserted, is_attribute
 from sesurgeon.placement.bypasses import bypasses
+from sesurgeon.placement.inputs import inputs_of
 from sesurgeon.placement.plan import Entry, Plan
 from sesurgeon.placement.problems import Problem, refuse, twice
 
@@ -40,23 +40,6 @@ def survey_for(plan: Plan, model: nn.Module, example_inputs: Any = None) -> Surv
     _check_architecture(plan, model, example_inputs)
     wanted = set(plan.sites)
     return survey(model, example_inputs, wanted=lambda sites: [site for site in sites if site.id in wanted])
-
-
-def inputs_of(plan: Plan, model: nn.Module) -> tuple[Any, ...] | None:
-    """The positional arguments that ``plan`` was made with, for ``model``; None where it leaves them open."""
-    return None if plan.inputs is None else _as_weights(tuple(make_arguments(plan.inputs, model)), model)
-
-
-def _as_weights(arguments: tuple[Any, ...], model: nn.Module) -> tuple[Any, ...]:
-    """Floating tensors in the type of the weights, where these have one: they may have been converted since."""
-    types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
-    if len(types) != 1:
-        return arguments
-    (dtype,) = types
-    converted: tuple[Any, ...] = tree_map(
-        lambda leaf: leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, arguments
-    )
-    return converted
 
 
 def check_not_augmented(model: nn.Module) -> None:

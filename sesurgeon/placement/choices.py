@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import TypedDict
 
@@ -79,8 +79,8 @@ def check_policies(policy: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         UsageError: something else than names; one does not exist, or none is given; the known ones are listed.
     """
-    given = [policy] if isinstance(policy, str) else policy
-    if not (isinstance(given, Collection) and all(isinstance(name, str) for name in given)):
+    given = [policy] if isinstance(policy, str) else list(policy) if isinstance(policy, Iterable) else None
+    if given is None or not all(isinstance(name, str) for name in given):
         raise UsageError(
             f"policy (={policy!r}) must be a name, or a list of names.", hint=f"Known policies: {', '.join(POLICIES)}."
         )

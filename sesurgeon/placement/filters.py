@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from sesurgeon.blocks.config import is_whole
+from sesurgeon.blocks.config import is_whole, plain
 from sesurgeon.errors import NoSiteError, UsageError
 from sesurgeon.graph import Site
 
@@ -44,9 +44,14 @@ class Filters:
 
     def __post_init__(self) -> None:
         for name in ("include", "exclude", "stages", "kernel"):
-            given = getattr(self, name)
+            given = plain(getattr(self, name))
             if isinstance(given, (str, int)):  # one alone; a str would be taken apart, and its "*" match all
-                object.__setattr__(self, name, (given,))
+                given = (given,)
+            elif isinstance(given, Iterable):
+                given = tuple(map(plain, given))
+            object.__setattr__(self, name, given)
+        for name in ("min_channels", "every"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
         problems = list(self._wrong())
         if problems:
             raise UsageError(f"The filters are wrong: {'; '.join(problems)}.")
@@ -60,7 +65,7 @@ class Filters:
         )
         for name, is_item, words in lists:
             given = getattr(self, name)
-            listed = isinstance(given, Collection) and all(map(is_item, given))
+            listed = isinstance(given, tuple) and all(map(is_item, given))
             if not listed and not (name == "stages" and given is None):
                 yield f"{name} (={given!r}) must be {words}"
         for name in ("min_channels", "every"):

@@ -17,6 +17,7 @@ from sesurgeon.placement.bypasses import bypasses
 from sesurgeon.placement.checking import check_not_augmented
 from sesurgeon.placement.choices import Choices, settle
 from sesurgeon.placement.filters import Filters
+from sesurgeon.placement.inputs import check_kept
 from sesurgeon.placement.plan import Entry, Plan
 from sesurgeon.placement.policies import POLICIES, passed_over
 
@@ -36,7 +37,7 @@ def make_plan(model: nn.Module, example_inputs: Any = None, **choices: Unpack[Ch
     Raises:
         UsageError: an unknown choice, policy or block, or a setting out of its range; or blocks were inserted already.
         NoSiteError: nothing is selected.
-        UntraceableError: the model has no convolution, or does not run on the inputs.
+        UntraceableError: the model has no convolution, or does not run on the inputs, or on what a plan keeps of them.
     """
     policies, config, filters = settle(choices)
     return plan_from_survey(survey_to_plan(model, policies, example_inputs), policies, config, filters)
@@ -67,7 +68,7 @@ def plan_from_survey(found: Survey, policies: Sequence[str], config: BlockConfig
     unused = filters.unused(chosen)
     unused += [f"Policy '{name}' has no site here." for name in policies if not POLICIES[name](found.sites)]
     entries = tuple(_entries(found, filters.keep(free, chosen), config))
-    return Plan(
+    plan = Plan(
         architecture_of(found.model),
         tuple(policies),
         [describe_arguments(argument) for argument in found.inputs],
@@ -75,6 +76,8 @@ def plan_from_survey(found: Survey, policies: Sequence[str], config: BlockConfig
         (*gated, *left_alone, *found.left_alone),
         (*unused, *bypasses(entries, found)),
     )
+    check_kept(plan, found)
+    return plan
 
 
 def choose(sites: Sequence[Site], policies: Sequence[str]) -> tuple[list[Site], list[LeftAlone]]:

@@ -22,7 +22,8 @@ def standard(sites: Sequence[Site]) -> list[Site]:
 
     Also at the branch end of sibling blocks that have no skip (MobileNetV2 with stride 2); after the concatenation of
     a multi-branch module (Inception); and in a network that has none of these, after each convolution with its norm
-    and activation (VGG), after the pointwise ones alone where they alternate with depthwise ones (MobileNet).
+    and activation (VGG), after the pointwise ones alone where they alternate with depthwise ones (MobileNet). A branch
+    that is all of the network, and corrects its input (VDSR), counts where there is nothing else.
     Blocks win over stages: of two nested sums the inner one counts, and a concatenation inside a residual branch, or
     around residual blocks, does not.
     """
@@ -31,7 +32,8 @@ def standard(sites: Sequence[Site]) -> list[Site]:
     alone = [join for join in joins if not any(join.computes(block) or block.computes(join) for block in blocks)]
     outermost = [join for join in alone if not any(other.computes(join) for other in alone)]
     chosen = {site.id for site in (*blocks, *outermost)}
-    return [site for site in sites if site.id in chosen] or _units(sites)
+    corrections = [site for site in sites if site.kind == "residual" and site.returned]
+    return [site for site in sites if site.id in chosen] or _units(sites) or corrections
 
 
 def pre(sites: Sequence[Site]) -> list[Site]:
@@ -63,7 +65,8 @@ def inner(sites: Sequence[Site]) -> list[Site]:
 def conv(sites: Sequence[Site]) -> list[Site]:
     """After every convolution with its norm and activation, as the paper's SE-VGG-16 (Table 2: 25.22 for 27.02).
 
-    Not after a sigmoid or tanh that the network returns: a gate of up to 2 would take probabilities past 1.
+    Not after a result that the network returns (a sigmoid or tanh, or a map of up to three channels): a gate of up to
+    2 would take probabilities past 1, and depths of one channel to twice what they are.
     """
     return [site for site in sites if site.kind == "conv" and not site.returned]
 
@@ -75,7 +78,7 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
 
 def residual_blocks(sites: Sequence[Site]) -> list[Site]:
     """The innermost residual branches that are summed with a shortcut, and those of their siblings without one."""
-    sums = [site for site in sites if site.kind == "residual" and site.summed]
+    sums = [site for site in sites if site.kind == "residual" and site.summed and not site.returned]
     blocks = [site for site in sums if not any(site.computes(other) for other in sums)]
     return blocks + [site for site in sites if site.kind == "residual" and not site.has_skip]
 
@@ -83,12 +86,10 @@ def residual_blocks(sites: Sequence[Site]) -> list[Site]:
 def passed_over(policy: str, sites: Sequence[Site], chosen: Sequence[Site]) -> list[LeftAlone]:
     """The places that ``policy`` left out of those that it is for; and why."""
     blocks = _blocks_passed_over(policy, sites, chosen)
-    units = _outputs(sites) if policy == "conv" or (policy == "standard" and chosen == _units(sites)) else []
-    return blocks + [LeftAlone(unit.owner, f"{policy}: the network returns its result as it is") for unit in units]
-
-
-def _outputs(sites: Sequence[Site]) -> list[Site]:
-    return [site for site in sites if site.kind == "conv" and site.returned]
+    in_units = policy == "standard" and chosen == _units(sites)
+    kinds = ("conv",) if policy == "conv" else ("conv", "residual") if in_units else ()
+    results = [site for site in sites if site.kind in kinds and site.returned]
+    return blocks + [LeftAlone(site.owner, f"{policy}: the network returns its result as it is") for site in results]
 
 
 def _blocks_passed_over(policy: str, sites: Sequence[Site], chosen: Sequence[Site]) -> list[LeftAlone]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
 from sesurgeon.blocks import BlockConfig
 from sesurgeon.graph import Survey
 from sesurgeon.models import add_record
+from sesurgeon.models.copies import Network
 from sesurgeon.placement import (
     Choices,
     Filters,
@@ -93,13 +94,13 @@ def _proof(augmented: nn.Module, plan: Plan, found: Survey, *, verify: bool) -> 
 
 
 def add_se(
-    model: nn.Module,
+    model: Network,
     example_inputs: Any = None,
     *,
     verify: bool = True,
     inplace: bool = False,
     **choices: Unpack[Choices],
-) -> nn.Module:
+) -> Network:
     """``model`` with channel attention in it and, proved by running it, the same outputs to the last bit.
 
     The result is an instance of the model's own class, with all its methods, attributes and state-dict keys.
@@ -114,10 +115,10 @@ def add_se(
 
     Raises:
         UsageError, NoSiteError, UntraceableError: as :func:`sesurgeon.make_plan`.
-        VerificationError: the outputs changed; ``model`` is as it was.
+        VerificationError: the outputs changed, or blocks never run; ``model`` is as it was.
     """
     policies, config, filters = settle(choices)
-    return operate(
+    surgery = operate(
         model,
         config,
         policies=policies,
@@ -125,4 +126,5 @@ def add_se(
         example_inputs=example_inputs,
         verify=verify,
         inplace=inplace,
-    ).model
+    )
+    return cast(Network, surgery.model)

@@ -12,6 +12,8 @@ from sesurgeon.errors import UsageError
 from sesurgeon.graph import Survey
 from sesurgeon.graph.rows import child_giving
 from sesurgeon.models import add_record, check_is_network, copy_of, view_of
+from sesurgeon.models.copies import Network
+from sesurgeon.models.isolation import undisturbed
 from sesurgeon.placement import Entry, Plan, check_not_augmented, completed, survey_for
 from sesurgeon.surgery.rewrite import (
     Forward,
@@ -24,7 +26,7 @@ from sesurgeon.surgery.rewrite import (
 _PLAN = "_sesurgeon_plan"
 
 
-def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module:
+def apply_plan(model: Network, plan: Plan, inplace: bool = False) -> Network:
     """``model`` with the plan's blocks in it, as an instance of its own class.
 
     Of a plan for a folded network the blocks go in as they were before folding: nothing was folded into these weights.
@@ -48,7 +50,8 @@ def apply_plan(model: nn.Module, plan: Plan, inplace: bool = False) -> nn.Module
     return augmented
 
 
-def insert_blocks(model: nn.Module, plan: Plan, found: Survey, *, inplace: bool, shared: bool = False) -> nn.Module:
+@undisturbed()
+def insert_blocks(model: Network, plan: Plan, found: Survey, *, inplace: bool, shared: bool = False) -> Network:
     """As :func:`apply_plan`, for a network that was surveyed already, and without a word in its history.
 
     Args:
@@ -60,17 +63,18 @@ def insert_blocks(model: nn.Module, plan: Plan, found: Survey, *, inplace: bool,
     check_not_augmented(model)
     plan = completed(plan, found)
     copied = view_of if shared else copy_of
-    target = model if inplace else copied(model)
     by_owner: dict[str, list[Entry]] = {}
     for entry in plan.entries:
         by_owner.setdefault(found.site(entry.site).owner, []).append(entry)
     rewrites = []  # all of them before the first is made: what is refused leaves the model whole
-    for path, entries in by_owner.items():
-        owner = target.get_submodule(path)
-        blocks = {entry.attribute: _block(owner, entry, found) for entry in entries}
-        behind = _in_a_row(path, entries, found)
-        forward = type(owner).forward if behind else _forward(owner, path, entries, found)
-        rewrites.append((owner, forward, blocks, behind))
+    with torch.inference_mode(False):  # what is made in it cannot be trained
+        target = model if inplace else copied(model)
+        for path, entries in by_owner.items():
+            owner = target.get_submodule(path)
+            blocks = {entry.attribute: _block(owner, entry, found) for entry in entries}
+            behind = _in_a_row(path, entries, found)
+            forward = type(owner).forward if behind else _forward(owner, path, entries, found)
+            rewrites.append((owner, forward, blocks, behind))
     for owner, forward, blocks, behind in rewrites:
         rewrite(owner, forward, blocks, behind)
     remember_plan(target, plan)
@@ -97,22 +101,21 @@ def forget_plan(model: nn.Module) -> None:
 def _block(owner: nn.Module, entry: Entry, found: Survey) -> nn.Module:
     site = found.site(entry.site)
     block = build_block(entry.config, site.channels, spatial_dims=len(site.spatial), channel_dim=site.channel_dim)
-    like = _scaled(found, entry)
-    return block.to(like.device, like.dtype).train(owner.training)
+    return block.to(*_device_and_dtype(found, entry)).train(owner.training)
 
 
-def _scaled(found: Survey, entry: Entry) -> Tensor:
-    """A tensor of the device and dtype of those that the block gets.
+def _device_and_dtype(found: Survey, entry: Entry) -> tuple[torch.device, torch.dtype]:
+    """Those of the tensor that the block gets, as it was seen.
 
-    The site's own, as it was seen. That of an owner as a whole was not: then a parameter, of the owner if it has one.
+    That of an owner as a whole was not: then those of a parameter, of the owner if it has one. Its dtype counts under
+    the network's own autocast too, where tensors have another than all weights around them.
     """
-    node = found.nodes[entry.site][False]
+    path, node = found.site(entry.site).owner, found.nodes[entry.site][False]
     seen = None if node is None else node.meta.get("value")
-    if isinstance(seen, Tensor):
-        return seen
-    owner = found.model.get_submodule(found.site(entry.site).owner)
-    parameters = (parameter for part in (owner, found.model) for parameter in part.parameters())
-    return next((parameter for parameter in parameters if parameter.is_floating_point()), torch.empty(0))
+    parameters = (parameter for part in (path, "") for parameter in found.model.get_submodule(part).parameters())
+    near = next((parameter for parameter in parameters if parameter.is_floating_point()), torch.empty(0))
+    scaled = seen if isinstance(seen, Tensor) else near
+    return scaled.device, near.dtype if path in found.graphs[False].autocast else scaled.dtype
 
 
 def _in_a_row(path: str, entries: list[Entry], found: Survey) -> dict[str, str]:
@@ -139,7 +142,7 @@ def _forward(owner: nn.Module, path: str, entries: list[Entry], found: Survey) -
             for entry in inside
             if (node := found.nodes[entry.site][training]) is not None
         }
-        by_mode[training] = forward_with_blocks(local.graphs[path], anchors, path or "model")
+        by_mode[training] = forward_with_blocks(original, local.graphs[path], anchors, path or "model")
     return _one_for_both(original, by_mode)
 
 

@@ -17,7 +17,7 @@ def take_out(model: nn.Module) -> nn.Module:
     Weights stay as they are, a folded factor in them too (:func:`sesurgeon.remove_se` takes that out as well).
 
     Raises:
-        UsageError: a module with blocks got another class since; nothing was changed.
+        UsageError: a module with blocks got another class or forward since; nothing was changed.
     """
     check_uncovered(model)
     for module in list(model.modules()):
@@ -28,15 +28,16 @@ def take_out(model: nn.Module) -> nn.Module:
 
 
 def check_uncovered(model: nn.Module) -> None:
-    """Raise a UsageError where :func:`take_out` would lose a class that was put above ours."""
+    """Raise a UsageError where :func:`take_out` would lose a class or forward that was put above ours."""
     check_is_network(model)
     covered = [path or "the model itself" for path, module in model.named_modules() if is_covered(module)]
     if covered:
         raise UsageError(
-            f"The blocks cannot be taken out: something gave {', '.join(covered)} another class after they were "
-            "inserted.",
+            f"The blocks cannot be taken out: something gave {', '.join(covered)} another class or forward "
+            "after they were inserted.",
             hint="Undo that first. After torch.nn.utils.parametrize (weight_norm, spectral_norm and the like): "
-            "torch.nn.utils.parametrize.remove_parametrizations.",
+            "torch.nn.utils.parametrize.remove_parametrizations. After accelerate: accelerator.unwrap_model(model, "
+            "keep_fp32_wrapper=False). After setting a forward on a module: del module.forward.",
         )
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,10 +14,13 @@ from torch import nn
 from sesurgeon.errors import VerificationError
 from sesurgeon.graph import Survey, same
 from sesurgeon.models import fresh, isolated, random_states, witnesses
-from sesurgeon.models.isolation import same_random_states
-from sesurgeon.words import some
+from sesurgeon.models.isolation import same_random_states, undisturbed
+from sesurgeon.surgery.rewrite import blocks_of
+from sesurgeon.words import counted, some
 
 _HINT = "Nothing was written. Find the module at fault with --exclude, and please report it."
+_DRAWN = "random numbers drawn"
+_OTHERS = "Other threads are running: if one drew random numbers meanwhile, try again when it does not."
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Proof:
         return f"{text} ({self.note})" if self.note else text
 
 
+@undisturbed()
 def prove_identity(augmented: nn.Module, found: Survey) -> Proof:
     """Compare the outputs of ``augmented`` with those that the survey of the original saw.
 
@@ -43,7 +51,7 @@ def prove_identity(augmented: nn.Module, found: Survey) -> Proof:
     leaves behind: buffers, as running statistics, and the random state. ``augmented`` is left as it was.
 
     Raises:
-        VerificationError: something differs, or ``augmented`` does not run.
+        VerificationError: something differs, or ``augmented`` or one of its blocks does not run.
     """
     tried = [training for training, local in found.graphs.items() if local.proven]
     wrong: dict[str, list[str]] = {}
@@ -53,7 +61,8 @@ def prove_identity(augmented: nn.Module, found: Survey) -> Proof:
     if wrong:
         all_of_it = " and ".join(f"the {what} in {' and '.join(modes)} mode" for what, modes in wrong.items())
         raise VerificationError(
-            f"After inserting the blocks {all_of_it} are not the ones before.{_blame(found, augmented)}", hint=_HINT
+            f"After inserting the blocks {all_of_it} are not the ones before.{_blame(found, augmented)}",
+            hint=_OTHERS if list(wrong) == [_DRAWN] and threading.active_count() > 1 else _HINT,
         )
     in_eval, in_train = (True if training in tried else None for training in (False, True))
     return Proof(in_eval, in_train, found.train_failure or "")
@@ -62,7 +71,8 @@ def prove_identity(augmented: nn.Module, found: Survey) -> Proof:
 def _difference(model: nn.Module, found: Survey, training: bool) -> str:
     """What is another in a pass of ``model`` than it was in the survey's; "" where nothing is."""
     local = found.graphs[training]
-    with isolated(model, training=training), witnesses(model) as seen:
+    original = isolated(found.model, training=training)  # layers of it run where the copy holds functions over it
+    with original, isolated(model, training=training), witnesses(model) as seen, _idle_blocks(model) as idle:
         try:
             outputs = model(*fresh(found.inputs_in(training)))
         except (MemoryError, torch.OutOfMemoryError):
@@ -73,12 +83,36 @@ def _difference(model: nn.Module, found: Survey, training: bool) -> str:
                 f"{type(error).__name__}: {error}",
                 hint=_HINT,
             ) from error
+        if idle:
+            raise VerificationError(
+                f"In {_mode(training)} mode {counted(len(idle), 'inserted block')} never ran "
+                f"({some(list(idle.values()), 3)}): {type(model).__name__} runs other layers than its own, as through "
+                "a lambda over the network that it is a copy of.",
+                hint="Let the network reach its layers through self, or change the network itself (in Python: "
+                "inplace=True).",
+            )
         if not same(outputs, local.outputs) or not same(seen, list(local.witnesses)):
             return "outputs"
         now = dict(model.named_buffers())
         if others := [name for name, before in local.buffers.items() if not same(now.get(name), before)]:
             return f"buffers ({some(others, 3)})"
-        return "" if same_random_states(random_states(), local.random_states) else "random numbers drawn"
+        return "" if same_random_states(random_states(), local.random_states) else _DRAWN
+
+
+@contextlib.contextmanager
+def _idle_blocks(model: nn.Module) -> Iterator[dict[nn.Module, str]]:
+    """The inserted blocks and their paths, but for those that ran meanwhile."""
+    idle = {block: path for path, block in blocks_of(model).items()}
+
+    def ran(block: nn.Module, _arguments: Any) -> None:
+        idle.pop(block, None)
+
+    hooks = [block.register_forward_pre_hook(ran) for block in idle]
+    try:
+        yield idle
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _mode(training: bool) -> str:

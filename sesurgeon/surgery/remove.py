@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from sesurgeon.models import Provenance, Source, add_record, copy_of, detach_provenance, provenance_of
+from sesurgeon.models.copies import Network
 from sesurgeon.surgery.apply import plan_of
 from sesurgeon.surgery.bare import check_uncovered, take_out
 from sesurgeon.surgery.folding.gates import takers
@@ -12,7 +13,7 @@ from sesurgeon.surgery.folding.scale import Scale, multiply
 from sesurgeon.surgery.rewrite import blocks_of
 
 
-def remove_se(model: nn.Module, inplace: bool = False) -> nn.Module:
+def remove_se(model: Network, inplace: bool = False) -> Network:
     """``model`` without the blocks that were inserted: its forward, classes and state dict as before surgery.
 
     Weights that were trained meanwhile stay as they are now. A gate's factor that was folded into a layer is taken
@@ -24,8 +25,8 @@ def remove_se(model: nn.Module, inplace: bool = False) -> nn.Module:
         inplace: change ``model`` itself; by default a deep copy is changed.
 
     Raises:
-        UsageError: a module with blocks got another class since (``torch.nn.utils.parametrize`` does that), or a layer
-            that took a gate's factor is gone; nothing was changed.
+        UsageError: a module with blocks got another class since (``torch.nn.utils.parametrize`` does that) or another
+            forward (as accelerate's wrapper), or a layer that took a gate's factor is gone; nothing was changed.
     """
     check_uncovered(model)
     factors = takers(model)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copyreg
 import functools
+import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -20,6 +21,7 @@ from sesurgeon.errors import UsageError
 from sesurgeon.graph import compile_graph
 from sesurgeon.graph.paths import join
 from sesurgeon.models import check_is_network
+from sesurgeon.models.forwards import runs_class_forward
 from sesurgeon.placement.attributes import MARK, before, inserted
 
 Forward = Callable[..., Any]
@@ -27,10 +29,11 @@ Anchor = tuple[fx.Node, tuple[fx.Node, ...]]
 """The node that gives a tensor, and those of its users that get the block's result; () for all."""
 
 
-def forward_with_blocks(graph: fx.Graph, blocks: Mapping[str, Anchor], name: str) -> Forward:
+def forward_with_blocks(original: Forward, graph: fx.Graph, blocks: Mapping[str, Anchor], name: str) -> Forward:
     """The forward of ``graph`` with a call of the child of that name on the tensor of each given anchor.
 
-    What used the tensor uses the child's result then: all nodes, or those that the anchor names.
+    What used the tensor uses the child's result then: all nodes, or those that the anchor names. Signature and
+    docstring are those of ``original``, from which the graph was traced.
     """
     copy = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -52,7 +55,10 @@ def forward_with_blocks(graph: fx.Graph, blocks: Mapping[str, Anchor], name: str
                 block = copy.call_module(attribute, (value,))
             for user in users:
                 copies[user].replace_input_with(value, block)
-    return compile_graph(copy, name)
+    forward = compile_graph(copy, name)
+    forward.__doc__, forward.__qualname__ = original.__doc__, original.__qualname__
+    vars(forward)["__signature__"] = inspect.signature(original)
+    return forward
 
 
 def forward_then_blocks(original: Forward, attributes: Sequence[str]) -> Forward:
@@ -94,6 +100,7 @@ def rewrite(
             _move(owner._modules, attribute, behind[attribute])
     members = {"forward": forward, "__module__": original.__module__, "__qualname__": original.__qualname__}
     members |= {"__doc__": original.__doc__, MARK: there}
+    vars(owner).pop("forward", None)  # its class's own, bound to it, which would hide this one
     owner.__class__ = _unpicklable(metaclass)(original.__name__, (_Unannounced, original), members)
 
 
@@ -141,6 +148,7 @@ def restore(owner: nn.Module) -> None:
         delattr(owner, attribute)
         if there == "attribute":
             owner.__dict__[attribute] = None
+    vars(owner).pop("forward", None)  # ours, bound to it
     owner.__class__ = type(owner).__bases__[-1]
 
 
@@ -150,8 +158,8 @@ def is_rewritten(module: nn.Module) -> bool:
 
 
 def is_covered(module: nn.Module) -> bool:
-    """Whether another class was put above ours since, which :func:`restore` would lose."""
-    return is_rewritten(module) and MARK not in vars(type(module))
+    """Whether another class was put above ours since, or another forward on the instance: :func:`restore` loses it."""
+    return is_rewritten(module) and (MARK not in vars(type(module)) or not runs_class_forward(module))
 
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from sesurgeon.errors import UsageError
@@ -41,6 +42,24 @@ def test_all_problems_are_named_at_once() -> None:
 def test_a_value_out_of_range_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError, match=list(wrong)[-1]):
         FinetuneConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_what_is_no_number_is_refused() -> None:
+    with pytest.raises(UsageError) as caught:
+        FinetuneConfig(epochs="3", lr=None, workers=2.5, seed=True, img_size=[224])  # type: ignore[arg-type]
+    assert caught.value.message.splitlines() == [
+        "epochs (='3') must be a whole number.",
+        "lr (=None) must be a number.",
+        "img_size (=[224]) must be a whole number.",
+        "workers (=2.5) must be a whole number.",
+        "seed (=True) must be a whole number.",
+    ]
+
+
+def test_numbers_of_numpy_become_plain_data() -> None:
+    config = FinetuneConfig(epochs=np.int64(3), lr=np.float32(0.5), weight_decay=0)
+    assert (config.epochs, config.lr) == (3, 0.5)
+    assert {type(value) for value in config.to_dict().values()} <= {int, float, str, bool, type(None)}
 
 
 def test_the_configuration_is_plain_data() -> None:

@@ -172,3 +172,23 @@ def test_attention_on_the_shortcut_alone_is_none_of_the_branch() -> None:
 
     sites = sesurgeon.find_sites(nn.Sequential(Before(Squeeze(), False)), X)
     assert [site.attention for site in sites if site.kind == "residual"] == [None]
+
+
+class GlobalFeature(nn.Module):
+    """A feature of all points, put beside each of them (PointNet's segmentation)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points = nn.Sequential(nn.Conv1d(3, 8, 1), nn.BatchNorm1d(8), nn.ReLU())
+        self.all = nn.Sequential(nn.Conv1d(8, 16, 1), nn.BatchNorm1d(16), nn.ReLU())
+        self.out = nn.Conv1d(24, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        points = self.points(x)
+        of_all = self.all(points).max(2, keepdim=True)[0].repeat(1, 1, x.shape[2])
+        return self.out(torch.cat([of_all, points], 1))
+
+
+def test_what_is_the_same_at_all_places_is_no_residual_branch() -> None:
+    sites = sesurgeon.find_sites(GlobalFeature(), torch.randn(2, 3, 10))
+    assert {site.id for site in sites} == {"points.2:conv", "all.2:conv"}

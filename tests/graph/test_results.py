@@ -36,8 +36,10 @@ class Views(nn.Module):
         lambda: nn.Sequential(nn.Sequential(*trunk()), nn.Sequential(nn.Conv2d(8, 1, 1), nn.Sigmoid())),
         lambda: nn.Sequential(nn.Sequential(*trunk()), nn.Sequential(nn.Conv2d(8, 1, 1), nn.BatchNorm2d(1), nn.Tanh())),
         Views,
+        lambda: nn.Sequential(nn.Sequential(*trunk()), nn.Sequential(nn.Conv2d(8, 1, 1), nn.Softplus())),
+        lambda: nn.Sequential(nn.Sequential(*trunk()), nn.Sequential(nn.Conv2d(8, 3, 1), nn.ReLU6())),
     ],
-    ids=["sigmoid", "norm-and-tanh", "views"],
+    ids=["sigmoid", "norm-and-tanh", "views", "depth", "image"],
 )
 @pytest.mark.parametrize("policy", ["standard", "conv"])
 def test_the_networks_result_gets_no_gate_and_the_plan_says_so(make: Callable[[], nn.Module], policy: str) -> None:
@@ -73,6 +75,25 @@ def test_a_feature_map_at_the_end_gets_one(last: list[nn.Module]) -> None:
     plan = sesurgeon.make_plan(nn.Sequential(*trunk(), nn.Conv2d(8, 4, 1), *last), X)
     assert len(plan.entries) == 2
     assert plan.left_alone == ()
+
+
+class Restores(nn.Module):
+    """Corrects its input, by a branch that is all of it (VDSR)."""
+
+    def __init__(self, units: bool = True) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*trunk()) if units else nn.Conv2d(3, 8, 3, padding=1)
+        self.out = nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.out(self.body(x))
+
+
+def test_what_corrects_the_networks_own_input_is_no_block_where_there_are_units() -> None:
+    plan = sesurgeon.make_plan(Restores(), X)
+    assert plan.sites == ["body.2:conv"]
+    assert [place.reason for place in plan.left_alone] == ["standard: the network returns its result as it is"]
+    assert sesurgeon.make_plan(Restores(units=False), X).sites == [".:residual"]
 
 
 def test_a_network_of_its_result_alone_is_refused_with_the_reason() -> None:

@@ -5,6 +5,7 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.nn import functional
 
 from sesurgeon import UntraceableError, UsageError, find_sites
 from sesurgeon.graph import Site, survey
@@ -163,8 +164,20 @@ def test_a_model_that_does_not_run_in_train_mode_is_followed_in_eval_mode() -> N
     assert [site.id for site in found.sites if site.kind == "residual"] == ["net:residual", "net:residual#2"]
 
 
+class Modulated(nn.Module):
+    """Convolves by a function, with a kernel that a linear layer scales (StyleGAN2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.style = nn.Parameter(torch.randn(8, 3, 3, 3)), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.conv2d(x * self.style(x.mean((2, 3)))[..., None, None], self.kernel).relu()
+
+
 @pytest.mark.parametrize(("model", "inputs", "error", "message"), [
-    (nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.randn(1, 3, 2, 2), UntraceableError, "no convolution"),
+    (nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.randn(1, 3, 2, 2), UntraceableError, "no convolution: there"),
+    (nn.Sequential(Modulated()), torch.randn(1, 3, 8, 8), UntraceableError, "0 has kernels of its own, .* not"),
     (nn.DataParallel(PlainNet()), torch.randn(1, 3, 16, 16), UsageError, "wrapped in DataParallel"),
     (torch.compile(PlainNet(), backend="eager"), torch.randn(1, 3, 16, 16), UsageError, "compiled(.|\\n)*_orig_mod"),
     (PlainNet(), torch.randn(1, 4, 16, 16), UntraceableError, "does not run in eval mode on example inputs"),

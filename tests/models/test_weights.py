@@ -269,3 +269,12 @@ def test_a_parametrized_head_is_fitted():
 
 def test_res2net_is_no_resnet():
     assert guess_architectures(timm.create_model("res2net50_26w_4s").state_dict()) == []
+
+
+def test_weights_with_inserted_blocks_are_told_how_they_come_back(tiny):
+    state = {**tiny.state_dict(), "stage2.0.se.fc1.weight": torch.ones(8, 24, 1, 1)}
+    with pytest.raises(UsageError, match=r"1 unexpected \(stage2\.0\.se\.fc1\.weight\)") as caught:
+        fit(SHUFFLENET, state)
+    assert caught.value.hint is not None
+    assert "sesurgeon.apply_plan" in caught.value.hint
+    assert "load_state_dict" in caught.value.hint

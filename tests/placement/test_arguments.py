@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from torch import Tensor, nn
 
-from sesurgeon import UsageError, apply_plan, make_plan
+from sesurgeon import (
+    UntraceableError,
+    UsageError,
+    add_se,
+    apply_adapter,
+    apply_plan,
+    extract_adapter,
+    fold_gate_scale,
+    load,
+    make_plan,
+    save,
+)
 from sesurgeon.placement import plan_from_data, plan_to_yaml
 from sesurgeon.placement.arguments import describe_arguments, make_arguments
 from sesurgeon.surgery import blocks_of
@@ -47,6 +60,30 @@ def test_tensors_come_back_in_shape_and_type() -> None:
     assert (numbers[7].shape, numbers[7].dtype) == ((2,), torch.int64)
 
 
+@pytest.mark.parametrize("tensor", [
+    torch.tensor([20, 15]),
+    torch.tensor([1.0, 0.7]),
+    torch.tensor(0.1),
+    torch.tensor([[True, False, True]]),
+    torch.ones(2, 2000, dtype=torch.bool),
+])  # fmt: skip
+def test_lengths_time_steps_and_masks_come_back_equal(tensor: Tensor) -> None:
+    assert torch.equal(make_arguments(through_yaml(describe_arguments(tensor)), MODEL), tensor)
+
+
+@pytest.mark.parametrize("images", [torch.rand(2, 3, 8, 8), 9 + IMAGES.abs(), IMAGES.sin(), IMAGES.sigmoid().half()])
+def test_images_that_are_never_negative_or_within_one_come_back_in_their_range(images: Tensor) -> None:
+    described = through_yaml(describe_arguments(images))
+    again = make_arguments(described, MODEL)
+    assert (again.min(), again.max(), again.dtype) == (images.min(), images.max(), images.dtype)
+    assert len(again.unique()) > 100
+    assert describe_arguments(again) == described
+
+
+def test_images_that_are_the_same_everywhere_stand_for_any() -> None:
+    assert describe_arguments(torch.ones(2, 3, 8, 8)) == {"shape": [2, 3, 8, 8], "dtype": "float32"}
+
+
 def test_an_empty_batch_is_refused_since_it_proves_nothing() -> None:
     with pytest.raises(UsageError, match=r"shape \(0, 3, 8, 8\) is empty: it would prove nothing"):
         make_plan(nn.Sequential(MODEL, nn.ReLU(), nn.AvgPool2d(2)), IMAGES[:0])
@@ -75,3 +112,53 @@ def test_a_plan_from_a_file_runs_on_the_kinds_of_arguments_that_it_was_made_with
     again = plan_from_data(yaml.safe_load(plan_to_yaml(plan)))
     assert again == plan
     assert len(blocks_of(apply_plan(Pyramid(), again))) == 1
+
+
+class Lengths(nn.Module):
+    """Reads of each signal as far as it goes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv1d(4, 8, 3, padding=1), nn.BatchNorm1d(8), nn.ReLU())
+        self.lstm = nn.LSTM(8, 4, batch_first=True)
+
+    def forward(self, signals: Tensor, lengths: Tensor) -> Tensor:
+        maps = self.conv(signals).transpose(1, 2)
+        packed = nn.utils.rnn.pack_padded_sequence(maps, lengths, batch_first=True, enforce_sorted=False)
+        return self.lstm(packed)[1][0]
+
+
+def test_a_network_that_reads_lengths_is_saved_folded_and_comes_back(tmp_path: Path) -> None:
+    model, inputs = Lengths().eval(), (torch.randn(2, 4, 20), torch.tensor([20, 15]))
+    augmented = add_se(model, inputs)
+    save(augmented, tmp_path / "a.se.pt")
+    extract_adapter(augmented, tmp_path / "a.adapter.safetensors")
+    expected = model(*inputs)
+    for again in (
+        load(tmp_path / "a.se.pt", trust_pickle=True),
+        apply_adapter(model, tmp_path / "a.adapter.safetensors"),
+        fold_gate_scale(augmented),
+    ):
+        assert torch.equal(again(*inputs), expected)
+
+
+class Picky(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.max() > 2:
+            raise ValueError("too bright")
+        return self.conv(x).mean((2, 3))
+
+
+def test_inputs_that_no_plan_could_make_again_are_refused_before_there_is_anything_to_lose() -> None:
+    with pytest.raises(UntraceableError, match=r"not on what a plan keeps of them .*: ValueError: too bright"):
+        add_se(Picky(), IMAGES.clamp(-2, 2))
+    add_se(Picky(), IMAGES.clamp(-1, 1))
+
+
+def test_numbers_of_numpy_become_plain_data() -> None:
+    assert describe_arguments((np.float32(0.5), [np.int64(3)])) == {"tuple": [0.5, [3]]}
+    assert type(describe_arguments(np.float64(0.5))) is float

@@ -183,6 +183,11 @@ blocks:
     ("version: 2\ninputs: [{shape: [1000000, 1000000], dtype: int64}]\n", "line 2: shape must be of at most 1,073,"),
     ("version: 2\ninputs: [{shape: [99999999999999999999], dtype: int64}]\n", "line 2: shape must be of at most"),
     ("version: 2\ninputs: [{shape: [2, 3], dtype: quint8}]\n", "line 2: dtype must be one of torch's"),
+    ("version: 2\ninputs: [{shape: [2, 3], dtype: int64, values: [1, 2]}]\n", "line 2: values must be one number"),
+    ("version: 2\ninputs: [{shape: [2], dtype: uint8, values: [1, 300]}]\n", "line 2: values must be one number"),
+    ("version: 2\ninputs: [{shape: [2], dtype: int64, values: [a, b]}]\n", "line 2: values must be one number"),
+    ("version: 2\ninputs: [{shape: [2], dtype: float32, low: 1, high: 0}]\n", "line 2: low and high must be the ends"),
+    ("version: 2\ninputs: [{shape: [2], dtype: int64, low: 0, high: 1}]\n", "line 2: low and high must be the ends"),
 ])  # fmt: skip
 def test_what_is_no_plan_is_a_usage_error_with_its_line(tmp_path: Path, text: str, words: str) -> None:
     assert words in problems(tmp_path, text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -12,7 +13,7 @@ from torch import nn
 
 from sesurgeon import NoSiteError, UsageError, make_plan
 from sesurgeon.graph import Site, find_sites
-from sesurgeon.placement import POLICIES, Filters
+from sesurgeon.placement import POLICIES, Filters, plan_from_data, plan_to_data, plan_to_yaml
 from tests.networks import PlainNet
 
 IMAGES = torch.randn(2, 3, 64, 64)
@@ -91,11 +92,11 @@ def test_every_second_is_counted_after_the_other_filters(residuals: list[Site]) 
     ({"min_channels": 0}, "min_channels (=0) must be a whole number, at least 1"),
     ({"min_channels": "8"}, "min_channels (='8') must be a whole number"),
     ({"include": None}, "include (=None) must be globs"),
-    ({"exclude": [3]}, "exclude (=[3]) must be globs"),
+    ({"exclude": [3]}, "exclude (=(3,)) must be globs"),
     ({"stages": 1.0}, "stages (=1.0) must be whole numbers"),
     ({"stages": "1"}, "stages (=('1',)) must be whole numbers"),
     ({"kernel": "3"}, "kernel (=('3',)) must be sizes"),
-    ({"kernel": [[3, 3]]}, "kernel (=[[3, 3]]) must be sizes"),
+    ({"kernel": [[3, 3]]}, "kernel (=([3, 3],)) must be sizes"),
     ({"depthwise": "yes"}, "depthwise (='yes') must be one of: True, False, None"),
     ({"skip_last_stage": 2}, "skip_last_stage (=2) must be one of: True, False"),
     ({"policy": None}, "policy (=None) must be a name, or a list of names"),
@@ -105,6 +106,29 @@ def test_every_second_is_counted_after_the_other_filters(residuals: list[Site]) 
 def test_what_no_site_can_be_chosen_by_is_refused(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=re.escape(words)):
         make_plan(PlainNet(), torch.randn(2, 3, 16, 16), **settings)
+
+
+@pytest.mark.parametrize(
+    ("given", "as_usual"),
+    [
+        ({"min_channels": np.int64(9)}, {"min_channels": 9}),
+        ({"every": np.int32(2)}, {"every": 2}),
+        ({"stages": np.array([0, 1])}, {"stages": [0, 1]}),
+        ({"stages": np.int64(1)}, {"stages": 1}),
+        ({"stages": (stage for stage in (0, 1))}, {"stages": [0, 1]}),
+        ({"include": (f"{number}:*" for number in (2, 5))}, {"include": ["2:*", "5:*"]}),
+        ({"policy": (name for name in ("conv",))}, {"policy": ["conv"]}),
+        ({"kernel": [np.int64(3)]}, {"kernel": [3]}),
+        ({"rd_ratio": np.float32(0.25), "rd_divisor": np.int64(4)}, {"rd_ratio": 0.25, "rd_divisor": 4}),
+        ({"rd_channels": np.int64(4)}, {"rd_channels": 4}),
+    ],
+)
+def test_numbers_of_numpy_and_iterators_are_taken(given: dict[str, Any], as_usual: dict[str, Any]) -> None:
+    net, images = PlainNet(), torch.randn(2, 3, 16, 16)
+    plan = make_plan(net, images, **{"policy": "conv", **given})
+    assert plan == make_plan(net, images, **{"policy": "conv", **as_usual})
+    assert plan_from_data(plan_to_data(plan)) == plan
+    assert plan_to_yaml(plan)  # which knows none of NumPy's
 
 
 def test_an_empty_selection_lists_the_nearest_ids() -> None:

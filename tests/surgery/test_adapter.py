@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 import sesurgeon
@@ -216,8 +217,6 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_weights_in_safetensors_are_no_adapter(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-
     base = trained_like(OddNet())
     save_file(base.state_dict(), tmp_path / "net.safetensors")
     with pytest.raises(UnreadableFileError, match="is no adapter"):
@@ -237,9 +236,90 @@ def test_missing_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
             sesurgeon.apply_adapter(base, replace(whole, tensors=tensors))
 
 
+@pytest.mark.parametrize("outputs", [50_000_000_000, -3])
+def test_no_head_is_built_that_the_adapter_does_not_hold(outputs: int, tmp_path: Path) -> None:
+    base = trained_like(OddNet())
+    whole = sesurgeon.extract_adapter(task_on(base), tmp_path / "a.adapter.safetensors")
+    with pytest.raises(UnreadableFileError, match=f"does not hold a head of {outputs} outputs"):
+        sesurgeon.apply_adapter(base, replace(whole, num_classes=outputs))
+    with pytest.raises(UnreadableFileError, match="names a head that is none: stem"):
+        sesurgeon.apply_adapter(base, replace(whole, provenance=replace(whole.provenance, head="stem")))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [
+        (("kind",), "checkpoint", "its kind is another"),
+        (("version",), None, "its version is something else"),
+        (("num_classes",), "3", "its num_classes is something else"),
+        (("num_classes",), 3.5, "its num_classes is something else"),
+        (("provenance", "head"), ["fc"], "its head is something else"),
+        (("provenance", "classes"), "abc", "its classes is something else"),
+        (("provenance", "classes"), [1, 2, 3], "its classes are no names"),
+        (("provenance", "classes"), ["a", "b"], "it names 2 classes for 3 outputs"),
+    ],
+)
+def test_what_an_adapter_says_of_itself_must_fit_together(
+    place: tuple[str, ...], value: object, reason: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.adapter.safetensors"
+    sesurgeon.extract_adapter(task_on(trained_like(OddNet())), path)
+    with safe_open(path, "pt") as file:
+        document = json.loads(file.metadata()["sesurgeon"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+    inner = document[place[0]] if len(place) > 1 else document
+    inner[place[-1]] = value
+    save_file(tensors, path, {"sesurgeon": json.dumps(document)})
+    with pytest.raises(UnreadableFileError, match=reason):
+        read_adapter(path)
+
+
+def test_names_of_classes_that_a_head_of_the_users_own_has_not_are_left_out(tmp_path: Path) -> None:
+    base = trained_like(OddNet())
+    model = task_on(base)
+    model.set_submodule("fc", nn.Linear(model.get_submodule("fc").in_features, 4))  # type: ignore[arg-type]
+    sesurgeon.extract_adapter(model, tmp_path / "a.adapter.safetensors")
+    again = sesurgeon.apply_adapter(base, tmp_path / "a.adapter.safetensors")
+    assert (provenance_of(again).classes, provenance_of(again).num_classes) == (None, 4)
+    assert torch.equal(outputs(again, IMAGES, training=False), outputs(model, IMAGES, training=False))
+
+
 def test_load_says_what_to_do_with_an_adapter(tmp_path: Path) -> None:
     path = tmp_path / "my a.adapter.safetensors"
     sesurgeon.extract_adapter(task_on(trained_like(OddNet())), path)
     with pytest.raises(UsageError, match="is an adapter") as caught:
         sesurgeon.load(path)
     assert f"sesurgeon adapter apply BASE '{path}'" in (caught.value.hint or "")
+
+
+def test_a_backbone_that_a_loop_of_ones_own_trained_is_told_from_the_base(tmp_path: Path) -> None:
+    base = trained_like(OddNet())
+    model = task_on(base)
+    with torch.no_grad():
+        model.train()(IMAGES)  # frozen, but not in eval mode
+    with pytest.raises(UsageError, match=r"not the backbone of the base: other BatchNorm statistics: .*running_mean"):
+        sesurgeon.extract_adapter(model, tmp_path / "a.adapter.safetensors", base=base)
+    with torch.no_grad():
+        model.get_parameter("stem.weight").mul_(2)
+    with pytest.raises(UsageError, match=r"other weights: stem\.weight, .*\n.*frozen and in eval mode"):
+        sesurgeon.extract_adapter(model, tmp_path / "a.adapter.safetensors", base=base)
+    with pytest.raises(UsageError, match="made for the class OddNet, this is Sequential"):
+        sesurgeon.extract_adapter(model, tmp_path / "a.adapter.safetensors", base=nn.Sequential(*PlainNet()))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_base_with_a_task_of_its_own_is_the_base_still(tmp_path: Path) -> None:
+    base = trained_like(OddNet())
+    model = fold(task_on(base)).model
+    sesurgeon.extract_adapter(model, tmp_path / "a.adapter.safetensors", base=task_on(base, 7, block="eca"))
+    assert_is(sesurgeon.apply_adapter(base, tmp_path / "a.adapter.safetensors"), model)
+
+
+def test_a_head_of_the_users_own_hand_comes_back_on_a_base_that_has_it(tmp_path: Path) -> None:
+    base = trained_like(OddNet())
+    model = task_on(base)
+    for net in (model, base):
+        net.fc = nn.Sequential(nn.Dropout(0.2), nn.Linear(22, 3))
+    sesurgeon.extract_adapter(model, tmp_path / "a.adapter.safetensors", base=base)
+    again = sesurgeon.apply_adapter(base, tmp_path / "a.adapter.safetensors")
+    assert torch.equal(again(IMAGES), model.eval()(IMAGES))

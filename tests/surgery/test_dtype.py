@@ -9,10 +9,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from sesurgeon import add_se, load, save
+from sesurgeon import add_se, apply_plan, load, make_plan, save
 from sesurgeon.models import Provenance, Source, attach_provenance
 from sesurgeon.surgery import blocks_of
-from tests.networks import ResidualBlock
+from tests.networks import FunctionalResNet, ResidualBlock
 
 SMALL = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -37,6 +37,33 @@ def test_the_blocks_take_the_dtype_of_the_sites_tensor() -> None:
     dtypes = {path: {p.dtype for p in block.parameters()} for path, block in blocks_of(augmented).items()}
     assert dtypes == {"se": {torch.float64}, "host.se": {torch.float32}}
     assert augmented(SMALL).dtype == torch.float64
+
+
+class UnderItsOwnAutocast(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), ResidualBlock(8), nn.Conv2d(8, 8, 3), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.net(x).float()
+
+
+@pytest.mark.parametrize("policy", ["standard", "conv"])
+def test_under_the_networks_own_autocast_the_blocks_are_of_the_dtype_of_its_weights(policy: str) -> None:
+    augmented = add_se(UnderItsOwnAutocast(), SMALL, policy=policy)
+    assert len(blocks_of(augmented)) > 0
+    assert {parameter.dtype for parameter in augmented.parameters()} == {torch.float32}
+
+
+def test_so_they_are_under_that_of_the_caller() -> None:
+    model = FunctionalResNet()
+    plan = make_plan(model, SMALL)
+    with torch.autocast("cpu", torch.bfloat16):
+        for augmented in (add_se(model, SMALL), apply_plan(model, plan)):
+            assert {parameter.dtype for parameter in augmented.parameters()} == {torch.float32}
+            assert torch.is_autocast_enabled("cpu")
+    assert torch.equal(augmented.eval()(SMALL), model.eval()(SMALL))
 
 
 @pytest.mark.parametrize("source", [Source("module"), Source("timm", "test_resnet")], ids=lambda source: source.kind)

@@ -159,3 +159,17 @@ def test_a_plan_that_names_no_weights_is_refused() -> None:
     data = {"version": 2, "blocks": [{"site": "1:residual", "folded": "bn2.weight"}]}
     with pytest.raises(UsageError, match=r"folded must be a list of names of weights, not 'bn2\.weight'"):
         plan_from_data(data)
+
+
+@pytest.mark.parametrize("block", ["se", "cbam"])
+def test_weights_of_before_folding_do_not_pass_for_folded_ones(block: str, tmp_path: Path) -> None:
+    model = augmented(OddNet(), block=block)
+    folded = sesurgeon.fold_gate_scale(copy.deepcopy(model))
+    for net, other in ((model, folded), (folded, model)):
+        torch.save(other.state_dict(), tmp_path / "net.pt")
+        with pytest.raises(RuntimeError, match=r"shared\.se.*with a factor of .* was folded \(sesurgeon"):
+            net.load_state_dict(torch.load(tmp_path / "net.pt"), strict=False)
+        torch.save(net.state_dict(), tmp_path / "net.pt")
+        net.load_state_dict(torch.load(tmp_path / "net.pt"))
+        net.load_state_dict(dict(net.state_dict()))  # which does not say
+    assert list(model.state_dict()) == list(folded.state_dict())

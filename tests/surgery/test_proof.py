@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -26,6 +27,18 @@ class Asking(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x + self.row(x))[:, : min(layer.weight.shape[0] for layer in self.row)]
+
+
+class HoldsALambda(nn.Module):
+    """A copy's lambda runs the layers of the original."""
+
+    def __init__(self, norm: type[nn.Module]) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), norm(8), nn.ReLU(), nn.Conv2d(8, 8, 3), norm(8), nn.ReLU())
+        self.run = lambda x: self.body(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
 
 
 def and_then(change: Callable[[], object]) -> Callable[[SqueezeExcite, Tensor], Tensor]:
@@ -59,6 +72,12 @@ def test_so_is_the_random_state(monkeypatch: pytest.MonkeyPatch) -> None:
         add_se(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), SMALL, policy="conv")
 
 
+def test_another_thread_may_be_why_the_random_state_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SqueezeExcite, "forward", and_then(lambda: torch.rand(1)))
+    with ThreadPoolExecutor(1) as threads, pytest.raises(VerificationError, match=r"\nOther threads are running"):
+        threads.submit(add_se, FunctionalResNet(), SMALL).result()
+
+
 def test_a_network_that_was_changed_in_place_is_not_taken_for_a_random_one(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = itertools.count(1)
     original = SqueezeExcite.forward
@@ -78,3 +97,19 @@ def test_a_memory_that_is_full_proves_nothing_against_us(
     monkeypatch.setattr(SqueezeExcite, "forward", and_then(fill))
     with pytest.raises(error):
         add_se(FunctionalResNet(), SMALL)
+
+
+@pytest.mark.parametrize("norm", [nn.Identity, nn.BatchNorm2d])
+def test_blocks_that_never_run_prove_nothing_and_the_original_stays_as_it_was(norm: type[nn.Module]) -> None:
+    model = HoldsALambda(norm)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(VerificationError, match=r"2 inserted blocks never ran \(body.*\n.*inplace=True"):
+        add_se(model, SMALL)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.training
+    assert len(blocks_of(add_se(model, SMALL, inplace=True))) == 2
+
+
+def test_the_proof_leaves_no_hook_on_the_blocks() -> None:
+    for block in blocks_of(add_se(FunctionalResNet(), SMALL)).values():
+        assert not block._forward_pre_hooks

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import MethodType
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
+from torchvision.models.resnet import BasicBlock
 
 import sesurgeon
 from sesurgeon import UsageError
-from tests.networks import FunctionalResNet
+from sesurgeon.surgery import blocks_of
+from tests.networks import FunctionalResNet, OddNet
+from tests.surgery.trained import augmented
 
 SMALL = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -109,3 +114,79 @@ def test_networks_that_hold_results_of_computations_are_exported(tmp_path: Path)
     augmented = sesurgeon.add_se(results_in_attributes()[0], example_inputs=SMALL)
     sesurgeon.export_onnx(augmented, tmp_path / "net.onnx", example_inputs=SMALL)
     assert (tmp_path / "net.onnx").exists()
+
+
+def with_dropout(net: nn.Module) -> None:
+    net.fc = nn.Sequential(nn.Dropout(0.2), nn.Linear(22, 3))
+
+
+def without_head(net: nn.Module) -> None:
+    net.fc = nn.Identity()
+
+
+def pruned(net: nn.Module) -> None:
+    prune.l1_unstructured(net.get_submodule("stem"), "weight", 0.3)
+
+
+def with_buffer(net: nn.Module) -> None:
+    net.register_buffer("mean", torch.zeros(3))
+
+
+def with_another_activation(net: nn.Module) -> None:
+    net.get_submodule("shared").act = nn.GELU()
+
+
+@pytest.mark.parametrize("change", [with_dropout, without_head, pruned, with_buffer, with_another_activation])
+def test_an_own_network_that_was_changed_after_surgery_comes_back(
+    change: Callable[[nn.Module], None], tmp_path: Path
+) -> None:
+    net = augmented(OddNet())
+    change(net)
+    net.eval()
+    sesurgeon.save(net, tmp_path / "net.se.pt")
+    again = sesurgeon.load(tmp_path / "net.se.pt", trust_pickle=True)
+    assert torch.equal(again(SMALL), net(SMALL))
+    assert blocks_of(again).keys() == blocks_of(net).keys()
+
+
+def test_pruning_that_was_made_permanent_after_surgery_comes_back(tmp_path: Path) -> None:
+    net = sesurgeon.load("torchvision:shufflenet_v2_x0_5")
+    prune.l1_unstructured(net.get_submodule("conv1.0"), "weight", 0.3)
+    net = sesurgeon.add_se(net, torch.randn(2, 3, 64, 64), stages=[5])
+    prune.remove(net.get_submodule("conv1.0"), "weight")
+    sesurgeon.save(net, tmp_path / "net.se.pt")
+    again = sesurgeon.load(tmp_path / "net.se.pt")
+    assert torch.equal(again.get_parameter("conv1.0.weight"), net.get_parameter("conv1.0.weight"))
+
+
+def test_a_network_without_place_for_its_blocks_is_not_saved(tmp_path: Path) -> None:
+    net = sesurgeon.add_se(nn.Sequential(nn.Conv2d(3, 8, 3), BasicBlock(8, 8)), SMALL)
+    net[1].conv1 = net[1].conv2 = nn.Identity()
+    with pytest.raises(UsageError, match=r"there is no place 1:residual any more"):
+        sesurgeon.save(net, tmp_path / "net.se.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_rate_that_was_set_by_hand_comes_back(tmp_path: Path) -> None:
+    net = sesurgeon.load("timm:resnet10t")
+    net.drop_rate = 0.5
+    sesurgeon.save(net, tmp_path / "net.pt")
+    assert sesurgeon.load(tmp_path / "net.pt").drop_rate == 0.5
+
+
+def test_a_forward_that_was_put_on_a_named_network_comes_back_or_is_refused(tmp_path: Path) -> None:
+    net, images = sesurgeon.load("timm:resnet10t"), torch.randn(1, 3, 32, 32)
+    net.forward = net.forward_features
+    sesurgeon.save(net, tmp_path / "net.pt")
+    assert torch.equal(sesurgeon.load(tmp_path / "net.pt", trust_pickle=True)(images), net(images))
+    net.forward = MethodType(lambda self, x: self.forward_features(x) * 2, net)
+    with pytest.raises(UsageError, match="the model has a forward that its class does not know"):
+        sesurgeon.save(net, tmp_path / "other.pt")
+    assert not (tmp_path / "other.pt").exists()
+
+
+def test_the_own_forward_in_a_wrapper_is_no_change(tmp_path: Path) -> None:
+    net = sesurgeon.load("timm:resnet10t")
+    net.forward = MethodType(torch.autocast("cpu")(type(net).forward), net)  # as accelerate leaves it
+    sesurgeon.save(net, tmp_path / "net.pt")
+    assert "module" not in torch.load(tmp_path / "net.pt", weights_only=True)

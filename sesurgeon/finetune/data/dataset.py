@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from sesurgeon.errors import DataError
+from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune.data.images import BadImage, Images
 
 
@@ -49,3 +50,12 @@ class Data:
         if images is None:
             raise DataError(f"The data {self.name} have no set '{name}'.", hint="The sets are train and val.")
         return images
+
+
+def check_is_data(data: object) -> None:
+    """Raise a UsageError for what is neither opened data nor a path or name of some."""
+    if not isinstance(data, (Data, str, os.PathLike)):
+        raise UsageError(
+            f"Data are given by a path or a name, not as a {type(data).__name__}.",
+            hint="Give a dataset of (PIL image, class index) as sesurgeon.finetune.Data(name, classes, val=dataset).",
+        )

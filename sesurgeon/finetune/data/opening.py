@@ -10,7 +10,7 @@ from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune.config import OnBadImage
 from sesurgeon.finetune.data import archives, hfds, manifest, shards, torchvision_data
 from sesurgeon.finetune.data.classfiles import ClassFiles
-from sesurgeon.finetune.data.dataset import Data
+from sesurgeon.finetune.data.dataset import Data, check_is_data
 from sesurgeon.finetune.data.folder import list_folder
 from sesurgeon.finetune.data.images import Checked, check_images
 from sesurgeon.finetune.data.labelsets import LabelSets, check_some_labelled
@@ -67,9 +67,10 @@ def open_data(
     Raises:
         DataError: the data are missing, have one class, an empty class, sets with different classes, or (if
             so asked) an unreadable image.
-        UsageError: torchvision has no such dataset, or a package is missing; or several labels an image are
-            asked for, and this is no manifest.
+        UsageError: ``spec`` is something else; torchvision has no such dataset, or a package is missing; or several
+            labels an image are asked for, and this is no manifest.
     """
+    check_is_data(spec)
     name = os.fspath(spec)
     if multi_label and not _is_manifest(name):
         raise UsageError(

@@ -17,7 +17,9 @@ _RESIZES = re.compile(r"conv\w*|\w*_pool[123]d|interpolate|pixel_unshuffle|\w*Po
 def narrows(flow: Flow, path: str, children: Mapping[str, Flow], branch: frozenset[fx.Node], end: fx.Node) -> bool:
     """Whether all that reaches the end of a branch went through maps smaller than it, in this graph or in children's.
 
-    A map of a single place is pooled for a gate and counts as none; so does a narrow way beside a wide one.
+    Smaller maps are those that an operation made that resizes, and those of a single place, whatever made them: what
+    is expanded from there is the same everywhere (PointNet's global feature). A narrow way beside a wide one, as that
+    of a gate, counts as none.
 
     Args:
         flow: in the graph that holds the branch.
@@ -38,6 +40,13 @@ def is_smaller(node: fx.Node, than: Tensor) -> bool:
     return all(small < large for small, large in zip(inner.shape[2:], than.shape[2:], strict=True))
 
 
+def _is_one_place(node: fx.Node, than: Tensor) -> bool:
+    inner = ops.tensor_of(node)
+    if inner is None or inner.ndim != than.ndim:
+        return False
+    return inner.shape[2:].numel() == 1 < than.shape[2:].numel()
+
+
 def _reached(
     flow: Flow, path: str, children: Mapping[str, Flow], nodes: frozenset[fx.Node], last: Tensor
 ) -> set[fx.Node]:
@@ -55,6 +64,8 @@ def _blocks(flow: Flow, path: str, children: Mapping[str, Flow], node: fx.Node, 
     module = ops.module_of(flow.owner, node)
     name = ops.name_of(node) if module is None else type(module).__name__
     if (_RESIZES.fullmatch(name) or (module is not None and ops.is_conv(module))) and is_smaller(node, last):
+        return True
+    if _is_one_place(node, last):
         return True
     called = join(path, node.target)
     inside = children.get(called) if module is not None else None

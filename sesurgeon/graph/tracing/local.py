@@ -33,6 +33,7 @@ class LocalGraphs:
         unfollowed: module path -> why there is no graph.
         times_called: module path -> calls in one forward pass, for every module that was called.
         shapes: module path -> the shape of the tensor that each of these calls gave; () where it gave none.
+        autocast: paths of the modules that the network calls under ``torch.autocast`` of its own.
         outputs: what the model returned, true tensors.
         witnesses: what the parts of a detector gave: see :func:`sesurgeon.models.witnesses`.
         buffers: what was in them after the pass, by name.
@@ -46,6 +47,7 @@ class LocalGraphs:
     unfollowed: Mapping[str, str]
     times_called: Mapping[str, int]
     shapes: Mapping[str, tuple[tuple[int, ...], ...]]
+    autocast: frozenset[str]
     outputs: Any
     witnesses: Sequence[Tensor]
     buffers: Mapping[str, Tensor]
@@ -115,6 +117,7 @@ def trace_local_graphs(
         unfollowed,
         {path: len(group) for path, group in calls.items()},
         {path: tuple(map(_shape, group)) for path, group in calls.items()},
+        frozenset(path for path, group in calls.items() if any(call.autocast for call in group)),
         outputs,
         seen,
         buffers,

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from sesurgeon.errors import UntraceableError
+from sesurgeon.errors import UntraceableError, UsageError
 from sesurgeon.graph import ops
 from sesurgeon.graph.tracing.local import LocalGraphs, trace_local_graphs
+from sesurgeon.graph.tracing.session import first_line
 from sesurgeon.models import candidate_inputs, eval_inputs, is_detector, train_inputs
 
 
@@ -52,6 +54,7 @@ def run_in_both_modes(model: nn.Module, example_inputs: Any = None) -> Passes:
         example_inputs: a tensor, or a tuple of positional arguments of forward; by default made from the model.
 
     Raises:
+        UsageError: what was given is no tensor but a numpy array.
         UntraceableError: it does not run on any of them.
     """
     in_eval_only: Passes | None = None
@@ -79,6 +82,8 @@ def run_in_both_modes(model: nn.Module, example_inputs: Any = None) -> Passes:
 
 
 def _as_arguments(inputs: Any) -> tuple[Any, ...]:
+    if any(isinstance(leaf, np.ndarray) for leaf in tree_leaves(inputs)):
+        raise UsageError("The example inputs are a numpy array.", hint="A tensor is wanted: torch.from_numpy(array).")
     return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
@@ -91,7 +96,7 @@ def _trace(
         mode = "train" if training else "eval"
         raise UntraceableError(
             f"{type(model).__name__} does not run in {mode} mode on example inputs of shape {shapes_of(inputs)}: "
-            f"{type(error).__name__}: {error}",
+            f"{type(error).__name__}: {first_line(error)}",
             hint="Give an input that it takes: --input-shape 2,3,224,224 (in Python: example_inputs=).",
         ) from error
 

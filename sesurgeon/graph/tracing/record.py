@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from sesurgeon.graph import ops
 from sesurgeon.interrupts import interrupts_held
 from sesurgeon.models import fresh
+from sesurgeon.models.isolation import autocasts
 
 
 @dataclass
@@ -28,6 +29,7 @@ class ModuleCall:
             the forward of which is of no interest.
         output: as returned.
         writes: it wrote into a tensor that it was given.
+        autocast: the network itself calls it under ``torch.autocast``.
         children: the calls that this module's forward made itself, in order.
     """
 
@@ -36,6 +38,7 @@ class ModuleCall:
     kwargs: dict[str, Any]
     output: Any = None
     writes: bool = False
+    autocast: bool = False
     children: list[ModuleCall] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[ModuleCall]:
@@ -60,7 +63,8 @@ def record_calls(model: nn.Module, inputs: tuple[Any, ...], fakes: FakeTensorMod
             return run(module, *args, **kwargs)
         given = (args, kwargs) if module._modules or ops.holds_kernels(module) else ((), {})
         with interrupts_held():
-            entry = ModuleCall(module, *_described(given, fakes))
+            described, keywords = _described(given, fakes)
+            entry = ModuleCall(module, described, keywords, autocast=bool(autocasts()))
         stack[-1].children.append(entry)
         stack.append(entry)
         versions = _versions(args, kwargs)

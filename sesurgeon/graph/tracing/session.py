@@ -29,6 +29,7 @@ from sesurgeon.graph.tracing.record import ModuleCall
 from sesurgeon.graph.tracing.tracer import CallTracer
 from sesurgeon.models import random_states
 from sesurgeon.models.footprint import Footprint
+from sesurgeon.models.forwards import runs_class_forward
 from sesurgeon.models.isolation import same_random_states
 
 # Functions that make tensors out of nothing: torch does not dispatch them on proxies among their arguments.
@@ -93,7 +94,7 @@ class TracingSession(fx.Tracer):
             UntraceableError: the forward cannot be written as a graph; the message says why.
         """
         module = call.module
-        if "forward" in module.__dict__:
+        if not runs_class_forward(module):
             raise UntraceableError("its forward was replaced on the instance")
         if isinstance(module, fx.GraphModule):  # a class for each instance, whose copies are made around surgery's
             raise UntraceableError("it is a torch.fx.GraphModule: insert the blocks first, and trace the result")
@@ -105,7 +106,7 @@ class TracingSession(fx.Tracer):
         except UntraceableError:
             raise
         except Exception as error:  # user code may raise anything while it is being traced
-            raise UntraceableError(f"{type(error).__name__}: {_first_line(error)}") from error
+            raise UntraceableError(f"{type(error).__name__}: {first_line(error)}") from error
         finally:
             self._current, tracer.finished = None, True
             changed = self.footprint.restore(module)
@@ -276,6 +277,7 @@ def _named(function: Callable[..., Any], module: str, name: str) -> Callable[...
     return call
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What it says, of which torch goes on with all that it would have taken instead."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else "no message"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 
 import torch
@@ -10,18 +11,29 @@ from torch import nn
 
 from sesurgeon.errors import UnreadableFileError, UsageError, VerificationError
 from sesurgeon.models import Provenance, attach_provenance, heads_if_any, num_outputs, provenance_of, set_num_classes
+from sesurgeon.models.copies import Network
 from sesurgeon.placement import architecture_of, survey_for
 from sesurgeon.surgery.apply import insert_blocks
-from sesurgeon.surgery.below import check_blocks, own_plan
+from sesurgeon.surgery.below import check_blocks, own_plan, renewed
 from sesurgeon.surgery.folding.gates import takers
 from sesurgeon.surgery.folding.scale import Scale, multiply
 from sesurgeon.surgery.head import set_head
 from sesurgeon.surgery.keeping.adapterfile import Adapter, read_adapter, write_adapter
-from sesurgeon.surgery.keeping.backbone import fingerprint_of, listed, own_tensors
+from sesurgeon.surgery.keeping.backbone import (
+    changed_tensors,
+    fingerprint_of,
+    is_statistic,
+    listed,
+    own_tensors,
+)
 from sesurgeon.surgery.remove import remove_se
 
+_AGAIN = "Extract or copy it again."
 
-def extract_adapter(model: nn.Module, path: str | Path, *, force: bool = True) -> Adapter:
+
+def extract_adapter(
+    model: nn.Module, path: str | Path, *, base: nn.Module | None = None, force: bool = True
+) -> Adapter:
     """Write the plan, the inserted blocks and the head of ``model`` to a file, without its backbone.
 
     :func:`apply_adapter` gives the whole network back, bit for bit, from the base that it was made of: the network
@@ -31,10 +43,13 @@ def extract_adapter(model: nn.Module, path: str | Path, *, force: bool = True) -
         model: with its plan and provenance, as :func:`sesurgeon.load` gives it. Without inserted blocks the head is
             all that is kept.
         path: of the file, by custom ``NAME.adapter.safetensors``.
+        base: the network that it was made of, to be compared: of a training loop other than ``finetune`` the history
+            knows nothing, and a backbone in train mode has other BatchNorm statistics even where it is frozen.
         force: replace a file of that name.
 
     Raises:
-        UsageError: the backbone was trained, too, or changed by pruning, as far as the history tells; there are blocks
+        UsageError: the backbone is not that of ``base``; or it was trained, too, or changed by pruning, as far as the
+            history tells; there are blocks
             but no plan, because only a network inside was augmented, or other tensors in them than the plan makes; or
             there is neither block nor head.
         OutputError: the file cannot be written; nothing was changed.
@@ -45,20 +60,22 @@ def extract_adapter(model: nn.Module, path: str | Path, *, force: bool = True) -
     tensors = own_tensors(model)
     if not tensors:
         raise UsageError(f"This {type(model).__name__} has neither inserted blocks nor a head: nothing is its own.")
-    base = remove_se(model)
+    bare, outputs = remove_se(model), num_outputs(model) if heads_if_any(model) else None
+    if base is not None:
+        _check_backbone_is_of(base, bare)
     adapter = Adapter(
-        plan=plan,
-        provenance=provenance,
-        num_classes=num_outputs(model) if heads_if_any(model) else None,
-        architecture=architecture_of(base),
-        weights=fingerprint_of(base),
+        plan=None if plan is None else renewed(plan, model, bare),
+        provenance=_of_outputs(provenance, outputs),
+        num_classes=outputs,
+        architecture=architecture_of(bare),
+        weights=fingerprint_of(bare),
         tensors=tensors,
     )
     write_adapter(adapter, path, force=force)
     return adapter
 
 
-def apply_adapter(base: nn.Module, adapter: Adapter | str | Path) -> nn.Module:
+def apply_adapter(base: Network, adapter: Adapter | str | Path) -> Network:
     """The network of which ``adapter`` was extracted, every tensor bit for bit, in eval mode.
 
     Args:
@@ -76,6 +93,7 @@ def apply_adapter(base: nn.Module, adapter: Adapter | str | Path) -> nn.Module:
     # which layer the head is: it is no part of what must agree
     set_head(model, adapter.provenance.head)
     _check_base(adapter, model)
+    _check_head(adapter, model)
     set_num_classes(model, adapter.num_classes)
     own = provenance_of(model)
     provenance = replace(adapter.provenance, source=own.source, built=own.built)
@@ -108,12 +126,35 @@ def _check_backbone_untouched(provenance: Provenance) -> None:
         )
 
 
+def _check_backbone_is_of(base: nn.Module, bare: nn.Module) -> None:
+    """Compare the two as :func:`apply_adapter` will."""
+    given = remove_se(base)
+    set_head(given, provenance_of(bare).head)
+    differences = architecture_of(bare).differences(architecture_of(given))
+    if not differences and (changed := changed_tensors(bare, given)):
+        what = "BatchNorm statistics" if all(map(is_statistic, changed)) else "weights"
+        differences = [f"other {what}: {listed(changed)}"]
+    if differences:
+        raise UsageError(
+            f"The network has not the backbone of the base: {'; '.join(differences)}.",
+            hint="Train the blocks and the head alone, with all else frozen and in eval mode (as finetune does with "
+            'train="blocks"), or keep the whole network with sesurgeon.save.',
+        )
+
+
+def _of_outputs(provenance: Provenance, outputs: int | None) -> Provenance:
+    """Without names of classes that a head of the user's own hand has not."""
+    if outputs is None or provenance.classes is None or len(provenance.classes) == outputs:
+        return provenance
+    return replace(provenance, num_classes=outputs, classes=None)
+
+
 def _check_base(adapter: Adapter, bare: nn.Module) -> None:
     differences = adapter.architecture.differences(architecture_of(bare))
     if not differences:
         parts = adapter.weights.differences(weights := fingerprint_of(bare))
         if parts or weights.whole != adapter.weights.whole:
-            differences = [f"its weights differ in {listed(parts)}"]
+            differences = [f"its weights differ in {listed(parts)}" if parts else "its weights differ"]
     if differences:
         source = adapter.provenance.source
         named = "" if source.kind == "module" else f": {source}, with the weights that it had then"
@@ -123,13 +164,26 @@ def _check_base(adapter: Adapter, bare: nn.Module) -> None:
         )
 
 
+def _check_head(adapter: Adapter, bare: nn.Module) -> None:
+    """Compare what it says of its head with the tensors that it holds, before one as wide is built."""
+    named, outputs, heads = adapter.provenance.head, adapter.num_classes, heads_if_any(bare)
+    if named is not None and named not in heads:
+        raise UnreadableFileError(f"The adapter names a head that is none: {named}.", hint=_AGAIN)
+    if outputs is None or (heads and outputs == num_outputs(bare)):
+        return
+    given = [adapter.tensors.get(f"{path}.weight") for path in heads]
+    asked = [(outputs, *attrgetter(f"{path}.weight")(bare).shape[1:]) for path in heads]
+    if not heads or [None if weight is None else weight.shape for weight in given] != asked:
+        raise UnreadableFileError(f"The adapter does not hold a head of {outputs} outputs, as it says.", hint=_AGAIN)
+
+
 def _take(model: nn.Module, adapter: Adapter) -> None:
     own = own_tensors(model)
     wrong = [name for name in {**own, **adapter.tensors} if not _fits(name, own, adapter)]
     if wrong:
         raise UnreadableFileError(
             f"The adapter does not hold the tensors that its plan and its classes ask for: {listed(wrong)}.",
-            hint="Extract or copy it again.",
+            hint=_AGAIN,
         )
     with torch.no_grad():
         for name, tensor in own.items():

@@ -130,18 +130,38 @@ def _document(adapter: Adapter) -> dict[str, Any]:
 
 
 def _adapter(document: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: str) -> Adapter:
-    architecture, weights, classes = document["architecture"], document["weights"], document["num_classes"]
+    _check_types(document)
+    architecture, weights = document["architecture"], document["weights"]
     return Adapter(
         plan=None if document["plan"] is None else plan_from_data(document["plan"], origin=origin),
         provenance=Provenance.from_dict(document["provenance"]),
-        num_classes=None if classes is None else int(classes),
+        num_classes=document["num_classes"],
         architecture=Architecture(
             str(architecture["class"]), str(architecture["fingerprint"]), dict(architecture["parts"])
         ),
         weights=Fingerprint(str(weights["sha256"]), dict(weights["parts"])),
         tensors=tensors,
-        version=str(document["version"]),
+        version=document["version"],
     )
+
+
+def _check_types(document: Mapping[str, Any]) -> None:
+    """Refuse what would be taken for something else: a text for a list of names, say."""
+    outputs, classes, head = document["num_classes"], *(document["provenance"].get(key) for key in ("classes", "head"))
+    if document["kind"] != "adapter":
+        raise ValueError("its kind is another")
+    for name, value, kind in (
+        ("version", document["version"], str),
+        ("num_classes", outputs, int | None),
+        ("classes", classes, list | None),
+        ("head", head, str | None),
+    ):
+        if not isinstance(value, kind):
+            raise TypeError(f"its {name} is something else")
+    if not all(isinstance(name, str) for name in classes or ()):
+        raise TypeError("its classes are no names")
+    if None not in (outputs, classes) and len(classes) != outputs:
+        raise ValueError(f"it names {len(classes)} classes for {outputs} outputs")
 
 
 def _metadata(path: Path) -> dict[str, str]:

@@ -57,6 +57,25 @@ def fingerprint_of(model: nn.Module) -> Fingerprint:
     return Fingerprint(whole.hexdigest(), {name: part.hexdigest()[:16] for name, part in parts.items()})
 
 
+def changed_tensors(model: nn.Module, other: nn.Module) -> list[str]:
+    """Names of the backbone's weights and buffers that are not the same, to the last bit, in the other network.
+
+    Both are of one architecture.
+    """
+    paths, theirs = _own_paths(model), _tensors(other)
+    mine = {name: tensor for name, tensor in _tensors(model).items() if not is_inside(name, paths)}
+    return [
+        name
+        for name, tensor in mine.items()
+        if tensor.dtype != theirs[name].dtype or _bytes(tensor) != _bytes(theirs[name])
+    ]
+
+
+def is_statistic(name: str) -> bool:
+    """Whether a tensor of that name is what a BatchNorm counts in train mode, frozen or not."""
+    return name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked")
+
+
 def listed(parts: Sequence[str]) -> str:
     """Names for a message, not too many of them."""
     return some(parts, _MOST_PARTS)

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +32,10 @@ from sesurgeon.models import (
     rebuild,
     structure_of,
 )
-from sesurgeon.placement import architecture_of, survey_for
+from sesurgeon.placement import survey_for
 from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.bare import bare_view
-from sesurgeon.surgery.below import check_blocks, own_plan
+from sesurgeon.surgery.below import check_blocks, own_plan, renewed
 from sesurgeon.surgery.keeping.adapterfile import is_adapter
 from sesurgeon.surgery.keeping.checkpointfile import Checkpoint, check_checkpoint_path, from_content, to_content
 from sesurgeon.surgery.keeping.ties import tie
@@ -46,22 +47,27 @@ def save(model: nn.Module, path: str | Path, *, force: bool = True) -> None:
     Args:
         model: its provenance (source, classes, preprocessing, history) and plan go along. A model whose source is
             not known, or that is no longer what its source builds, is embedded as a pickled module, which loads safely
-            if its classes are torch's, torchvision's or timm's, and otherwise only with ``trust_pickle``.
+            if its classes are torch's, torchvision's or timm's, and otherwise only with ``trust_pickle``. Of hooks
+            only an embedded model keeps those outside of blocks.
         path: of the file, by custom ``NAME.se.pt``.
         force: replace a file of that name.
 
     Raises:
-        UsageError: there are blocks in it but no plan, because only a network inside it was augmented; or other tensors
-            in them than the plan makes; or it would have to be embedded and cannot be pickled; or the name says that
-            the file is of another format.
+        UsageError: there are blocks in it but no plan, because only a network inside it was augmented; or they are not
+            those that the plan makes, or it has no place for them any more; or it would have to be embedded and cannot
+            be pickled; or the name says that the file is of another format.
+        UntraceableError: its layers were changed, and it does not run on the plan's inputs any more.
         OutputError: it cannot be written; nothing was changed.
     """
     path = Path(path)
     check_checkpoint_path(path, force=force)
     check_blocks(model, own_plan(model, "saved"), "saved")
     content = to_content(_checkpoint_of(model))
-    if any(parametrize.is_parametrized(module) for module in content.get("module", nn.Module()).modules()):
-        raise _cannot_be_embedded(model, "modules with parametrizations never can")
+    for name, module in content.get("module", nn.Module()).named_modules():
+        if parametrize.is_parametrized(module):
+            raise _cannot_be_embedded(model, "modules with parametrizations never can")
+        if _has_foreign_method(module):
+            raise _cannot_be_embedded(model, f"{name or 'the model'} has a forward that its class does not know")
     with atomic_write(path, force=force) as temporary:
         try:
             torch.save(content, temporary)
@@ -119,10 +125,10 @@ def _checkpoint_of(model: nn.Module) -> Checkpoint:
     provenance, plan = provenance_of(model), own_plan(model, "saved")
     weights, built = model.state_dict(), provenance.built
     bare = bare_view(model)  # shares all its tensors with the model: they are written once
+    plan = None if plan is None else renewed(plan, model, bare)
     structure = structure_of(bare)
     if provenance.source.kind != "module" and built is not None and structure.body != built.body:
         provenance = replace(provenance, source=Source("module"))
-        plan = None if plan is None else replace(plan, architecture=architecture_of(bare))
     known = provenance.num_classes or (None if built is None else built.outputs)
     if known is not None and structure.outputs != known:  # a head of the user's own hand
         provenance = replace(provenance, num_classes=structure.outputs, classes=None)
@@ -130,6 +136,14 @@ def _checkpoint_of(model: nn.Module) -> Checkpoint:
         return Checkpoint(provenance, plan, weights)
     detach_provenance(bare)  # the header has it
     return Checkpoint(provenance, plan, weights, bare)
+
+
+def _has_foreign_method(module: nn.Module) -> bool:
+    """Whether its forward is a method bound to it by hand, which a pickle would look for by name in vain."""
+    forward = vars(module).get("forward")
+    if not isinstance(forward, MethodType):
+        return False
+    return getattr(type(forward.__self__), forward.__name__, None) is not forward.__func__
 
 
 def _cannot_be_embedded(model: nn.Module, reason: object) -> UsageError:

@@ -1,0 +1,59 @@
+"""The example inputs that a plan stands for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from sesurgeon.errors import UntraceableError
+from sesurgeon.graph import Survey, same
+from sesurgeon.models import fresh, isolated
+from sesurgeon.placement.arguments import make_arguments
+from sesurgeon.placement.plan import Plan
+
+
+def inputs_of(plan: Plan, model: nn.Module) -> tuple[Any, ...] | None:
+    """The positional arguments that ``plan`` was made with, for ``model``; None where it leaves them open."""
+    return None if plan.inputs is None else _as_weights(tuple(make_arguments(plan.inputs, model)), model)
+
+
+def check_kept(plan: Plan, found: Survey) -> None:
+    """Raise an UntraceableError if the network that was surveyed does not run on the inputs of ``plan``.
+
+    They have the shapes of those of the survey and, as far as a plan keeps them, their values. It is now that this can
+    be mended, and not when a saved network is to be read again.
+    """
+    inputs = inputs_of(plan, found.model)
+    if inputs is None or same(_on_cpu(inputs), _on_cpu(found.inputs)):
+        return
+    try:
+        with isolated(found.model, training=False):
+            found.model(*fresh(inputs))
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # the caller's own code
+        raise UntraceableError(
+            f"{type(found.model).__name__} runs on the example inputs, but not on what a plan keeps of them (shapes, "
+            f"types, few numbers, ranges), as reading a saved network has to: {type(error).__name__}: {error}",
+            hint="Give example inputs that are smaller, or wrap the network in a module that takes images alone.",
+        ) from error
+
+
+def _on_cpu(arguments: tuple[Any, ...]) -> Any:
+    """The forward may take some of them there, wherever the weights are."""
+    return tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, arguments)
+
+
+def _as_weights(arguments: tuple[Any, ...], model: nn.Module) -> tuple[Any, ...]:
+    """Floating tensors in the type of the weights, where these have one: they may have been converted since."""
+    types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    if len(types) != 1:
+        return arguments
+    (dtype,) = types
+    converted: tuple[Any, ...] = tree_map(
+        lambda leaf: leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, arguments
+    )
+    return converted
