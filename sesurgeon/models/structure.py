@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from sesurgeon.models.forwards import is_own_forward
 from sesurgeon.models.head import heads_if_any, num_outputs
 from sesurgeon.models.provenance import Structure
 
@@ -28,7 +28,7 @@ def _lines(model: nn.Module, heads: frozenset[str]) -> Iterator[str]:
     for path, module in model.named_modules():
         kind = type(module)
         said = "" if path in heads else f"{module.extra_repr()} {_rates(module)}"
-        forward = " another forward" if _has_other_forward(module) else ""
+        forward = " another forward" if "forward" in vars(module) and not is_own_forward(module, "forward") else ""
         yield f"{path} {kind.__module__}.{kind.__qualname__} {said}{forward}"
     for name, value in model.state_dict().items():
         if isinstance(value, Tensor):  # what is none is extra state
@@ -38,10 +38,3 @@ def _lines(model: nn.Module, heads: frozenset[str]) -> Iterator[str]:
 
 def _rates(module: nn.Module) -> dict[str, float]:
     return {name: value for name, value in vars(module).items() if isinstance(value, float)}
-
-
-def _has_other_forward(module: nn.Module) -> bool:
-    """Whether a forward was put on this instance that is not its class's own, however wrapped (by accelerate)."""
-    forward = vars(module).get("forward")
-    own = inspect.unwrap(forward) if callable(forward) else None
-    return forward is not None and getattr(own, "__func__", own) is not type(module).forward

@@ -8,9 +8,10 @@ from types import MethodType
 
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.nn.utils import parametrizations, prune
-from torchvision.models.resnet import BasicBlock
+from torchvision.models.resnet import BasicBlock, ResNet
 
 import sesurgeon
 from sesurgeon import UsageError
@@ -190,3 +191,15 @@ def test_the_own_forward_in_a_wrapper_is_no_change(tmp_path: Path) -> None:
     net.forward = MethodType(torch.autocast("cpu")(type(net).forward), net)  # as accelerate leaves it
     sesurgeon.save(net, tmp_path / "net.pt")
     assert "module" not in torch.load(tmp_path / "net.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_what_accelerate_leaves_on_a_network_is_not_embedded(tmp_path: Path, keep: bool) -> None:
+    net = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=4).eval()  # by no name
+    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
+    prepared = accelerator.unwrap_model(accelerator.prepare_model(net), keep_fp32_wrapper=keep)
+    assert "forward" in vars(prepared)
+    sesurgeon.save(prepared, tmp_path / "net.pt")
+    assert "forward" in vars(prepared)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(sesurgeon.load(tmp_path / "net.pt")(images), ResNet.forward(net, images))

@@ -32,6 +32,7 @@ from sesurgeon.models import (
     rebuild,
     structure_of,
 )
+from sesurgeon.models.forwards import forget_own_forwards
 from sesurgeon.placement import survey_for
 from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.bare import bare_view
@@ -135,6 +136,7 @@ def _checkpoint_of(model: nn.Module) -> Checkpoint:
     if provenance.source.kind != "module":
         return Checkpoint(provenance, plan, weights)
     detach_provenance(bare)  # the header has it
+    forget_own_forwards(bare)
     return Checkpoint(provenance, plan, weights, bare)
 
 
