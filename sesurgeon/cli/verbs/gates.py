@@ -41,6 +41,10 @@ Classes = Annotated[
     ),
 ]
 
+_LEGEND = (
+    "Spread: the standard deviation over images (mean over the channels, and that of the channel that varies most), "
+    "over the means of classes, and over channels. Near: the share of channels whose mean is within a tenth of it."
+)
 _VERDICTS = {"open": "1 for all", "constant": "constant", "live": "live"}
 
 
@@ -95,7 +99,8 @@ def gates(
         title = Text(f"{name} on {described(images)}, {counted(study.images, 'image')}", style="bold")
         written = [Text(f"Written: {', '.join(map(str, files))}")] if files else []
         out.result(
-            Group(title, _gate_table(study.gates), *_verdicts(study), *written), _data(name, images, study, files)
+            Group(title, _gate_table(study.gates), Text(_LEGEND, style="dim"), *_verdicts(study), *written),
+            _data(name, images, study, files),
         )
 
 
@@ -108,15 +113,12 @@ def named_classes(text: str, known: Sequence[str]) -> list[str]:
 
 
 def _gate_table(gates: tuple[GateStatistics, ...]) -> Table:
-    """A row for each gate."""
-    table = Table()
-    table.add_column("gate", overflow="fold")
-    table.add_column("mean", justify="right")
-    for title in ("spread over\nimages", "largest of\na channel", "spread over\nclasses", "spread over\nchannels"):
-        table.add_column(title, justify="right")
-    for place in ("0", "1", "ceiling"):
-        table.add_column(f"channels\nnear {place}", justify="right")
-    table.add_column("gate is")
+    """A row for each gate, in about 80 columns."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("\ngate", overflow="fold")
+    for title in ("\nmean", "spread:\nimages", "\nlargest", "\nclasses", "\nchannels", "near:\n0", "\n1", "\nceiling"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("\ngate is", no_wrap=True)
     for gate in gates:
         spreads = (gate.image_spread, gate.largest_spread, gate.class_spread, gate.channel_spread)
         table.add_row(
