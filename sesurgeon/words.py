@@ -1,4 +1,4 @@
-"""Lists of names and counts as people read them."""
+"""Lists of names, counts and errors as people read them."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def counted(number: int, thing: str) -> str:
 def in_per_cent(share: float, form: str = ".2f") -> str:
     """``12.50 %`` for 0.125."""
     return f"{100 * share:{form}} %"
+
+
+def first_line(error: BaseException) -> str:
+    """What ``error`` says first: torch adds pages of advice to its own developers."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -17,12 +17,13 @@ from torch.utils._pytree import SequenceKey, tree_flatten_with_path
 
 from sesurgeon.errors import UntraceableError
 from sesurgeon.models.copies import copy_of
+from sesurgeon.words import first_line
 
 # torch.export takes sizes 0 and 1 for constants, so the batch that stands for "any" has at least two images.
 _CAPTURE_BATCH = 2
 
-ONLY_OUTPUT = "logits"
-"""What the output of a file is called that has one."""
+ONLY_INPUT, ONLY_OUTPUT = "input", "logits"
+"""What the input of a file is called, and the output of one that has but one."""
 
 
 class FirstOutput(nn.Module):
@@ -44,7 +45,7 @@ class FirstOutput(nn.Module):
         return output
 
 
-class AllOutputs(nn.Module):
+class OutputTuple(nn.Module):
     """The outputs of a model that have a batch, as a tuple.
 
     Args:
@@ -79,7 +80,7 @@ def all_outputs(model: nn.Module, image: Tensor) -> nn.Module:
             "The network gives no tensor in eval mode whose first dimension is the batch.",
             hint="Wrap it in a module whose forward returns the tensors to export.",
         )
-    return AllOutputs(prepared, names, tuple(name for name in found if name not in names))
+    return OutputTuple(prepared, names, tuple(name for name in found if name not in names))
 
 
 def one_output(model: nn.Module, image: Tensor) -> nn.Module:
@@ -132,7 +133,7 @@ def capture(model: nn.Module, image: Tensor) -> ExportedProgram:
     several = image if len(image) >= _CAPTURE_BATCH else image.repeat(_CAPTURE_BATCH, *[1] * (image.ndim - 1))
     run(model, several)
     try:
-        with quiet_exporter():
+        with quiet_exporter(), contextlib.redirect_stderr(io.StringIO()):  # it prints the graph that it got so far
             return torch.export.export(model, (several,), dynamic_shapes=({0: Dim("batch")},), strict=False)
     except Exception as error:  # torch.export's errors share no base class narrower than this
         if "Constraints violated" in str(error):
@@ -183,22 +184,17 @@ def shapes_of(model: nn.Module, image: Tensor) -> dict[str, tuple[int, ...]]:
 def quiet_exporter() -> Iterator[None]:
     """Silence torch's exporters for a while.
 
-    They warn about their own deprecations, and log whole tracebacks and print whole graphs for what we check, and
-    report, ourselves (an opset that they could not reach, a graph that they could not follow).
+    They warn about their own deprecations and log whole tracebacks for what we check, and report, ourselves
+    (an opset that they could not reach, a graph that they could not follow).
     """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
-
-
-def first_line(error: BaseException) -> str:
-    """What ``error`` says first: torch adds pages of advice to its own developers."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _first(output: Any) -> Any:
@@ -209,12 +205,12 @@ def _first(output: Any) -> Any:
 
 def names_of(prepared: nn.Module) -> tuple[str, ...]:
     """What the outputs of ``prepared`` are called in a file."""
-    return prepared.names if isinstance(prepared, AllOutputs) else (ONLY_OUTPUT,)
+    return prepared.names if isinstance(prepared, OutputTuple) else (ONLY_OUTPUT,)
 
 
 def left_out(prepared: nn.Module) -> tuple[str, ...]:
     """Outputs of the caller's model that ``prepared`` does not have: their keys, or their numbers."""
-    return prepared.left_out if isinstance(prepared, FirstOutput | AllOutputs) else ()
+    return prepared.left_out if isinstance(prepared, FirstOutput | OutputTuple) else ()
 
 
 def _by_name(output: Any) -> dict[str, Any]:
@@ -226,7 +222,7 @@ def _name(path: tuple[Any, ...]) -> str:
     if not path:
         return ONLY_OUTPUT
     steps = [key.idx + 1 if isinstance(key, SequenceKey) else getattr(key, "key", None) or key.name for key in path]
-    start = "output_" if isinstance(steps[0], int) else ""
+    start = "output_" if isinstance(steps[0], int) or steps == [ONLY_INPUT] else ""
     return start + ".".join(map(str, steps))
 
 

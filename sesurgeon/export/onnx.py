@@ -16,7 +16,7 @@ from sesurgeon import __version__
 from sesurgeon.blocks.config import is_whole
 from sesurgeon.errors import UntraceableError, UsageError, VerificationError
 from sesurgeon.export.blocked import for_blocked_layout
-from sesurgeon.export.capture import FirstOutput, capture, first_line, left_out, names_of, quiet_exporter, shapes_of
+from sesurgeon.export.capture import ONLY_INPUT, FirstOutput, capture, left_out, names_of, quiet_exporter, shapes_of
 from sesurgeon.export.onnx_files import check_onnx_path, onnx_draft
 from sesurgeon.export.parity import Parity, onnx_parity, trial_images
 from sesurgeon.export.precision import TOLERANCES, Precision, reduce
@@ -25,11 +25,10 @@ from sesurgeon.export.prepare import prepare
 from sesurgeon.files import target_of
 from sesurgeon.finetune.data.heldout import digest_of
 from sesurgeon.models.provenance import Provenance
+from sesurgeon.words import first_line
 
 Batch: TypeAlias = Tensor | Sequence[Tensor]
 """Images (N, C, H, W), alone or with labels behind them."""
-
-_INPUT = "input"
 
 # protobuf holds no message of 2 GiB or more; the rest is room for the graph itself
 _ONE_FILE_LIMIT = 2**31 - 2**24
@@ -185,14 +184,14 @@ def _to_onnx(model: nn.Module, image: Tensor, opset: int | None) -> torch.onnx.O
     import onnx
 
     names = names_of(model)
-    if any(isinstance(getattr(model, name, None), Tensor) for name in (_INPUT, *names)):
+    if any(isinstance(getattr(model, name, None), Tensor) for name in (ONLY_INPUT, *names)):
         model = FirstOutput(model)  # its tensors are called model.input and model.logits: names are given but once
     exported = capture(model, image)
     try:
         with quiet_exporter():
             program = torch.onnx.export(
                 exported,
-                input_names=[_INPUT],
+                input_names=[ONLY_INPUT],
                 output_names=names,
                 dynamic_shapes=({0: "batch"},),  # names the dimension that capture left free
                 opset_version=opset,
@@ -203,6 +202,7 @@ def _to_onnx(model: nn.Module, image: Tensor, opset: int | None) -> torch.onnx.O
         raise UntraceableError(f"The network has no translation to ONNX: {first_line(_root(error))}") from error
     if program is None:
         raise UntraceableError(f"torch {torch.__version__} returned no ONNX program.")
+    _keep_apart(program.model.graph)
     got = program.model.opset_imports[""]
     if opset is not None and got != opset:
         raise UsageError(
@@ -210,6 +210,16 @@ def _to_onnx(model: nn.Module, image: Tensor, opset: int | None) -> torch.onnx.O
             hint=f"Ask for one from {got} to {onnx.defs.onnx_opset_version()}, or leave it to the exporter.",
         )
     return program
+
+
+def _keep_apart(graph: Any) -> None:
+    """Give a value within an ``onnx_ir.Graph`` another name where an output was given its own."""
+    outputs = {id(value) for value in graph.outputs}
+    names = {value.name for value in graph.outputs}
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            if value.name in names and id(value) not in outputs:
+                value.name = f"{value.name}_within"
 
 
 def _root(error: BaseException) -> BaseException:

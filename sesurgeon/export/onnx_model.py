@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import UnreadableFileError
-from sesurgeon.export.capture import first_line
 from sesurgeon.export.sessions import open_session
 from sesurgeon.finetune.data.transforms import default_preprocessing
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance
 from sesurgeon.models.sources.source import Source
+from sesurgeon.words import first_line
 
 
 class OnnxModel(nn.Module):

@@ -136,7 +136,8 @@ def trial_images(model: nn.Module, image: Tensor, preprocessing: Preprocessing |
         if all(bool(output.isfinite().all()) for output in outputs):
             return batches
     raise VerificationError(
-        "The network itself gives NaN or infinity on random images: there is nothing to compare the file with.",
+        "The network itself gives NaN or infinity on random images and on the example: there is nothing to compare "
+        "the file with.",
         hint="Give images that it is made for, as example_inputs.",
     )
 

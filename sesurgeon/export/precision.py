@@ -9,7 +9,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from sesurgeon.errors import UntraceableError
-from sesurgeon.export.capture import first_line, quiet_exporter
+from sesurgeon.export.capture import quiet_exporter
+from sesurgeon.words import first_line
 
 Precision = Literal["float32", "float16", "int8"]
 

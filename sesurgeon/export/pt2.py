@@ -14,12 +14,13 @@ from torch.export import ExportedProgram
 
 from sesurgeon import __version__
 from sesurgeon.errors import UsageError, VerificationError
-from sesurgeon.export.capture import capture, first_line, left_out, names_of, outputs_of, quiet_exporter, shapes_of
+from sesurgeon.export.capture import capture, left_out, names_of, outputs_of, quiet_exporter, shapes_of
 from sesurgeon.export.parity import Parity, compare_all, trial_images
 from sesurgeon.export.precision import TOLERANCES
 from sesurgeon.export.prepare import prepare
 from sesurgeon.files import atomic_write, check_writable
 from sesurgeon.models.provenance import Provenance
+from sesurgeon.words import first_line
 
 SUFFIX = ".pt2"  # torch.export.load refuses others
 

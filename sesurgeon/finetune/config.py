@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
-from sesurgeon.blocks.config import plain
 from sesurgeon.errors import UsageError
 
 Train = Literal["all", "blocks"]
@@ -147,8 +146,8 @@ class FinetuneConfig:
     force: bool = False
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
+        for name, kinds in _kinds():
+            object.__setattr__(self, name, _plain(getattr(self, name), kinds))
         problems = list(_no_numbers(self)) or _problems(self)  # others cannot be compared with bounds
         if problems:
             raise UsageError("\n".join(problems))
@@ -180,9 +179,21 @@ class FinetuneConfig:
         return {name: value for name, value in {**asdict(self), "log_with": log_with}.items() if name != "force"}
 
 
-def _no_numbers(config: FinetuneConfig) -> Iterator[str]:
+def _kinds() -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """The types of each setting."""
     for name, hint in get_type_hints(FinetuneConfig).items():
-        kinds, value = get_args(hint) or (hint,), getattr(config, name)
+        yield name, get_args(hint) or (hint,)
+
+
+def _plain(value: Any, kinds: tuple[Any, ...]) -> Any:
+    """A number of NumPy's or torch's as one of Python's; 3.0 as 3 where a whole one is wanted, as files may have it."""
+    value = value.item() if getattr(value, "ndim", None) == 0 else value
+    return int(value) if int in kinds and isinstance(value, float) and value.is_integer() else value
+
+
+def _no_numbers(config: FinetuneConfig) -> Iterator[str]:
+    for name, kinds in _kinds():
+        value = getattr(config, name)
         if float in kinds and not (type(value) in kinds or type(value) is int):
             yield f"{name} (={value!r}) must be a number."
         if int in kinds and type(value) not in kinds:

@@ -82,6 +82,7 @@ def describe(network: Network, path: str, candidate: Candidate, host: str | None
     if candidate.kind == "conv" and places.numel() == 1 and _is_fully_connected(flow.owner, candidate):
         return None
     name = tensor_name(local, path, candidate.node)
+    few = tensor.shape[dim] <= _FEW_CHANNELS
     return Site(
         id=f"{owner or '.'}:{candidate.kind}",
         owner=owner,
@@ -104,9 +105,9 @@ def describe(network: Network, path: str, candidate: Candidate, host: str | None
         or (_gate_around(network, path) if candidate.kind == "conv" else None),
         calls=local.times_called[owner],
         shapes=_shapes(local, path, candidate.node) or (tuple(tensor.shape),) * local.times_called[owner],
-        returned=_corrects_the_input(network, path, candidate)
+        returned=few and _corrects_the_input(network, path, candidate)
         if candidate.kind == "residual"
-        else (tensor.shape[dim] <= _FEW_CHANNELS or ops.is_bounded(flow.owner, candidate.node))
+        else (few or ops.is_bounded(flow.owner, candidate.node))
         and is_returned(network.flows, network.calls, path, candidate.node),
     )
 

@@ -33,7 +33,8 @@ class Site:
         shapes: of the tensor in each of these calls: a detector's head runs on maps of several sizes.
         returned: of a "conv": the tensor is a result of the network, squashed into a range (sigmoid, tanh) or of no
             more channels than an image has, and nothing more is computed from it. Another may be a feature map,
-            whoever gets it. Of a "residual": it corrects the network's own input, and their sum is the result.
+            whoever gets it. Of a "residual": it corrects an image, the network's own input, and their sum is
+            the result.
     """
 
     id: str

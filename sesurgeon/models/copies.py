@@ -10,12 +10,12 @@ from torch.utils._pytree import tree_leaves
 
 from sesurgeon.models.absent import refuse_sharded_weights
 
-Network = TypeVar("Network", bound=nn.Module)
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 _OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"_buffers"}  # attributes in which no results are
 
 
-def copy_of(model: Network) -> Network:
+def copy_of(model: AnyModule) -> AnyModule:
     """A deep copy, also where attributes hold results of computations.
 
     ``copy.deepcopy`` refuses these: the weight that ``torch.nn.utils.weight_norm`` computed in the last forward pass, a
@@ -25,14 +25,14 @@ def copy_of(model: Network) -> Network:
     return _with_leaves(copy.deepcopy(model, _results_in(model)))
 
 
-def view_of(model: Network) -> Network:
+def view_of(model: AnyModule) -> AnyModule:
     """As :func:`copy_of`, but for its parameters and buffers: these are the very same, in one memory."""
     refuse_sharded_weights(model)
     tensors = (*model.parameters(), *model.buffers())
     return _with_leaves(copy.deepcopy(model, _results_in(model) | {id(tensor): tensor for tensor in tensors}))
 
 
-def _with_leaves(copied: Network) -> Network:
+def _with_leaves(copied: AnyModule) -> AnyModule:
     """``copied``, with parameters that can be trained: those of TorchScript are copied as results, with a history."""
     for parameter in copied.parameters():
         if not parameter.is_leaf:

@@ -18,15 +18,21 @@ def runs_class_forward(module: nn.Module) -> bool:
     return there is None or (bound and there.__func__ is type(module).forward)
 
 
-def is_own_forward(module: nn.Module, attribute: str) -> bool:
-    """Whether an attribute of the instance is the forward of its class, however wrapped (by accelerate)."""
-    there = vars(module).get(attribute)
-    own = inspect.unwrap(there) if isinstance(there, MethodType) else there
-    return getattr(own, "__func__", own) is type(module).forward
+def has_other_forward(module: nn.Module) -> bool:
+    """Whether a forward was put on the instance that is not its class's own, however wrapped (by accelerate)."""
+    return "forward" in vars(module) and not _is_own(module, vars(module)["forward"])
 
 
 def forget_own_forwards(model: nn.Module) -> None:
-    """Take such attributes off in place: they are what the class has anyway, and a pickle of them would run code."""
+    """Take off in place what accelerate leaves on instances: their classes have it anyway, and its pickle runs code."""
     for module in model.modules():
-        for attribute in [name for name in vars(module) if is_own_forward(module, name)]:
-            del vars(module)[attribute]
+        for name in ("forward", "_original_forward"):
+            if name in vars(module) and _is_own(module, vars(module)[name]):
+                del vars(module)[name]
+
+
+def _is_own(module: nn.Module, there: object) -> bool:
+    if not (isinstance(there, MethodType) and there.__self__ is module):
+        return False
+    own = inspect.unwrap(there)
+    return getattr(own, "__func__", own) is type(module).forward

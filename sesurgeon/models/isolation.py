@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import threading
 from collections.abc import Iterable, Iterator
@@ -18,14 +19,14 @@ from sesurgeon.models.footprint import Footprint
 _SEED = 1709_01507  # none that a forward would set itself: it would not be seen to do so
 _AUTOCASTS = ("cpu", "cuda", "mps", "xpu")
 _ONE_AT_A_TIME = threading.RLock()  # nn.Module, which is patched meanwhile, and the random state are all threads' own
+if hasattr(os, "register_at_fork"):  # the thread that holds it is not in the child
+    os.register_at_fork(after_in_child=_ONE_AT_A_TIME._at_fork_reinit)  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Let no other thread in that comes here too, and no autocast that the caller happens to be under."""
-    with _ONE_AT_A_TIME, contextlib.ExitStack() as stack:
-        for device in autocasts():
-            stack.enter_context(torch.autocast(device, enabled=False))
+    """Let no other thread in that comes here too."""
+    with _ONE_AT_A_TIME:
         yield
 
 
@@ -38,17 +39,28 @@ def autocasts() -> list[str]:
 def isolated(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Put ``model`` in train or eval mode under a fixed random state, and put everything back at the end.
 
-    It runs as Python, where ``model.compile()`` was called too: what runs compiled is not seen.
+    It runs as Python, where ``model.compile()`` was called too: what runs compiled is not seen; and in the types of its
+    weights, whatever autocast the caller happens to be under, unless these are such as may not run without.
     Put back are each module's own mode and attributes, every buffer (train mode updates running statistics), and
     the random states of torch (CPU, and CUDA where it is in use), numpy and Python.
     """
-    with undisturbed(), _put_back(model):
+    with undisturbed(), _autocast_for(model), _put_back(model):
         _seed_all()
         with torch.no_grad():
             for module in model.modules():
                 vars(module).pop("_compiled_call_impl", None)
             model.train(training)
             yield
+
+
+@contextlib.contextmanager
+def _autocast_for(model: nn.Module) -> Iterator[None]:
+    """The caller's for weights of several types, or of half precision on images in single; none for those in single."""
+    with contextlib.ExitStack() as stack:
+        if {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()} <= {torch.float32}:
+            for device in autocasts():
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
 
 
 @contextlib.contextmanager

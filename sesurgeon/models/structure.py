@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from sesurgeon.models.forwards import is_own_forward
+from sesurgeon.models.forwards import has_other_forward
 from sesurgeon.models.head import heads_if_any, num_outputs
 from sesurgeon.models.provenance import Structure
 
@@ -15,8 +15,8 @@ from sesurgeon.models.provenance import Structure
 def structure_of(model: nn.Module) -> Structure:
     """The structure of ``model``, whatever its weights and their precision.
 
-    Modules count by path, class, ``extra_repr`` (of a convolution: channels, kernel, stride…), the attributes that are
-    floats (rates of dropout) and a ``forward`` that was put on the instance; tensors by name and shape. Of the heads
+    Modules count by path, class, ``extra_repr`` (of a convolution: channels, kernel, stride…), rates of dropout and a
+    ``forward`` that was put on the instance; tensors by name and shape. Of the heads
     that counts for the body which does not change with the number of scores.
     """
     heads = heads_if_any(model)
@@ -28,7 +28,7 @@ def _lines(model: nn.Module, heads: frozenset[str]) -> Iterator[str]:
     for path, module in model.named_modules():
         kind = type(module)
         said = "" if path in heads else f"{module.extra_repr()} {_rates(module)}"
-        forward = " another forward" if "forward" in vars(module) and not is_own_forward(module, "forward") else ""
+        forward = " another forward" if has_other_forward(module) else ""
         yield f"{path} {kind.__module__}.{kind.__qualname__} {said}{forward}"
     for name, value in model.state_dict().items():
         if isinstance(value, Tensor):  # what is none is extra state
@@ -37,4 +37,6 @@ def _lines(model: nn.Module, heads: frozenset[str]) -> Iterator[str]:
 
 
 def _rates(module: nn.Module) -> dict[str, float]:
-    return {name: value for name, value in vars(module).items() if isinstance(value, float)}
+    """Of dropout and of stochastic depth, as torch, torchvision and timm call them; other floats may be results."""
+    rates = {name: value for name, value in vars(module).items() if name == "p" or name.startswith("drop")}
+    return {name: value for name, value in rates.items() if isinstance(value, float)}

@@ -14,14 +14,14 @@ from sesurgeon.errors import UsageError
 from sesurgeon.models.inputs import random_input
 
 _MOST_NUMBERS = 2**30  # in a tensor: 4 GiB; typing errors are larger
-_FEW_NUMBERS = 1024  # which a plan keeps as they are
+FEW_FRACTIONS, FEW_WHOLES = 1024, 4096  # numbers in a tensor that a plan keeps as they are
 
 
 def describe_arguments(arguments: Any) -> Any:
     """Tensors become ``{"shape": …, "dtype": …}``, tuples ``{"tuple": […]}``, dicts ``{"items": {…}}``.
 
     Lists and plain values stay what they are. Of a tensor's values as much is kept as its network may look at:
-    lengths, time steps and masks as ``"values"``, and the range of images that noise would leave as ``"low"`` and
+    lengths, time steps, boxes and masks as ``"values"``, and the range of images that noise would leave as ``"low"`` and
     ``"high"``.
 
     Raises:
@@ -49,12 +49,12 @@ def describe_arguments(arguments: Any) -> Any:
 
 def _content(tensor: Tensor) -> dict[str, Any]:
     """The values of ``tensor``, or what is kept of them."""
-    if tensor.is_complex():
+    if tensor.is_complex() or tensor.layout != torch.strided:  # sparse ones have no such operations
         return {}
     if not tensor.is_floating_point():
         return _whole_numbers(tensor)
     low, high = (float(end) for end in tensor.cpu().double().aminmax())
-    if tensor.ndim <= 1 and tensor.numel() <= _FEW_NUMBERS and -inf < low <= high < inf:
+    if tensor.ndim <= 2 and tensor.numel() <= FEW_FRACTIONS and -inf < low <= high < inf:
         return {"values": tensor.flatten().tolist()}
     # the same everywhere are images that stand for any, on which much would look equal
     narrow = low >= 0 or (low >= -1 and high <= 1)
@@ -66,7 +66,7 @@ def _whole_numbers(tensor: Tensor) -> dict[str, Any]:
     if bool((tensor.long() == tensor.flatten()[0].long()).all()):
         only = tensor.flatten()[0].item()
         return {"values": [only]} if only else {}
-    return {"values": tensor.flatten().tolist()} if tensor.numel() <= _FEW_NUMBERS else {}
+    return {"values": tensor.flatten().tolist()} if tensor.numel() <= FEW_WHOLES else {}
 
 
 def wrong_with(description: Any) -> Iterator[str]:

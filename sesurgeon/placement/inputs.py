@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 from sesurgeon.errors import UntraceableError
 from sesurgeon.graph import Survey, same
 from sesurgeon.models import fresh, isolated
-from sesurgeon.placement.arguments import make_arguments
+from sesurgeon.placement.arguments import FEW_FRACTIONS, FEW_WHOLES, make_arguments
 from sesurgeon.placement.plan import Plan
 
 
@@ -36,15 +36,17 @@ def check_kept(plan: Plan, found: Survey) -> None:
         raise
     except Exception as error:  # the caller's own code
         raise UntraceableError(
-            f"{type(found.model).__name__} runs on the example inputs, but not on what a plan keeps of them (shapes, "
-            f"types, few numbers, ranges), as reading a saved network has to: {type(error).__name__}: {error}",
-            hint="Give example inputs that are smaller, or wrap the network in a module that takes images alone.",
+            f"{type(found.model).__name__} runs on the example inputs, but not on what a plan keeps of them, as reading a "
+            f"saved network has to: {type(error).__name__}: {error}",
+            hint=f"A plan keeps shapes, types, ranges, and the values of up to {FEW_WHOLES:,} whole numbers or "
+            f"{FEW_FRACTIONS:,} others in one or two dimensions; all else is noise. Give inputs that it can keep, or wrap "
+            "the network in a module that makes them itself.",
         ) from error
 
 
 def _on_cpu(arguments: tuple[Any, ...]) -> Any:
-    """The forward may take some of them there, wherever the weights are."""
-    return tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, arguments)
+    """And dense, as they can be compared. The forward may take some of them there, wherever the weights are."""
+    return tree_map(lambda leaf: leaf.cpu().to_dense() if isinstance(leaf, Tensor) else leaf, arguments)
 
 
 def _as_weights(arguments: tuple[Any, ...], model: nn.Module) -> tuple[Any, ...]:

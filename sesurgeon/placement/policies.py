@@ -23,17 +23,17 @@ def standard(sites: Sequence[Site]) -> list[Site]:
     Also at the branch end of sibling blocks that have no skip (MobileNetV2 with stride 2); after the concatenation of
     a multi-branch module (Inception); and in a network that has none of these, after each convolution with its norm
     and activation (VGG), after the pointwise ones alone where they alternate with depthwise ones (MobileNet). A branch
-    that is all of the network, and corrects its input (VDSR), counts where there is nothing else.
+    that is all of the network, and corrects the image that it gets (VDSR), counts where there is nothing else.
     Blocks win over stages: of two nested sums the inner one counts, and a concatenation inside a residual branch, or
     around residual blocks, does not.
     """
-    blocks = residual_blocks(sites)
+    branches = residual_blocks(sites)
+    blocks = [site for site in branches if not site.returned]
     joins = [site for site in sites if site.kind == "concat" or (site.has_skip and not site.summed)]
     alone = [join for join in joins if not any(join.computes(block) or block.computes(join) for block in blocks)]
     outermost = [join for join in alone if not any(other.computes(join) for other in alone)]
     chosen = {site.id for site in (*blocks, *outermost)}
-    corrections = [site for site in sites if site.kind == "residual" and site.returned]
-    return [site for site in sites if site.id in chosen] or _units(sites) or corrections
+    return [site for site in sites if site.id in chosen] or _units(sites) or branches
 
 
 def pre(sites: Sequence[Site]) -> list[Site]:
@@ -78,7 +78,7 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
 
 def residual_blocks(sites: Sequence[Site]) -> list[Site]:
     """The innermost residual branches that are summed with a shortcut, and those of their siblings without one."""
-    sums = [site for site in sites if site.kind == "residual" and site.summed and not site.returned]
+    sums = [site for site in sites if site.kind == "residual" and site.summed]
     blocks = [site for site in sums if not any(site.computes(other) for other in sums)]
     return blocks + [site for site in sites if site.kind == "residual" and not site.has_skip]
 
@@ -111,8 +111,8 @@ def _blocks_passed_over(policy: str, sites: Sequence[Site], chosen: Sequence[Sit
 
 
 def _branches(sites: Sequence[Site]) -> list[Site]:
-    """The residual branches that ``standard`` chooses, in order."""
-    return [site for site in standard(sites) if site.kind == "residual"]
+    """The residual branches that ``standard`` chooses, in order; or that it would, were there no units to prefer."""
+    return [site for site in standard(sites) if site.kind == "residual"] or residual_blocks(sites)
 
 
 def _around(sites: Sequence[Site], kind: Kind) -> list[Site]:

@@ -11,7 +11,7 @@ from torch import nn
 from sesurgeon.blocks import BlockConfig
 from sesurgeon.graph import Survey
 from sesurgeon.models import add_record
-from sesurgeon.models.copies import Network
+from sesurgeon.models.copies import AnyModule
 from sesurgeon.placement import (
     Choices,
     Filters,
@@ -94,13 +94,13 @@ def _proof(augmented: nn.Module, plan: Plan, found: Survey, *, verify: bool) -> 
 
 
 def add_se(
-    model: Network,
+    model: AnyModule,
     example_inputs: Any = None,
     *,
     verify: bool = True,
     inplace: bool = False,
     **choices: Unpack[Choices],
-) -> Network:
+) -> AnyModule:
     """``model`` with channel attention in it and, proved by running it, the same outputs to the last bit.
 
     The result is an instance of the model's own class, with all its methods, attributes and state-dict keys.
@@ -127,4 +127,4 @@ def add_se(
         verify=verify,
         inplace=inplace,
     )
-    return cast(Network, surgery.model)
+    return cast(AnyModule, surgery.model)

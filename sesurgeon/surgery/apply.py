@@ -12,7 +12,7 @@ from sesurgeon.errors import UsageError
 from sesurgeon.graph import Survey
 from sesurgeon.graph.rows import child_giving
 from sesurgeon.models import add_record, check_is_network, copy_of, view_of
-from sesurgeon.models.copies import Network
+from sesurgeon.models.copies import AnyModule
 from sesurgeon.models.isolation import undisturbed
 from sesurgeon.placement import Entry, Plan, check_not_augmented, completed, survey_for
 from sesurgeon.surgery.rewrite import (
@@ -26,7 +26,7 @@ from sesurgeon.surgery.rewrite import (
 _PLAN = "_sesurgeon_plan"
 
 
-def apply_plan(model: Network, plan: Plan, inplace: bool = False) -> Network:
+def apply_plan(model: AnyModule, plan: Plan, inplace: bool = False) -> AnyModule:
     """``model`` with the plan's blocks in it, as an instance of its own class.
 
     Of a plan for a folded network the blocks go in as they were before folding: nothing was folded into these weights.
@@ -51,7 +51,7 @@ def apply_plan(model: Network, plan: Plan, inplace: bool = False) -> Network:
 
 
 @undisturbed()
-def insert_blocks(model: Network, plan: Plan, found: Survey, *, inplace: bool, shared: bool = False) -> Network:
+def insert_blocks(model: AnyModule, plan: Plan, found: Survey, *, inplace: bool, shared: bool = False) -> AnyModule:
     """As :func:`apply_plan`, for a network that was surveyed already, and without a word in its history.
 
     Args:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -112,12 +113,16 @@ def survey_below(model: nn.Module, plan: Plan) -> Survey:
 def renewed(plan: Plan, model: nn.Module, bare: nn.Module) -> Plan:
     """``plan`` for the layers of ``model``, ``bare`` without its blocks, which may be others than when they went in.
 
+    Whether there is still a place for each block is seen by running it, but not where other processes train along: its
+    layers (SyncBatchNorm) would wait for those of processes that do not save.
+
     Raises:
         UsageError: places of blocks are not there any more.
         UntraceableError: it does not run on the plan's inputs any more.
     """
     architecture = architecture_of(bare)
-    if plan.architecture is not None and plan.architecture.differences(architecture):
+    changed = plan.architecture is not None and plan.architecture.differences(architecture)
+    if changed and not (dist.is_available() and dist.is_initialized()):
         survey_below(model, plan)
     return replace(plan, architecture=architecture)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from sesurgeon.models import Provenance, Source, add_record, copy_of, detach_provenance, provenance_of
-from sesurgeon.models.copies import Network
+from sesurgeon.models.copies import AnyModule
 from sesurgeon.surgery.apply import plan_of
 from sesurgeon.surgery.bare import check_uncovered, take_out
 from sesurgeon.surgery.folding.gates import takers
@@ -13,7 +13,7 @@ from sesurgeon.surgery.folding.scale import Scale, multiply
 from sesurgeon.surgery.rewrite import blocks_of
 
 
-def remove_se(model: Network, inplace: bool = False) -> Network:
+def remove_se(model: AnyModule, inplace: bool = False) -> AnyModule:
     """``model`` without the blocks that were inserted: its forward, classes and state dict as before surgery.
 
     Weights that were trained meanwhile stay as they are now. A gate's factor that was folded into a layer is taken

@@ -71,6 +71,28 @@ def test_each_output_with_a_batch_has_its_name_and_its_values(kind: str, tmp_pat
     torch.testing.assert_close(load_onnx(report.path)(images), logits)  # the first
 
 
+class Keyed(Returns):
+    """Its outputs have the keys that it is given."""
+
+    def __init__(self, keys: tuple[str, str]) -> None:
+        super().__init__("tuple")
+        self.keys = keys
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self.keys, super().forward(x), strict=True))
+
+
+@pytest.mark.parametrize("keys", [("mean", "conv2d"), ("linear", "input"), ("conv2d", "val_0")], ids=str)
+def test_keys_may_be_names_of_the_file_itself(keys: tuple[str, str], tmp_path: Path) -> None:
+    network = Keyed(keys)
+    report = export_onnx(network, tmp_path / "net.onnx", example_inputs=IMAGES, all_outputs=True)
+    assert list(report.outputs) == ["output_input" if key == "input" else key for key in keys]
+    with torch.no_grad():
+        expected = network(IMAGES).values()
+    for value, wanted in zip(in_onnxruntime(report.path, IMAGES).values(), expected, strict=True):
+        torch.testing.assert_close(value, wanted)
+
+
 def test_a_torch_export_file_gives_a_tuple_and_says_what_is_what(tmp_path: Path) -> None:
     network = Returns("dict")
     report = export_pt2(network, tmp_path / "net.pt2", example_inputs=IMAGES, all_outputs=True)

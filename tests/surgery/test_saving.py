@@ -9,12 +9,13 @@ from types import MethodType
 import pytest
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 from torchvision.models.resnet import BasicBlock, ResNet
 
 import sesurgeon
 from sesurgeon import UsageError
+from sesurgeon.models import structure_of
 from sesurgeon.surgery import blocks_of
 from tests.networks import FunctionalResNet, OddNet
 from tests.surgery.trained import augmented
@@ -203,3 +204,41 @@ def test_what_accelerate_leaves_on_a_network_is_not_embedded(tmp_path: Path, kee
     assert "forward" in vars(prepared)
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(sesurgeon.load(tmp_path / "net.pt")(images), ResNet.forward(net, images))
+
+
+class Taught(nn.Module):
+    """It has forwards of its own and of another network under other names, and keeps a result."""
+
+    def __init__(self, teacher: Taught | None = None) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.run = self.forward
+        self.teach = None if teacher is None else teacher.forward
+        self.last = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        self.last = y.mean().item()
+        return y
+
+
+def test_forwards_under_other_names_are_kept_and_results_are_no_change(tmp_path: Path) -> None:
+    teacher, net = Taught(), Taught(Taught())
+    net.teach = teacher.forward
+    before = structure_of(net)
+    net(SMALL)
+    assert structure_of(net) == before
+    sesurgeon.save(net, tmp_path / "net.pt")
+    again = sesurgeon.load(tmp_path / "net.pt", trust_pickle=True)
+    assert torch.equal(again.run(SMALL), net(SMALL))
+    assert torch.equal(again.teach(SMALL), teacher(SMALL))
+
+
+def test_where_processes_train_together_nothing_is_run_to_save(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    net = nn.SyncBatchNorm.convert_sync_batchnorm(augmented(OddNet())).eval()
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(OddNet, "forward", lambda *_: pytest.fail("other processes would be waited for"))
+    sesurgeon.save(net, tmp_path / "net.se.pt")
+    monkeypatch.undo()
+    again = sesurgeon.load(tmp_path / "net.se.pt", trust_pickle=True)
+    assert blocks_of(again).keys() == blocks_of(net).keys()

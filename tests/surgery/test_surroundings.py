@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import os
+import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 
 from sesurgeon import UsageError, add_se, apply_plan, find_sites, make_plan, remove_se
 from sesurgeon.models.copies import copy_of, view_of
+from sesurgeon.models.isolation import undisturbed
 from sesurgeon.surgery import blocks_of
 from tests.networks import FunctionalResNet, ResidualBlock
 
@@ -111,3 +115,26 @@ def test_a_host_with_a_forward_of_its_own_gets_no_block_that_would_not_run() -> 
     model = nn.Sequential(nn.Conv2d(3, 8, 3), act, ResidualBlock(8))
     augmented = add_se(model, SMALL, policy="conv")
     assert torch.equal(remove_se(augmented).eval()(SMALL), model.eval()(SMALL))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside threads, which is what is tested
+def test_a_fork_does_not_wait_for_a_thread_that_it_has_not_got() -> None:
+    inside, done = threading.Event(), threading.Event()
+
+    def stay() -> None:
+        with undisturbed():
+            inside.set()
+            done.wait()
+
+    thread = threading.Thread(target=stay)
+    thread.start()
+    inside.wait()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        with undisturbed():
+            os._exit(0)
+    done.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from sesurgeon.errors import UntraceableError, UsageError
-from sesurgeon.export.capture import first_line
 from sesurgeon.export.onnx import export_onnx
 from sesurgeon.export.sessions import open_session
 from sesurgeon.models import copy_of, fresh, isolated, random_states, restore_random_states
 from sesurgeon.placement import images_in
+from sesurgeon.words import first_line
 
 Runtime = Literal["torch", "compiled", "onnxruntime", "training"]
 """PyTorch as it is; by torch.compile; onnxruntime; a step of training: forward, backward and an update by SGD."""

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sesurgeon.export.capture import first_line
 from sesurgeon.export.cost.latency import NAMES, Runtime, opened, with_images
 from sesurgeon.models import fresh
+from sesurgeon.words import first_line
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 from sesurgeon.errors import UntraceableError, UsageError
 from sesurgeon.graph import ops
 from sesurgeon.graph.tracing.local import LocalGraphs, trace_local_graphs
-from sesurgeon.graph.tracing.session import first_line
 from sesurgeon.models import candidate_inputs, eval_inputs, is_detector, train_inputs
+from sesurgeon.words import first_line
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from sesurgeon.models import random_states
 from sesurgeon.models.footprint import Footprint
 from sesurgeon.models.forwards import runs_class_forward
 from sesurgeon.models.isolation import same_random_states
+from sesurgeon.words import first_line
 
 # Functions that make tensors out of nothing: torch does not dispatch them on proxies among their arguments.
 _FACTORIES = (
@@ -275,9 +276,3 @@ def _named(function: Callable[..., Any], module: str, name: str) -> Callable[...
 
     call.__module__, call.__name__ = module, name
     return call
-
-
-def first_line(error: Exception) -> str:
-    """What it says, of which torch goes on with all that it would have taken instead."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else "no message"

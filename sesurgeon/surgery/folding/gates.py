@@ -21,7 +21,7 @@ from sesurgeon.errors import UsageError, VerificationError
 from sesurgeon.graph import LeftAlone, Survey, same
 from sesurgeon.graph.paths import join
 from sesurgeon.models import copy_of
-from sesurgeon.models.copies import Network
+from sesurgeon.models.copies import AnyModule
 from sesurgeon.placement import Entry, Plan
 from sesurgeon.surgery.apply import plan_of, remember_plan
 from sesurgeon.surgery.below import is_as_made, outputs_of, own_plan, path_of, survey_below
@@ -58,7 +58,7 @@ class _Step:
     factor: float
 
 
-def fold_gate_scale(model: Network, inplace: bool = False) -> Network:
+def fold_gate_scale(model: AnyModule, inplace: bool = False) -> AnyModule:
     """``model`` with plain gates (``sigmoid`` for ``2 * sigmoid``) and the same outputs to the last bit.
 
     Warns of blocks that could not be folded, and names them. State dicts keep their keys; ``load_state_dict`` refuses
@@ -68,7 +68,7 @@ def fold_gate_scale(model: Network, inplace: bool = False) -> Network:
     if folding.left:
         left = "; ".join(f"{one.path}: {one.reason}" for one in folding.left)
         warnings.warn(f"Blocks keep the factor of their gates: {left}", stacklevel=2)
-    return cast(Network, folding.model)
+    return cast(AnyModule, folding.model)
 
 
 def fold(model: nn.Module, inplace: bool = False) -> Folding:

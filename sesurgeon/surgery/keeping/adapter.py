@@ -11,7 +11,7 @@ from torch import nn
 
 from sesurgeon.errors import UnreadableFileError, UsageError, VerificationError
 from sesurgeon.models import Provenance, attach_provenance, heads_if_any, num_outputs, provenance_of, set_num_classes
-from sesurgeon.models.copies import Network
+from sesurgeon.models.copies import AnyModule
 from sesurgeon.placement import architecture_of, survey_for
 from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.below import check_blocks, own_plan, renewed
@@ -49,9 +49,8 @@ def extract_adapter(
 
     Raises:
         UsageError: the backbone is not that of ``base``; or it was trained, too, or changed by pruning, as far as the
-            history tells; there are blocks
-            but no plan, because only a network inside was augmented, or other tensors in them than the plan makes; or
-            there is neither block nor head.
+            history tells; there are blocks but no plan, because only a network inside was augmented, or others than
+            the plan makes; or there is neither block nor head.
         OutputError: the file cannot be written; nothing was changed.
     """
     provenance, plan = provenance_of(model), own_plan(model, "extracted")
@@ -75,7 +74,7 @@ def extract_adapter(
     return adapter
 
 
-def apply_adapter(base: Network, adapter: Adapter | str | Path) -> Network:
+def apply_adapter(base: AnyModule, adapter: Adapter | str | Path) -> AnyModule:
     """The network of which ``adapter`` was extracted, every tensor bit for bit, in eval mode.
 
     Args:
