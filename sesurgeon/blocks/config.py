@@ -53,7 +53,7 @@ class BlockConfig:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
+            object.__setattr__(self, field.name, as_python(getattr(self, field.name)))
         problems = [*self._wrong_values(), *self._useless_settings()]
         if problems:
             raise UsageError("The block's settings are wrong: " + "; ".join(problems) + ".")
@@ -115,7 +115,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 
 
-def plain(value: Any) -> Any:
+def as_python(value: Any) -> Any:
     """A number of NumPy's as one of Python's, which files can keep; all else as it is."""
     return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from sesurgeon.blocks.config import is_whole, plain
+from sesurgeon.blocks.config import as_python, is_whole
 from sesurgeon.errors import UsageError
 from sesurgeon.models.detection import detects
 from sesurgeon.models.provenance import attach_provenance, provenance_of
@@ -128,7 +128,7 @@ def replace_head(model: nn.Module, num_classes: int) -> None:
 
 def _checked(num_classes: int) -> int:
     """As a number of Python's."""
-    given: object = plain(num_classes)
+    given: object = as_python(num_classes)
     if not is_whole(given):
         raise UsageError(f"num_classes (={given!r}) must be a whole number.")
     return given

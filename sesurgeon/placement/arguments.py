@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.blocks.config import is_whole, plain
+from sesurgeon.blocks.config import as_python, is_whole
 from sesurgeon.errors import UsageError
 from sesurgeon.models.inputs import random_input
 
@@ -21,8 +21,8 @@ def describe_arguments(arguments: Any) -> Any:
     """Tensors become ``{"shape": …, "dtype": …}``, tuples ``{"tuple": […]}``, dicts ``{"items": {…}}``.
 
     Lists and plain values stay what they are. Of a tensor's values as much is kept as its network may look at:
-    lengths, time steps, boxes and masks as ``"values"``, and the range of images that noise would leave as ``"low"`` and
-    ``"high"``.
+    lengths, time steps, boxes and masks as ``"values"``, and the range of images that noise would leave as ``"low"``
+    and ``"high"``.
 
     Raises:
         UsageError: something of another kind, or an empty tensor, on which any two networks are equal.
@@ -38,7 +38,7 @@ def describe_arguments(arguments: Any) -> Any:
         return {"tuple": [describe_arguments(item) for item in arguments]}
     if isinstance(arguments, dict) and all(isinstance(key, (str, int)) for key in arguments):
         return {"items": {key: describe_arguments(item) for key, item in arguments.items()}}
-    value = plain(arguments)
+    value = as_python(arguments)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise UsageError(

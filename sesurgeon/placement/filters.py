@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from sesurgeon.blocks.config import is_whole, plain
+from sesurgeon.blocks.config import as_python, is_whole
 from sesurgeon.errors import NoSiteError, UsageError
 from sesurgeon.graph import Site
 
@@ -44,14 +44,14 @@ class Filters:
 
     def __post_init__(self) -> None:
         for name in ("include", "exclude", "stages", "kernel"):
-            given = plain(getattr(self, name))
+            given = as_python(getattr(self, name))
             if isinstance(given, (str, int)):  # one alone; a str would be taken apart, and its "*" match all
                 given = (given,)
             elif isinstance(given, Iterable):
                 given = tuple(map(plain, given))
             object.__setattr__(self, name, given)
         for name in ("min_channels", "every"):
-            object.__setattr__(self, name, plain(getattr(self, name)))
+            object.__setattr__(self, name, as_python(getattr(self, name)))
         problems = list(self._wrong())
         if problems:
             raise UsageError(f"The filters are wrong: {'; '.join(problems)}.")

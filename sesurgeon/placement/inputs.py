@@ -36,11 +36,11 @@ def check_kept(plan: Plan, found: Survey) -> None:
         raise
     except Exception as error:  # the caller's own code
         raise UntraceableError(
-            f"{type(found.model).__name__} runs on the example inputs, but not on what a plan keeps of them, as reading a "
-            f"saved network has to: {type(error).__name__}: {error}",
+            f"{type(found.model).__name__} runs on the example inputs, but not on those that can be made again of what "
+            f"a plan keeps of them, as reading a saved network has to: {type(error).__name__}: {error}",
             hint=f"A plan keeps shapes, types, ranges, and the values of up to {FEW_WHOLES:,} whole numbers or "
-            f"{FEW_FRACTIONS:,} others in one or two dimensions; all else is noise. Give inputs that it can keep, or wrap "
-            "the network in a module that makes them itself.",
+            f"{FEW_FRACTIONS:,} others in one or two dimensions; the rest is noise, or zeros. Give fewer numbers, or "
+            "wrap the network in a module that makes such inputs itself.",
         ) from error
 
 

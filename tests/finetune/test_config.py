@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune import FinetuneConfig
@@ -56,9 +57,12 @@ def test_what_is_no_number_is_refused() -> None:
     ]
 
 
-def test_numbers_of_numpy_become_plain_data() -> None:
+def test_numbers_of_numpy_and_torch_and_whole_ones_of_files_become_plain_data() -> None:
     config = FinetuneConfig(epochs=np.int64(3), lr=np.float32(0.5), weight_decay=0)
     assert (config.epochs, config.lr) == (3, 0.5)
+    assert FinetuneConfig(epochs=3.0, patience=2.0, lr=torch.tensor(0.5)) == FinetuneConfig(  # type: ignore[arg-type]
+        epochs=3, patience=2, lr=0.5
+    )
     assert {type(value) for value in config.to_dict().values()} <= {int, float, str, bool, type(None)}
 
 

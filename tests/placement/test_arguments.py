@@ -66,8 +66,10 @@ def test_tensors_come_back_in_shape_and_type() -> None:
     torch.tensor(0.1),
     torch.tensor([[True, False, True]]),
     torch.ones(2, 2000, dtype=torch.bool),
+    torch.tensor([[0.0, 0.0, 5.0, 5.0], [1.0, 1.0, 7.0, 7.0]]),
+    torch.arange(2000),
 ])  # fmt: skip
-def test_lengths_time_steps_and_masks_come_back_equal(tensor: Tensor) -> None:
+def test_lengths_time_steps_boxes_and_masks_come_back_equal(tensor: Tensor) -> None:
     assert torch.equal(make_arguments(through_yaml(describe_arguments(tensor)), MODEL), tensor)
 
 
@@ -154,9 +156,20 @@ class Picky(nn.Module):
 
 
 def test_inputs_that_no_plan_could_make_again_are_refused_before_there_is_anything_to_lose() -> None:
-    with pytest.raises(UntraceableError, match=r"not on what a plan keeps of them .*: ValueError: too bright"):
+    with pytest.raises(UntraceableError, match=r"not on those that can be made .*: ValueError: too bright"):
         add_se(Picky(), IMAGES.clamp(-2, 2))
     add_se(Picky(), IMAGES.clamp(-1, 1))
+
+
+class OnAGraph(Picky):
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        return super().forward(x) + edges.sum()
+
+
+def test_of_sparse_inputs_a_plan_keeps_shape_and_type() -> None:
+    edges = torch.eye(5).to_sparse()
+    assert describe_arguments(edges) == {"shape": [5, 5], "dtype": "float32"}
+    assert len(blocks_of(add_se(OnAGraph(), (IMAGES.clamp(-1, 1), edges)))) == 1
 
 
 def test_numbers_of_numpy_become_plain_data() -> None:

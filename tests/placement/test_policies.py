@@ -127,6 +127,29 @@ def test_odd_networks_have_places_for_each_policy() -> None:
     }  # fmt: skip
 
 
+class AllBranch(nn.Module):
+    """Its input and one branch, which is all of it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm, self.act = nn.BatchNorm2d(channels), nn.ReLU()
+        self.inside = nn.Sequential(nn.Conv2d(channels, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.out = nn.Conv2d(8, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.out(self.inside(self.act(self.norm(x))))
+
+
+@pytest.mark.parametrize(("channels", "kind"), [(3, "conv"), (16, "residual")])
+def test_a_branch_that_is_all_of_a_network_is_one_but_standard_prefers_units_to_correcting_images(
+    channels: int, kind: str
+) -> None:
+    sites = find_sites(AllBranch(channels), torch.randn(2, channels, 8, 8))
+    assert {policy: [site.kind for site in POLICIES[policy](sites)] for policy in POLICIES if policy != "conv"} == {
+        "standard": [kind], "pre": ["fork"], "post": ["sum"], "identity": ["shortcut"], "inner": ["conv"],
+    }  # fmt: skip
+
+
 class InPlaceFork(nn.Module):
     """A ReLU in place where the branch starts: the shortcut sees its result too."""
 

@@ -66,6 +66,18 @@ def test_so_they_are_under_that_of_the_caller() -> None:
     assert torch.equal(augmented.eval()(SMALL), model.eval()(SMALL))
 
 
+@pytest.mark.parametrize("halved", ["", "layer4"])
+def test_a_network_that_runs_only_under_the_callers_autocast_gets_blocks_of_its_dtypes(halved: str) -> None:
+    model = timm.create_model("test_resnet").eval()
+    model.get_submodule(halved).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        augmented = add_se(model, SMALL)
+        assert torch.equal(augmented(SMALL), model(SMALL))
+    for path, block in blocks_of(augmented).items():
+        wanted = torch.bfloat16 if path.startswith(halved) else torch.float32
+        assert {parameter.dtype for parameter in block.parameters()} == {wanted}
+
+
 @pytest.mark.parametrize("source", [Source("module"), Source("timm", "test_resnet")], ids=lambda source: source.kind)
 @pytest.mark.parametrize(
     "types", [(torch.float32, torch.bfloat16), (torch.bfloat16, torch.float32), (torch.float16, torch.float16)]
