@@ -48,7 +48,7 @@ class Filters:
             if isinstance(given, (str, int)):  # one alone; a str would be taken apart, and its "*" match all
                 given = (given,)
             elif isinstance(given, Iterable):
-                given = tuple(map(plain, given))
+                given = tuple(map(as_python, given))
             object.__setattr__(self, name, given)
         for name in ("min_channels", "every"):
             object.__setattr__(self, name, as_python(getattr(self, name)))
