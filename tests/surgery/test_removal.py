@@ -112,24 +112,25 @@ def test_removal_names_the_module_on_which_another_forward_was_put(inplace: bool
     assert blocks_of(remove_se(augmented)) == {}
 
 
-def back_from_accelerate(model: nn.Module) -> nn.Module:
-    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+def back_from(accelerator: Accelerator, model: nn.Module) -> nn.Module:
     back: nn.Module = accelerator.unwrap_model(accelerator.prepare_model(model), keep_fp32_wrapper=False)
     assert "forward" in vars(back)
     return back
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-def test_a_network_that_comes_from_accelerate_gets_blocks_that_run(inplace: bool) -> None:
-    augmented = add_se(back_from_accelerate(OneBlock()), SMALL, inplace=inplace).eval()
+def test_a_network_that_comes_from_accelerate_gets_blocks_that_run(accelerator: Accelerator, inplace: bool) -> None:
+    augmented = add_se(back_from(accelerator, OneBlock()), SMALL, inplace=inplace).eval()
     before = augmented(SMALL)
     nn.init.constant_(augmented.get_parameter("se.fc2.bias"), 1.0)
     assert not torch.equal(augmented(SMALL), before)
 
 
-def test_the_forward_that_accelerate_leaves_on_an_instance_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_the_forward_that_accelerate_leaves_on_an_instance_is_in_nobodys_way(
+    accelerator: Accelerator, tmp_path: Path
+) -> None:
     net = OneBlock()
-    augmented = back_from_accelerate(add_se(net, SMALL, init="random")).eval()
+    augmented = back_from(accelerator, add_se(net, SMALL, init="random")).eval()
     expected = augmented(SMALL)
     assert torch.equal(fold_gate_scale(augmented)(SMALL), expected)
     save(augmented, tmp_path / "net.se.pt")
@@ -138,8 +139,7 @@ def test_the_forward_that_accelerate_leaves_on_an_instance_is_in_nobodys_way(tmp
     assert not torch.equal(expected, net(SMALL))
 
 
-def test_the_wrapper_of_accelerate_has_to_go_first() -> None:
-    accelerator = Accelerator(cpu=True, mixed_precision="bf16")
+def test_the_wrapper_of_accelerate_has_to_go_first(accelerator: Accelerator) -> None:
     prepared = accelerator.prepare_model(add_se(OneBlock(), SMALL))
     with pytest.raises(UsageError, match=r"gave the model itself another class or forward.*\n.*unwrap_model"):
         remove_se(prepared)

@@ -195,9 +195,10 @@ def test_the_own_forward_in_a_wrapper_is_no_change(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_what_accelerate_leaves_on_a_network_is_not_embedded(tmp_path: Path, keep: bool) -> None:
+def test_what_accelerate_leaves_on_a_network_is_not_embedded(
+    accelerator: Accelerator, tmp_path: Path, keep: bool
+) -> None:
     net = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=4).eval()  # by no name
-    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
     prepared = accelerator.unwrap_model(accelerator.prepare_model(net), keep_fp32_wrapper=keep)
     assert "forward" in vars(prepared)
     sesurgeon.save(prepared, tmp_path / "net.pt")

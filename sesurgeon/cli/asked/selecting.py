@@ -72,7 +72,10 @@ class Selection:
         ),
     ] = None
     squeeze: Annotated[
-        str | None, _what(**one_of("avg", "max"), help="What a channel's places become.", default="avg")
+        str | None,
+        _what(
+            **one_of("avg", "max", metavar="NAME"), help="What a channel's places become: avg or max.", default="avg"
+        ),
     ] = None
     gate: Annotated[
         str | None,

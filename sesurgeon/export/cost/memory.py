@@ -70,13 +70,15 @@ def measure_memory(
     arguments = images if isinstance(images, tuple) else (images,)
     given = with_images(arguments, batch)
     measured = [runtime for runtime in runtimes if runtime in ("torch", "training")]
-    networks = dict(zip(names, (base, augmented), strict=True))
+    networks = tuple(zip(names, (base, augmented), strict=True))
     return [_ratio(runtime, networks, given, batch) for runtime in measured]
 
 
-def _ratio(runtime: Runtime, networks: Mapping[str, nn.Module], arguments: tuple[Any, ...], batch: int) -> MemoryRatio:
+def _ratio(
+    runtime: Runtime, networks: Sequence[tuple[str, nn.Module]], arguments: tuple[Any, ...], batch: int
+) -> MemoryRatio:
     peaks = []
-    for name, network in networks.items():
+    for name, network in networks:
         try:
             peaks.append(_peak(runtime, network, arguments))
         except Exception as error:  # whatever a forward raises
