@@ -21,11 +21,12 @@ from sesurgeon.models import copy_of
 from sesurgeon.placement import Entry, Plan
 from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.bare import take_out
-from sesurgeon.surgery.below import outputs_of, own_plan, path_of, survey_below
+from sesurgeon.surgery.below import outputs_of, path_of, survey_below
 from sesurgeon.surgery.folding.destinations import destination
 from sesurgeon.surgery.folding.origins import origin
 from sesurgeon.surgery.folding.scale import Scale, multiply
 from sesurgeon.surgery.folding.walk import NoTakerError
+from sesurgeon.surgery.planned import own_plan
 from sesurgeon.surgery.rewrite import blocks_of
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}  # up to 3e-5 was seen, on MobileNetV2 in train mode

@@ -24,10 +24,11 @@ from sesurgeon.models import copy_of
 from sesurgeon.models.copies import AnyModule
 from sesurgeon.placement import Entry, Plan
 from sesurgeon.surgery.apply import plan_of, remember_plan
-from sesurgeon.surgery.below import is_as_made, outputs_of, own_plan, path_of, survey_below
+from sesurgeon.surgery.below import outputs_of, path_of, survey_below
 from sesurgeon.surgery.folding.origins import origin
 from sesurgeon.surgery.folding.scale import Scale, multiply
 from sesurgeon.surgery.folding.walk import NoTakerError
+from sesurgeon.surgery.planned import is_as_made, own_plan
 from sesurgeon.surgery.proof import Proof
 
 

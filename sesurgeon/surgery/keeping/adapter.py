@@ -14,7 +14,7 @@ from sesurgeon.models import Provenance, attach_provenance, heads_if_any, num_ou
 from sesurgeon.models.copies import AnyModule
 from sesurgeon.placement import architecture_of, survey_for
 from sesurgeon.surgery.apply import insert_blocks
-from sesurgeon.surgery.below import check_blocks, own_plan, renewed
+from sesurgeon.surgery.below import renewed
 from sesurgeon.surgery.folding.gates import takers
 from sesurgeon.surgery.folding.scale import Scale, multiply
 from sesurgeon.surgery.head import set_head
@@ -26,6 +26,7 @@ from sesurgeon.surgery.keeping.backbone import (
     listed,
     own_tensors,
 )
+from sesurgeon.surgery.planned import check_blocks, own_plan
 from sesurgeon.surgery.remove import remove_se
 
 _AGAIN = "Extract or copy it again."

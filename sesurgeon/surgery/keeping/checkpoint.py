@@ -36,10 +36,11 @@ from sesurgeon.models.forwards import forget_own_forwards
 from sesurgeon.placement import survey_for
 from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.bare import bare_view
-from sesurgeon.surgery.below import check_blocks, own_plan, renewed
+from sesurgeon.surgery.below import renewed
 from sesurgeon.surgery.keeping.adapterfile import is_adapter
 from sesurgeon.surgery.keeping.checkpointfile import Checkpoint, check_checkpoint_path, from_content, to_content
 from sesurgeon.surgery.keeping.ties import tie
+from sesurgeon.surgery.planned import check_blocks, own_plan
 
 
 def save(model: nn.Module, path: str | Path, *, force: bool = True) -> None:
