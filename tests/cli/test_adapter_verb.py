@@ -99,6 +99,25 @@ def test_what_trained_the_backbone_is_refused(base: Path) -> None:
     assert "--train blocks" in result.stderr
 
 
+def test_the_base_is_compared_where_it_is_given(base: Path, net: Callable[..., nn.Module]) -> None:
+    trained("--train", "blocks")
+    assert run("adapter", "extract", "--base", "net.pt").exit_code == 0
+    assert run("adapter", "extract", "--base", "net.se.pt", "--force").exit_code == 0  # without its own blocks
+    other = net(5)
+    with torch.no_grad():
+        other[1].bn1.running_mean += 1
+    sesurgeon.save(other, "other.pt")
+    before = Path(f"{RUN}/best.adapter.safetensors").read_bytes()
+    result = run("adapter", "extract", "--base", "other.pt", "--force")
+    assert (result.exit_code, "other BatchNorm statistics: 1.bn1" in result.stderr) == (2, True), result.stderr
+    assert run("adapter", "extract", "--base", "timm:resnet10t", "--force").exit_code == 2
+    result = run("adapter", "extract", "--pretrained", "--force")
+    assert (result.exit_code, "--pretrained is for --base" in result.stderr) == (2, True), result.stderr
+    result = run("adapter", "extract", "--base", "net.pt", "-o", "net.pt", "--force")
+    assert result.exit_code == 2, result.stderr
+    assert Path(f"{RUN}/best.adapter.safetensors").read_bytes() == before
+
+
 def test_another_base_is_refused_with_what_differs(base: Path, net: Callable[..., nn.Module]) -> None:
     trained("--train", "blocks")
     assert run("adapter", "extract", "-o", "a.adapter.safetensors").exit_code == 0

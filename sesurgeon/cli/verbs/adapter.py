@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from sesurgeon.cli.asked.options import Arch, Force, ModelKwargs, OutputPath, Pr
 from sesurgeon.cli.asked.spread import spread
 from sesurgeon.cli.shown.console import reporting
 from sesurgeon.cli.shown.rendering import count
+from sesurgeon.errors import UsageError
 from sesurgeon.files import check_writable
 
 if TYPE_CHECKING:
@@ -43,30 +45,47 @@ def extract(
         ),
     ] = None,
     *,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BASE",
+            help="The network that was fine-tuned, to compare the backbone with: a file, timm:NAME, torchvision:NAME "
+            "or factory:PKG.MOD:MAKE.",
+            show_default=False,
+        ),
+    ] = None,
     output: OutputPath = None,
     force: Force = False,
     arch: Arch = None,
     model_kwargs: ModelKwargs = None,
+    pretrained: Pretrained = False,
     trust_pickle: TrustPickle = False,
     talking: Talking,
 ) -> None:
     """Save the plan, the inserted blocks and the head of RUN alone, with the fingerprint of their base.
 
     RUN must have been trained with `finetune --train blocks`: its backbone is the base's then, to the last bit. Of a
-    folder `best.pt` is taken.
+    folder `best.pt` is taken. With `--base`, which a network from another training loop should be given, the two
+    backbones are compared first; `--pretrained` is for BASE.
     """
     with reporting(talking) as out:
+        if pretrained and base is None:
+            raise UsageError("--pretrained is for --base.", hint="Give --base too, or leave it out.")
         model = given_or_latest(run, latest_trained, out.note)
         if Path(model).is_dir():
             model = str(Path(model) / "best.pt")
         path = output_for(model, output, ".adapter.safetensors")
-        check_is_another(path, model)
+        for read in (model, base):
+            if read is not None:
+                check_is_another(path, read)
         check_writable(path, force=force)
         with out.working(f"Reading {model}"):
             from sesurgeon.surgery import extract_adapter
 
-            loaded = load_model(model, Reading(arch=arch, model_kwargs=model_kwargs, trust_pickle=trust_pickle))
-            extracted = extract_adapter(loaded, path, force=force)
+            reading = Reading(arch=arch, model_kwargs=model_kwargs, trust_pickle=trust_pickle)
+            loaded = load_model(model, reading)
+            below = None if base is None else load_model(base, _reading_of(base, reading, pretrained=pretrained))
+            extracted = extract_adapter(loaded, path, base=below, force=force)
         size = path.stat().st_size
         whole = sum(parameter.numel() for parameter in loaded.parameters())
         data = {"model": model, "output": path, "size": size, **_data(extracted)}
@@ -116,6 +135,13 @@ def apply(
         out.result(Group(_table(given, file.stat().st_size, whole), proof, Text(f"Written: {shown(path)}")), data)
         if flags := flags_to_load(model, reading):
             out.note(f"Commands on this file need{flags} too.")
+
+
+def _reading_of(base: str, reading: Reading, *, pretrained: bool) -> Reading:
+    """As RUN is read; but what names an architecture needs none."""
+    from sesurgeon.models import named_source
+
+    return replace(reading, arch=None if named_source(base) else reading.arch, pretrained=pretrained)
 
 
 def _table(adapter: Adapter, size: int, whole: int) -> Table:
