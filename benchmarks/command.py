@@ -151,15 +151,15 @@ def peak(command: Sequence[str]) -> int:
 
 def page(options: argparse.Namespace, rows: Sequence[str], memory: str) -> str:
     flag = " --large" if options.large else ""
-    return f"""# The command, and what it cannot do without
+    return f"""# What commands cost above the work they must do
 
     python benchmarks/command.py --rounds {options.rounds}{flag}
 
-Medians of {options.rounds} rounds ({2 * options.rounds} of the first), the median ratio, and from the least to the
-most; torch {torch.__version__}, Python {sys.version.split()[0]}. The command looks for cyclic garbage seldom and keeps
-freed memory, but for large files (cli/memory.py); the script beside it has Python's and the C library's own settings.
+Medians of {options.rounds} rounds ({2 * options.rounds} for the first row), and the median ratio with minimum and
+maximum; torch {torch.__version__}, Python {sys.version.split()[0]}. The command collects cyclic garbage less often and,
+except for large files, keeps freed memory (cli/memory.py); the reference uses the defaults of Python and the C library.
 
-| what | beside | | | ratio |
+| measured | compared with | measured | reference | ratio |
 | --- | --- | ---: | ---: | ---: |
 {chr(10).join(rows)}
 

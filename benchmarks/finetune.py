@@ -37,14 +37,14 @@ from sesurgeon.cli.memory import keep_freed_memory
 from sesurgeon.files import atomic_write
 from sesurgeon.finetune import FinetuneConfig, open_data
 from sesurgeon.finetune.data.loader import train_loader
+from sesurgeon.finetune.data.sampler import UpdateSampler, UpdateSize
 from sesurgeon.finetune.data.transforms import train_transform
-from sesurgeon.finetune.data.updates import Shape, UpdateSampler
-from sesurgeon.finetune.training.engine import make_accelerator
 from sesurgeon.finetune.training.loop import Loop
+from sesurgeon.finetune.training.losses import Tally
 from sesurgeon.finetune.training.objective import make_objective
 from sesurgeon.finetune.training.phase_training import start_phase
 from sesurgeon.finetune.training.phases import Phase
-from sesurgeon.finetune.training.tally import Tally
+from sesurgeon.finetune.training.processes import make_accelerator
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.surgery import blocks_of
 
@@ -150,15 +150,15 @@ def our_epoch(model: nn.Module, setting: Setting, phase: Phase) -> Callable[[], 
     """One epoch of a phase, as ``sesurgeon finetune`` trains it."""
     data = open_data(setting.images, workers=1)
     config = FinetuneConfig(batch_size=setting.batch_size, workers=setting.workers, device="cpu", log_with=())
-    config = config.settled(new_head=False)
+    config = config.with_rates(new_head=False)
     accelerator = make_accelerator(config)
     images = data.split("train")
-    updates = UpdateSampler(len(images), Shape(setting.batch_size), config.seed)
+    updates = UpdateSampler(len(images), UpdateSize(setting.batch_size), config.seed)
     loader = train_loader(images, setting.preprocessing, tuple(range(10)), updates, workers=setting.workers)
     trainable = frozenset(name for name, _ in model.named_parameters())
     new = frozenset(blocks_of(model))
     training = start_phase(model, phase, new, trainable, config, updates.per_epoch, accelerator)
-    objective = make_objective(config, [1] * 10, len(images), accelerator.device, None)
+    objective = make_objective(config, 10, len(images), accelerator.device)
     loop = Loop(updates, loader, objective, config, accelerator, lambda event: None)
     number = iter(range(1000))
 
@@ -225,12 +225,12 @@ def document(options: argparse.Namespace, lines: Sequence[str]) -> str:
     python benchmarks/finetune.py --data-dir DIR{models} --img-size {options.img_size} -b {options.batch_size} \\
         --images {options.images} -j {options.workers} --threads {options.threads} --rounds {options.rounds}
 
-Ratios of sesurgeon's images a second to those of timm {timm.__version__}'s training loop, both on the network with SE
-blocks, in a process each, in turn, on {options.threads} CPU threads with torch {torch.__version__}: the median of
-{options.rounds} rounds, and from the least to the most. In phase 1 the backbone is frozen: its layers need no gradients
-of weights, and below the first block nothing is computed backwards. In phase 2 both train everything; sesurgeon's loop
-also looks whether each loss is finite and asks whether it should stop, takes the optimiser's fused kernel, and the
-command lets the C library keep what tensors free, and take large tensors in huge pages.
+Ratios of sesurgeon's images per second to those of timm {timm.__version__}'s training loop, both on the network with SE
+blocks, in one process each, alternating, on {options.threads} CPU threads with torch {torch.__version__}: the median of
+{options.rounds} rounds, with minimum and maximum. In phase 1 the backbone is frozen: its layers need no weight
+gradients, and below the first block there is no backward pass. In phase 2 both train everything; sesurgeon's loop also
+checks that each loss is finite and whether it should stop, and uses the optimiser's fused kernel. The command lets the
+C library keep the memory that tensors free, and puts large tensors into huge pages.
 
 | network | images | batch | timm, images/s | phase 2 : timm | phase 1 : timm |
 | --- | --- | --- | --- | --- | --- |

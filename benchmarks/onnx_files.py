@@ -156,14 +156,14 @@ def page(options: argparse.Namespace, nodes: dict[str, int], ratios: dict[tuple[
     python benchmarks/onnx_files.py --threads {threads} --rounds {rounds} --processes {processes}
 
 ResNet-50 at 224 px on {threads} CPU threads, fp32, in {processes} processes one after the other, onnxruntime
-{onnxruntime.__version__}, timm {timm.__version__}, torch {torch.__version__}: the nodes of each file; the median time
-of a batch; the median of its ratios to `resnet50` in the same round, and between which ratios half of the rounds lay.
+{onnxruntime.__version__}, timm {timm.__version__}, torch {torch.__version__}: the number of nodes in each file, the
+median time of a batch, and the median of its ratios to `resnet50` in the same round, with the interquartile range.
 
 | file | nodes | batch 1 | batch 8 |
 | --- | ---: | ---: | ---: |
 {chr(10).join(rows)}
 
-Of what timm's export costs above the plain network, `standard` with `--for-cpu` costs {shares}.
+The overhead of `standard` with `--for-cpu` over `resnet50`, relative to that of timm's export: {shares}.
 """
 
 

@@ -223,8 +223,8 @@ ImageNet has no class for an astronaut: that label is wrong from the start, and 
 {markdown(["inserted", "photographs that keep their label", "crops that keep their label", "change on the crops"], summary)}
 
 Ranges go from the smallest to the largest of {seeds}, the last column's over all crops as well. The crops cover 20 % to
-100 % of a photograph's area, mirrored or not. The last row is a milder operation than the one of `add-se`: fresh gates
-beside a skip connection weaken a branch, but where there is no skip they halve everything that passes.
+100 % of a photograph's area, mirrored or not. The last row is a milder change than at all sites of `add-se`:
+fresh gates next to a skip connection weaken a branch, but where there is no skip they halve everything that passes.
 
 ## Versions
 

@@ -402,15 +402,15 @@ def page(found: Mapping[str, Runs], trials: str) -> str:
 
 Fashion-MNIST, 60,000 training images of 28 px, top-1 of the 10,000 test images in per cent; nothing is chosen by them.
 Each seed has a base network of its own, from which all arms start; they see the same images in the same order. Mean and
-standard deviation over the seeds; the difference to the base that is trained on without SE (a) is paired by seed, and
-so is the relative change of the error. Time: processor seconds of fine-tuning over those of training the base, which is
-a plain loop over tensors, while fine-tuning reads, flips and shifts pictures one by one and tests after each epoch,
-and with blocks also calibrates and tests before the first;
-multiply-adds are those of an image, over the base's. Gates: the standard deviation over images, mean over channels,
-the least and the most of the blocks, at the end.
+standard deviation over the seeds; the difference from the base that is trained on without SE (a) is paired by seed, and
+so is the relative change of the error. Time: CPU seconds of fine-tuning divided by those of training the base. (The
+base is trained by a plain loop over tensors; fine-tuning reads, flips and shifts images one by one and evaluates after
+each epoch, and with blocks it also calibrates and evaluates before the first.) Multiply-adds: of one image, relative to
+the base. Gates: the standard deviation over images at the end, averaged over channels; smallest and largest of the
+blocks.
 
-In other light: the base has learned the images as they are; fine-tuning and all tests after it see each with a contrast
-of its own, down to 15 %, at any brightness, with up to 5 % of noise, always the same.
+In other light: the base has learned the images as they are; fine-tuning and all tests after it see each image with its
+own fixed contrast (down to 15 %), brightness and noise (up to 5 %).
 
 {sections}
 
@@ -480,8 +480,8 @@ def tried(runs: Sequence[dict[str, Any]]) -> str:
 
 Of {NETWORKS[name].label}: the base of seed {seed}, {base[0]:.2f} %, trained on without SE (a) and with ours (b), both \
 with the same
-change to what stands above, if it is one without blocks, too. One seed, and the test images: differences of 0.1 say
-nothing, and nothing above was chosen by them.
+change of settings where it applies without blocks. One seed, measured on the test images: differences of 0.1 mean
+nothing, and no setting above was chosen by them.
 
 | | (a) | (b) | difference | (b) at its lowest |
 |---|---|---|---|---|

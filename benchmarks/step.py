@@ -137,25 +137,26 @@ def page(options: argparse.Namespace, groups: Mapping[Setting, Sequence[Seconds]
     command += f" --threads {options.threads}" + (" --channels-last" if options.channels_last else "")
     versions = f"timm {timm.__version__}, torch {torch.__version__}, {options.threads} CPU threads, fp32"
     measured = f"""
-        {versions} ([step.jsonl](step.jsonl)). In each round each network has a step. Overheads over resnet50 are paired
-        by round: their median, in brackets between what 95 % of the medians lie when processes are drawn anew from
-        these (bootstrap). sesurgeon's commands keep the memory that tensors free (`--keep-memory`); without that the
-        system hands it out anew, page by page, and timm's blocks need three times as many pages.
+        {versions} ([step.jsonl](step.jsonl)). In each round, each network takes one step. Overheads over resnet50 are
+        paired by round: their median, and in brackets its 95 % bootstrap interval over processes. sesurgeon's commands
+        keep the memory that tensors free (`--keep-memory`); otherwise the system hands it out again page by page, and
+        timm's blocks need three times as many pages.
     """
     about = f"""
-        Of timm's overhead 0.6 at most is aimed at. The peak of memory is {whole:.0f} MB for resnet50; ours takes
-        {ours:.0f} more, timm's {theirs:.0f} ({ours / theirs:.3f} of it, aimed at is less than timm's). It is where the
-        third stage's last block is about to go back, with thirteen blocks still to come. What these scale,
-        {floor(options):.0f} MB, is the floor, as each gate's gradient needs its own tensor, and in a network without
-        blocks the sum is written over it; the gradients of the blocks that are through, 6 MB, come on top. Of what lies
-        between means and factors timm's keeps the hidden units and the sigmoid, ours the hidden units, a sixteenth of
-        that.
+        The target is at most 0.6 of timm's overhead. Peak memory is {whole:.0f} MB for resnet50; ours takes
+        {ours:.0f} MB more and timm's {theirs:.0f} MB more (a ratio of {ours / theirs:.3f}; the target is less than 1).
+        The peak is where the backward pass reaches the last block of the third stage, with thirteen blocks still to
+        come. The tensors that these scale, {floor(options):.0f} MB, are the lower bound: each gate's gradient needs the
+        tensor that it scaled, over which a network without blocks writes the sum. The gradients of the blocks already
+        passed add 6 MB. Between means and factors, timm's blocks keep the hidden units and the sigmoid; ours keep only
+        the hidden units, a sixteenth of that.
     """
     tried = """
-        Where a block stands before a sum, scale and sum could be one operation, `torch.addcmul`. Tried in all sixteen
-        blocks it made no difference where memory is given back, and 0.65 to 0.71 of timm's overhead of 0.74 to 0.88
-        where it is kept (three processes each). It rounds once where product and sum round twice: a fifth of all values
-        differ in the last bit from those of timm's network with the same weights. So it is not built.
+        Where a block comes right before a sum, scale and sum could be one operation, `torch.addcmul`. Tried in all
+        sixteen blocks, it made no difference if memory is given back, and if it is kept it cut the overhead from 0.74
+        to 0.88 of timm's to 0.65 to 0.71 (three processes each). It rounds once where product and sum round twice, so
+        a fifth of all values differ in the last bit from those of timm's network with the same weights. It is therefore
+        not used.
     """
     return f"""# A training step of SE-ResNet-50
 

@@ -101,8 +101,7 @@ class Outputs:
     """
 
     def __init__(self, found: Survey) -> None:
-        in_train = getattr(found, "train_inputs", None) or found.inputs
-        self.inputs = {False: _mirrored(found.inputs), True: _mirrored(in_train)}
+        self.inputs = {training: _mirrored(found.inputs_in(training)) for training in (False, True)}
         self.known = {
             training: self.of(found.model, training)
             for training in (False, True)
