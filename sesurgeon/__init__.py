@@ -42,8 +42,7 @@ if TYPE_CHECKING:
         remove_se,
         save,
     )
-
-    __version__: str
+    from sesurgeon.version import __version__
 
 _HOMES = {
     "load": "sesurgeon.surgery",
@@ -65,6 +64,7 @@ _HOMES = {
     "apply_adapter": "sesurgeon.surgery",
     "export_onnx": "sesurgeon.export",
     "export_pt2": "sesurgeon.export",
+    "__version__": "sesurgeon.version",
 }
 
 __all__ = [
@@ -104,12 +104,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "__version__":
-        value: object = _installed_version()
-    elif name in _HOMES:
-        value = getattr(importlib.import_module(_HOMES[name]), name)
-    else:
+    if name not in _HOMES:
         raise AttributeError(f"module 'sesurgeon' has no attribute '{name}'")
+    value: object = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 
@@ -127,12 +124,3 @@ class _Package(ModuleType):
 
 
 sys.modules[__name__].__class__ = _Package
-
-
-def _installed_version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("sesurgeon")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        return "0+unknown"

@@ -1,4 +1,4 @@
-"""Writing a result so that it is there whole or not at all."""
+"""Writing files whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from sesurgeon.errors import OutputError
 
+_TOKEN_BYTES = 4  # of the random part of a temporary name
 # how torch's writer of archives (a RuntimeError) and safetensors say that a disk is full
 _FULL = ("PytorchStreamWriter", "unexpected pos", "iostream error", "I/O error")
 
@@ -22,13 +23,15 @@ def check_writable(path: Path, *, force: bool = False) -> None:
     """Refuse an output that could not be written, before any work is done for it.
 
     Raises:
-        OutputError: ``path`` exists (and not ``force``), is a directory, or its folder is missing or read-only; or its
-            name is too long.
+        OutputError: ``path`` exists (without ``force``), is a directory, a device or a pipe, or has too long a name; or
+            its folder is missing or read-only.
     """
     _check_length(path)
     folder = target_of(path).parent
     if path.is_dir():
         raise OutputError(f"The output {path} is a directory.", hint="Give a file name with -o.")
+    if path.exists() and not path.is_file():  # /dev/null must stay what it is
+        raise OutputError(f"The output {path} is not a regular file.", hint="Give another name with -o.")
     if path.exists() and not force:
         raise OutputError(
             f"The output {path} exists already.", hint="Give --force to replace it, or another name with -o."
@@ -41,10 +44,10 @@ def check_writable(path: Path, *, force: bool = False) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: Path, *, force: bool = True) -> Iterator[Path]:
-    """Give a temporary file beside ``path`` that takes its name when the block ends, and vanishes when it raises.
+    """Yield a temporary file beside ``path`` that is renamed to it when the block ends, and deleted if it raises.
 
-    The temporary name keeps the suffix, because some writers choose their format by it. A file that is replaced keeps
-    its permissions, and a link stays one: the file that it points to is replaced.
+    The temporary name has the suffix of ``path``, because some writers choose their format by it. A file that is
+    replaced keeps its permissions. If ``path`` is a link, the file that it points to is replaced.
 
     Raises:
         OutputError: the output cannot be written: see :func:`check_writable`, or the disk is full.
@@ -53,8 +56,8 @@ def atomic_write(path: Path, *, force: bool = True) -> Iterator[Path]:
     target = target_of(path)
     temporary: Path | None = None
     try:
-        draft = target.with_name(_draft_name(path))
-        draft.touch(0o600 if target.exists() else 0o666, exist_ok=False)  # what is replaced may be secret
+        draft = target.with_name(_draft_name(path, secrets.token_hex(_TOKEN_BYTES)))
+        draft.touch(0o600 if target.exists() else 0o666, exist_ok=False)  # the file that is replaced may be secret
         temporary = draft
         yield temporary
         flush_to_disk(temporary)
@@ -76,13 +79,25 @@ def atomic_write(path: Path, *, force: bool = True) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
-def _draft_name(path: Path) -> str:
-    return f".{path.stem}-{secrets.token_hex(4)}{path.suffix}"
+def remove_drafts(folder: Path, names: Iterable[str]) -> None:
+    """Delete the temporary files in ``folder`` that killed processes left of files with these ``names``.
+
+    Args:
+        folder: where :func:`atomic_write` wrote.
+        names: of the files that it wrote; they may contain ``*``.
+    """
+    for name in names:
+        for draft in folder.glob(_draft_name(Path(name), "[0-9a-f]" * (2 * _TOKEN_BYTES))):
+            draft.unlink(missing_ok=True)
+
+
+def _draft_name(path: Path, token: str) -> str:
+    return f".{path.stem}-{token}{path.suffix}"
 
 
 def _check_length(path: Path) -> None:
     try:
-        os.lstat(path.parent / _draft_name(path))
+        os.lstat(path.parent / _draft_name(path, "0" * (2 * _TOKEN_BYTES)))
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise OutputError(
@@ -91,11 +106,11 @@ def _check_length(path: Path) -> None:
 
 
 def target_of(path: Path) -> Path:
-    """The file that is written for ``path``: what it points to, where it is a link."""
+    """The file that is written for ``path``: if it is a link, the file that it points to."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def flush_to_disk(path: Path) -> None:
-    """Wait until the content of a file will outlast a loss of power."""
+    """Wait until the content of a file is on the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

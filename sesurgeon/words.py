@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+
+_UNSEEN = re.compile(r"\A\s|\s\Z|(?<=\s)\s|[^\S ]")
 
 
-def some(names: Sequence[str], most: int) -> str:
+def some(names: Sequence[str], most: int = 8) -> str:
     """For a message: the first ``most``, and how many more there are."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return f"{', '.join(names[:most])}{more}"
 
 
+def nearest(given: str, known: Iterable[str]) -> str | None:
+    """A sentence with up to three names of ``known`` that look like ``given``; None when none does."""
+    close = difflib.get_close_matches(given, list(known), n=3, cutoff=0.6)
+    return f"Nearest names: {', '.join(close)}." if close else None
+
+
+def spaces_shown(name: str) -> str:
+    """``name`` with ``␣`` for spaces at its ends and beside another, tabs and line ends: "cat " is not "cat"."""
+    return _UNSEEN.sub("␣", name)
+
+
 def counted(number: int, thing: str) -> str:
     """``1 block``, ``1,000 blocks``."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def mode_name(training: bool) -> str:
+    """``train`` or ``eval``."""
+    return "train" if training else "eval"
 
 
 def in_per_cent(share: float, form: str = ".2f") -> str:

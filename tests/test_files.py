@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sesurgeon.errors import OutputError
-from sesurgeon.files import atomic_write, check_writable
+from sesurgeon.files import atomic_write, check_writable, remove_drafts
 
 
 def write(path: Path, text: str = "new") -> None:
@@ -25,6 +25,40 @@ def test_what_goes_wrong_leaves_the_file_as_it_was(tmp_path: Path) -> None:
         temporary.write_text(str(1 / 0))
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_killed_processes_were_writing_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in ("net.pt", "epoch-3.pt"):
+        with atomic_write(tmp_path / name) as temporary:
+            pass
+        temporary.touch()  # as a process that is killed leaves it
+    own = {
+        "net.pt",
+        "epoch-3.pt",
+        ".net.pt",
+        ".net-notes.pt",
+        ".net-0123abcd.txt",
+        ".my-0123abcd.pt",
+        ".net-0123abcde.pt",
+    }
+    for name in own:
+        (tmp_path / name).touch()
+    assert len(list(tmp_path.iterdir())) == len(own) + 2
+    remove_drafts(tmp_path, ["net.pt", "epoch-*.pt"])
+    assert {path.name for path in tmp_path.iterdir()} == own
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_pipe_is_not_replaced(linked: bool, tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    os.mkfifo(tmp_path / "pipe")
+    path.symlink_to("pipe") if linked else (tmp_path / "pipe").rename(path)
+    with pytest.raises(OutputError, match=r"net\.pt is not a regular file"):
+        check_writable(path, force=True)
+    with pytest.raises(OutputError, match="is not a regular file"):
+        write(path)
+    assert path.is_fifo()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such permissions")

@@ -22,6 +22,9 @@ ROAD = (
     "errors",
     "files",
     "interrupts",
+    "modules",
+    "scalars",
+    "version",
     "words",
     "blocks",
     "models",
@@ -53,9 +56,9 @@ def place(file: Path) -> str:
 
 
 def target(module: str, name: str | None) -> str | None:
-    """The part of the road that an import reaches; None for what is not ours, or for the version."""
+    """The part of the road that an import reaches; None for what is not ours."""
     parts = module.split(".")
-    if parts[0] != "sesurgeon" or (module, name) == ("sesurgeon", "__version__"):
+    if parts[0] != "sesurgeon":
         return None
     if len(parts) > 1:
         return parts[1]

@@ -42,7 +42,7 @@ def test_a_network_is_wanted(
     function: str, others: tuple[str, ...], given: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=rf"A network is wanted, not a {type(given).__name__}\.") as caught:
+    with pytest.raises(UsageError, match=rf"Expected a network, not a {type(given).__name__}\.") as caught:
         getattr(sesurgeon, function)(given, *others)
     assert "sesurgeon.load" in str(caught.value.hint)
     assert list(tmp_path.iterdir()) == []
@@ -103,11 +103,11 @@ def test_a_number_of_classes_may_be_one_of_numpy(tmp_path: Path) -> None:
 
 
 def test_a_plan_is_wanted() -> None:
-    with pytest.raises(UsageError, match="A plan is wanted, not a str") as caught:
+    with pytest.raises(UsageError, match="Expected a Plan, not a str") as caught:
         sesurgeon.apply_plan(nn.Conv2d(1, 1, 1), "plan.yaml")  # type: ignore[arg-type]
     assert "sesurgeon.read_plan" in str(caught.value.hint)
 
 
 def test_what_is_a_network_already_is_not_loaded() -> None:
-    with pytest.raises(UsageError, match="A Conv2d is no file and no name"):
+    with pytest.raises(UsageError, match="A Conv2d is neither a file nor a name"):
         sesurgeon.load(nn.Conv2d(1, 1, 1))  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ class Block(nn.Module):
 
     @property
     def gate_scale(self) -> float:
-        """The factor by which the block exceeds the block with plain gates; 1.0 where there is no such factor."""
+        """The factor between this block and the same block with plain gates; 1.0 where there is none."""
         factors = [plain[1] for part in self.scalings() if (plain := without_factor(part.gate)) is not None]
         return math.prod(factors, start=1.0)
 
@@ -57,15 +57,15 @@ class Block(nn.Module):
         )
 
     def fold(self) -> float | None:
-        """Make the gates plain, in place, and leave their factor to what comes before the block.
+        """Make the gates plain, in place; the tensor before the block is to be multiplied by their factor instead.
 
-        The weights that read the tensor are divided by what the tensor gets multiplied by. All factors are powers
-        of two, so nothing is rounded.
+        The block's weights that read this tensor are divided by the factor. All factors are powers of two, so nothing
+        is rounded.
 
         Returns:
-            The s with ``folded_block(s * x) == block(x)`` bit for bit; 1.0 where the gates are plain already; None
-            where it cannot be, and then nothing was changed: 1 + tanh is no multiple of tanh, and a weight that is
-            almost zero may not have a half.
+            The s with ``folded_block(s * x) == block(x)``, bit for bit; 1.0 where the gates are plain already; None
+            where there is no such factor, and then nothing was changed: 1 + tanh is no multiple of tanh, and a weight
+            that is almost zero may have no exact half.
         """
         s = 1.0
         steps = []
@@ -89,6 +89,7 @@ class Block(nn.Module):
 class Scaling(Block):
     """``x * excitation(x)``, with the factors from one gate."""
 
+    layout: Layout
     gate: nn.Module
 
     def excitation(self, x: Tensor) -> Tensor:
@@ -96,11 +97,11 @@ class Scaling(Block):
         raise NotImplementedError
 
     def readers(self) -> Sequence[Tensor]:
-        """The weights that multiply ``x``, or what is proportional to it."""
+        """The weights that are applied to ``x``, or to something proportional to it."""
         raise NotImplementedError
 
     def by_channel(self, factors: Tensor) -> Tensor:
-        """What the gate gave for a batch, as (N, channels, places): of one channel where all share their factors."""
+        """The gate's factors for a batch as (N, channels, places), of one channel where all channels share them."""
         return factors.flatten(2) if factors.ndim > 2 else factors[..., None]
 
     def scalings(self) -> Sequence[Scaling]:
@@ -113,15 +114,20 @@ class Scaling(Block):
         """
         return x * self.excitation(x)
 
+    def extra_repr(self) -> str:
+        return f"channel_dim={self.layout.channel_dim}"
+
 
 class Squeezing(Scaling):
     """``x * factors(squeeze(x))``: the mean or the maximum over all places says by how much."""
 
-    layout: Layout
     squeeze: Squeeze
 
     def factors(self, squeezed: Tensor) -> Tensor:
-        """From the mean or maximum of each channel to its factor, both of shape (N, C, 1, ...)."""
+        """From means or maxima (N, C, 1, ...) to factors of the same shape.
+
+        Must use no other tensor that needs gradients than these and the block's parameters.
+        """
         raise NotImplementedError
 
     def excitation(self, x: Tensor) -> Tensor:
@@ -135,11 +141,16 @@ class Squeezing(Scaling):
         return super().forward(x)
 
     def by_hand(self, x: Tensor, parameters: Sequence[Tensor]) -> Excitation | None:
-        """:meth:`factors` of the means of ``x`` and of all parameters, with gradients by hand; None without such."""
+        """:meth:`factors` with hand-written gradients, for the means of ``x``; None where nobody wrote them.
+
+        Args:
+            x: what is scaled.
+            parameters: all of the block's.
+        """
         return None
 
     def extra_repr(self) -> str:
-        return f"squeeze={self.squeeze}, channel_dim={self.layout.channel_dim}"
+        return f"squeeze={self.squeeze}, {super().extra_repr()}"
 
 
 def zero_(layer: nn.Module) -> None:
@@ -149,10 +160,10 @@ def zero_(layer: nn.Module) -> None:
 
 
 def oppose_(layer: Convolution) -> None:
-    """Make every second unit of a random layer the opposite of the one before it, and a lone one lean to positive.
+    """Make every second unit of a random layer the negative of the one before it, and the first one's sum positive.
 
-    Then the ReLU behind it lets one of each two through, whatever comes in. Left to chance, all of the few units of
-    a narrow layer are off for all images in one block of 2 ** units, and such a block would never learn.
+    So of each two units one passes the ReLU behind them, whatever the input. By chance, in one of 2 ** units blocks all
+    units would be off for all images, and such a block never learns.
     """
     with torch.no_grad():
         layer.weight[0] *= layer.weight[0].sum().sign()

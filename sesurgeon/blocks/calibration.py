@@ -25,7 +25,7 @@ class UnitSums:
     """Sums over the values of hidden units, before the activation.
 
     Attributes:
-        count: of the values of one unit: one an image, or one a place where the excitation has places.
+        count: how many values of each unit were seen: one an image, or one a place where the excitation has places.
         total: their sum, shape (units,), float64.
         squares: the sum of their squares, likewise.
     """
@@ -53,7 +53,7 @@ class UnitSums:
 
 
 def is_asleep(block: Block) -> bool:
-    """Whether the hidden units of ``block`` have no say yet, because the layer behind them is zero."""
+    """Whether the hidden units of ``block`` have no effect yet, because the layer behind them is zero."""
     layers = block.hidden()
     return layers is not None and not any(bool(parameter.any()) for parameter in layers[1].parameters())
 

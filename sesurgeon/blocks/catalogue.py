@@ -25,7 +25,7 @@ class Kind:
     Attributes:
         module: builds it.
         gate: its gate, unless another is asked for.
-        settings: what can be said of it beside gate and initialisation: fields of :class:`BlockConfig`.
+        settings: it has besides gate and initialisation: names of fields of :class:`BlockConfig`.
         rd_ratio, rd_divisor: timm's own for the width of its squeezed layer; None where it has none.
     """
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from numbers import Number
-from typing import Any, Literal, TypeGuard, get_args
+from typing import Any, Literal, get_args
 
 from sesurgeon.blocks.catalogue import KINDS, WIDTH
 from sesurgeon.blocks.catalogue import BlockName as BlockName
 from sesurgeon.blocks.gates import GateName
 from sesurgeon.blocks.layout import Squeeze
 from sesurgeon.errors import UsageError
+from sesurgeon.scalars import as_python, is_whole
 
 Init = Literal["identity", "random"]
 
@@ -75,7 +75,7 @@ class BlockConfig:
             if not isinstance(getattr(self, name), bool):
                 yield f"{name} (={getattr(self, name)!r}) must be true or false"
         if self.plain and self.gate == "tanh" and self.init == "identity":
-            yield "plain (=True) cannot be with gate 'tanh': the 1 of 1 + tanh is no factor that could be folded away"
+            yield "plain (=True) does not work with gate 'tanh': the 1 of 1 + tanh is not a factor that can be folded"
 
     def _useless_settings(self) -> Iterator[str]:
         if self.block not in get_args(BlockName):
@@ -113,16 +113,6 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "gate": get_args(GateName),
     "init": get_args(Init),
 }
-
-
-def as_python(value: Any) -> Any:
-    """A number of NumPy's as one of Python's, which files can keep; all else as it is."""
-    return value.item() if isinstance(value, Number) and hasattr(value, "item") else value
-
-
-def is_whole(value: object) -> TypeGuard[int]:
-    """A whole number; Python's ``True`` is none."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_number(value: object) -> bool:

@@ -49,9 +49,9 @@ class Gate:
     """One gate in its two forms.
 
     Attributes:
-        identity: is 1 at zero.
-        plain: is the paper's.
-        scale: what ``identity`` is over ``plain``, a power of two and so exact; None where it is no multiple.
+        identity: the form that is 1 at zero.
+        plain: the paper's form.
+        scale: ``identity(z) / plain(z)``, a power of two and so exact; None where that is no constant.
     """
 
     identity: type[nn.Module]
@@ -73,7 +73,7 @@ def make_gate(name: GateName, *, identity: bool) -> nn.Module:
 
 
 def without_factor(gate: nn.Module) -> tuple[nn.Module, float] | None:
-    """The plain gate p and the factor s with ``gate(z) == s * p(z)`` bit for bit; None where there are none such."""
+    """The plain gate p and the factor s with ``gate(z) == s * p(z)`` bit for bit; None where there are none."""
     kind = next((kind for kind in GATES.values() if type(gate) is kind.identity), None)
     if kind is None:
         return gate, 1.0

@@ -42,9 +42,9 @@ class Layout:
     def __post_init__(self) -> None:
         if self.spatial_dims not in _CONVOLUTIONS or self.channel_dim not in (1, -1):
             raise UsageError(
-                f"A block cannot lie on a tensor of spatial_dims (={self.spatial_dims}) "
+                f"A block cannot scale a tensor of spatial_dims (={self.spatial_dims}) "
                 f"and channel_dim (={self.channel_dim}).",
-                hint="Known are 1, 2 and 3 spatial dimensions, and channels first (1) or last (-1).",
+                hint="Supported are 1, 2 and 3 spatial dimensions, and channels first (1) or last (-1).",
             )
 
     @property
@@ -75,9 +75,9 @@ class Layout:
         return self.channels_first(_SQUEEZES[how](x, self.places, keepdim=True))
 
     def batched(self, function: Callable[[Tensor], Tensor], channels_first: Tensor) -> Tensor:
-        """``function`` of a tensor that may lack the batch on which ``function`` insists.
+        """``function``, which needs a batch, of a tensor that may lack one.
 
-        What torch.fx hands over while it traces has no number of dimensions; it stands for a batch.
+        The proxies that torch.fx traces with have no number of dimensions; they stand for a batch.
         """
         if isinstance(channels_first, Tensor) and channels_first.dim() == self.spatial_dims + 1:
             return function(channels_first[None])[0]

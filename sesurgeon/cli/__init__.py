@@ -1,1 +1,1 @@
-"""The command line: what is asked for, the verbs that have it done, and how what they give is shown."""
+"""The command line: the options, the verbs, and how their results are shown."""

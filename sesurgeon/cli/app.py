@@ -12,7 +12,7 @@ from sesurgeon.cli.registry import Verbs
 
 def _print_version(asked: bool) -> None:
     if asked:
-        from sesurgeon import __version__  # which is read from the installed package's metadata
+        from sesurgeon.version import __version__  # slow: it reads the installed package's metadata
 
         typer.echo(f"sesurgeon {__version__}")
         raise typer.Exit
@@ -23,7 +23,7 @@ app = typer.Typer(
     help="Retrofit channel attention into a trained CNN without changing what it computes, and ship it.",
     cls=Verbs,
     no_args_is_help=True,
-    pretty_exceptions_enable=False,  # console.reporting says what went wrong
+    pretty_exceptions_enable=False,  # console.reporting explains errors
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -32,7 +32,7 @@ app = typer.Typer(
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Print the version and leave.", callback=_print_version, is_eager=True),
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
     pass

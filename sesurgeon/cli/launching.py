@@ -1,57 +1,81 @@
-"""Starting a command in several processes on this machine, through torch's elastic launcher."""
+"""Running a command in several processes on this machine, with torch's elastic launcher."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
+import time
+from collections.abc import Iterator
 
 import typer
 
 from sesurgeon.errors import SesurgeonError
 from sesurgeon.interrupts import INTERRUPTED
 
-_PATIENCE = "86400"  # seconds from SIGTERM to SIGKILL; torch's 30 are too few for a step, an evaluation and a state
+_HEAD_START = 30  # seconds
+_PATIENCE = "86400"  # seconds from SIGTERM to SIGKILL; torch's 30 are not enough to finish a step and save the state
 
 
 def is_launched() -> bool:
-    """Whether torchrun, accelerate or we started this process as one of several."""
+    """Whether this process is one of several that torchrun, accelerate or :func:`launch` started."""
     return "LOCAL_RANK" in os.environ
 
 
 def is_main() -> bool:
-    """Whether this process speaks for all."""
+    """Whether this is the process that prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def hush_torch() -> None:
-    """Keep torch from warning, in each process, that no parameter is unused: which is as well. To be called before."""
+    """Silence torch's warning, in each process, that no parameter is unused. Call this before torch is imported."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def leave_group() -> None:
-    """Take leave of the other processes, where there are any: torch warns of those who do not."""
+    """Destroy the process group if there is one: torch warns otherwise."""
     import torch.distributed
 
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if _in_group():
         torch.distributed.destroy_process_group()
 
 
+def _in_group() -> bool:
+    import torch.distributed
+
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+@contextlib.contextmanager
+def main_explains() -> Iterator[None]:
+    """Let the main process alone print an error that all have, which is most likely before they are a group.
+
+    When it has failed, the launcher ends the others, which wait for that. One that is not ended has its own error.
+    """
+    try:
+        yield
+    except SesurgeonError:
+        if not is_main() and not _in_group():
+            time.sleep(_HEAD_START)
+        raise
+
+
 def launch(processes: int) -> None:
-    """Run the command that is running now in as many processes, and leave as they do.
+    """Run the current command line in this many processes, and wait for them.
 
     Raises:
-        typer.Exit: a process failed, with its exit code; or they were interrupted.
+        typer.Exit: with the exit code of a process that failed, or after an interrupt.
         SesurgeonError: a process was killed.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # of what fails the processes and we tell
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # errors are printed already
     threads = max(1, (os.cpu_count() or 1) // processes)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else each takes all cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # otherwise each process uses all cores
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _PATIENCE)
     config = LaunchConfig(
         min_nodes=1,
@@ -66,7 +90,7 @@ def launch(processes: int) -> None:
         elastic_launch(config, sys.executable)("-m", "sesurgeon", *sys.argv[1:])
     except ChildFailedError as error:
         failures = sorted(error.failures.values(), key=lambda failure: failure.timestamp)
-        # torch itself ends those that are left by SIGTERM
+        # torch ends the remaining processes with SIGTERM
         killed = next((one for one in failures if one.exitcode < 0 and one.exitcode != -signal.SIGTERM), None)
         if killed is None:
             raise typer.Exit(next((one.exitcode for one in failures if one.exitcode > 0), 1)) from error

@@ -1,4 +1,4 @@
-"""The main job from end to end, on real data that everybody has: from a trained network to a verified ONNX file."""
+"""The whole road on real data: from a trained network to a verified ONNX file."""
 
 from sesurgeon.demo.commands import by_hand
 from sesurgeon.demo.events import BaseEpoch, DemoEvent, StepFinished, StepStarted

@@ -1,4 +1,4 @@
-"""Real images without a network: scikit-learn's 1,797 handwritten digits."""
+"""Real images without a download: scikit-learn's 1,797 handwritten digits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 HELD_OUT = 0.25
-_WHITE = 16  # the digits' pixels are counts from 0 to 16
+_WHITE = 16  # pixels are counts from 0 to 16
 
 
 def write_digits(folder: Path, *, images: int, seed: int) -> tuple[int, int]:
@@ -16,7 +16,7 @@ def write_digits(folder: Path, *, images: int, seed: int) -> tuple[int, int]:
     A quarter of each class is held out in ``val/``, chosen by ``seed``.
 
     Returns:
-        how many images are in ``train/`` and in ``val/``.
+        the numbers of images in ``train/`` and ``val/``.
     """
     from PIL import Image
     from sklearn.datasets import load_digits
@@ -27,7 +27,7 @@ def write_digits(folder: Path, *, images: int, seed: int) -> tuple[int, int]:
     labels = digits.target[:images]
     parts = train_test_split(np.arange(len(pixels)), test_size=HELD_OUT, stratify=labels, random_state=seed)
     for name in ("train", "val"):
-        for file in (folder / name).glob("[0-9]/[0-9][0-9][0-9][0-9].png"):  # of another seed, which held out others
+        for file in (folder / name).glob("[0-9]/[0-9][0-9][0-9][0-9].png"):  # of another seed
             file.unlink()
     for name, part in zip(("train", "val"), parts, strict=True):
         for index in part:

@@ -1,4 +1,4 @@
-"""What the demo tells whoever watches it, beside the events of fine-tuning and evaluation."""
+"""The demo's own progress events, beside those of fine-tuning and evaluation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sesurgeon.finetune import Event
 
 @dataclass(frozen=True)
 class StepStarted:
-    """``title`` says what is done, ``command`` how a user would do it; "" where no verb of ours does it."""
+    """``title`` says what is done, ``command`` how to do it by hand; "" if no command of ours does it."""
 
     title: str
     command: str
@@ -27,7 +27,7 @@ class StepFinished:
 
 @dataclass(frozen=True)
 class BaseEpoch:
-    """``done`` of ``epochs`` of the network's own training are done; ``loss`` is the mean of the last."""
+    """``done`` of ``epochs`` of training before surgery are done; ``loss`` is the mean of the last one."""
 
     done: int
     epochs: int

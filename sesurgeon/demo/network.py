@@ -1,4 +1,4 @@
-"""The network that is there before surgery: somebody's small residual CNN, trained as anybody would."""
+"""The network before surgery: a small residual CNN, trained in the usual way."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sesurgeon.finetune import Data, batches, preprocessing_for
+from sesurgeon.finetune.data.randomness import seeded
 
 _WIDTH = 12
 _BATCH_SIZE = 64
 
 
 def small_resnet(classes: int) -> nn.Sequential:
-    """Three of torchvision's residual blocks, for 8x8 grey images: all its parts are torch's and torchvision's."""
+    """Three of torchvision's residual blocks, for 8x8 grey images. All parts come from torch and torchvision."""
     return nn.Sequential(
         OrderedDict(
             conv1=nn.Conv2d(1, _WIDTH, 3, padding=1, bias=False),
@@ -33,12 +34,12 @@ def small_resnet(classes: int) -> nn.Sequential:
 
 
 def train_network(data: Data, *, epochs: int, seed: int, on_epoch: Callable[[int, float], None]) -> nn.Sequential:
-    """A network trained on ``data``, in eval mode: AdamW, one cycle of the learning rate, batches shifted by a pixel.
+    """Train a network on ``data`` with AdamW, one cycle of the learning rate, and shifts by one pixel.
 
-    ``on_epoch`` gets the epochs done and the mean loss of the last. The caller's random state is left as it was.
+    It is returned in eval mode. ``on_epoch`` gets the number of epochs done and the mean loss of the last one. The
+    caller's random state is left as it was.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = small_resnet(len(data.classes))
         images, labels = _all_images(model, data)
         steps = -(-len(images) // _BATCH_SIZE)
@@ -58,13 +59,13 @@ def train_network(data: Data, *, epochs: int, seed: int, on_epoch: Callable[[int
 
 
 def _all_images(model: nn.Module, data: Data) -> tuple[Tensor, Tensor]:
-    """The training set as two tensors, images prepared as evaluation prepares them."""
+    """The training set as two tensors, prepared as for evaluation."""
     parts = list(batches(data, preprocessing_for(model, data.split("train")), "train"))
     return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
 def _shifted(images: Tensor) -> Tensor:
-    """All of a batch, (N, C, H, W), moved by the same one pixel or none in each direction, their edge repeated."""
+    """A batch, (N, C, H, W), shifted as a whole by at most one pixel in each direction; edges are repeated."""
     height, width = images.shape[2:]
     top, left = torch.randint(3, (2,)).tolist()
     return F.pad(images, (1, 1, 1, 1), mode="replicate")[..., top : top + height, left : left + width]

@@ -1,4 +1,4 @@
-"""The demo, step by step, through the functions that the verbs call."""
+"""The demo, step by step, with the functions behind the commands."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from sesurgeon.errors import OutputError, VerificationError
 from sesurgeon.export import OnnxReport, export_onnx, load_onnx
 from sesurgeon.files import atomic_write
 from sesurgeon.finetune import Evaluation, FinetuneConfig, FinetuneResult, evaluate, finetune, open_data
+from sesurgeon.finetune.data.randomness import seeded
 from sesurgeon.models import random_input
 from sesurgeon.placement import Cost, model_cost
 from sesurgeon.surgery import Surgery, load, operate, save
@@ -30,17 +31,17 @@ from sesurgeon.surgery import Surgery, load, operate, save
 
 @dataclass(frozen=True, eq=False)
 class DemoResult:
-    """What was measured. Files lie in ``folder``.
+    """What was measured.
 
     Attributes:
-        folder: of the demo.
-        settings: what was asked for.
+        folder: of the demo, with all its files.
+        settings: how much was done.
         surgery: the augmented network, its plan and the proof.
         before, after: cost without and with the blocks, for one 8x8 image.
-        base, augmented, tuned, onnx: scores of the network, with blocks in it, fine-tuned, and as an ONNX file.
-        run: fine-tuning.
+        base, augmented, tuned, onnx: scores of the network before surgery, after it, fine-tuned, and as an ONNX file.
+        run: of fine-tuning.
         report: of the export.
-        seconds: of the whole demo, imports not included.
+        seconds: of the whole demo, without imports.
     """
 
     folder: Path
@@ -58,7 +59,7 @@ class DemoResult:
 
     @property
     def other_labels(self) -> int:
-        """On how many of the held-out digits onnxruntime gives another label than PyTorch."""
+        """The number of held-out digits for which onnxruntime and PyTorch give different labels."""
         return int((self.onnx.predictions != self.tuned.predictions).sum())
 
 
@@ -69,20 +70,20 @@ def run_demo(
     force: bool = False,
     on_progress: OnDemoProgress = lambda event: None,
 ) -> DemoResult:
-    """Train a small network on real digits, then operate on it, fine-tune, measure and export, all in ``folder``.
+    """Train a small network on real digits, insert blocks, fine-tune, measure and export, all in ``folder``.
 
-    Needs no network and no GPU, and takes about a minute on two cores.
+    Needs no internet and no GPU, and takes about a minute on two cores.
 
     Args:
-        folder: is made; must be empty, unless ``force``.
+        folder: created if missing; must be empty, unless ``force``.
         settings: how much is done.
-        force: write over the demo's files in a folder that is not empty; other files stay.
+        force: overwrite the demo's files in a folder that is not empty; other files stay.
         on_progress: gets the events of :mod:`sesurgeon.demo.events`.
 
     Raises:
         OutputError: the folder is not empty, or cannot be written.
-        VerificationError: the augmented network scores something else than the base.
-        SesurgeonError: whatever the steps raise.
+        VerificationError: the network with blocks does not score as the one without.
+        SesurgeonError: a step fails.
     """
     began = time.perf_counter()
     settings = settings or DemoSettings()
@@ -133,7 +134,7 @@ def run_demo(
 
 def require_same_scores(base: Evaluation, augmented: Evaluation) -> None:
     """Raises:
-    VerificationError: one image got another label or another loss; the losses are compared to the last bit.
+    VerificationError: the label or the loss of an image differs, be it by one bit.
     """
     same = torch.equal(base.predictions, augmented.predictions) and torch.equal(base.losses, augmented.losses)
     if not same:
@@ -146,7 +147,7 @@ def require_same_scores(base: Evaluation, augmented: Evaluation) -> None:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """A network this small gains nothing from a second thread; where cores are busy, it takes four times as long."""
+    """A network this small gains nothing from a second thread, and takes four times as long where cores are busy."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -157,7 +158,7 @@ def _one_thread() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _step(on_progress: OnDemoProgress, title: str, command: str = "") -> Iterator[Callable[[str], None]]:
-    """Tell of a step before and after; gives what takes the sentence for after."""
+    """Report a step before and after it. What it yields takes the text of the outcome."""
     said: list[str] = []
     on_progress(StepStarted(title, command))
     began = time.perf_counter()
@@ -193,8 +194,7 @@ def _train_base(folder: Path, settings: DemoSettings, on_progress: OnDemoProgres
 def _operate(folder: Path, seed: int) -> tuple[Surgery, Cost, Cost]:
     model = load(folder / commands.BASE)
     inputs = (random_input((2, *commands.INPUT_SHAPE), model),)
-    with torch.random.fork_rng():  # the blocks' first layers are random, and a demo should repeat itself
-        torch.manual_seed(seed)
+    with seeded(seed):  # the blocks' first layers are random
         surgery = operate(model, BlockConfig(), example_inputs=inputs)
     save(surgery.model, folder / commands.AUGMENTED)
     return surgery, model_cost(model, inputs), model_cost(surgery.model, inputs)

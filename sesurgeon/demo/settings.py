@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """Chosen so that everything takes a minute on two cores, and the network is as good as it gets in that time.
+    """The defaults take about a minute on two cores.
 
     Attributes:
-        images: how many of the 1,797 digits, those held out included.
-        base_epochs: of training the network that is there before surgery.
-        epochs: of fine-tuning, the frozen ones included.
-        freeze_epochs: of fine-tuning the inserted blocks alone.
-        seed: of the network's training and of which digits are held out.
+        images: how many of the 1,797 digits are used, including those held out.
+        base_epochs: epochs of training before surgery.
+        epochs: epochs of fine-tuning, including ``freeze_epochs``.
+        freeze_epochs: epochs of fine-tuning in which only the inserted blocks are trained.
+        seed: of training before surgery, and of the choice of held-out digits.
     """
 
     images: int = 1797

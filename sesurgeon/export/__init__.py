@@ -1,9 +1,10 @@
-"""Ship a model: a file, and the proof that it computes what PyTorch computes."""
+"""Export a model to a file that provably computes what PyTorch computes, and measure what blocks cost."""
 
 from sesurgeon.export.cost.budget import fit_latency
-from sesurgeon.export.cost.latency import LatencyRatio, Runtime, measure_latency
+from sesurgeon.export.cost.latency import LatencyRatio, measure_latency
 from sesurgeon.export.cost.memory import MemoryRatio, measure_memory
 from sesurgeon.export.cost.placements import PlacementCost, draw_placements, measure_placements
+from sesurgeon.export.cost.runtimes import Runtime
 from sesurgeon.export.cost.shares import BlockShare, block_shares
 from sesurgeon.export.onnx import OnnxReport, export_onnx
 from sesurgeon.export.onnx_files import check_onnx_path

@@ -1,9 +1,9 @@
-"""The same ONNX graph, written for onnxruntime's CPU kernels.
+"""The same ONNX graph, rewritten for onnxruntime's CPU kernels.
 
-They keep tensors in blocks of channels, and fuse a convolution with the sum and the ReLU behind it. A multiplication by
-one factor a channel breaks both: it has no kernel for blocks, so that the tensor is laid out anew before it and after
-it, and the sum and the ReLU are passes of their own. All of these have kernels for blocks: a product of two tensors of
-one shape, a maximum over windows, and a depthwise convolution, which takes the sum and the ReLU behind it along.
+These keep tensors in a blocked layout (blocks of channels), and fuse a convolution with the sum and the ReLU after it.
+A multiplication by one factor per channel prevents both: it has no kernel for the blocked layout, so the tensor is
+reordered before and after it, and the sum and the ReLU are not fused. There are blocked kernels for a product of two
+tensors of the same shape, for max pooling, and for a depthwise convolution, with which the sum and the ReLU are fused.
 """
 
 from __future__ import annotations
@@ -12,40 +12,42 @@ from typing import Any
 
 import numpy as np
 
-_CHANNELS = 16  # in a block of them, at most
+_CHANNELS = 16  # per block, at most
 
 
 def for_blocked_layout(model: Any) -> None:
-    """Rewrite an ``onnx_ir.Model`` in place; what it computes stays, up to rounding.
+    """Rewrite an ``onnx_ir.Model`` in place; its outputs stay the same, up to rounding.
 
-    - Means over all places become ``GlobalAveragePool``, and those of a pointwise convolution's output that only a
-      convolution reads are taken of its input: the mean of W x + b is W mean(x) + b, and W merges with the next weight.
-    - Squeezed layers with a ReLU become as wide as whole blocks of channels, by units that are zero: else their few
-      channels are laid out anew.
-    - Factors of each channel are spread over the places, a row and then its columns, as the maximum over windows that
-      see nothing else; then they multiply as a tensor of the same shape.
-    - Behind the product comes a depthwise convolution by 1, where a sum follows that no other convolution takes along.
+    - Means over height and width become ``GlobalAveragePool``. If it pools the output of a pointwise convolution and
+      only another one reads the result, it pools the first one's input instead, and the two convolutions are merged:
+      the mean of W x + b is W mean(x) + b.
+    - Squeezed layers with a ReLU are padded with zero units to whole blocks of channels; otherwise their few channels
+      would be reordered.
+    - The factors of each channel are expanded to the size of the tensor, along the width and then along the height, by
+      max pooling with padding, whose windows see only the one value; then the product is one of two equal shapes.
+    - If the product is followed by a sum that no other convolution can be fused with, a depthwise convolution with
+      weight 1 is put in between.
     """
     import onnx_ir.passes.common
 
     graph = model.graph
     for node in list(graph):
-        if node.op_type == "ReduceMean" and _is_over_places(node):
+        if node.op_type == "ReduceMean" and _is_over_pixels(node):
             _pool(graph, node)
     for node in list(graph):
         if node.op_type == "GlobalAveragePool":
             _pool_earlier(graph, node)
     for node in list(graph):
-        if _is_pointwise(node) and _places(node.outputs[0]) == (1, 1):
+        if _is_pointwise(node) and _spatial_size(node.outputs[0]) == (1, 1):
             _fill_blocks(graph, node)
     for node in list(graph):
         if node.op_type == "Mul":
-            _spread_factors(graph, node)
-    onnx_ir.passes.common.RemoveUnusedNodesPass()(model)  # the weights that merged
+            _expand_factors(graph, node)
+    onnx_ir.passes.common.RemoveUnusedNodesPass()(model)  # the weights of merged convolutions
 
 
-def _is_over_places(node: Any) -> bool:
-    """Whether a mean is taken over height and width, which stay as 1."""
+def _is_over_pixels(node: Any) -> bool:
+    """Whether a mean is taken over height and width, which are kept with size 1."""
     axes = node.inputs[1].const_value if len(node.inputs) > 1 and node.inputs[1] is not None else None
     keeps = node.attributes["keepdims"].value if "keepdims" in node.attributes else 1
     rank = len(node.inputs[0].shape or ())
@@ -58,7 +60,7 @@ def _pool(graph: Any, mean: Any) -> None:
 
 
 def _pool_earlier(graph: Any, pool: Any) -> None:
-    """From conv -> pool -> fc to pool -> fc', with the weights of both in one."""
+    """Rewrite conv -> pool -> fc as pool -> fc', where fc' has the product of both weights."""
     conv, readers = pool.inputs[0].producer(), pool.outputs[0].consumers()
     if conv is None or not _is_pointwise(conv) or len(readers) != 1 or not _is_pointwise(readers[0]):
         return
@@ -73,7 +75,7 @@ def _pool_earlier(graph: Any, pool: Any) -> None:
 
 
 def _fill_blocks(graph: Any, fc1: Any) -> None:
-    """From fc1 -> ReLU -> fc2 to the same with more hidden units, which neither read nor give anything."""
+    """Add hidden units with zero weights to fc1 -> ReLU -> fc2."""
     import onnx_ir as ir
 
     activations = fc1.outputs[0].consumers()
@@ -94,16 +96,16 @@ def _fill_blocks(graph: Any, fc1: Any) -> None:
         output.shape = ir.Shape([output.shape[0], width + missing, 1, 1])
 
 
-def _spread_factors(graph: Any, product: Any) -> None:
-    tensor, factors = sorted(product.inputs, key=lambda value: _places(value) == (1, 1))
-    places = _places(tensor)
-    if places is None or places == (1, 1) or _places(factors) != (1, 1) or factors.producer() is None:
+def _expand_factors(graph: Any, product: Any) -> None:
+    tensor, factors = sorted(product.inputs, key=lambda value: _spatial_size(value) == (1, 1))
+    size = _spatial_size(tensor)
+    if size is None or size == (1, 1) or _spatial_size(factors) != (1, 1) or factors.producer() is None:
         return
-    height, width = places
+    height, width = size
     shape = list(factors.shape)
-    for window, size in (([1, width], [*shape[:3], width]), ([height, 1], [*shape[:2], height, width])):
+    for window, pooled in (([1, width], [*shape[:3], width]), ([height, 1], [*shape[:2], height, width])):
         pads = [side - 1 for side in window] * 2
-        factors = _before(graph, product, "MaxPool", [factors], None, size, kernel_shape=window, pads=pads)
+        factors = _before(graph, product, "MaxPool", [factors], None, pooled, kernel_shape=window, pads=pads)
     spread = _before(graph, product, "Mul", [tensor, factors], product.outputs[0])
     if _needs_carrier(product.outputs[0]):
         channels = int(product.outputs[0].shape[1])
@@ -115,7 +117,7 @@ def _spread_factors(graph: Any, product: Any) -> None:
 
 
 def _needs_carrier(scaled: Any) -> bool:
-    """Whether only a sum reads it whose other side is no convolution's output: then none would take the sum along."""
+    """Whether only a sum reads it whose other input is not from a convolution, with which the sum would be fused."""
     readers = scaled.consumers()
     if len(readers) != 1 or readers[0].op_type != "Add":
         return False
@@ -124,7 +126,7 @@ def _needs_carrier(scaled: Any) -> bool:
 
 
 def _is_pointwise(node: Any) -> bool:
-    """Whether it is a dense convolution of size 1, of constants, that leaves no place out."""
+    """Whether it is a dense 1x1 convolution with constant weights, stride 1 and no padding."""
     if node.op_type != "Conv" or any(value.const_value is None for value in node.inputs[1:] if value is not None):
         return False
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
@@ -135,14 +137,14 @@ def _is_pointwise(node: Any) -> bool:
 
 
 def _weights(conv: Any) -> tuple[Any, Any]:
-    """The matrix and the bias of a convolution of size 1, in float64."""
+    """The weight matrix and the bias of a 1x1 convolution, in float64."""
     weight = conv.inputs[1].const_value.numpy()[:, :, 0, 0].astype(np.float64)
     has_bias = len(conv.inputs) > 2 and conv.inputs[2] is not None
     return weight, conv.inputs[2].const_value.numpy().astype(np.float64) if has_bias else np.zeros(len(weight))
 
 
-def _places(value: Any) -> tuple[int, int] | None:
-    """Height and width of (N, C, H, W), where they are known."""
+def _spatial_size(value: Any) -> tuple[int, int] | None:
+    """Height and width of (N, C, H, W); None if they are not known."""
     shape = value.shape
     if shape is None or len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
         return None
@@ -164,7 +166,7 @@ def _constant(graph: Any, name: str, value: Any) -> Any:
 def _before(
     graph: Any, place: Any, operation: str, inputs: list[Any], like: Any, shape: Any = None, **attributes: Any
 ) -> Any:
-    """The output of a new node in front of ``place``, with the type and shape of ``like``, or of the first input."""
+    """Insert a node before ``place``; its output has the type and shape of ``like``, by default of the first input."""
     import onnx_ir as ir
 
     made = ir.node(operation, inputs, attributes=attributes)
@@ -176,7 +178,7 @@ def _before(
 
 
 def _replace(graph: Any, node: Any, output: Any) -> None:
-    """Let all that read ``node`` read ``output``, and take it out; what the graph gives keeps its name."""
+    """Let the readers of ``node`` read ``output``, and remove the node; an output of the graph keeps its name."""
     import onnx_ir as ir
 
     (old,) = node.outputs

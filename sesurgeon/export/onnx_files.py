@@ -1,4 +1,4 @@
-"""An ONNX file above 2 GB is two, and the first names the second: both are there whole, or those before them."""
+"""Writing an ONNX file atomically, also above 2 GB, where it is two files of which the first names the second."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SUFFIX = ".onnx"
 
 
 def check_onnx_path(path: Path, *, force: bool = False) -> None:
-    """Refuse an output that could not be written, or (without ``force``) beside which there are weights already.
+    """Refuse an output that could not be written, or (without ``force``) that has weights beside it already.
 
     Raises:
-        UsageError: it is named as files of another kind are.
-        OutputError: so it is; see :func:`sesurgeon.files.check_writable`.
+        UsageError: it has the suffix of another kind of file.
+        OutputError: it cannot be written; see :func:`sesurgeon.files.check_writable`.
     """
     if path.suffix != SUFFIX:
         raise UsageError(f"An ONNX file cannot be called {path.name}.", hint=f"Give it a name that ends in {SUFFIX}.")
@@ -31,15 +31,15 @@ def check_onnx_path(path: Path, *, force: bool = False) -> None:
 
 @contextlib.contextmanager
 def onnx_draft(path: Path, *, force: bool) -> Iterator[tuple[Path, Path]]:
-    """Give a file named as ``path``, and one for its weights, in a temporary folder; they move when the block ends.
+    """Yield temporary paths for the file and for its weights; what the block wrote there is moved when it ends.
 
-    The weights, if there are any by themselves, move first, and to a name that is free. So what lies at ``path`` has
-    its weights at any moment; those that it had before go last.
+    The weights, if there are any, are moved first, to a name that is free; the old weights are deleted last. So the
+    file at ``path`` has its weights at any moment.
 
     Raises:
-        OutputError: they cannot be written. What was there before is there still, and nothing else.
+        OutputError: they cannot be written. Then the old files are still there, and nothing else.
     """
-    path = target_of(path)  # the weights lie beside the file itself, not beside a link to it
+    path = target_of(path)  # the weights go beside the file itself, not beside a link to it
     before, free = _data_files(path), _free_data_file(path)
     try:
         with (
@@ -52,7 +52,7 @@ def onnx_draft(path: Path, *, force: bool) -> Iterator[tuple[Path, Path]]:
                 flush_to_disk(data)
                 os.replace(data, free)
             os.replace(draft, temporary)
-    except OutputError:  # not at Ctrl-C, which may come when ``path`` needs them already
+    except OutputError:  # not after Ctrl-C, when ``path`` may need them already
         free.unlink(missing_ok=True)
         raise
     for file in before:
@@ -60,12 +60,12 @@ def onnx_draft(path: Path, *, force: bool) -> Iterator[tuple[Path, Path]]:
 
 
 def _data_files(path: Path) -> list[Path]:
-    """What may hold the weights of ``path``: ``<path>.data``, ``<path>.2.data`` and so on."""
+    """The files that may hold the weights of ``path``: ``<path>.data``, ``<path>.2.data`` and so on."""
     name = re.compile(rf"{re.escape(path.name)}(\.\d+)?\.data")
     return [file for file in path.parent.glob("*.data") if name.fullmatch(file.name) and file.is_file()]
 
 
 def _free_data_file(path: Path) -> Path:
-    """The first of these names that nothing has."""
+    """The first of these names that is free."""
     names = (f"{path.name}{'' if number == 1 else f'.{number}'}.data" for number in count(1))
     return next(file for file in map(path.with_name, names) if not file.exists())

@@ -1,10 +1,8 @@
-"""An ONNX file that runs as a model does."""
+"""An exported ONNX file, called like the module that it came from."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import UnreadableFileError
+from sesurgeon.export.onnx_metadata import read_metadata
 from sesurgeon.export.sessions import open_session
-from sesurgeon.finetune.data.transforms import default_preprocessing
-from sesurgeon.models.preprocessing import Preprocessing
-from sesurgeon.models.provenance import Provenance, attach_provenance
-from sesurgeon.models.sources.source import Source
+from sesurgeon.models.provenance import attach_provenance
 from sesurgeon.words import first_line
 
 
 class OnnxModel(nn.Module):
-    """A network in onnxruntime, on the CPU, that is called as the module was that it came from.
+    """A network in onnxruntime, on the CPU, with the interface of the module that it came from.
 
     Args:
         session: an onnxruntime session with one input and at least one output.
@@ -37,7 +33,7 @@ class OnnxModel(nn.Module):
         """Images of shape (batch, channels, height, width), float32 -> the first output, (batch, classes).
 
         Raises:
-            ValueError: the file takes no such images.
+            ValueError: the file does not take these images.
         """
         try:
             (logits,) = self.session.run([self.output], {self.input: images.numpy()})
@@ -47,10 +43,10 @@ class OnnxModel(nn.Module):
 
 
 def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
-    """Read a file that :func:`sesurgeon.export_onnx` wrote, with what its metadata say.
+    """Load a file that :func:`sesurgeon.export_onnx` wrote, with its metadata.
 
-    Without preprocessing there (the exported model had none) the file's own input size and the usual mean and
-    deviation are taken, as for a model that says nothing.
+    If it has no preprocessing (the exported model had none), images are prepared as for any model without one: at the
+    file's own input size, with the usual mean and standard deviation.
 
     Raises:
         UnreadableFileError: the file is missing or damaged, or takes something else than one batch of images.
@@ -66,32 +62,10 @@ def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type != "tensor(float)":
         described = ", ".join(f"{entry.name}: {entry.type} {entry.shape}" for entry in inputs)
         raise UnreadableFileError(f"{path} takes {described}; a classifier takes one batch of float32 images.")
-    metadata = session.get_modelmeta().custom_metadata_map
     try:
-        classes, preprocessing = _classes(metadata), _preprocessing(metadata, inputs[0].shape)
-        runs = _runs(metadata)
-    except (KeyError, TypeError, ValueError) as error:
+        provenance = read_metadata(session.get_modelmeta().custom_metadata_map, inputs[0].shape)
+    except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise UnreadableFileError(f"The metadata of {path} are damaged: {error!r}.") from error
     model = OnnxModel(session)
-    several = metadata.get("multi_label") == "true"
-    provenance = Provenance(Source("module"), classes, preprocessing=preprocessing, history=runs, multi_label=several)
     attach_provenance(model, provenance)
     return model.eval()
-
-
-def _classes(metadata: Mapping[str, str]) -> tuple[str, ...] | None:
-    return tuple(str(name) for name in json.loads(metadata["classes"])) if "classes" in metadata else None
-
-
-def _runs(metadata: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
-    """The history, as far as it tells what was held out."""
-    return tuple({"command": "finetune", **dict(run)} for run in json.loads(metadata.get("held_out", "[]")))
-
-
-def _preprocessing(metadata: Mapping[str, str], shape: list[Any]) -> Preprocessing | None:
-    """What the metadata say; else a default for the file's input; None where its size is free."""
-    if "preprocessing" in metadata:
-        return Preprocessing.from_dict(json.loads(metadata["preprocessing"]))
-    channels, height, width = shape[1:]
-    fixed = all(isinstance(size, int) for size in (channels, height, width))
-    return default_preprocessing(channels, height, width) if fixed else None

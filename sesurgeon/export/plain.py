@@ -1,4 +1,4 @@
-"""A network's weights with plain gates: what timm, or any code that knows a standard SE network, loads."""
+"""A network's weights with plain gates, as timm or any other code with a standard SE network loads them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PlainReport:
         path: the file.
         tensors: how many are in it.
         size: bytes on disk.
-        folding: which blocks were folded and which were left: with one of these the file is no standard network's.
+        folding: which blocks were folded, and which were left; if any was left, this is not a standard network.
     """
 
     path: Path
@@ -35,15 +35,15 @@ class PlainReport:
 
 
 def export_plain(model: nn.Module, path: str | os.PathLike[str], *, force: bool = True) -> PlainReport:
-    """Fold the gates of ``model`` and write its state dict: plain tensors on the CPU, keys as they are.
+    """Fold the gates of ``model`` and write its state dict: plain tensors on the CPU, under the same keys.
 
     Args:
         model: from :func:`sesurgeon.add_se` or :func:`sesurgeon.load`; it stays as it is.
         path: a name that ends in .pth, .pt (both for ``torch.load``) or .safetensors.
-        force: replace what lies at ``path``.
+        force: replace an existing file.
 
     Raises:
-        UsageError: another suffix, or something in the state dict is no tensor.
+        UsageError: another suffix, or something in the state dict is not a tensor.
         OutputError: ``path`` cannot be written.
         VerificationError: folding changed an output; nothing was written.
     """
@@ -52,7 +52,7 @@ def export_plain(model: nn.Module, path: str | os.PathLike[str], *, force: bool 
     check_writable(path, force=force)
     _check_state(model)
     folding = fold(model)
-    # contiguous, and each with memory of its own: what safetensors asks for
+    # safetensors wants contiguous tensors that share no memory
     tensors = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in folding.model.state_dict().items()
@@ -66,7 +66,7 @@ def export_plain(model: nn.Module, path: str | os.PathLike[str], *, force: bool 
 
 
 def check_plain_path(path: Path) -> None:
-    """Raise a UsageError for a suffix that names no format of ours."""
+    """Raise a UsageError for a suffix that names none of the formats."""
     if path.suffix not in _SUFFIXES:
         raise UsageError(
             f"{path} does not say in which format to write the weights.",

@@ -1,7 +1,8 @@
-"""An ONNX file of float32 in fewer bits, by onnxruntime's own tools."""
+"""A float32 ONNX file in fewer bits, or with fewer nodes, by the tools of onnxruntime and onnxslim."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +16,11 @@ from sesurgeon.words import first_line
 Precision = Literal["float32", "float16", "int8"]
 
 TOLERANCES: dict[Precision, float] = {
-    "float32": 1e-4,  # two runtimes add up the same products in another order: 1e-7 to 1e-5 of the logits
+    "float32": 1e-4,  # two runtimes add the same products in another order: 1e-7 to 1e-5 of the logits
     "float16": 2e-2,  # 11 bits, rounded layer by layer: 4e-4 (ResNet-18) to 3e-3 (MobileNetV2)
-    "int8": float("inf"),  # how much is too much depends on the use: what is reported is how many labels stay
+    "int8": float("inf"),  # how much is too much depends on the use: the share of labels that agree is reported
 }
-"""The largest difference to PyTorch that passes, over the outputs' spread. A wrong operator shows from 1e-3 on."""
+"""The largest ``max_rel`` from PyTorch's outputs that passes; a wrong operator gives 1e-3 or more."""
 
 
 def reduce(source: Path, target: Path, precision: Precision, calibration: Sequence[Tensor]) -> None:
@@ -27,44 +28,46 @@ def reduce(source: Path, target: Path, precision: Precision, calibration: Sequen
 
     Args:
         source: an ONNX file whose input is ``input``.
-        target: where to.
-        precision: "float16": all weights and operations; "int8": static quantisation in QDQ form, symmetric for weights
-            (one scale a channel, of 7 bits, so that no processor's sums overflow), asymmetric for activations.
+        target: the new file.
+        precision: "float16": all weights and operations; "int8": static quantisation in QDQ format, symmetric for
+            weights (one scale per channel, 7 bits, so that sums overflow on no processor), asymmetric for activations.
         calibration: for "int8": batches of images (N, C, H, W), float32, from which activations get their ranges.
 
     Raises:
-        UntraceableError: onnxruntime's tools cannot do it.
+        UntraceableError: onnxruntime's tools cannot convert it.
         OSError: a file cannot be written.
     """
-    try:
-        with quiet_exporter():
-            if precision == "float16":
-                _to_half(source, target)
-            else:
-                _to_int8(source, target, calibration)
-    except OSError:
-        raise  # the disk is full, or whatever else it is that the system says
-    except Exception as error:  # onnxruntime's tools raise anything
-        raise UntraceableError(f"onnxruntime's tools cannot make it {precision}: {first_line(error)}") from error
+    with _explained(f"onnxruntime's tools cannot make it {precision}"):
+        if precision == "float16":
+            _to_half(source, target)
+        else:
+            _to_int8(source, target, calibration)
 
 
 def simplify(path: Path) -> None:
-    """Let onnxslim take out of a file whatever need not be there, in place.
+    """Remove redundant nodes from a file with onnxslim, in place.
 
     Raises:
-        UntraceableError: it cannot.
+        UntraceableError: onnxslim fails.
         OSError: the file cannot be written.
     """
     import onnx
     import onnxslim
 
+    with _explained("onnxslim cannot simplify it"):
+        onnx.save(onnxslim.slim(onnx.load(path)), path)
+
+
+@contextlib.contextmanager
+def _explained(failure: str) -> Iterator[None]:
+    """Silence a tool, and turn whatever it raises into an UntraceableError that begins with ``failure``."""
     try:
         with quiet_exporter():
-            onnx.save(onnxslim.slim(onnx.load(path)), path)
+            yield
     except OSError:
-        raise
-    except Exception as error:  # both as above
-        raise UntraceableError(f"onnxslim cannot simplify it: {first_line(error)}") from error
+        raise  # the disk is full, for example
+    except Exception as error:
+        raise UntraceableError(f"{failure}: {first_line(error)}") from error
 
 
 def _to_half(source: Path, target: Path) -> None:
@@ -73,9 +76,9 @@ def _to_half(source: Path, target: Path) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     whole = onnx.load(source)
-    del whole.graph.value_info[:]  # of a resizing, which stays float32, it would say another type
+    del whole.graph.value_info[:]  # its type would be wrong for a Resize, which stays float32
     half = onnx_ir.from_proto(convert_float_to_float16(whole, keep_io_types=True))
-    half.graph.sort()  # the casts of the input stand at the end
+    half.graph.sort()  # the converter appends the casts of the input
     onnx_ir.save(half, target)
 
 
@@ -84,19 +87,19 @@ def _to_int8(source: Path, target: Path, calibration: Sequence[Tensor]) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     quantize_static(
-        onnx.load(source),  # of a path, it writes another file beside it, and does not notice a full disk
+        onnx.load(source),  # given a path, it writes another file beside it, and ignores a full disk
         target,
         _Reader(calibration),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        reduce_range=True,  # processors without VNNI add two products in 16 bits, which those of 8 bits overflow
+        reduce_range=True,  # without VNNI, processors add two products in 16 bits, which 8-bit weights overflow
     )
 
 
 class _Reader:
-    """Calibration images, as onnxruntime asks for them: one batch a call, None at the end, and from the start again."""
+    """Calibration images through the interface that onnxruntime wants: one batch per call, then None; and a rewind."""
 
     def __init__(self, batches: Sequence[Tensor]) -> None:
         self._batches = batches

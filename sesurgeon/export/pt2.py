@@ -1,10 +1,11 @@
-"""A torch.export file with a free batch size: a graph without the code that made it."""
+"""A torch.export file with a dynamic batch size: a graph without the code that made it."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,18 +13,19 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from sesurgeon import __version__
 from sesurgeon.errors import UsageError, VerificationError
-from sesurgeon.export.capture import capture, left_out, names_of, outputs_of, quiet_exporter, shapes_of
-from sesurgeon.export.parity import Parity, compare_all, trial_images
+from sesurgeon.export.capture import capture, quiet_exporter
+from sesurgeon.export.outputs import as_tuple
+from sesurgeon.export.parity import Parity, compare_all
 from sesurgeon.export.precision import TOLERANCES
 from sesurgeon.export.prepare import prepare
+from sesurgeon.export.trials import Trial, usual_trials
 from sesurgeon.files import atomic_write, check_writable
 from sesurgeon.models.provenance import Provenance
+from sesurgeon.version import __version__
 from sesurgeon.words import first_line
 
 SUFFIX = ".pt2"  # torch.export.load refuses others
-
 _METADATA = "sesurgeon.json"
 
 
@@ -33,11 +35,11 @@ class Pt2Report:
 
     Attributes:
         path: the file.
-        input_shape: (channels, height, width) of the images; their batch is free.
-        outputs: the shape of each of its outputs for one image, by name; the file gives several as a tuple.
+        input_shape: (channels, height, width) of the images; the batch size is dynamic.
+        outputs: the shape of each output for one image, by name; the file returns several as a tuple.
         left_out: the network's other outputs, by key or number, which the file does not have.
         size: bytes on disk.
-        parity: how far the file, read again, is from PyTorch's module; None when that was not asked for.
+        parity: how far the file, loaded again, is from the module; None without ``verify``.
     """
 
     path: Path
@@ -60,35 +62,35 @@ def export_pt2(
     """Write ``model`` in eval mode, in float32, for ``torch.export.load``: it runs without sesurgeon, and without timm.
 
     ``torch.export.load(path, extra_files={"sesurgeon.json": ""})`` fills in classes and preprocessing as JSON.
-    ``model`` itself is left as it is: a copy is exported, with its gates' factors folded where that is exact.
+    ``model`` itself stays as it is: a copy is exported, with the factors of its gates folded where that is exact.
 
     Args:
-        model: any network with one image tensor in; of several outputs the first is exported by default.
-        path: where to, a name that ends in .pt2; nothing lies there unless all checks have passed.
+        model: any network that takes one tensor of images; if it has several outputs, the first is exported by default.
+        path: a name that ends in .pt2; nothing is written there unless all checks pass.
         example_inputs: images, as the model takes them; by default :func:`sesurgeon.surgery.known_inputs`.
-        all_outputs: export all outputs that are tensors with a batch, as a tuple.
-        force: replace what lies at ``path``.
-        verify: read the file again and compare with PyTorch, at batch 1 and 4.
+        all_outputs: export all outputs that are tensors with a batch dimension, as a tuple.
+        force: replace an existing file.
+        verify: load the file again and compare it with the module, at batch sizes 1 and 4.
 
     Raises:
         OutputError: ``path`` cannot be written.
         UsageError: another suffix, or ``example_inputs`` are more than one tensor.
-        UntraceableError: the network cannot be exported, or works for one batch size alone.
+        UntraceableError: the network cannot be exported, or works for one batch size only.
         VerificationError: the file, or the folded network, does not compute what the model computes.
     """
     path = Path(path)
     check_pt2_path(path)
     check_writable(path, force=force)
-    prepared, image, provenance = prepare(model, example_inputs, every_output=all_outputs)
-    program = capture(prepared, image)
+    prepared = prepare(model, example_inputs, every_output=all_outputs)
+    program = capture(prepared.network, prepared.images)
     with atomic_write(path, force=force) as temporary:
-        temporary.write_bytes(_content(program, provenance, names_of(prepared)))
-        parity = _parity(prepared, temporary, image, provenance) if verify else None
+        temporary.write_bytes(_content(program, prepared.provenance, tuple(prepared.outputs)))
+        parity = _parity(temporary, usual_trials(prepared)) if verify else None
     return Pt2Report(
         path=path,
-        input_shape=tuple(image.shape[1:]),
-        outputs=shapes_of(prepared, image),
-        left_out=left_out(prepared),
+        input_shape=prepared.input_shape,
+        outputs=prepared.output_shapes,
+        left_out=prepared.left_out,
         size=path.stat().st_size,
         parity=parity,
     )
@@ -97,11 +99,11 @@ def export_pt2(
 def check_pt2_path(path: Path) -> None:
     """Raise a UsageError for a name that ``torch.export.load`` would refuse."""
     if path.suffix != SUFFIX:
-        raise UsageError(f"{path} is no name for a torch.export file.", hint=f"Let it end in {SUFFIX}.")
+        raise UsageError(f"{path} cannot be the name of a torch.export file.", hint=f"Let it end in {SUFFIX}.")
 
 
 def _content(program: ExportedProgram, provenance: Provenance, outputs: tuple[str, ...]) -> bytes:
-    """The file, by way of memory: where the disk is full, torch's own writing to it ends the whole process."""
+    """The bytes of the file; when torch writes to a full disk itself, that ends the whole process."""
     content = io.BytesIO()
     _forget_sources(program)
     with quiet_exporter():
@@ -110,8 +112,8 @@ def _content(program: ExportedProgram, provenance: Provenance, outputs: tuple[st
 
 
 def _forget_sources(program: ExportedProgram) -> None:
-    """Take out where the code lies on this machine, of which torch writes a line for each call."""
-    for module in program.graph_module.modules():  # those of control flow, too
+    """Remove the paths of source files on this machine, which torch writes for each call."""
+    for module in program.graph_module.modules():  # includes those of control flow
         for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
             node.meta.pop("stack_trace", None)
 
@@ -127,15 +129,15 @@ def _described(provenance: Provenance, outputs: tuple[str, ...]) -> dict[str, ob
     }
 
 
-def _parity(model: nn.Module, path: Path, image: Tensor, provenance: Provenance) -> Parity:
-    batches = trial_images(model, image, provenance.preprocessing)
+def _parity(path: Path, trials: Sequence[Trial]) -> Parity:
+    """Load the file again; it must compute what the module computed."""
     try:
         with quiet_exporter():
-            read = torch.export.load(path).module()
+            loaded = torch.export.load(path).module()
         with torch.no_grad():
-            got = [outputs_of(read, batch) for batch in batches]
+            got = [as_tuple(loaded(trial.images)) for trial in trials]
     except Exception as error:  # torch.export's errors share no narrower base class
         raise VerificationError(f"The exported file cannot be run: {first_line(error)}") from error
-    parity = compare_all([outputs_of(model, batch) for batch in batches], got, TOLERANCES["float32"])
+    parity = compare_all([trial.outputs for trial in trials], got, TOLERANCES["float32"])
     parity.require("The file's")
     return parity

@@ -7,20 +7,20 @@ from typing import Any
 
 
 def open_session(path: Path, *, threads: int | None = None) -> Any:
-    """An ``onnxruntime.InferenceSession``, which keeps its complaints to the errors that it raises.
+    """Open an ``onnxruntime.InferenceSession`` that raises errors but logs nothing.
 
     Args:
         path: the file; it is not needed after this.
-        threads: to compute with, which rest between two runs so that others can have the cores; None leaves both to
-            onnxruntime: a thread for each core, and none rests.
+        threads: to compute with; they do not spin between two runs, so that others can use the cores. None leaves both
+            to onnxruntime: one thread per core, and they spin.
 
     Raises:
         Exception: onnxruntime cannot read the file; its errors share no narrower base class.
     """
-    import onnxruntime  # no file but ONNX needs it, and it takes a while
+    import onnxruntime  # slow to import, and only needed for ONNX files
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what goes wrong is raised as well
+    options.log_severity_level = 4  # fatal only: errors are raised as well
     if threads is not None:
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.force_spinning_stop", "1")

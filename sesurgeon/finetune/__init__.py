@@ -1,8 +1,8 @@
-"""Train what surgery left open: data, phases, the loop, the run folder, evaluation."""
+"""Fine-tune a network: data, phases, the training loop, the run folder, evaluation, prediction."""
 
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
-from sesurgeon.finetune.data.images import BadImage
+from sesurgeon.finetune.data.image_checks import BadImage, describe_bad_images
 from sesurgeon.finetune.data.loader import batches
 from sesurgeon.finetune.data.opening import open_data
 from sesurgeon.finetune.data.transforms import preprocessing_for
@@ -12,6 +12,7 @@ from sesurgeon.finetune.events import (
     EvaluationStep,
     Event,
     ImagesChecked,
+    NotResumable,
     PhaseStarted,
     RunResumed,
     RunStarted,
@@ -22,19 +23,20 @@ from sesurgeon.finetune.events import (
 from sesurgeon.finetune.keeping.records import EpochRow, best_of
 from sesurgeon.finetune.resuming import newest_run, resumed_config
 from sesurgeon.finetune.run import FinetuneResult, finetune
-from sesurgeon.finetune.scoring.evaluation import evaluate, open_held_out
+from sesurgeon.finetune.scoring.evaluate import evaluate, open_held_out
+from sesurgeon.finetune.scoring.evaluation import ClassScore, Evaluation
+from sesurgeon.finetune.scoring.gatestatistics import GateStatistics
 from sesurgeon.finetune.scoring.measured import Measured
 from sesurgeon.finetune.scoring.multilabel import LabelScore, MultiLabelEvaluation
 from sesurgeon.finetune.scoring.prediction import (
     Guess,
     Prediction,
     Predictions,
-    describe_bad_images,
     find_images,
     names_images,
     predict,
 )
-from sesurgeon.finetune.scoring.scores import ClassScore, Evaluation
+from sesurgeon.finetune.task import Task
 from sesurgeon.finetune.training.calibration import Calibration
 from sesurgeon.finetune.training.phases import Phase
 
@@ -51,11 +53,13 @@ __all__ = [
     "Event",
     "FinetuneConfig",
     "FinetuneResult",
+    "GateStatistics",
     "Guess",
     "ImagesChecked",
     "LabelScore",
     "Measured",
     "MultiLabelEvaluation",
+    "NotResumable",
     "Phase",
     "PhaseStarted",
     "Prediction",
@@ -64,6 +68,7 @@ __all__ = [
     "RunStarted",
     "RunStopped",
     "StateWritten",
+    "Task",
     "TrainStep",
     "batches",
     "best_of",

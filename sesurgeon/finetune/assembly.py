@@ -1,11 +1,9 @@
-"""Putting a run together from its settings."""
+"""Putting the parts of a run together from its settings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,26 +11,27 @@ from torch import nn
 
 from sesurgeon.errors import DataError
 from sesurgeon.finetune.config import FinetuneConfig
+from sesurgeon.finetune.context import RunContext
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.heldout import held_out_record, identity_of
 from sesurgeon.finetune.data.images import labels_of
 from sesurgeon.finetune.data.loader import eval_loader, train_loader
+from sesurgeon.finetune.data.sampler import UpdateSampler, UpdateSize
 from sesurgeon.finetune.data.transforms import Augmentation
-from sesurgeon.finetune.data.updates import Shape, UpdateSampler
-from sesurgeon.finetune.events import Event, OnProgress
+from sesurgeon.finetune.events import Event
 from sesurgeon.finetune.keeping.recorder import Recorder
-from sesurgeon.finetune.keeping.runfolder import RunFolder
-from sesurgeon.finetune.keeping.states import write_state
+from sesurgeon.finetune.keeping.states import RunState
 from sesurgeon.finetune.resuming import data_identity
-from sesurgeon.finetune.scoring.evaluation import measure
-from sesurgeon.finetune.scoring.measured import Measured, joined
+from sesurgeon.finetune.scoring.evaluate import measure
+from sesurgeon.finetune.scoring.measured import Measured
+from sesurgeon.finetune.scoring.perimage import joined
 from sesurgeon.finetune.task import Task
 from sesurgeon.finetune.trainer import Trainer
-from sesurgeon.finetune.training.engine import from_all
+from sesurgeon.finetune.training.loop import Loop
 from sesurgeon.finetune.training.objective import balancing_weights, make_objective
 from sesurgeon.finetune.training.phases import infinite_buffers
-from sesurgeon.finetune.training.signals import StopRequest
-from sesurgeon.finetune.training.teacher import make_teacher, teacher_again
+from sesurgeon.finetune.training.processes import from_all
+from sesurgeon.finetune.training.teacher import make_teacher, restore_teacher
 from sesurgeon.models.files.own_weights import read_weights
 from sesurgeon.models.provenance import provenance_of
 
@@ -40,77 +39,59 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def make_trainer(
-    model: nn.Module,
-    data: Data,
-    task: Task,
-    config: FinetuneConfig,
-    accelerator: Accelerator,
-    folder: RunFolder,
-    *,
-    trainable: frozenset[str],
-    resumes: bool,
-    stop: StopRequest,
-    on_progress: OnProgress,
-) -> Trainer:
-    """Put a run together. Random numbers should be those of its seed.
+def make_trainer(model: nn.Module, data: Data, task: Task, run: RunContext, state: RunState | None) -> Trainer:
+    """Put the parts of a run together. The caller seeds the random numbers.
 
     Args:
         model: the network, prepared and on its device.
         data: its images.
         task: what is trained on what.
-        config: the settings.
-        accelerator: the machine.
-        folder: of the run.
-        trainable: names of the parameters that were not frozen when the network came.
-        resumes: the run goes on: what it keeps in its folder is taken from there.
-        stop: is looked at between updates and between batches of an evaluation.
-        on_progress: gets the events.
+        run: settings, processes and folder.
+        state: from which the run is resumed; None for a new run.
     """
+    config, accelerator = run.config, run.accelerator
+    trainable = _trainable(model, state)
     images = data.split("train")
-    balances = config.class_weights or config.balanced_sampling
-    labels = labels_of(images) if balances else []
-    counts = _images_by_output(labels, task) if balances else [1] * len(task.classes)
-    shape = _shape(config, accelerator)
+    labels = labels_of(images) if config.class_weights or config.balanced_sampling else []
+    counts = _images_by_output(labels, task)
     weights = None
     if config.balanced_sampling:
         by_output = balancing_weights(counts)
         weights = [by_output[task.indices[label]] for (label,) in labels]
-    updates = UpdateSampler(len(images), shape, config.seed, accelerator.process_index, weights)
+    size = _update_size(config, accelerator)
+    updates = UpdateSampler(len(images), size, config.seed, accelerator.process_index, weights)
     batches = train_loader(
         images, task.preprocessing, task.labels, updates, workers=config.workers,
         augmentation=Augmentation(config.hflip, config.aa, config.reprob),
     )  # fmt: skip
-    teacher = _teacher(model, task, config, accelerator, folder, resumes)
-    writes = accelerator.is_main_process
+    objective = make_objective(
+        config, len(task.classes), len(images), accelerator.device,
+        counts=counts if config.class_weights else None,
+        teacher=_teacher(model, task, run, resumes=state is not None),
+    )  # fmt: skip
     part = range(accelerator.process_index, len(data.val), accelerator.num_processes)
     measured = eval_loader(
         data.val, task.preprocessing, task.labels, batch_size=config.batch_size, workers=config.workers, part=part
     )
     recorder = Recorder(
-        _measuring(measured, data, task, accelerator, stop, on_progress),
-        folder if writes else None,
-        None if data.unlabelled else config.metric,  # no state agrees with the start as the start does
+        _measuring(measured, data, task, run),
+        run.folder if run.writes else None,
+        None if data.unlabelled else config.metric,  # the start agrees with itself best: no score finds a better epoch
         {"data": identity_of(data.name), "val_split": data.val_split, "seed": data.seed, **held_out_record(data)},
         provenance_of(model).history,
-        on_progress,
+        run.on_progress,
     )
     return Trainer(
         model=model,
         average=_average(model, config),
         task=task,
+        run=run,
+        identity=data_identity(data),
         trainable=trainable,
         infinite=infinite_buffers(model),
-        config=config,
-        accelerator=accelerator,
-        updates=updates,
-        batches=batches,
+        loop=Loop(updates, batches, objective, config, accelerator, run.on_progress),
         readers=(batches, measured),
-        objective=make_objective(config, counts, len(images), accelerator.device, teacher),
         recorder=recorder,
-        write_state=partial(_write_state, folder.states, data_identity(data)) if writes else None,
-        stop=stop,
-        on_progress=on_progress,
     )
 
 
@@ -118,76 +99,68 @@ def checked_updates(data: Data, config: FinetuneConfig, accelerator: Accelerator
     """The updates of an epoch.
 
     Raises:
-        DataError: there are fewer training images than an update is dealt out to.
+        DataError: there are fewer training images than steps in an update.
     """
-    images, shape = len(data.split("train")), _shape(config, accelerator)
-    updates = UpdateSampler(images, shape, config.seed)
+    images, size = len(data.split("train")), _update_size(config, accelerator)
+    updates = UpdateSampler(images, size, config.seed)
     if updates.per_epoch == 0:
         raise DataError(
-            f"{data.name} has {images} training images, and an update is dealt out to "
-            f"{shape.steps * shape.processes} steps.",
-            hint="Take fewer processes or --grad-accum-steps.",
+            f"{data.name} has {images} training images, but each update is shared out among {size.batches} steps.",
+            hint="Use fewer processes or fewer --grad-accum-steps.",
         )
     return updates
 
 
-def _shape(config: FinetuneConfig, accelerator: Accelerator) -> Shape:
-    return Shape(config.batch_size, config.grad_accum_steps, accelerator.num_processes)
+def _update_size(config: FinetuneConfig, accelerator: Accelerator) -> UpdateSize:
+    return UpdateSize(config.batch_size, config.grad_accum_steps, accelerator.num_processes)
 
 
 def place(model: nn.Module, config: FinetuneConfig, accelerator: Accelerator) -> nn.Module:
-    """Move ``model`` to the device and into the memory order of the run."""
+    """Move ``model`` to the device and into the memory format of the run."""
     model.to(accelerator.device)
     return model.to(memory_format=torch.channels_last) if config.channels_last else model
 
 
-def _measuring(
-    loader: Any,
-    data: Data,
-    task: Task,
-    accelerator: Accelerator,
-    stop: StopRequest,
-    on_progress: OnProgress,
-) -> Any:
-    """A function that evaluates a network on the validation images, each process on its part of them, ``loader``'s."""
-    processes = accelerator.num_processes
+def _measuring(loader: Any, data: Data, task: Task, run: RunContext) -> Callable[[nn.Module], Measured]:
+    """A function that evaluates a network on all validation images; ``loader`` has those of this process."""
     names = dict(zip(task.indices, data.classes, strict=True))
 
     def watch(event: Event) -> None:
-        on_progress(event)
-        if processes == 1:
-            stop.heed()
+        run.on_progress(event)
+        if run.accelerator.num_processes == 1:
+            run.stop.heed()
 
     def measured(model: nn.Module) -> Measured:
         own = measure(model, loader, names, watch, multi_label=task.multi_label) if len(loader) else None
-        return joined([found for found in from_all(accelerator, own) if found is not None])
+        return joined([found for found in from_all(own) if found is not None])
 
     return measured
 
 
-def _teacher(
-    model: nn.Module,
-    task: Task,
-    config: FinetuneConfig,
-    accelerator: Accelerator,
-    folder: RunFolder,
-    resumes: bool,
-) -> nn.Module | None:
+def _teacher(model: nn.Module, task: Task, run: RunContext, *, resumes: bool) -> nn.Module | None:
     from sesurgeon.surgery import save
 
-    if config.distill == 0:
+    path = run.folder.teacher
+    if run.config.distill == 0:
         return None
-    if not resumes:
-        teacher = make_teacher(model, torch.rand(2, *task.preprocessing.input_size))
-        if accelerator.is_main_process:
-            save(teacher, folder.teacher)
+    if resumes:
+        teacher = restore_teacher(model, read_weights(path), str(path))
     else:
-        teacher = teacher_again(model, read_weights(folder.teacher), str(folder.teacher))
-    return place(teacher, config, accelerator).requires_grad_(False).eval()
+        teacher = make_teacher(model, torch.rand(2, *task.preprocessing.input_size))
+        if run.writes:
+            save(teacher, path)
+    return place(teacher, run.config, run.accelerator).requires_grad_(False).eval()
+
+
+def _trainable(model: nn.Module, state: RunState | None) -> frozenset[str]:
+    """Names of the parameters that were not frozen when the run started."""
+    if state is not None:
+        return frozenset(state.trainable)
+    return frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def _average(model: nn.Module, config: FinetuneConfig) -> Any | None:
-    from sesurgeon.finetune.training.average import Average
+    from sesurgeon.finetune.training.ema import Average
 
     return Average(model, config.model_ema_decay) if config.model_ema else None
 
@@ -197,7 +170,3 @@ def _images_by_output(labels: Sequence[tuple[int, ...]], task: Task) -> list[int
     for label in chain.from_iterable(labels):
         counts[task.indices[label]] += 1
     return counts
-
-
-def _write_state(folder: Path, identity: Mapping[str, Any], epoch: int, update: int, state: Mapping[str, Any]) -> Path:
-    return write_state(folder, epoch, update, {**state, "data": dict(identity)})

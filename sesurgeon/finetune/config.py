@@ -1,14 +1,15 @@
-"""What a fine-tuning run is asked to do, in timm's words."""
+"""The settings of a fine-tuning run, named as in timm."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from sesurgeon.errors import UsageError
+from sesurgeon.finetune.kinds import mismatches
 
 Train = Literal["all", "blocks"]
 OnBadImage = Literal["skip", "error"]
@@ -24,76 +25,82 @@ DEFAULT_OUTPUT = "runs/finetune"
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Settings of a run. They are checked together when the configuration is made.
+    """Settings of a run, checked together when the object is created.
 
-    Inserted blocks and a new head learn at ``lr * lr_block_mult`` in both phases, everything else at
-    ``lr * lr_backbone_mult`` in the second. Schedule and warm-up run within each phase, update by update.
+    Inserted blocks and a new head train at ``lr * lr_block_mult`` in both phases, everything else at
+    ``lr * lr_backbone_mult`` in the second. The schedule and its warm-up start anew in each phase and advance with
+    every update.
 
     Attributes:
-        epochs: passes over the training images, the frozen ones included.
-        freeze_epochs: how many of them, at the start, train only the inserted blocks and a new head.
-        train: "all", or "blocks" for inserted blocks and the head alone in all epochs: the backbone stays as it is, its
-            BatchNorms' statistics too, and :func:`sesurgeon.extract_adapter` can keep what was learned in a small file.
-        batch_size: images a step, on each process. An update that would leave a single image to a step is left out:
-            BatchNorm cannot train on one value.
-        grad_accum_steps: steps whose gradients make one update.
-        lr: of AdamW; others want their own (SGD about ten times as much).
-        lr_block_mult: None for 5 where the network keeps its head: blocks start as identities and need a rate of their
-            own to move (on scikit-learn's digits, three frozen epochs took the validation loss from 0.31 to 0.13 with
-            5, and to 0.26 with 1); and for 1 where it gets a new one.
-        lr_backbone_mult: None for 0.1 where the network keeps its head: it has learned these images already; and for 1
-            where it gets a new one: they are new to it, too, and all of it has to learn (benchmarks/adapt.md).
-        calibrate: start the hidden units of fresh blocks where they tell images apart: zero mean and unit variance over
-            the first training images, see :mod:`sesurgeon.blocks.calibration`. On Fashion-MNIST gates go 1.5 to 10
-            times as far with the images after an epoch then; what that is worth in accuracy was below the noise there.
-        layer_decay: each layer's rate is this times that of the layer above it, in timm's grouping of layers; None
-            for one rate. What is new, in whatever layer, keeps its own.
-        opt: an optimiser of timm's.
-        sched: "cosine", "tanh" or "none" (constant).
-        weight_decay: for weights; biases and norms get none, as in timm.
-        warmup_epochs: linear warm-up at the start of each phase, in epochs; may be a fraction of one.
-        clip_grad: the largest norm of an update's gradients; None for no bound.
+        epochs: passes over the training images, including the frozen ones.
+        freeze_epochs: how many of them, at the start, train only inserted blocks and a new head.
+        train: "all"; or "blocks" to train only inserted blocks and the head, in all epochs. The backbone and its
+            BatchNorm statistics stay as they are then, and :func:`sesurgeon.extract_adapter` can save what was learned
+            in a small file.
+        batch_size: images per step on each process. The last, smaller update of an epoch is left out if one of its
+            steps would have a single image: BatchNorm cannot train on one value per channel.
+        grad_accum_steps: steps whose gradients are added up for one update.
+        lr: learning rate. The default suits AdamW; SGD needs about ten times as much.
+        lr_block_mult: factor on ``lr`` for inserted blocks and a new head. None: 5 if the network keeps its head,
+            because blocks start as identities and need a higher rate to move (on scikit-learn's digits, three frozen
+            epochs took the validation loss from 0.31 to 0.13 with 5 and to 0.26 with 1); 1 if it gets a new head.
+        lr_backbone_mult: factor on ``lr`` for everything else. None: 0.1 if the network keeps its head, because it has
+            learned these images already; 1 if it gets a new head, because the images are new to the backbone, too
+            (benchmarks/adapt.md).
+        calibrate: before training, scale the hidden layer of fresh blocks so that each unit has mean 0 and variance 1
+            over the first training images (:mod:`sesurgeon.blocks.calibration`). On Fashion-MNIST, gates then varied
+            1.5 to 10 times as much between images after one epoch; the effect on accuracy was below the noise.
+        layer_decay: the learning rate of each layer is this times that of the layer above it, with layers grouped as in
+            timm; inserted blocks and a new head are exempt. None: one rate for all layers.
+        opt: name of an optimiser in timm.
+        sched: "cosine" or "tanh", timm's schedulers of these names; "none" keeps the rates constant.
+        weight_decay: of weights; biases and norms get none, as in timm.
+        warmup_epochs: epochs of linear warm-up from a rate of 0 at the start of each phase; may be a fraction, and
+            takes at most half of a phase.
+        clip_grad: maximum norm of the gradients of an update; None: no clipping.
         smoothing: label smoothing of the training loss.
-        mixup: alpha of mixup's beta distribution; 0 for none (https://arxiv.org/abs/1710.09412).
-        cutmix: likewise of CutMix (https://arxiv.org/abs/1905.04899). With both, each batch gets one or the other.
-        aa: an augmentation policy as timm spells it: "rand-m9-mstd0.5" is RandAugment, "augmix-m5-w4-d2", "original".
+        mixup: alpha of mixup's beta distribution; 0: no mixup (https://arxiv.org/abs/1710.09412).
+        cutmix: the same for CutMix (https://arxiv.org/abs/1905.04899). With both, each batch gets one at random.
+        aa: augmentation policy in timm's spelling: "rand-m9-mstd0.5" (RandAugment), "augmix-m5-w4-d2", "original".
         reprob: probability of random erasing (https://arxiv.org/abs/1708.04896).
-        multi_label: an image may show several classes, or none: each output says yes or no, by binary cross-entropy.
-        class_weights: weigh the loss by the inverse frequency of the classes, on average 1; with ``multi_label``, weigh
-            the images that show a class so that they count as much as those that do not.
-        balanced_sampling: draw images with replacement so that all classes come alike often.
-        distill: weight of the loss against the network as it came, the rest going to the labels; 1 needs no labels:
-            then the data may be a folder or a tar without class folders, see :mod:`.data.unlabelled`.
-        kd_temperature: at which the two outputs are compared (https://arxiv.org/abs/1503.02531).
-        model_ema: keep a moving average of the weights, and evaluate and write that.
-        model_ema_decay: of the average; it is reached after a warm-up, as timm does it.
-        hflip: probability of a horizontal flip. None: 0.5 for colour images above 64 pixels, otherwise 0,
-            because digits, letters and signs change their meaning.
-        img_size: side in pixels, in place of the size that the model's preprocessing asks for.
-        amp: compute in ``amp_dtype`` where that is safe.
-        amp_dtype: "bfloat16" or "float16"; the latter on accelerators only.
-        channels_last: keep images and weights in that memory order.
-        compile: by torch.compile.
-        sync_bn: BatchNorm takes mean and variance over the images of all processes, not of each by itself.
-        eval_metric: by which the best epoch is chosen: "top1", "top5", "balanced" (the mean of the classes' top-1)
-            or "loss"; with ``multi_label`` "map", "f1" (see :class:`sesurgeon.finetune.MultiLabelEvaluation`) or
-            "loss". None takes the first.
-        patience: stop after so many epochs of the last phase without a better one; None goes on to the end.
-        checkpoint_every: updates between states to resume from, beside those at the end of each epoch.
-        log_with: trackers that get the numbers; None takes tensorboard when it is installed, () none.
-        workers: processes that read images, at most one a core; 0 reads in the main process.
+        multi_label: images have any number of labels, or none; each output is trained by binary cross-entropy.
+        class_weights: weight classes in the loss by inverse frequency, with mean 1 over the images; with
+            ``multi_label``, give the images that show a class the same total weight as those that do not.
+        balanced_sampling: draw images with replacement so that all classes are equally frequent.
+        distill: weight of distillation from the network as it was before training; the labels get the rest. At 1 no
+            labels are needed, and the data may be a folder or a tar without class folders (:mod:`.data.unlabelled`).
+        kd_temperature: divides both networks' logits before the softmax; higher compares softer distributions
+            (https://arxiv.org/abs/1503.02531).
+        model_ema: keep an exponential moving average of the weights, and evaluate and save that.
+        model_ema_decay: the decay grows to this value over the first updates (timm's ``use_warmup``).
+        hflip: probability of a horizontal flip. None: 0.5 for colour images above 64 pixels, otherwise 0, because
+            mirrored digits, letters and signs mean something else.
+        img_size: side length of the images in pixels, instead of that in the model's preprocessing.
+        amp: automatic mixed precision: compute in ``amp_dtype`` where that is safe.
+        amp_dtype: "bfloat16"; or "float16", on accelerators only.
+        channels_last: keep images and weights in channels-last memory format.
+        compile: compile the network with torch.compile.
+        sync_bn: let BatchNorm take mean and variance over the images of all processes instead of each process's own.
+        eval_metric: the score that chooses the best epoch: "top1", "top5", "balanced" (mean of the classes' top-1) or
+            "loss"; with ``multi_label``, "map", "f1" (see :class:`sesurgeon.finetune.MultiLabelEvaluation`) or "loss".
+            None: the first of these.
+        patience: stop after so many epochs of the last phase without a new best; None: train all epochs.
+        checkpoint_every: also write a state to resume from after every so many updates; there is one after each epoch
+            in any case.
+        log_with: trackers that receive the numbers. None: tensorboard if it is installed; (): none.
+        workers: processes that read images, at most one per core; 0: read in the main process.
         seed: of everything random: split, order, augmentation, a new head, dropout.
-        val_split: the share that is held out of a folder without a validation set.
-        on_bad_image: "skip" leaves unreadable images out and names them; "error" refuses the folder.
-        data_dir: where torchvision's datasets lie.
-        download: may torchvision fetch a dataset that is not there?
-        device: "auto" takes the accelerator when there is one.
+        val_split: share of the images to hold out where the data have no validation set.
+        on_bad_image: "skip" leaves unreadable images out and names them; "error" refuses the data.
+        data_dir: where torchvision keeps its datasets.
+        download: let torchvision download a dataset that is not in ``data_dir``.
+        device: "auto" takes the accelerator if there is one.
         output: the folder that holds the runs.
-        name: the run's folder in ``output``; None takes exp, exp2, … whichever is free.
+        name: the run's folder in ``output``; None: the first of exp, exp2, … that is free.
         force: replace a run of that name.
 
     Raises:
-        UsageError: a value makes no sense; all of them are listed.
+        UsageError: values are of the wrong type or out of range; all of them are listed.
     """
 
     epochs: int = 10
@@ -146,22 +153,24 @@ class FinetuneConfig:
     force: bool = False
 
     def __post_init__(self) -> None:
-        for name, kinds in _kinds():
-            object.__setattr__(self, name, _plain(getattr(self, name), kinds))
-        problems = list(_no_numbers(self)) or _problems(self)  # others cannot be compared with bounds
+        kinds = get_type_hints(FinetuneConfig)
+        for name, kind in kinds.items():
+            object.__setattr__(self, name, _plain(getattr(self, name), kind))
+        wrong = [f"{problem}." for problem in mismatches(vars(self), kinds)]
+        problems = wrong or _problems(self)  # values of other types cannot be compared with bounds
         if problems:
             raise UsageError("\n".join(problems))
 
     @property
     def metric(self) -> str:
-        """By which the best epoch is chosen."""
+        """The score that chooses the best epoch."""
         return self.eval_metric or _metrics(self)[0]
 
-    def settled(self, *, new_head: bool) -> FinetuneConfig:
-        """With the rates that were left open; of ``train="blocks"`` that of the backbone stays so.
+    def with_rates(self, *, new_head: bool) -> FinetuneConfig:
+        """Fill in the rate factors that are None; with ``train="blocks"`` the backbone has no rate, and keeps None.
 
         Args:
-            new_head: the network gets one, for a task that is new to it.
+            new_head: whether the network gets a new head.
         """
         block_mult, backbone_mult = self.lr_block_mult, self.lr_backbone_mult
         if block_mult is None:
@@ -171,33 +180,20 @@ class FinetuneConfig:
         return replace(self, lr_block_mult=block_mult, lr_backbone_mult=backbone_mult)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as a run's ``args.yaml`` keeps it: what another run could be started with.
+        """Plain data, as a run's ``args.yaml`` keeps it; another run can be started from that file.
 
-        ``force`` is left out: a file should not replace a run.
+        ``force`` is left out, so that such a file never replaces a run.
         """
         log_with = None if self.log_with is None else list(self.log_with) or ["none"]
         return {name: value for name, value in {**asdict(self), "log_with": log_with}.items() if name != "force"}
 
 
-def _kinds() -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """The types of each setting."""
-    for name, hint in get_type_hints(FinetuneConfig).items():
-        yield name, get_args(hint) or (hint,)
-
-
-def _plain(value: Any, kinds: tuple[Any, ...]) -> Any:
-    """A number of NumPy's or torch's as one of Python's; 3.0 as 3 where a whole one is wanted, as files may have it."""
+def _plain(value: Any, kind: Any) -> Any:
+    """``value`` in Python's own types: a path as text, NumPy's and torch's numbers, 3.0 as 3 where ``kind`` has int."""
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
     value = value.item() if getattr(value, "ndim", None) == 0 else value
-    return int(value) if int in kinds and isinstance(value, float) and value.is_integer() else value
-
-
-def _no_numbers(config: FinetuneConfig) -> Iterator[str]:
-    for name, kinds in _kinds():
-        value = getattr(config, name)
-        if float in kinds and not (type(value) in kinds or type(value) is int):
-            yield f"{name} (={value!r}) must be a number."
-        if int in kinds and type(value) not in kinds:
-            yield f"{name} (={value!r}) must be a whole number."
+    wants_int = int in (kind, *get_args(kind))
+    return int(value) if wants_int and isinstance(value, float) and value.is_integer() else value
 
 
 def _problems(config: FinetuneConfig) -> list[str]:
@@ -209,7 +205,6 @@ def _problems(config: FinetuneConfig) -> list[str]:
             "freeze_epochs",
             f"be from 0 to epochs (={config.epochs})",
         ),
-        (config.train in get_args(Train), "train", f"be one of {', '.join(get_args(Train))}"),
         (config.batch_size >= 1, "batch_size", "be at least 1"),
         (_positive(config.lr), "lr", "be above 0"),
         (config.lr_block_mult is None or _positive(config.lr_block_mult), "lr_block_mult", "be above 0"),
@@ -250,7 +245,6 @@ def _problems(config: FinetuneConfig) -> list[str]:
         (config.workers >= 0, "workers", "be 0 or more"),
         (0 <= config.seed < 2**32, "seed", "be from 0 to 2**32 - 1"),
         (0 < config.val_split < 1, "val_split", "be between 0 and 1"),
-        (config.on_bad_image in ("skip", "error"), "on_bad_image", "be skip or error"),
         (config.device in DEVICES, "device", f"be one of {', '.join(DEVICES)}"),
         (config.name is None or _is_folder_name(config.name), "name", "be a folder name without a path"),
     ]

@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""The device to compute on."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from sesurgeon.finetune.config import DEVICES
 
 
 def find_device(name: str) -> torch.device:
-    """The device of that name; "auto" is the accelerator when this machine has one, else the CPU.
+    """The device of that name; "auto" is the accelerator if this machine has one, else the CPU.
 
     Raises:
-        UsageError: the device is not there, or there is no such kind of device.
+        UsageError: this machine has no such device, or the name is unknown.
     """
     if name not in DEVICES:
         raise UsageError(f"device (={name!r}) must be one of {', '.join(DEVICES)}.")

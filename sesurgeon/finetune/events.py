@@ -1,4 +1,4 @@
-"""What a run tells whoever watches it. Nothing in this folder prints."""
+"""The events of a run, for whoever watches it. Nothing in this folder prints."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-if TYPE_CHECKING:  # all of them tell events
+if TYPE_CHECKING:  # these modules import the events
     from sesurgeon.finetune.data.dataset import Data
     from sesurgeon.finetune.keeping.records import EpochRow
     from sesurgeon.finetune.task import Task
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # all of them tell events
 
 @dataclass(frozen=True)
 class ImagesChecked:
-    """``done`` of ``total`` image files were decoded on trial."""
+    """``done`` of ``total`` image files were decoded as a check."""
 
     done: int
     total: int
@@ -25,12 +25,12 @@ class ImagesChecked:
 
 @dataclass(frozen=True)
 class RunStarted:
-    """Everything was checked and the run's folder made.
+    """All checks have passed, and the run's folder was made.
 
     Attributes:
         folder: of the run.
-        data: the images, with those that were skipped.
-        task: classes, preprocessing, phases, and the notes that the user should see.
+        data: the images, and which files were skipped.
+        task: classes, preprocessing, phases, and notes for the user.
     """
 
     folder: Path
@@ -40,14 +40,14 @@ class RunStarted:
 
 @dataclass(frozen=True)
 class BlocksCalibrated:
-    """The hidden units of fresh blocks were started where they tell images apart."""
+    """The hidden layers of fresh blocks were scaled to the training images."""
 
     calibration: Calibration
 
 
 @dataclass(frozen=True)
 class PhaseStarted:
-    """``trained`` of the model's ``parameters`` numbers change from here on."""
+    """A phase begins, which trains ``trained`` of the model's ``parameters`` numbers."""
 
     phase: Phase
     trained: int
@@ -56,7 +56,7 @@ class PhaseStarted:
 
 @dataclass(frozen=True)
 class TrainStep:
-    """``step`` of ``steps`` of an epoch are done; ``loss`` is the mean so far, ``lr`` the largest rate."""
+    """``step`` of the ``steps`` of an epoch are done; ``loss`` is the mean so far, ``lr`` the largest learning rate."""
 
     epoch: int
     step: int
@@ -67,7 +67,7 @@ class TrainStep:
 
 @dataclass(frozen=True)
 class EvaluationStep:
-    """``step`` of ``steps`` batches of an evaluation are done."""
+    """``step`` of the ``steps`` batches of an evaluation are done."""
 
     step: int
     steps: int
@@ -79,7 +79,7 @@ class EpochFinished:
 
     Attributes:
         row: what it scored.
-        is_best: no epoch before it scored as high; never where no score chooses one.
+        is_best: no epoch before scored as high; always False without labels, where no score picks a best epoch.
     """
 
     row: EpochRow
@@ -88,7 +88,7 @@ class EpochFinished:
 
 @dataclass(frozen=True)
 class StateWritten:
-    """A resumed run would go on after ``update`` updates of ``epoch``."""
+    """A state was written to ``path``, after ``update`` updates of ``epoch``; the run can be resumed from it."""
 
     path: Path
     epoch: int
@@ -96,18 +96,34 @@ class StateWritten:
 
 
 @dataclass(frozen=True)
+class NotResumable:
+    """The first state cannot be read back because of what is ``refused`` in it, so the run cannot be resumed."""
+
+    refused: str
+
+
+@dataclass(frozen=True)
 class RunResumed:
-    """The run goes on from ``path``, after ``update`` updates of ``epoch``; ``torn`` files were passed over."""
+    """The run goes on from a state.
+
+    Attributes:
+        path: its file.
+        epoch, update: where the run stands: after ``update`` updates of ``epoch``.
+        torn: newer files that are damaged and were renamed to these.
+        held: the epoch in ``best.pt`` where the run had come further than the state, and a later epoch is the best; it
+            is only replaced by a better one. Otherwise None.
+    """
 
     path: Path
     epoch: int
     update: int
     torn: tuple[Path, ...]
+    held: EpochRow | None = None
 
 
 @dataclass(frozen=True)
 class RunStopped:
-    """The run ends before ``epoch``: no epoch was the best for as many as ``patience`` says."""
+    """The run ends before ``epoch``, because ``patience`` epochs went by without a new best."""
 
     epoch: int
 
@@ -115,6 +131,7 @@ class RunStopped:
 Event: TypeAlias = (
     ImagesChecked
     | RunStarted
+    | NotResumable
     | RunResumed
     | BlocksCalibrated
     | PhaseStarted
@@ -128,4 +145,4 @@ OnProgress: TypeAlias = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """The watcher that is taken when none is given."""
+    """The watcher that does nothing."""

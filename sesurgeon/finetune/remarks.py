@@ -1,4 +1,4 @@
-"""Settings that change nothing beside the others: a user who gave them should know."""
+"""Notes on settings that have no effect in combination with the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FOR_LABELS = ("smoothing", "class_weights")
 
 
 def remarks_on(config: FinetuneConfig, phases: Sequence[Phase]) -> Iterator[str]:
-    """A sentence for each setting that is not what it is by default, and has no effect or less than it says."""
+    """A sentence for each setting that differs from its default and has no effect, or less than it says."""
     for name, needed in _WITHOUT.items():
         if not getattr(config, needed) and _differs(config, name):
             yield f"{name} (={getattr(config, name)}) has no effect without {needed}."
@@ -25,7 +25,7 @@ def remarks_on(config: FinetuneConfig, phases: Sequence[Phase]) -> Iterator[str]
             yield f"{name} (={getattr(config, name)}) has no effect with train (=blocks), which leaves the rest alone."
     for phase in phases:
         if config.warmup_epochs > phase.longest_warmup:
-            yield f"Warm-up takes half of the {phase.epochs} epochs from {phase.first_epoch} on, no more."
+            yield f"Warm-up is limited to half of the {phase.epochs} epochs from {phase.first_epoch} on."
 
 
 def _differs(config: FinetuneConfig, name: str) -> bool:

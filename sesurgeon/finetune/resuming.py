@@ -1,4 +1,4 @@
-"""Whether a stopped run can go on, and from where."""
+"""Checks of whether a stopped run can be resumed, and from where."""
 
 from __future__ import annotations
 
@@ -9,29 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from sesurgeon.errors import DataError, UnreadableFileError, UsageError
+from sesurgeon.files import remove_drafts
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.images import FileImages, Images
-from sesurgeon.finetune.keeping.claim import check_unclaimed
+from sesurgeon.finetune.keeping.lock import check_unclaimed
 from sesurgeon.finetune.keeping.runfolder import FILES, RunFolder
-from sesurgeon.finetune.keeping.states import (
-    FoundState,
-    clear_unfinished,
-    clear_unfinished_states,
-    newest_state,
-    states_in,
-)
+from sesurgeon.finetune.keeping.states import STATES, FoundState, RunState, newest_state, states_in
 from sesurgeon.finetune.task import Task
 from sesurgeon.finetune.training.phases import phases_of
 
-# These change how a run is done, not what comes of it; but for epochs and patience, which say when it ends.
+# These change how a run is computed, not its result; except for epochs and patience, which say when it ends.
 CHANGEABLE = frozenset(
     {"epochs", "patience", "checkpoint_every", "workers", "device", "log_with", "data_dir", "download"}
 )
 
 
 def newest_run(output: Path) -> Path:
-    """The run in ``output`` that wrote a state last.
+    """The run in ``output`` with the newest state.
 
     Raises:
         UsageError: there is none.
@@ -40,14 +35,14 @@ def newest_run(output: Path) -> Path:
     states = [(_written_at(file), str(run.path)) for run in runs for file in states_in(run.states)]
     if not states:
         raise UsageError(
-            f"There is no run in {output} that wrote a state.",
+            f"There is no run in {output} that saved a state.",
             hint="Name the run with --name, the folder of the runs with --output; or start one, without --resume.",
         )
     return Path(max(states)[1])
 
 
 def _written_at(file: Path) -> int:
-    """In nanoseconds; 0 where it is gone meanwhile, as a run that is going on keeps its newest states alone."""
+    """In nanoseconds; 0 if it is gone by now, because a run deletes its older states."""
     try:
         return file.stat().st_mtime_ns
     except FileNotFoundError:
@@ -55,17 +50,17 @@ def _written_at(file: Path) -> int:
 
 
 def resumed_config(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> FinetuneConfig:
-    """The settings of a run that goes on.
+    """The settings of a resumed run.
 
-    More ``epochs`` lengthen the last phase; its schedule is then the longer one's from where the run stands, so the
-    learning rate rises again. Fewer end the run earlier, likewise; but not before where it stands.
+    More ``epochs`` lengthen the last phase. It goes on with the schedule of the longer phase, so the learning rate
+    rises again. Fewer epochs end the run earlier, but not before the epoch that it is in.
 
     Args:
         settings: the run's ``args.yaml``.
-        changes: what is to be different.
+        changes: settings to change.
 
     Raises:
-        UsageError: something would make it another run.
+        UsageError: one of the changes would make it another run.
     """
     known = {field.name for field in fields(FinetuneConfig)}
     before = {name: value for name, value in settings.items() if name in known}
@@ -82,26 +77,24 @@ def resumed_config(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> F
     return FinetuneConfig(**{**before, **{name: value for name, value in changes.items() if name in CHANGEABLE}})
 
 
-def task_of(state: Mapping[str, Any], task: Task, config: FinetuneConfig) -> Task:
-    """``task`` as the run had it at its start, when a new head was new, and what was said of it then."""
-    new = frozenset(state["new"])
-    new_head = bool(state.get("new_head"))  # states of before that have their rates in args.yaml
+def task_of(state: RunState, task: Task, config: FinetuneConfig) -> Task:
+    """``task`` as it was when the run started, where a replaced head was still new, with the notes of that time."""
     return replace(
         task,
         head=None,
-        new_head=new_head,
-        new=new,
-        phases=phases_of(config, anything_new=bool(new)),
-        notes=tuple(state.get("notes", task.notes)),
+        new_head=state.new_head,
+        new=frozenset(state.new),
+        phases=phases_of(config, anything_new=bool(state.new)),
+        notes=tuple(state.notes),
     )
 
 
 def state_of(folder: RunFolder) -> FoundState:
-    """The newest whole state of a run; what a killed process left unfinished is cleared away.
+    """The newest whole state of a run. Temporary files that a killed process left are deleted.
 
     Raises:
         UsageError: there is none, or the run is going on.
-        UnreadableFileError: all are damaged, or it was written by another sesurgeon.
+        UnreadableFileError: all are damaged, or another version of sesurgeon wrote it.
     """
     check_unclaimed(folder.path)
     states = states_in(folder.states)
@@ -110,8 +103,8 @@ def state_of(folder: RunFolder) -> FoundState:
             f"There is no state to resume from in {folder.path}: the run was stopped before its first was written.",
             hint="Start it again.",
         )
-    clear_unfinished(folder.path, FILES)
-    clear_unfinished_states(folder.states)
+    remove_drafts(folder.path, FILES)
+    remove_drafts(folder.states, [STATES])
     found = newest_state(folder.states)
     if found is None:
         raise UnreadableFileError(
@@ -121,13 +114,13 @@ def state_of(folder: RunFolder) -> FoundState:
     return found
 
 
-def check_epochs(state: Mapping[str, Any], config: FinetuneConfig) -> None:
-    """Refuse to end a run before where it stands.
+def check_epochs(state: RunState, config: FinetuneConfig) -> None:
+    """Refuse to end a run before the epoch that it is in.
 
     Raises:
-        UsageError: more epochs were begun than it is to have.
+        UsageError: more epochs were begun than ``config`` has.
     """
-    begun = state["epoch"] + (state["update"] > 0)
+    begun = state.epoch + (state.update > 0)
     if config.epochs < begun:
         raise UsageError(
             f"epochs (={config.epochs}) is less than the {begun} that the run has done or begun.",
@@ -136,7 +129,7 @@ def check_epochs(state: Mapping[str, Any], config: FinetuneConfig) -> None:
 
 
 def data_identity(data: Data) -> dict[str, Any]:
-    """What must be the same when a run goes on."""
+    """What must be the same about ``data`` when the run is resumed."""
     train = data.split("train")
     return {
         "train": len(train),
@@ -147,20 +140,20 @@ def data_identity(data: Data) -> dict[str, Any]:
 
 
 def _digest_of_names_and_targets(images: Images) -> str:
-    """Of the names and targets of image files, in order; folders may have moved."""
+    """Of image files, in order. Their folders do not count, because data may be moved."""
     if not isinstance(images, FileImages):
         return ""
     named = [(str(path).rpartition("/")[2], target) for path, target in zip(images.paths, images.targets, strict=True)]
     return hashlib.sha256(repr(named).encode()).hexdigest()[:16]
 
 
-def check_data(state: Mapping[str, Any], data: Data) -> None:
-    """Refuse to go on with other images.
+def check_data(state: RunState, data: Data) -> None:
+    """Refuse to resume a run with other images.
 
     Raises:
-        DataError: their number or their classes are not what the run was started with.
+        DataError: their number, names or classes differ from those that the run was started with.
     """
-    before, now = state["data"], data_identity(data)
+    before, now = state.data, data_identity(data)
     changed = [f"{what}: {before[what]} then, {now[what]} now" for what in before if before[what] != now[what]]
     if changed:
         raise DataError(

@@ -11,34 +11,37 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from sesurgeon.errors import DivergedError, OutputError, UsageError
+from sesurgeon.errors import DivergedError, SesurgeonError, UsageError
 from sesurgeon.finetune.assembly import checked_updates, make_trainer, place
 from sesurgeon.finetune.config import FinetuneConfig
+from sesurgeon.finetune.context import RunContext
 from sesurgeon.finetune.data.dataset import Data, check_is_data
-from sesurgeon.finetune.data.loader import dead_readers_named, end_readers
+from sesurgeon.finetune.data.loader import end_readers, explain_dead_workers
 from sesurgeon.finetune.data.opening import open_data
 from sesurgeon.finetune.data.randomness import reseed, seeded
 from sesurgeon.finetune.data.unlabelled import lacks_classes
 from sesurgeon.finetune.events import BlocksCalibrated, OnProgress, RunResumed, RunStarted, ignore
-from sesurgeon.finetune.keeping.claim import claimed
 from sesurgeon.finetune.keeping.curve import draw_curve
-from sesurgeon.finetune.keeping.finishing import write_overview
+from sesurgeon.finetune.keeping.lock import claimed
+from sesurgeon.finetune.keeping.overview import write_overview
 from sesurgeon.finetune.keeping.records import EpochRow, best_of
 from sesurgeon.finetune.keeping.runfolder import RunFolder, make_run_folder
-from sesurgeon.finetune.keeping.states import FoundState
+from sesurgeon.finetune.keeping.states import FoundState, RunState
 from sesurgeon.finetune.keeping.trackers import trackers_for, tracking
 from sesurgeon.finetune.resuming import check_data, check_epochs, state_of, task_of
-from sesurgeon.finetune.scoring.agreement import labelled_by
-from sesurgeon.finetune.scoring.gatewatch import GateMovement
+from sesurgeon.finetune.scoring.forward import modes_kept
+from sesurgeon.finetune.scoring.gatestatistics import GateStatistics
 from sesurgeon.finetune.scoring.measured import Measured
+from sesurgeon.finetune.scoring.pseudo_labels import labelled_by
 from sesurgeon.finetune.task import Task, make_task, prepare_model
 from sesurgeon.finetune.trainer import Trainer
 from sesurgeon.finetune.training.calibration import calibrate
-from sesurgeon.finetune.training.engine import from_main, lost_processes_named, make_accelerator
+from sesurgeon.finetune.training.objective import check_mixing
 from sesurgeon.finetune.training.phase_training import check_optimizer
-from sesurgeon.finetune.training.signals import StopAskedError, stop_request
+from sesurgeon.finetune.training.processes import explain_lost_processes, from_main, make_accelerator
 from sesurgeon.finetune.training.single_images import check_single_images
-from sesurgeon.finetune.training.state import check_processes, put_back_weights
+from sesurgeon.finetune.training.state import check_processes, restore_weights
+from sesurgeon.finetune.training.stopping import stop_request
 from sesurgeon.models.provenance import attach_provenance, check_is_network, provenance_of
 
 if TYPE_CHECKING:
@@ -51,15 +54,15 @@ class FinetuneResult:
 
     Attributes:
         folder: the run's folder.
-        best: the checkpoint with the best validation score, the state before training included; where the images had no
-            labels, and so no score says which is best, that of the last epoch.
+        best: the checkpoint with the best validation score, which may be the state before training; that of the last
+            epoch if the images have no labels, because no score tells which one is best then.
         last: the checkpoint of the last epoch.
-        rows: one a line of ``summary.csv``; the first is the state before training.
-        metric: by which the best epoch was chosen; None where the images had no labels.
+        rows: the lines of ``summary.csv``; the first is the state before training.
+        metric: the score that chose the best epoch; None if the images have no labels.
         evaluation: what ``best`` scored.
         gates: what the gates of ``best`` did.
         task: classes, preprocessing, phases and notes.
-        config: the settings, those that were left open settled.
+        config: the settings, with open rates filled in.
     """
 
     folder: Path
@@ -68,7 +71,7 @@ class FinetuneResult:
     rows: tuple[EpochRow, ...]
     metric: str | None
     evaluation: Measured
-    gates: tuple[GateMovement, ...]
+    gates: tuple[GateStatistics, ...]
     task: Task
     config: FinetuneConfig
 
@@ -77,7 +80,7 @@ class FinetuneResult:
         return best_of(self.rows, self.metric)
 
 
-@lost_processes_named()
+@explain_lost_processes()
 def finetune(
     model: nn.Module,
     data: Data | str | os.PathLike[str],
@@ -87,26 +90,26 @@ def finetune(
     settings: Mapping[str, Any] | None = None,
     on_progress: OnProgress = ignore,
 ) -> FinetuneResult:
-    """Train ``model`` on ``data``: what is new first, with the backbone frozen, then everything.
+    """Train ``model`` on ``data``: first what is new, with the backbone frozen, then everything.
 
-    The model is trained in place and holds the last epoch's weights at the end; the best ones are in ``best.pt`` (where
-    the images have no labels no score says which are best, and these are the last ones, too). Its ``requires_grad`` and
-    train and eval flags are put back, parameters that were frozen before stay so (but for what is new), and it is left
-    on the device that it was trained on. The random state of the caller is left as it was. The same seed gives the same
-    weights, bit for bit, on the CPU.
+    The model is trained in place and holds the weights of the last epoch at the end; the best ones are in ``best.pt``
+    (the last ones, too, if the images have no labels, because no score tells which are best then). Its
+    ``requires_grad`` and its train and eval modes are restored, parameters that were frozen stay so (except in what is
+    new), and it is left on the device that it was trained on. The caller's random state is left as it was. The same
+    seed gives the same weights, bit for bit, on the CPU.
 
-    SIGINT and SIGTERM let the step end and write a state, from which ``resume`` goes on, bit for bit as if the run
-    had not been stopped. So it does when the process was killed, from the state before. Under ``torchrun`` or
-    ``accelerate launch`` all processes call this alike; the main one writes.
+    At SIGINT, SIGTERM or SIGHUP the run finishes its step and writes a state, from which ``resume`` goes on bit for bit
+    as if the run had not been stopped. If the process was killed, it does so from the last state that was written.
+    Under ``torchrun`` or ``accelerate launch`` all processes call this in the same way; the main one writes the files.
 
     Args:
         model: a classifier, as :func:`sesurgeon.load` or :func:`sesurgeon.add_se` give it.
-        data: what :func:`open_data` gives, or what it takes (opened by the settings in ``config`` then).
+        data: what :func:`open_data` gives; or what it takes, to be opened with the settings in ``config``.
         config: the settings.
-        resume: the folder of a run that goes on; ``model`` is its ``last.pt`` then, and ``config`` the one that it was
-            started with, but for what :func:`sesurgeon.finetune.resumed_config` lets change.
-        settings: more to be kept in ``args.yaml``.
-        on_progress: gets the events of :mod:`sesurgeon.finetune.events`, on the main process.
+        resume: the folder of a run to resume. ``model`` is its ``last.pt`` then, and ``config`` the one that it was
+            started with, except for what :func:`sesurgeon.finetune.resumed_config` allows to change.
+        settings: more entries for ``args.yaml``.
+        on_progress: receives the events of :mod:`sesurgeon.finetune.events`, on the main process.
 
     Raises:
         DataError: bad data, see :func:`open_data`; or images that the model cannot take.
@@ -126,14 +129,16 @@ def finetune(
             hint="Write sesurgeon.finetune.FinetuneConfig(epochs=3, lr=1e-3).",
         )
     trackers = trackers_for(config.log_with)
-    state = None if resume is None else state_of(RunFolder(Path(resume)))
+    resumed = None if resume is None else RunFolder(Path(resume))
+    found = None if resumed is None else state_of(resumed)
+    state = None if found is None else found.state
     accelerator = make_accelerator(config, trackers)
     on_progress = on_progress if accelerator.is_main_process else ignore
     spec = data.name if isinstance(data, Data) else os.fspath(data)
     data = _images(model, data, config, accelerator, state, on_progress)
     task, updates_per_epoch = _checked(model, data, config, accelerator, state)
-    config = config.settled(new_head=task.new_head)
-    folder = _run_folder(resume, config, accelerator)
+    config = config.with_rates(new_head=task.new_head)
+    folder = _new_folder(config, accelerator) if resumed is None else resumed
     held = claimed(folder.path) if accelerator.is_main_process else contextlib.nullcontext()
     tracked = tracking(accelerator, folder.path, config.to_dict(), updates_per_epoch, on_progress)
     with (
@@ -143,24 +148,21 @@ def finetune(
         stop_request() as stop,
         _flags_kept(model),
     ):
-        if accelerator.is_main_process:
+        run = RunContext(config, accelerator, folder, stop, on_progress)
+        if run.writes:
             source = {"model": str(provenance_of(model).source), "data": spec, **(settings or {})}
             folder.write_settings(model, {**source, **config.to_dict()})
         prepare_model(model, task)
         place(model, config, accelerator)
         on_progress(RunStarted(folder.path, data, task))
-        trainer = make_trainer(
-            model, data, task, config, accelerator, folder,
-            trainable=_trainable(model, state), resumes=state is not None, stop=stop, on_progress=on_progress,
-        )  # fmt: skip
+        trainer = make_trainer(model, data, task, run, state)
         reseed(config.seed + accelerator.process_index, accelerator.device)
-        _train(trainer, state, folder, data)
-        gates: tuple[GateMovement, ...] = ()
-        if accelerator.is_main_process:
+        _train(trainer, found, data)
+        gates: tuple[GateStatistics, ...] = ()
+        if run.writes:
             gates = write_overview(folder, model, trainer.recorder, data, task, config.batch_size)
     attach_provenance(model, provenance_of(trainer.shown))  # the average has the history
     recorder = trainer.recorder
-    assert recorder.best is not None  # the state before training was recorded
     return FinetuneResult(
         folder=folder.path,
         best=folder.best,
@@ -179,111 +181,102 @@ def _images(
     data: Data | str | os.PathLike[str],
     config: FinetuneConfig,
     accelerator: Accelerator,
-    state: FoundState | None,
+    state: RunState | None,
     on_progress: OnProgress,
 ) -> Data:
-    """The images of the run, opened; those without labels with what the network says of them."""
+    """The images of the run; if they have no labels, with what the network says of them."""
     main = accelerator.is_main_process
     if not isinstance(data, Data):
         spec = os.fspath(data)
-        data = from_main(accelerator, _open(spec, model, config, on_progress) if main else None)
+        data = from_main(_open(spec, model, config, on_progress) if main else None)
     if data.unlabelled:
-        placed, kept = place(model, config, accelerator), None if state is None else state.content
-        data = from_main(accelerator, labelled_by(placed, data, config, kept) if main else None)
+        placed = place(model, config, accelerator)
+        data = from_main(labelled_by(placed, data, config, state) if main else None)
     return data
 
 
 def _checked(
-    model: nn.Module, data: Data, config: FinetuneConfig, accelerator: Accelerator, state: FoundState | None
+    model: nn.Module, data: Data, config: FinetuneConfig, accelerator: Accelerator, state: RunState | None
 ) -> tuple[Task, int]:
-    """What is to be done, and the updates of an epoch; all that can be refused is, before anything is written."""
+    """The task, and the number of updates in an epoch. Checks whatever can be checked before anything is written."""
     task = make_task(model, data, config)
     if state is not None:
-        check_processes(state.content, accelerator.num_processes)
-        check_epochs(state.content, config)
-        check_data(state.content, data)
-        task = task_of(state.content, task, config)
+        check_processes(state, accelerator.num_processes)
+        check_epochs(state, config)
+        check_data(state, data)
+        task = task_of(state, task, config)
     updates = checked_updates(data, config, accelerator)
     check_single_images(model, task, updates, sync_bn=config.sync_bn)
     check_optimizer(config, accelerator.device)
+    check_mixing(config)
     return task, updates.per_epoch
 
 
-def _train(trainer: Trainer, state: FoundState | None, folder: RunFolder, data: Data) -> None:
-    """Train from the start, with what is measured before it, or from ``state``; readers end however it ends."""
+def _train(trainer: Trainer, found: FoundState | None, data: Data) -> None:
+    """Measure the network and train it, or train on from the state that was found. Ends the loaders' processes."""
     with contextlib.ExitStack() as at_last:
-        at_last.enter_context(dead_readers_named())
-        at_last.enter_context(_shown_all_the_same(trainer, folder, data))
+        at_last.enter_context(explain_dead_workers())
+        at_last.enter_context(_report_on_failure(trainer, data))
         at_last.callback(end_readers, *trainer.readers)
-        if state is None:
+        if found is None:
             _record_the_start(trainer)
-            if trainer.config.calibrate:
+            if trainer.run.config.calibrate:
                 _calibrate(trainer)
         else:
-            _take_up(trainer, state)
-        trainer.train(None if state is None else state.content)
+            _restore(trainer, found)
+        trainer.train(None if found is None else found.state)
 
 
 @contextlib.contextmanager
-def _shown_all_the_same(trainer: Trainer, folder: RunFolder, data: Data) -> Iterator[None]:
-    """Draw the curve of a run that ends before its time; one that diverged will not go on, and gets its report."""
+def _report_on_failure(trainer: Trainer, data: Data) -> Iterator[None]:
+    """Draw the curve of a run that ends early; write the report of one that diverged, because it cannot be resumed."""
     try:
         yield
     except BaseException as error:
-        recorder, writes = trainer.recorder, trainer.write_state is not None
-        with contextlib.suppress(OutputError):  # what ended it matters more
-            if isinstance(error, DivergedError) and writes and recorder.best is not None:
+        run, recorder = trainer.run, trainer.recorder
+        with contextlib.suppress(SesurgeonError):  # what ended the run matters more
+            if isinstance(error, DivergedError) and run.writes and recorder.rows:
                 why = f"The run ended before its time: {error.message} {error.hint or ''}".strip()
                 task = replace(trainer.task, notes=(why, *trainer.task.notes))
-                write_overview(folder, trainer.model, recorder, data, task, trainer.config.batch_size)
-            elif writes and len(recorder.rows) > 1:
-                draw_curve(recorder.rows, trainer.task.phases, folder.curve, recorder.metric)
+                write_overview(run.folder, trainer.model, recorder, data, task, run.config.batch_size)
+            elif run.writes and len(recorder.rows) > 1:
+                draw_curve(recorder.rows, trainer.task.phases, run.folder.curve, recorder.metric)
         raise
 
 
-def _trainable(model: nn.Module, state: FoundState | None) -> frozenset[str]:
-    """The parameters that a run may train: those that were not frozen at its start."""
-    if state is not None:
-        return frozenset(state.content["trainable"])
-    return frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
-
-
 def _record_the_start(trainer: Trainer) -> None:
-    """Measure the network without its blocks, where it keeps its head, and as it is."""
+    """Measure the network as it is, and without its blocks if it keeps its head."""
     from sesurgeon.surgery import blocks_of, remove_se
 
     recorder = trainer.recorder
-    try:
-        if blocks_of(trainer.model) and trainer.task.head is None:
-            recorder.milestones["base: without blocks"] = recorder.measure(remove_se(trainer.model))
-        recorder.milestones["after surgery"] = recorder.record(trainer.shown, -1)
-    except StopAskedError:
-        raise KeyboardInterrupt from None
+    if blocks_of(trainer.model) and trainer.task.head is None:
+        recorder.milestones["base: without blocks"] = recorder.measure(remove_se(trainer.model))
+    recorder.milestones["after surgery"] = recorder.record(trainer.shown, -1)
 
 
 def _calibrate(trainer: Trainer) -> None:
-    """Calibrate fresh blocks; the moving average starts where they do."""
-    done = calibrate(trainer.model, trainer.batches, trainer.updates, trainer.accelerator)
+    """Calibrate fresh blocks, in the moving average, too."""
+    done = calibrate(trainer.model, trainer.loop.batches, trainer.loop.updates)
     if done.blocks or done.left:
         trainer.recorder.notes += (str(done),)
-        trainer.on_progress(BlocksCalibrated(done))
+        trainer.run.on_progress(BlocksCalibrated(done))
     if trainer.average is not None:
         trainer.average.set(trainer.model)
 
 
-def _take_up(trainer: Trainer, state: FoundState) -> None:
-    put_back_weights(state.content, trainer.model, trainer.average)
-    trainer.recorder.restore(state.content["recorder"])
-    trainer.on_progress(RunResumed(state.path, state.content["epoch"], state.content["update"], state.torn))
+def _restore(trainer: Trainer, found: FoundState) -> None:
+    restore_weights(found.state, trainer.model, trainer.average)
+    trainer.recorder.restore(found.state.recorder)
+    torn = found.set_torn_aside() if trainer.run.writes else ()
+    held = trainer.recorder.held
+    trainer.run.on_progress(RunResumed(found.path, found.state.epoch, found.state.update, torn, held))
 
 
-def _run_folder(resume: object, config: FinetuneConfig, accelerator: Accelerator) -> RunFolder:
-    if resume is not None:
-        return RunFolder(Path(str(resume)))
+def _new_folder(config: FinetuneConfig, accelerator: Accelerator) -> RunFolder:
     made = None
     if accelerator.is_main_process:
         made = make_run_folder(Path(config.output), config.name, force=config.force)
-    return from_main(accelerator, made)
+    return from_main(made)
 
 
 def _open(spec: str, model: nn.Module, config: FinetuneConfig, on_progress: OnProgress) -> Data:
@@ -303,13 +296,11 @@ def _open(spec: str, model: nn.Module, config: FinetuneConfig, on_progress: OnPr
 
 @contextlib.contextmanager
 def _flags_kept(model: nn.Module) -> Iterator[None]:
-    """Put train and eval flags and ``requires_grad`` back at the end."""
-    training = {module: module.training for module in model.modules()}
+    """Restore train and eval modes and ``requires_grad`` at the end."""
     requires_grad = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    try:
-        yield
-    finally:
-        for module, flag in training.items():
-            module.training = flag
-        for parameter, flag in requires_grad.items():
-            parameter.requires_grad_(flag)
+    with modes_kept(model):
+        try:
+            yield
+        finally:
+            for parameter, flag in requires_grad.items():
+                parameter.requires_grad_(flag)

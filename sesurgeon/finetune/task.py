@@ -1,4 +1,4 @@
-"""What a run is about: model, data and settings brought together and checked, nothing changed yet."""
+"""The task of a run: model, data and settings, checked against each other before anything is changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sesurgeon.finetune.data.heldout import held_out_notes, runs_on
 from sesurgeon.finetune.data.labels import Labels, ManyLabels, fits, map_classes
 from sesurgeon.finetune.data.transforms import check_policy, preprocessing_for
 from sesurgeon.finetune.remarks import remarks_on
-from sesurgeon.finetune.scoring.outputs import count_outputs, dtype_of
+from sesurgeon.finetune.scoring.forward import count_outputs, dtype_of
 from sesurgeon.finetune.training.phases import Phase, phases_of
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import attach_provenance, provenance_of
@@ -25,18 +25,18 @@ class Task:
     """What is trained on what.
 
     Attributes:
-        preprocessing: what images go through before the model.
-        classes: what the model's outputs mean, in order.
+        preprocessing: of images before they go into the model.
+        classes: the names of the model's outputs, in order.
         indices: the output index of each class of the data.
-        head: path of the last layer when it must be replaced; None when it stays.
-        new: paths of the modules that are new: inserted blocks, a new head; and the old one, where it and the blocks
-            alone are trained.
+        head: path of the last layer if it must be replaced, else None.
+        new: paths of the modules that are new: inserted blocks and a new head; with ``train="blocks"`` the old head,
+            too.
         phases: which parameters train when.
-        notes: what the user should know, in sentences.
-        outputs: how many scores the model gives, as it came.
-        multi_label: an image may have several labels.
-        unlabelled: the data name no classes: what the model knows of its outputs stays as it is.
-        new_head: the head is replaced in this run, or was before the run was stopped.
+        notes: for the user, in sentences.
+        outputs: how many outputs the model had before the run.
+        multi_label: images may have several labels.
+        unlabelled: the data have no classes, so the model keeps the names of its outputs.
+        new_head: whether the run replaces the head, or did so before it was stopped.
     """
 
     preprocessing: Preprocessing
@@ -53,18 +53,18 @@ class Task:
 
     @property
     def labels(self) -> Labels:
-        """What the model should give for an image, by its target in the data."""
+        """The label for the model, by an image's target in the data."""
         return ManyLabels(self.indices, len(self.classes)) if self.multi_label else self.indices
 
 
 def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
-    """Decide what has to be done. Nothing is changed.
+    """Decide what is trained on what. Nothing is changed.
 
     Raises:
         DataError: the data have no training set, or images that the model cannot take.
         UsageError: the model's weights are not float32, it is no classifier, has no last layer that could be
-            replaced, or all is frozen; or timm has no such augmentation, or one that fails; distillation is asked for,
-            and the network gets a new head; or model, data and settings do not agree on whether an image may have
+            replaced, or is frozen completely; timm's augmentation policy is unknown or fails; the network gets a new
+            head, but distillation is asked for; or model, data and settings disagree on whether images may have
             several labels.
     """
     from sesurgeon.models.head import head_of, heads_of
@@ -82,7 +82,7 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
     head = None if keeps else head_of(model, outputs)
     if head is not None and config.distill > 0:
         raise UsageError(
-            f"distill (={config.distill:g}) asks to keep the network's outputs, and its head gives way to a new one.",
+            f"distill (={config.distill:g}) asks to keep the network's outputs, but its head is replaced by a new one.",
             hint="Leave --distill out, or fine-tune on the classes that the network knows.",
         )
     new = frozenset(blocks_of(model)) | (frozenset() if head is None else {head})
@@ -110,28 +110,28 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
 
 
 def _notes(task: Task, config: FinetuneConfig) -> Iterator[str]:
-    """What comes of the task and the settings, in sentences."""
+    """What follows from the task and the settings, in sentences."""
     if task.head is not None:
         old, new = f"The head {task.head} with {task.outputs} outputs", f"a new one for {len(task.classes)} classes"
-        yield f"{old} gives way to {new}."
+        yield f"{old} is replaced by {new}."
     if config.freeze_epochs and not task.new:
         yield "The model has no inserted blocks and keeps its head: there is no phase with a frozen backbone."
     if task.head is not None:
-        yield _rates(config.settled(new_head=True), task.phases)
+        yield _rates(config.with_rates(new_head=True), task.phases)
     yield from remarks_on(config, task.phases)
 
 
 def _rates(config: FinetuneConfig, phases: tuple[Phase, ...]) -> str:
-    """In a sentence, for settled rates."""
+    """The learning rates in a sentence; none of ``config`` may be open."""
     assert config.lr_block_mult is not None
-    said = f"What is new learns at a rate of {config.lr * config.lr_block_mult:g}"
+    said = f"The new parts learn at a rate of {config.lr * config.lr_block_mult:g}"
     if any(phase.name == "all" for phase in phases) and config.lr_backbone_mult is not None:
         said += f", the rest at {config.lr * config.lr_backbone_mult:g}"
     return said + (", lower layers at less." if config.layer_decay is not None else ".")
 
 
 def _check_weights(model: nn.Module) -> None:
-    """Steps of the usual size are lost in the rounding of half precision; --amp keeps the weights in float32."""
+    """Refuse weights in half precision, where rounding swallows small updates; --amp keeps them in float32."""
     dtype = str(dtype_of(model)).removeprefix("torch.")
     if dtype != "float32":
         raise UsageError(
@@ -142,7 +142,7 @@ def _check_weights(model: nn.Module) -> None:
 
 
 def _check_multi_label(data: Data, config: FinetuneConfig, *, kept: bool) -> None:
-    """``kept``: the model gives several labels an image, and keeps its head."""
+    """Check that data, settings and model agree. ``kept``: the model keeps a head for several labels per image."""
     if data.multi_label != config.multi_label:
         raise UsageError(
             f"multi_label (={config.multi_label}) of the settings is not that with which {data.name} was opened.",
@@ -153,7 +153,7 @@ def _check_multi_label(data: Data, config: FinetuneConfig, *, kept: bool) -> Non
 
 
 def prepare_model(model: nn.Module, task: Task) -> None:
-    """Put the new head in, if there is to be one, and write classes and preprocessing into the provenance."""
+    """Put in the new head, if there is one, and write classes and preprocessing into the provenance."""
     from sesurgeon.models.head import replace_head
     from sesurgeon.surgery import note_head
 

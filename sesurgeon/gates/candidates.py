@@ -1,4 +1,4 @@
-"""Which blocks are constant, and what they could be replaced by."""
+"""Which blocks are constant, and which constants could replace them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.finetune.scoring.gatewatch import GateSums
+from sesurgeon.finetune.scoring.gatesums import GateSums
 from sesurgeon.surgery import blocks_of
 
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """What one block did over some images.
+    """What one block did on some images.
 
     Attributes:
         block: its path.
         spread: standard deviation of its factors over images and places, of the channel that varies most: a gate may
-            tell one class by a single one.
+            distinguish a class by a single channel.
         constants: mean factor of each channel, (channels,), float64; of two gates, the product.
         distance: maximum of |factor - 1|; of two gates, the larger one.
     """
@@ -35,16 +35,16 @@ class Candidate:
         return self.distance == 0
 
     def opened(self) -> Candidate:
-        """With 1 for each constant."""
+        """With 1 for all constants."""
         return Candidate(self.block, self.spread, torch.ones_like(self.constants), self.distance)
 
 
 def candidates(model: nn.Module, sums: Iterable[GateSums]) -> list[Candidate]:
-    """The blocks of ``model`` that ran, the one that varies least first; of equal ones, in the order of the modules.
+    """The blocks of ``model`` that ran, those that vary least first; of equal ones, in the order of the modules.
 
     Args:
         model: the network that was watched.
-        sums: what was seen.
+        sums: of its gates.
     """
     by_block: dict[str, list[GateSums]] = {path: [] for path in blocks_of(model)}
     for one in sums:
@@ -59,4 +59,4 @@ def _candidate(path: str, parts: list[GateSums]) -> Candidate:
     for part in parts:
         constants = constants * part.channel_means()
     spread = max(float(part.channel_spreads().max()) for part in parts)
-    return Candidate(path, spread, constants, max(part.largest for part in parts))
+    return Candidate(path, spread, constants, max(float(part.largest) for part in parts))

@@ -1,4 +1,4 @@
-"""What the gates do as pictures, after figure 5 of the SE paper."""
+"""Pictures of what the gates do, after figure 5 of the SE paper."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from sesurgeon.finetune.keeping.figures import BLUE, GREY, RED, new_figure, save_figure, without_box
 from sesurgeon.finetune.keeping.lettering import lettering_for
-from sesurgeon.gates.study import GateStudy
+from sesurgeon.gates.study import GateStudy, evenly_spread
 
 _MOST_PANELS = 48
 _COLUMNS = 3
@@ -17,15 +17,15 @@ _ALL = "#000000"
 
 
 def draw_activations(study: GateStudy, path: Path) -> None:
-    """Write a PNG with a panel for each gate: the mean factor of each channel, for all images and for each class.
+    """Write a PNG with a panel per gate: the mean factor of each channel, for all images and for each class.
 
-    Of very many gates some are drawn, evenly spread over the depth.
+    Of more than 48 gates, 48 are drawn, evenly spread over the depth.
 
     Raises:
         OutputError: ``path`` cannot be written.
     """
     names = [gate.gate for gate in study.gates]
-    shown = _spread_over(names, _MOST_PANELS)
+    shown = [names[index] for index in evenly_spread(len(names), _MOST_PANELS)]
     columns = min(_COLUMNS, len(shown))
     rows = math.ceil(len(shown) / columns)
     figure = new_figure(max(4.2 * columns, 7), 2.3 * rows + 1)
@@ -47,7 +47,7 @@ def draw_activations(study: GateStudy, path: Path) -> None:
 
 
 def draw_spreads(study: GateStudy, path: Path) -> None:
-    """Write a PNG: how much each gate varies over images, classes and channels, against its depth.
+    """Write a PNG with the spread of each gate over images, classes and channels, by depth.
 
     Raises:
         OutputError: ``path`` cannot be written.
@@ -72,7 +72,7 @@ def draw_spreads(study: GateStudy, path: Path) -> None:
 
 
 def _draw_panel(axes: Any, study: GateStudy, gate: str) -> None:
-    """A line at 1, one for each class and one for all images."""
+    """A line at 1, a line per class, and a line for all images."""
     channels = range(len(study.means[gate]))
     style: dict[str, Any] = {"marker": "o" if len(channels) == 1 else ""}  # a line through one point shows nothing
     axes.axhline(1, color=GREY, linestyle=":", linewidth=1)
@@ -82,9 +82,3 @@ def _draw_panel(axes: Any, study: GateStudy, gate: str) -> None:
     axes.set_xlabel("channel", fontsize="small")
     axes.tick_params(labelsize="small")
     without_box(axes)
-
-
-def _spread_over(names: list[str], most: int) -> list[str]:
-    if len(names) <= most:
-        return names
-    return [names[round(number * (len(names) - 1) / (most - 1))] for number in range(most)]

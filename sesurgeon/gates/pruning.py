@@ -1,48 +1,52 @@
-"""Blocks that do nothing cost nothing: constant gates become constants in the layers beside them."""
+"""Replacing constant gates by constants in the weights of neighbouring layers."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 
 from sesurgeon.errors import UsageError, VerificationError
-from sesurgeon.finetune import Data, Measured, open_held_out
+from sesurgeon.finetune import Data, open_held_out
 from sesurgeon.finetune.data.heldout import identity_of
 from sesurgeon.finetune.data.loader import check_loading
 from sesurgeon.finetune.events import OnProgress, ignore
-from sesurgeon.finetune.scoring.evaluation import Prepared, measure, prepared
-from sesurgeon.finetune.scoring.gatewatch import CONSTANT, watching_gates
-from sesurgeon.finetune.scoring.outputs import as_input
+from sesurgeon.finetune.scoring.evaluate import Prepared, check_outputs, measure, prepared
+from sesurgeon.finetune.scoring.forward import as_input
+from sesurgeon.finetune.scoring.gatestatistics import CONSTANT
+from sesurgeon.finetune.scoring.gatewatch import watching_gates
 from sesurgeon.gates.candidates import Candidate, candidates
 from sesurgeon.gates.study import check_blocks, check_finite
 from sesurgeon.graph import LeftAlone, Survey
 from sesurgeon.models import add_record
 from sesurgeon.surgery import NoTakerError, Replacement, plan_of, replace_block, survey_below
 
-Timing = Callable[[nn.Module, nn.Module, torch.Tensor], tuple[float, float]]
-"""Milliseconds a pass that two networks take for a batch of images, timed in turn."""
+Timing: TypeAlias = Callable[[nn.Module, nn.Module, torch.Tensor], tuple[float, float]]
+"""Gives the milliseconds per pass of two networks on a batch of images, timed in turn."""
+
+Times: TypeAlias = tuple[float, float] | tuple[None, None]
+"""What a :data:`Timing` gives; (None, None) without one."""
 
 
 @dataclass(frozen=True)
 class PruningStep:
-    """One step: a block that was taken out, or tried.
+    """A block that was removed, or tried.
 
     Attributes:
         block: its path.
         spread: standard deviation of its factors over images and places, of the channel that varies most.
-        tensors: names of the weights and biases that took its constants; none where all of them are 1.
+        tensors: names of the weights and biases that were multiplied by its constants; none if all constants are 1.
         smallest, largest: of these constants.
-        difference: between the outputs and those of a multiplication by the constants, as a share of the largest one;
-            0 where none differ by a bit.
-        before, after: the metric without the block's predecessors in the list, and without this one, too.
-        ms_before, ms_after: milliseconds a pass, of the same two networks, timed in turn; None where it was not asked.
-        accepted: the network goes on without the block; false for the step that cost more than was allowed.
+        difference: between the outputs and those of a multiplication by the constants, relative to the largest output;
+            0 if all are equal, bit for bit.
+        before, after: the metric without the earlier blocks in the list, and without this one, too.
+        ms_before, ms_after: milliseconds per pass of these two networks, timed in turn; None if not timed.
+        accepted: the block was removed; false for the step that cost more than was allowed.
     """
 
     block: str
@@ -63,15 +67,16 @@ class Pruning:
     """A network without the blocks that did nothing.
 
     Attributes:
-        model: it; the one that was given where nothing could be pruned.
-        metric: the score by which it was judged: "top1", or "map" where images may have several labels; in per cent.
-        images: how many it was measured on.
+        model: the network; the one that was given if nothing could be pruned.
+        metric: the score that decides: "top1", or "map" if images may have several labels; in per cent.
+        images: the number of images that it was measured on.
         before, after: the metric of the network that was given, and of ``model``.
         steps: in the order in which they were tried.
-        untried: constant blocks that were not tried any more after a step that cost too much.
-        live: blocks whose gates vary more than the tolerance, and how much.
-        left: constant blocks that no layer could take the constants of, or that this could not be proved for, and why.
-        ms_before, ms_after: milliseconds a pass of the network that was given, and of ``model``, timed in turn.
+        untried: constant blocks that were not tried after a step that cost too much.
+        live: blocks whose gates vary more than the tolerance, and their spread.
+        left: constant blocks whose constants no layer could take, or for which equal outputs could not be proved, and
+            why.
+        ms_before, ms_after: milliseconds per pass of the network that was given, and of ``model``, timed in turn.
     """
 
     model: nn.Module
@@ -88,21 +93,22 @@ class Pruning:
 
     @property
     def removed(self) -> tuple[str, ...]:
-        """Paths of the blocks that are gone."""
+        """Paths of the blocks that were removed."""
         return tuple(step.block for step in self.steps if step.accepted)
 
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """A network, what it scored, and what its blocks did meanwhile, the least varying first."""
+    """A network, its score on so many images, and what its blocks did, those that vary least first."""
 
     model: nn.Module
     score: float
+    images: int
     blocks: list[Candidate]
 
     @cached_property
     def survey(self) -> Survey | None:
-        """Of the network below the blocks."""
+        """The survey of the network below the blocks."""
         plan = plan_of(self.model)
         return None if plan is None else survey_below(self.model, plan)
 
@@ -122,31 +128,29 @@ def prune(
     on_progress: OnProgress = ignore,
     on_step: Callable[[PruningStep], object] = lambda _: None,
 ) -> Pruning:
-    """Replace blocks whose gates are constants by these, folded into a layer beside them, one by one.
+    """Replace blocks with constant gates by these constants, folded into a neighbouring layer, one by one.
 
-    The block that varies least is tried first, and after each the network is measured anew. The step after which the
-    metric is more than ``max_drop`` below that of the network as it came is not made, and ends the pruning. A block
-    whose gate is always 1 is taken out; so is one that no layer can take the constants of, if none of its factors is
-    further from 1 than the tolerance.
+    The block that varies least is tried first, and the network is measured after each. A step that takes the metric
+    more than ``max_drop`` below that of the given network is not made, and ends the pruning. A block whose gate is
+    always 1 is removed; so is one whose constants no layer can take, if all its factors are within the tolerance of 1.
 
-    Constants are seldom powers of two, so that weights are rounded once more; the outputs are compared with those of
-    a multiplication by the constants. A gate that is exactly 1 leaves as it came: no bit of an output changes.
+    Constants are seldom powers of two, so weights are rounded once more; the outputs are compared with those of a
+    multiplication by the constants. Removing a gate that is exactly 1 changes no output, bit for bit.
 
     Args:
-        model: a classifier with inserted blocks. It stays as it is, but for its device.
+        model: a classifier with inserted blocks. It stays as it is, except for its device.
         data: opened data, or what :func:`sesurgeon.finetune.open_held_out` takes.
-        max_drop: percentage points of top-1; of mAP where images may have several labels.
-        tolerance: the largest spread over images and places (see :class:`PruningStep`) of a gate that is taken for a
-            constant.
-        timing: how two networks are timed; None for not at all.
+        max_drop: percentage points of top-1, or of mAP if images may have several labels.
+        tolerance: the largest spread over images and places (see :class:`PruningStep`) of a constant gate.
+        timing: times two networks; None does not.
         split, batch_size, workers, img_size, device, on_progress: see :func:`sesurgeon.evaluate`.
         on_step: gets each step when it is done.
 
     Raises:
-        UsageError: there are no inserted blocks, a limit is negative, there is a single image, for which every gate is
-            constant; or whatever :func:`sesurgeon.evaluate` raises.
-        SesurgeonError: a gate gives factors that are not finite.
-        VerificationError: a network without a block whose gate is 1 gives other outputs.
+        UsageError: there are no inserted blocks, a limit is negative, or there is a single image, for which every gate
+            is constant; or as :func:`sesurgeon.evaluate` raises it.
+        SesurgeonError: a gate gives factors, or the model outputs, that are not finite.
+        VerificationError: the outputs change without a block whose gate is exactly 1.
     """
     for name, value in (("max_drop", max_drop), ("tolerance", tolerance)):
         if not value >= 0:
@@ -158,94 +162,63 @@ def prune(
         raise UsageError(f"{data.name} has one image, for which every gate is constant.", hint="Give some hundreds.")
     given = prepared(model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device)
     metric = "map" if data.multi_label else "top1"
-    look = _Look(given, data.multi_label, metric, on_progress)
-    first, images = look.at(model)
-    image = as_input(torch.zeros(1, *given.input_size), model)
-    state, steps, left = first, [], dict[str, str]()
-    while (found := _next(state, tolerance, left)) is not None:
+    look = partial(_look, given=given, multi_label=data.multi_label, metric=metric, on_progress=on_progress)
+    timed = partial(_timed, timing, as_input(torch.zeros(1, *given.input_size), model))
+    state = first = look(model)
+    steps: list[PruningStep] = []
+    while True:
+        found, left = _next(state, tolerance)
+        if found is None:
+            break
         candidate, replacement = found
-        after, _ = look.at(replacement.model)
-        ms_before, ms_after = (None, None) if timing is None else timing(state.model, replacement.model, image)
-        step = PruningStep(
-            block=candidate.block,
-            spread=candidate.spread,
-            tensors=replacement.tensors,
-            smallest=float(candidate.constants.min()),
-            largest=float(candidate.constants.max()),
-            difference=replacement.difference,
-            before=state.score,
-            after=after.score,
-            ms_before=ms_before,
-            ms_after=ms_after,
-            accepted=first.score - after.score <= max_drop + 1e-9,  # scores are sums of many shares
-        )
-        steps.append(step)
-        on_step(step)
-        if not step.accepted:
+        after = look(replacement.model)
+        accepted = first.score - after.score <= max_drop + 1e-9  # scores are sums of many shares
+        steps.append(_step(candidate, replacement, state, after, timed(state.model, after.model), accepted))
+        on_step(steps[-1])
+        if not accepted:
             break
         state = after
-        left.clear()  # what stood in their way may be gone
-    tried = {step.block for step in steps} | set(left)
-    rest = [one for one in state.blocks if one.block not in tried]
     removed = [step for step in steps if step.accepted]
-    whole = (None, None) if timing is None or not removed else timing(model, state.model, image)
     if removed:
         add_record(
             state.model, "prune", data=identity_of(data.name), metric=metric, before=first.score, after=state.score,
             blocks=[_recorded(step) for step in removed],
         )  # fmt: skip
-    return Pruning(
-        model=state.model,
-        metric=metric,
-        images=images,
-        before=first.score,
-        after=state.score,
-        steps=tuple(steps),
-        untried=tuple(one.block for one in rest if one.spread <= tolerance),
-        live={one.block: one.spread for one in rest if one.spread > tolerance},
-        left=tuple(LeftAlone(path, reason) for path, reason in left.items()),
-        ms_before=whole[0],
-        ms_after=whole[1],
-    )
+    times = timed(model, state.model) if removed else (None, None)
+    return _outcome(metric, first, state, steps, left, tolerance, times)
 
 
-class _Look:
-    """Measures networks on the same images, and watches their gates meanwhile."""
-
-    def __init__(self, given: Prepared, multi_label: bool, metric: str, on_progress: OnProgress) -> None:
-        self.given, self.multi_label, self.metric, self.on_progress = given, multi_label, metric, on_progress
-
-    def at(self, model: nn.Module) -> tuple[_State, int]:
-        """What there is to know of ``model``, and the number of images."""
-        with watching_gates(model) as watch:
-            found: Measured = measure(
-                model, self.given.batches, self.given.classes, self.on_progress, multi_label=self.multi_label
-            )
-        check_finite(watch.sums())
-        blocks = candidates(model, watch.sums())
-        return _State(model, found.scores()[self.metric], blocks), found.images
+def _look(model: nn.Module, given: Prepared, multi_label: bool, metric: str, on_progress: OnProgress) -> _State:
+    """Measure a network, and watch its gates meanwhile."""
+    with watching_gates(model) as watch:
+        found = measure(model, given.batches, given.classes, on_progress, multi_label=multi_label)
+    check_finite(watch.sums())
+    check_outputs(found)
+    return _State(model, found.scores()[metric], found.images, candidates(model, watch.sums()))
 
 
-def _next(state: _State, tolerance: float, left: dict[str, str]) -> tuple[Candidate, Replacement] | None:
-    """The block that can go next; those that cannot are put down in ``left``, with the reason."""
+def _timed(timing: Timing | None, image: torch.Tensor, first: nn.Module, second: nn.Module) -> Times:
+    return (None, None) if timing is None else timing(first, second, image)
+
+
+def _next(state: _State, tolerance: float) -> tuple[tuple[Candidate, Replacement] | None, dict[str, str]]:
+    """The block that can go next; and those before it that cannot, with the reason."""
+    left: dict[str, str] = {}
     for candidate in state.blocks:
         if candidate.spread > tolerance:
-            return None
-        if candidate.block in left:
-            continue
+            break
         try:
-            return _replaced(state, candidate, tolerance)
+            return _replaced(state, candidate, tolerance), left
         except NoTakerError as error:
             left[candidate.block] = str(error)
         except VerificationError as error:
             if candidate.is_open:
                 raise  # nothing was multiplied: that is a defect of ours
             left[candidate.block] = error.message
-    return None
+    return None, left
 
 
 def _replaced(state: _State, candidate: Candidate, tolerance: float) -> tuple[Candidate, Replacement]:
-    candidate = candidate.opened() if candidate.is_open else candidate
     try:
         return candidate, replace_block(state.model, candidate.block, candidate.constants, state.survey)
     except (NoTakerError, VerificationError):
@@ -255,8 +228,52 @@ def _replaced(state: _State, candidate: Candidate, tolerance: float) -> tuple[Ca
         return opened, replace_block(state.model, opened.block, opened.constants, state.survey)
 
 
+def _step(
+    candidate: Candidate, replacement: Replacement, before: _State, after: _State, times: Times, accepted: bool
+) -> PruningStep:
+    return PruningStep(
+        block=candidate.block,
+        spread=candidate.spread,
+        tensors=replacement.tensors,
+        smallest=float(candidate.constants.min()),
+        largest=float(candidate.constants.max()),
+        difference=replacement.difference,
+        before=before.score,
+        after=after.score,
+        ms_before=times[0],
+        ms_after=times[1],
+        accepted=accepted,
+    )
+
+
+def _outcome(
+    metric: str,
+    first: _State,
+    last: _State,
+    steps: Sequence[PruningStep],
+    left: Mapping[str, str],
+    tolerance: float,
+    times: Times,
+) -> Pruning:
+    tried = {step.block for step in steps} | set(left)
+    rest = [one for one in last.blocks if one.block not in tried]
+    return Pruning(
+        model=last.model,
+        metric=metric,
+        images=first.images,
+        before=first.score,
+        after=last.score,
+        steps=tuple(steps),
+        untried=tuple(one.block for one in rest if one.spread <= tolerance),
+        live={one.block: one.spread for one in rest if one.spread > tolerance},
+        left=tuple(LeftAlone(path, reason) for path, reason in left.items()),
+        ms_before=times[0],
+        ms_after=times[1],
+    )
+
+
 def _recorded(step: PruningStep) -> dict[str, Any]:
-    """What a history keeps of it."""
+    """What a history records of a step."""
     return {
         "block": step.block,
         "spread": step.spread,

@@ -1,4 +1,4 @@
-"""What the gates of a network do with some images."""
+"""The gates of a network, studied on images."""
 
 from __future__ import annotations
 
@@ -10,18 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.blocks import ceiling_of
 from sesurgeon.errors import SesurgeonError, UsageError
 from sesurgeon.finetune import Data, EvaluationStep, open_held_out
-from sesurgeon.finetune.data.dataset import check_is_data
 from sesurgeon.finetune.data.loader import check_loading, read
-from sesurgeon.finetune.data.unlabelled import lacks_classes
 from sesurgeon.finetune.events import OnProgress, ignore
-from sesurgeon.finetune.scoring.evaluation import prepared
-from sesurgeon.finetune.scoring.gatewatch import GateSums, gates_of, watching_gates
-from sesurgeon.finetune.scoring.outputs import as_input, evaluating
-from sesurgeon.gates.statistics import GateStatistics
-from sesurgeon.models import provenance_of
+from sesurgeon.finetune.scoring.evaluate import lacks_labels, prepared
+from sesurgeon.finetune.scoring.forward import as_input, evaluating
+from sesurgeon.finetune.scoring.gatestatistics import GateStatistics
+from sesurgeon.finetune.scoring.gatesums import GateSums
+from sesurgeon.finetune.scoring.gatewatch import statistics_of, watching_gates
 from sesurgeon.surgery import blocks_of
 from sesurgeon.words import some
 
@@ -34,13 +31,13 @@ class GateStudy:
     """What the gates did, in the order in which they run.
 
     Attributes:
-        gates: the numbers.
-        classes: names of the chosen classes; none where the images have no labels.
+        gates: their statistics.
+        classes: the names of the chosen classes; none if the images have no labels.
         means: by gate, the mean factor of each channel over all images, (channels,), float64.
-        spreads: by gate, its standard deviation over images and places, likewise.
-        class_means: by gate, the mean factor of each chosen class and channel, (classes, channels), NaN for a class
-            of which there is no image, and where a gate gets several views of each image.
-        images: how many were seen.
+        spreads: by gate, the standard deviation of each channel over images and places, likewise.
+        class_means: by gate, the mean factor of each chosen class and channel, (classes, channels); NaN for a class
+            without images, and for a gate that gets several views of each image.
+        images: the number of images.
     """
 
     gates: tuple[GateStatistics, ...]
@@ -51,7 +48,7 @@ class GateStudy:
     images: int
 
     def called(self, verdict: str) -> tuple[str, ...]:
-        """The gates of that verdict: "open", "constant" or "live"."""
+        """The gates with that verdict: "open", "constant" or "live"."""
         return tuple(gate.gate for gate in self.gates if gate.verdict == verdict)
 
 
@@ -67,22 +64,22 @@ def study_gates(
     device: str | None = None,
     on_progress: OnProgress = ignore,
 ) -> GateStudy:
-    """Run ``model`` over one set of ``data`` and tell what the gates of its inserted blocks gave.
+    """Run ``model`` over one set of ``data`` and study what the gates of its inserted blocks give.
 
     These are the statistics and the figures of section 7.2 of the SE paper (https://arxiv.org/abs/1709.01507). The
-    model's train and eval flags are left as they were.
+    model's train and eval modes are left as they were.
 
     Args:
         model: a classifier with inserted blocks.
-        data: opened data, or what :func:`sesurgeon.finetune.open_held_out` takes; a folder or a tar may be without
-            class folders, as ``finetune --distill 1`` takes it: then nothing is told by class.
-        classes: names of those whose means are kept; by default four, spread over all.
+        data: opened data, or what :func:`sesurgeon.finetune.open_held_out` takes. A folder or a tar may lack class
+            folders, as for ``finetune --distill 1``: then nothing is known by class.
+        classes: the names of the classes whose means are kept; by default four, evenly spread over all.
         split, batch_size, workers, img_size, device, on_progress: see :func:`sesurgeon.evaluate`.
 
     Raises:
-        UsageError: there are no inserted blocks, or a class that is not among those of the data, or one name in place
-            of a list; or whatever :func:`sesurgeon.evaluate` raises.
-        DataError: likewise.
+        UsageError: there are no inserted blocks, the data lack one of ``classes``, or ``classes`` is a single name; or
+            as :func:`sesurgeon.evaluate` raises it.
+        DataError: as :func:`sesurgeon.evaluate` raises it.
         SesurgeonError: a gate gives factors that are not finite.
     """
     check_loading(batch_size, workers)
@@ -98,15 +95,15 @@ def study_gates(
     places = {index: place for place, index in enumerate(given.classes)}
     with watching_gates(model, len(places)) as watch, evaluating(model), torch.no_grad():
         for step, (images, labels) in enumerate(read(given.batches), start=1):
-            # by the classes of the data: the network may have a thousand times as many outputs
+            # by class of the data, because the network may have a thousand times as many outputs
             several = labels.ndim == 2
-            watch.showing(labels[:, list(places)] if several else torch.tensor([places[int(one)] for one in labels]))
+            watch.set_labels(labels[:, list(places)] if several else torch.tensor([places[int(one)] for one in labels]))
             model(as_input(images, model))
             on_progress(EvaluationStep(step, steps))
     check_finite(watch.sums())
-    parts, seen = gates_of(model), {sums.gate: sums for sums in watch.sums()}
+    seen = {sums.gate: sums for sums in watch.sums()}
     return GateStudy(
-        gates=tuple(GateStatistics.of(sums, ceiling_of(parts[gate].gate)) for gate, sums in seen.items()),
+        gates=statistics_of(model, seen.values()),
         classes=tuple(data.classes[row] for row in rows),
         means={gate: sums.channel_means() for gate, sums in seen.items()},
         spreads={gate: sums.channel_spreads() for gate, sums in seen.items()},
@@ -115,24 +112,17 @@ def study_gates(
     )
 
 
-def lacks_labels(model: nn.Module, spec: str | os.PathLike[str]) -> bool:
-    """Are these images without class folders that ``model`` knows? Gates can be watched on such, too."""
-    check_is_data(spec)
-    known = provenance_of(model)
-    return not known.multi_label and lacks_classes(os.fspath(spec), known.classes)
-
-
 def check_blocks(model: nn.Module) -> None:
     """Raise a UsageError for a model without inserted blocks."""
     if not blocks_of(model):
         raise UsageError(
             f"There are no inserted blocks in this {type(model).__name__}.",
-            hint="Only gates that sesurgeon put in are looked at: sesurgeon add-se MODEL",
+            hint="Only gates that sesurgeon inserted are studied: sesurgeon add-se MODEL",
         )
 
 
 def check_finite(seen: Iterable[GateSums]) -> None:
-    """Raise a SesurgeonError for gates that gave something else than numbers: nothing can be said of them."""
+    """Raise a SesurgeonError for gates whose factors were not finite, which have no statistics."""
     broken = [sums.gate for sums in seen if not sums.finite]
     if broken:
         raise SesurgeonError(f"The gate {broken[0]} gives factors that are not finite.", hint="Check its weights.")
@@ -144,19 +134,24 @@ def _of_classes(sums: GateSums, rows: list[int]) -> Tensor:
 
 
 def choose_classes(known: Sequence[str], named: Sequence[str] | None) -> list[int]:
-    """Indices of the classes of these names, or of a handful spread over all, of which two may have one name.
+    """The indices of the classes of these names; by default, of four classes, evenly spread over all.
 
     Raises:
-        UsageError: a name that is not among them; all such are told, with the nearest. Or one name in place of a list.
+        UsageError: some names are unknown, which are listed with the nearest known ones; or ``named`` is a single name.
     """
-    if isinstance(named, str):  # of which each letter would be taken for a name
+    if isinstance(named, str):  # each letter would be taken for a name
         raise UsageError(f"classes (={named!r}) must be a list of names.", hint=f"Write classes=[{named!r}].")
     if named is None:
-        few = min(_USUAL_CLASSES, len(known))
-        return [round(number * (len(known) - 1) / max(few - 1, 1)) for number in range(few)]
+        return evenly_spread(len(known), _USUAL_CLASSES)
     wrong = [name for name in named if name not in known]
     if wrong:
         near = {name: difflib.get_close_matches(name, known, n=3) for name in wrong}
         told = "; ".join(f"'{name}'" + (f" (nearest: {', '.join(near[name])})" if near[name] else "") for name in wrong)
         raise UsageError(f"The data have no class {told}.", hint=f"They have {some(known, _MOST) or 'none'}.")
     return [known.index(name) for name in dict.fromkeys(named)]
+
+
+def evenly_spread(total: int, most: int) -> list[int]:
+    """Up to ``most`` indices below ``total``, evenly spread from the first to the last."""
+    few = min(most, total)
+    return [round(number * (total - 1) / max(few - 1, 1)) for number in range(few)]

@@ -1,4 +1,4 @@
-"""What the pattern finders give: a place in one local graph."""
+"""What the pattern finders return: a place in one local graph."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ class Candidate:
     """A tensor in a local graph after which a block could go.
 
     Attributes:
-        kind: "residual": the end of a residual branch; "fork", "shortcut", "sum": what that branch starts from, what
-            it is joined with, and what comes of it; "concat": the joined branches of a multi-branch module;
-            "conv": a convolution with its norm and activation, or a sum of parallel ones with its own.
+        kind: "residual": the end of a residual branch; "fork", "shortcut", "sum": the tensor that this branch starts
+            from, the one that it is joined with, and the result; "concat": the joined branches of a multi-branch
+            module; "conv": a convolution with its norm and activation, or a sum of parallel ones with its own.
         node: the node that gives the tensor.
         branch: the nodes that compute the tensor, from the fork on.
-        has_skip: a "residual" whose branch is added to (or concatenated with) a shortcut; False for the sibling
-            blocks that have the branch alone, as MobileNetV2's with stride 2.
+        has_skip: of a "residual": its branch is added to (or concatenated with) a shortcut; False for sibling blocks
+            with only the branch, as MobileNetV2's with stride 2.
         summed: the join is a sum.
         narrows: the branch shrinks and grows again, as a level of a U-Net does: no place for a block.
         join: of a "residual": the node that joins branch and shortcut.
-        shortcut: of a "residual": the other tensor that it joins.
-        users: the nodes that would get the block's result; () for all that use the tensor. A "fork" has others.
+        shortcut: of a "residual": the other tensor that is joined.
+        users: the nodes rewired to read the block's output; () means every user of the tensor.
         of: of a "fork", "shortcut" or "sum": the "residual" that it belongs to.
         convolution: of a "conv": path of the convolution (the largest, of parallel ones) within the owner.
         kernel_size, depthwise: of that convolution.
-        host: for a "conv" in an ``nn.Sequential``: path, within the owner, of the module whose output it is.
-            The block goes there, so that iterating over the Sequential still does what its forward does.
+        host: of a "conv" in an ``nn.Sequential``: path, within the owner, of the module whose output it is. The block
+            goes into that module, so that iterating over the Sequential still does what its forward does.
     """
 
     kind: Kind

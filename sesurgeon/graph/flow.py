@@ -1,4 +1,4 @@
-"""How values flow through one local graph: who depends on whom, and how many layers lie between."""
+"""How values flow through one local graph: which node depends on which, and how many layers lie between."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sesurgeon.graph import ops
 
 
 class Flow:
-    """The dependencies of one local graph. Reading a tensor's shape is no dependency on its values.
+    """The dependencies in one local graph. Reading a tensor's shape does not count as one.
 
     Args:
         owner: the module whose forward ``graph`` is.
@@ -35,18 +35,22 @@ class Flow:
         return self._above[node] | {node}
 
     def behind(self, nodes: Iterable[fx.Node]) -> frozenset[fx.Node]:
-        """All of ``nodes``, and all nodes whose values they depend on."""
+        """All of ``nodes``, and all nodes whose values any of them depends on."""
         return frozenset[fx.Node]().union(*map(self.upto, nodes))
 
+    def shared(self, nodes: Iterable[fx.Node]) -> frozenset[fx.Node]:
+        """The nodes that all of ``nodes`` depend on, or are; there must be at least one of these."""
+        return frozenset.intersection(*map(self.upto, nodes))
+
     def arguments(self, call: fx.Node, nodes: frozenset[fx.Node]) -> list[fx.Node]:
-        """What ``call``, a node of another graph that calls this module, gives for the arguments among ``nodes``."""
+        """What ``call``, the call of this module in another graph, passes for the placeholders among ``nodes``."""
         parameters = [node for node in self.nodes if node.op == "placeholder"]
         given = dict(zip(parameters, call.args, strict=False))
         given |= {node: call.kwargs[str(node.target)] for node in parameters if node.target in call.kwargs}
         return [value for node, value in given.items() if node in nodes and isinstance(value, fx.Node)]
 
     def private(self, node: fx.Node, other: fx.Node) -> frozenset[fx.Node]:
-        """What ``node`` depends on and ``other`` does not: a branch, once the fork is taken away."""
+        """``node`` and what it depends on, without what ``other`` depends on too: a branch, from its fork on."""
         return self.upto(node) - self.upto(other)
 
     def share_a_fork(self, node: fx.Node, other: fx.Node) -> bool:
@@ -57,10 +61,10 @@ class Flow:
         """Convolutions and linear layers among ``nodes``."""
         return sum(ops.weight(self.owner, node) for node in nodes)
 
-    def is_norm(self, node: fx.Node) -> bool:
-        """Whether ``node`` is a norm, as a module or a function; or calls a child with one, at most, and activations.
+    def ends_in_norm(self, node: fx.Node) -> bool:
+        """Whether ``node`` is a norm, or a child that holds one and nothing else but activations and dropout.
 
-        Such are monai's ``ADN`` (activation, dropout, norm) and all that bundle a batch norm with its ReLU.
+        Such children are monai's ``ADN`` (activation, dropout, norm) and those that bundle a batch norm with its ReLU.
         """
         module = ops.module_of(self.owner, node)
         if module is None:
@@ -68,8 +72,8 @@ class Flow:
         parts = list(ops.parts_of(module))
         return any(map(ops.is_norm, parts)) and all(map(_is_finish, parts))
 
-    def is_activation(self, node: fx.Node) -> bool:
-        """Whether ``node`` is an elementwise activation, or calls a child with nothing else but dropout."""
+    def ends_in_activation(self, node: fx.Node) -> bool:
+        """Whether ``node`` is an elementwise activation, or a child that holds one and nothing else but dropout."""
         module = ops.module_of(self.owner, node)
         if module is None:
             return ops.is_activation(self.owner, node)
@@ -77,7 +81,7 @@ class Flow:
         return any(map(ops.activates, parts)) and all(map(_is_finish, parts)) and not any(map(ops.is_norm, parts))
 
     def depends_on_data(self, node: fx.Node) -> bool:
-        """Whether the input's values reach ``node``; a random mask, a parameter or a number does not hang on them."""
+        """Whether the input's values reach ``node``. False for random masks, parameters and constants."""
         return any(
             above.op == "call_module"
             or (above.op == "placeholder" and isinstance(above.meta["value"], (Tensor, list, tuple, dict)))
@@ -85,10 +89,9 @@ class Flow:
         )
 
     def branch_end(self, node: fx.Node) -> fx.Node:
-        """Walk back from ``node`` over drop-path, dropout, layer scale and partial slices.
+        """The end of the branch's own computation, behind which only drop-path, dropout, layer scale or slices follow.
 
-        What is left is the end of the branch's own computation. timm's SE-ResNets have their block there, before
-        drop-path (``timm/models/resnet.py``, ``Bottleneck.forward``).
+        timm's SE-ResNets have their block there, before drop-path (``timm/models/resnet.py``, ``Bottleneck.forward``).
         """
         while True:
             if ops.is_noise_or_scale(self.owner, node) or ops.is_slice(node):
@@ -102,7 +105,7 @@ class Flow:
             node = source
 
     def _scaled(self, node: fx.Node) -> fx.Node | None:
-        """The operand of a product whose other factor is no data: a mask, a parameter, a number."""
+        """The operand of a product whose other factor does not depend on the input: a mask, a parameter, a number."""
         data = [arg for arg in ops.operands(node) if isinstance(arg, fx.Node) and self.depends_on_data(arg)]
         return data[0] if len(data) == 1 and ops.tensor_of(data[0]) is not None else None
 

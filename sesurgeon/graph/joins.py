@@ -1,4 +1,4 @@
-"""Children that only add or concatenate what they are given: in their caller's graph they stand for that operation."""
+"""Children that only add or concatenate their arguments: in their caller's graph they count as that operation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sesurgeon.models.footprint import Footprint
 
 
 def mark_joins(owner: nn.Module, graph: fx.Graph) -> None:
-    """Note in the graph, whose forward is that of ``owner``, which of the children called join tensors, and how."""
+    """Note in the graph of ``owner``'s forward which of the children that it calls join tensors, and how."""
     for node in graph.nodes:
         module = ops.module_of(owner, node)
         if module is not None and _may_join(module) and len(set(node.all_input_nodes)) > 1:
@@ -18,13 +18,13 @@ def mark_joins(owner: nn.Module, graph: fx.Graph) -> None:
 
 
 def _may_join(module: nn.Module) -> bool:
-    """Without weights or children, and none of torch's own."""
+    """Whether it has neither weights nor children, and is not one of torch's own."""
     empty = not (module._parameters or module._buffers or module._modules)
     return empty and not type(module).__module__.startswith("torch.")
 
 
 def _join_of(module: nn.Module) -> tuple[str, int | None]:
-    """("add", None), or ("cat", its dimension), where the forward does this with all its arguments and nothing else."""
+    """("add", None) or ("cat", dimension) for a forward that does just this with all its arguments; else ("", None)."""
     before = Footprint(module)
     try:
         nodes = list(fx.Tracer().trace(module).nodes)

@@ -33,6 +33,7 @@ _PRESENTS = re.compile(
     r"tuple|dict|OrderedDict",
     re.I,
 )
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 _ATTENTION_MODULE = re.compile(
     r"Squeeze.?Excit|^SE$|SE(Block|Layer|Module|WithNorm|Net)$|^E?SE|Eca|ECA|Ceca|EfficientChannelAtt|Cbam|CBAM|"
     r"GlobalContext|GatherExcite|CoordAtt|SimAM|^GCT"
@@ -40,7 +41,7 @@ _ATTENTION_MODULE = re.compile(
 
 
 def name_of(node: fx.Node) -> str:
-    """The operation's bare name (``add`` for ``torch.add``, ``x.add_(y)``, ``x += y``); "" for the other nodes."""
+    """The operation's bare name (``add`` for ``torch.add``, ``x.add_(y)``, ``x += y``); "" for any other node."""
     if node.op == "call_method":
         name = str(node.target)
     elif node.op == "call_function":
@@ -65,7 +66,7 @@ def joins(node: fx.Node) -> str:
 
 
 def joined(node: fx.Node) -> tuple[Any, ...]:
-    """What a ``cat`` concatenates: a list, or the arguments of a child that makes one of them; () where not known."""
+    """What a ``cat`` concatenates: its list, or the arguments of the child that joins them; () where not known."""
     if node.op == "call_module" and len(node.args) > 1:
         return node.args
     given = node.args[0] if node.args else node.kwargs.get("tensors")
@@ -73,7 +74,7 @@ def joined(node: fx.Node) -> tuple[Any, ...]:
 
 
 def operands(node: fx.Node) -> tuple[Any, ...]:
-    """What a sum or a product joins, or what another operation works on first: by position or by PyTorch's keywords."""
+    """The first two operands, given by position or as PyTorch's keywords ``input`` and ``other``."""
     return (*node.args, *(node.kwargs[name] for name in ("input", "other") if name in node.kwargs))[:2]
 
 
@@ -93,16 +94,29 @@ def tensor_of(node: Any) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
+def is_leaf(module: nn.Module) -> bool:
+    """Has no children."""
+    return next(module.children(), None) is None
+
+
+def is_composite(module: nn.Module) -> bool:
+    """Has a forward worth tracing: one that calls children, or kernels of its own.
+
+    Norms are left out: in one with an activation of its own (timm's ``BatchNormAct2d``) there is no place for a block.
+    """
+    return not isinstance(module, _NORMS) and (not is_leaf(module) or holds_kernels(module))
+
+
 def is_conv(module: nn.Module) -> bool:
     """A convolution, or a leaf with a weight like one (deformable, quantised, home-made)."""
     if isinstance(module, _ConvNd):
         return True
     weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.ndim >= 3 and not any(True for _ in module.children())
+    return isinstance(weight, Tensor) and weight.ndim >= 3 and is_leaf(module)
 
 
 def holds_kernels(module: nn.Module) -> bool:
-    """Has weights like a convolution's among parameters of its own: its forward may call ``F.conv2d`` with them."""
+    """Holds weights like a convolution's as its own parameters: its forward may call ``F.conv2d`` with them."""
     own = module.parameters(recurse=False)
     kernels = any(one.ndim >= 3 and 1 < len(one) < one.numel() for one in own)  # (C, 1, 1) scales channels
     return kernels and not is_conv(module)
@@ -110,14 +124,14 @@ def holds_kernels(module: nn.Module) -> bool:
 
 def is_norm(module: nn.Module) -> bool:
     """Batch, instance, group or layer norm, with or without an activation of its own."""
-    if isinstance(module, (_NormBase, nn.GroupNorm, nn.LayerNorm)):
+    if isinstance(module, _NORMS):
         return True
     return "Norm" in type(module).__name__ and not _has_layers(module)
 
 
 def parts_of(module: nn.Module) -> Iterator[nn.Module]:
-    """What ``module`` runs, itself if it has no children; a norm is one part, with all that it has inside."""
-    if is_norm(module) or not any(True for _ in module.children()):
+    """The leaves in ``module``, itself if it is one; a norm counts as a leaf, whatever it has inside."""
+    if is_norm(module) or is_leaf(module):
         yield module
         return
     for child in module.children():
@@ -125,7 +139,7 @@ def parts_of(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def is_noise(module: nn.Module) -> bool:
-    """Drop-path, dropout, layer scale or nothing at all, as a module."""
+    """Drop-path, dropout, layer scale or an identity, as a module."""
     return bool(_NOISE_MODULE.search(type(module).__name__)) and not _has_layers(module)
 
 
@@ -154,11 +168,11 @@ def has_activation(module: nn.Module) -> bool:
 
 def activates(module: nn.Module) -> bool:
     """An elementwise activation, as a module of its own."""
-    return bool(_ACTIVATION_MODULE.search(type(module).__name__)) and not any(True for _ in module.children())
+    return bool(_ACTIVATION_MODULE.search(type(module).__name__)) and is_leaf(module)
 
 
 def is_bounded(owner: nn.Module, node: fx.Node) -> bool:
-    """An activation that squashes all values into a range, as probabilities need it."""
+    """An activation that squashes all values into a range, as for probabilities."""
     module = module_of(owner, node)
     names = [name_of(node)] if module is None else [type(part).__name__ for part in module.modules()]
     return any(map(_BOUNDED.search, names))
@@ -179,9 +193,14 @@ def is_shape_access(node: fx.Node) -> bool:
     return node.op == "call_method" and node.target in _SHAPE_METHODS
 
 
+def readers(node: fx.Node) -> list[fx.Node]:
+    """The nodes that read the values of ``node``, and not only its shape."""
+    return [user for user in node.users if not is_shape_access(user)]
+
+
 def only_user(node: fx.Node) -> fx.Node | None:
     """The one node that reads the values of ``node``; None where there are more, or none."""
-    users = [user for user in node.users if not is_shape_access(user)]
+    users = readers(node)
     return users[0] if len(users) == 1 else None
 
 
@@ -189,7 +208,7 @@ def is_in_place(owner: nn.Module, node: fx.Node) -> bool:
     """Writes its result into its first operand: ``x += y``, ``x.add_(y)``, ``F.relu(x, inplace=True)``, a module."""
     module = module_of(owner, node)
     if module is not None:
-        return bool(getattr(module, "inplace", False)) and not any(True for _ in module.children())
+        return bool(getattr(module, "inplace", False)) and is_leaf(module)
     if node.op not in ("call_function", "call_method"):
         return False
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
@@ -202,12 +221,12 @@ def writes(owner: nn.Module, node: fx.Node) -> bool:
 
 
 def is_view(owner: nn.Module, node: fx.Node) -> bool:
-    """Gives its first operand's memory, or may give it."""
+    """Returns its first operand's memory, or may."""
     return is_slice(node) or is_noise_or_scale(owner, node) or bool(_VIEWS.fullmatch(name_of(node)))
 
 
 def writes_inside(owner: nn.Module, node: fx.Node) -> bool:
-    """Calls a module that writes into its argument somewhere, and need not give that tensor back."""
+    """Calls a module that writes into its argument somewhere inside, and may return another tensor."""
     return bool(node.meta.get("writes")) and not is_in_place(owner, node)
 
 
@@ -217,7 +236,7 @@ def is_slice(node: fx.Node) -> bool:
 
 
 def only_presents(owner: nn.Module, node: fx.Node) -> bool:
-    """Shows a result otherwise, and computes no other from it: views, an activation or softmax, resizing, a number."""
+    """Only presents a result: a view, an activation or softmax, resizing, or a number added or multiplied."""
     if is_activation(owner, node) or is_noise_or_scale(owner, node):
         return True
     name = name_of(node)
@@ -228,7 +247,7 @@ def only_presents(owner: nn.Module, node: fx.Node) -> bool:
 
 
 def is_attention(module: nn.Module) -> bool:
-    """Known by its class name to scale channels or places by a gate."""
+    """Has the class name of a module that scales channels or places by a gate."""
     return bool(_ATTENTION_MODULE.search(type(module).__name__))
 
 
@@ -245,7 +264,7 @@ def cat_dim(node: fx.Node) -> int:
 
 
 def permutation(owner: nn.Module, node: fx.Node) -> tuple[int, ...] | None:
-    """The order of dimensions that a ``permute`` puts them in; None for any other node."""
+    """The order into which a ``permute`` puts the dimensions; None for any other node."""
     module = module_of(owner, node)
     if module is not None:
         dims = getattr(module, "dims", None) if type(module).__name__ == "Permute" else None

@@ -1,4 +1,4 @@
-"""Which tensors are the network's own output: nothing more is computed from them."""
+"""Which tensors are returned by the network, with nothing more computed from them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Calls = Mapping[str, list[tuple[str, fx.Node]]]
 
 
 def calls_in(model: nn.Module, flows: Mapping[str, Flow]) -> Calls:
-    """Who calls whom in ``model``. A module that is known by several paths is listed under the first."""
+    """Where each module of ``model`` is called. A module known by several paths is listed under the first."""
     paths = {module: path for path, module in model.named_modules()}
     found: dict[str, list[tuple[str, fx.Node]]] = {}
     for path, flow in flows.items():
@@ -27,10 +27,10 @@ def calls_in(model: nn.Module, flows: Mapping[str, Flow]) -> Calls:
 
 
 def is_returned(flows: Mapping[str, Flow], calls: Calls, path: str, node: fx.Node) -> bool:
-    """Whether the value of ``node`` is returned by the network, and by nobody read for more.
+    """Whether the network returns the value of ``node``, and computes nothing else from it.
 
-    What a caller in forward order does with it counts as nothing if it keeps each channel's meaning: other views of
-    it, an activation or softmax, a number added or multiplied, resizing.
+    What keeps each channel's meaning does not count as computing: other views of it, an activation or softmax, a
+    number added or multiplied, resizing.
 
     Args:
         flows: path of a module -> the flow in its graph.
@@ -45,7 +45,7 @@ def is_returned(flows: Mapping[str, Flow], calls: Calls, path: str, node: fx.Nod
         if (inside, given) in seen:
             continue
         seen.add((inside, given))
-        users = [user for user in given.users if not ops.is_shape_access(user)]
+        users = ops.readers(given)
         further = [_handed_on(flows, calls, inside, user) for user in users]
         if not users or None in further:
             return False
@@ -54,7 +54,7 @@ def is_returned(flows: Mapping[str, Flow], calls: Calls, path: str, node: fx.Nod
 
 
 def _handed_on(flows: Mapping[str, Flow], calls: Calls, path: str, user: fx.Node) -> list[tuple[str, fx.Node]] | None:
-    """Where a value goes from one of its users on; [] where it leaves the network; None where more is made of it."""
+    """Where a value goes on to from one of its users; [] where it leaves the network; None where more is computed."""
     if user.op == "output":
         return [] if path == "" else calls.get(path)
     return [(path, user)] if ops.only_presents(flows[path].owner, user) else None

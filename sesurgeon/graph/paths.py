@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 def join(path: str, name: object) -> str:
-    """The name of a child or tensor ``name`` of the module ``path``, in the whole network, whose own path is ""."""
+    """The full name of a child or tensor ``name`` of the module at ``path``, which is "" for the network itself."""
     return f"{path}.{name}".lstrip(".")
 
 
 def is_within(path: str, module: str) -> bool:
-    """Whether ``path`` is that of ``module``, or of something inside it; all is inside the network itself, ""."""
+    """Whether ``path`` is that of ``module``, or of something inside it; the network itself, "", contains all paths."""
     return not module or f"{path}.".startswith(f"{module}.")

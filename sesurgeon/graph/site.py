@@ -14,11 +14,12 @@ class Site:
     """A tensor in the forward of one module, after which a block can go.
 
     Attributes:
-        id: ``OWNER:KIND``, with ``#2``, ``#3``… from the second of a kind in one owner on; the same each time.
+        id: ``OWNER:KIND`` (``.:KIND`` in the model itself), with ``#2``, ``#3``… from the second of a kind in one owner
+            on; the same each time.
         owner: path of the module whose forward would be rewritten; "" for the model itself.
         kind: see :class:`sesurgeon.graph.candidates.Candidate`.
         follows: what gives the tensor: a child of the owner (``bn3``), an argument, or the operation (``cat``).
-        tensor: which tensor it is: two sites of one tensor differ in its users ("fork", "shortcut") or only in name.
+        tensor: name of the tensor: two sites of one tensor differ in its users ("fork", "shortcut"), or not at all.
         shape: of the tensor, on the example inputs, batch included.
         channel_dim: 1 where its channels come first, -1 where they come last.
         stride: the input's width over the tensor's; of tokens, the root of the one area over the other.
@@ -31,10 +32,9 @@ class Site:
         attention: path of the module that gates this branch already; None where nothing does.
         calls: how often the owner runs in one forward pass; the block would be shared as the owner is.
         shapes: of the tensor in each of these calls: a detector's head runs on maps of several sizes.
-        returned: of a "conv": the tensor is a result of the network, squashed into a range (sigmoid, tanh) or of no
-            more channels than an image has, and nothing more is computed from it. Another may be a feature map,
-            whoever gets it. Of a "residual": it corrects an image, the network's own input, and their sum is
-            the result.
+        returned: of a "conv": the tensor is an output of the network and no feature map: it is squashed into a range
+            (sigmoid, tanh) or has no more channels than an image, and nothing more is computed from it. Of a
+            "residual": it corrects the network's own input, an image, and their sum is the output.
     """
 
     id: str

@@ -1,15 +1,15 @@
-"""Which tensor a node of a local graph gives, under one name for all graphs through which it is handed on."""
+"""Names of tensors, the same in all local graphs through which a tensor is passed on."""
 
 from __future__ import annotations
 
 from torch import fx
 
 from sesurgeon.graph.paths import join
-from sesurgeon.graph.tracing.local import LocalGraphs
+from sesurgeon.graph.tracing.local_graphs import LocalGraphs
 
 
 def tensor_name(local: LocalGraphs, path: str, node: fx.Node) -> str:
-    """``MODULE/NODE``: where a child returns the tensor, the child's own node that makes it is named.
+    """``MODULE/NODE`` of the node that makes the tensor: in a child's own graph where a child returns it.
 
     Args:
         local: graphs of all modules.

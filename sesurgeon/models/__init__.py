@@ -4,7 +4,7 @@ from sesurgeon.models.build import build, rebuild
 from sesurgeon.models.copies import copy_of, view_of
 from sesurgeon.models.detection import is_detector, witnesses
 from sesurgeon.models.files.formats import check_is_file, format_of
-from sesurgeon.models.files.own_weights import read_weights, take_weights
+from sesurgeon.models.files.own_weights import CHECKPOINT_KEY, read_history, read_weights, take_weights
 from sesurgeon.models.files.pickles import read
 from sesurgeon.models.files.smuggling import is_plain_text
 from sesurgeon.models.files.state_dicts import Found, find_weights
@@ -27,8 +27,8 @@ from sesurgeon.models.inputs import (
     random_input,
     train_inputs,
 )
-from sesurgeon.models.isolation import fresh, isolated, random_states, restore_buffers, restore_random_states
-from sesurgeon.models.load import CHECKPOINT_KEY, load_model, model_from, named_source
+from sesurgeon.models.isolation import fresh, isolated, random_states, restore_random_states
+from sesurgeon.models.load import load_model, model_from, named_source
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import (
     Provenance,
@@ -83,10 +83,10 @@ __all__ = [
     "random_input",
     "random_states",
     "read",
+    "read_history",
     "read_weights",
     "rebuild",
     "replace_head",
-    "restore_buffers",
     "restore_random_states",
     "set_num_classes",
     "structure_of",

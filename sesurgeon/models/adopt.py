@@ -1,4 +1,4 @@
-"""Weights that lie where the tensors of a state dict lie: nothing is copied, and one copy of them is in memory."""
+"""Weights in the memory of a state dict's tensors: nothing is copied, and they are in memory once."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 
 def adopt(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Let the parameters and buffers of ``model`` take the memory of the tensors of their names in ``state``.
+    """Let the parameters and buffers of ``model`` take over the memory of the tensors of the same names in ``state``.
 
-    They stay the objects that they are, so that what is tied stays tied; ``Module.to`` moves them in the same way.
+    They stay the same objects, so that what is tied stays tied; ``Module.to`` moves them in the same way.
 
     Returns:
-        What is left for ``load_state_dict`` to copy, or is no weight: tensors of another dtype or memory format, or
-        that share memory, in the state dict or in the model; and all of a module that loads in a way of its own.
+        What is left for ``load_state_dict``: tensors of another dtype or memory format, or that share memory with
+        others, in the state dict or in the model; extra state; and all of a module that has its own way of loading.
     """
     left = dict(state)
     own = dict(_weights(model))
@@ -30,7 +30,7 @@ def adopt(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _weights(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers by their names, those of tied modules under each, in the order in which they load."""
+    """Parameters and buffers in the order in which they load, those of tied modules under all their names."""
     if not _loads_as_usual(model):
         return
     for name, tensor in (*model._parameters.items(), *model._buffers.items()):
@@ -50,7 +50,7 @@ def _loads_as_usual(module: nn.Module) -> bool:
 
 
 def _is_plain(value: Tensor) -> bool:
-    """Not of another class, nor sparse; extra state need not be a tensor at all."""
+    """Whether it is a dense tensor of no other class; extra state need not be a tensor at all."""
     return type(value) in (Tensor, nn.Parameter) and value.layout is torch.strided
 
 

@@ -17,8 +17,8 @@ from sesurgeon.models.sources.timm_models import build_from_timm
 from sesurgeon.models.sources.torchvision_models import build_from_torchvision
 from sesurgeon.models.structure import structure_of
 
-Builder = Callable[[Source, bool], tuple[nn.Module, Provenance]]
-_BUILDERS: dict[Kind, Builder] = {
+_Builder = Callable[[Source, bool], tuple[nn.Module, Provenance]]
+_BUILDERS: dict[Kind, _Builder] = {
     "timm": build_from_timm,
     "torchvision": build_from_torchvision,
     "factory": build_from_factory,
@@ -42,26 +42,25 @@ _WEIGHT_ARGUMENTS = frozenset(
 def build(source: Source, *, pretrained: bool = False) -> nn.Module:
     """Build the model that ``source`` names, in eval mode, with its provenance attached.
 
-    It builds what it is told to: imports the code of a ``factory:``, and asks the network for the weights of
-    a pretrained model and for timm's ``hf-hub:`` names. A source that was found in a file goes through
-    :func:`rebuild`.
+    It does what the source says: imports the code of a ``factory:``, and downloads the weights of a pretrained model
+    and what timm's ``hf-hub:`` names. A source that was found in a file goes through :func:`rebuild`.
 
     Raises:
         UsageError: nothing has that name, or it cannot be built with these arguments.
-        SesurgeonError: the pretrained weights cannot be had.
+        SesurgeonError: the pretrained weights cannot be downloaded.
     """
     if source.kind == "module":
         raise UsageError("A model that is embedded in a file cannot be built by name.")
     if source.kind != "factory" and (found := sorted(_WEIGHT_ARGUMENTS & set(source.kwargs))):
         raise UsageError(
-            f"{source} was given {', '.join(found)}: weights are no argument of an architecture.",
+            f"{source} was given {', '.join(found)}: weights are not an argument of an architecture.",
             hint="Use --pretrained, or give the file with the weights as the model, and --arch.",
         )
     model, provenance = _BUILDERS[source.kind](source, pretrained)
     if lazy := [name for name, parameter in model.named_parameters() if is_lazy(parameter)]:
         raise UsageError(
             f"{source} has parameters whose shapes are not known yet: {', '.join(lazy)}.",
-            hint="Let the factory give its lazy layers a forward pass, or their sizes.",
+            hint="Let the factory run a forward pass, or give its lazy layers their sizes.",
         )
     attach_provenance(model, replace(provenance, built=structure_of(model)))
     return model.eval()
@@ -73,10 +72,10 @@ def rebuild(provenance: Provenance, embedded: nn.Module | None = None, *, trust_
     Args:
         provenance: as the checkpoint says; it is attached to the result.
         embedded: the module in the checkpoint, when the source is of kind "module". It is used, not copied.
-        trust_code: the user vouches for the source (``--trust-pickle``, or the same was typed, arguments included).
+        trust_code: the user vouches for the source, by ``--trust-pickle`` or by naming it with its arguments.
 
     Raises:
-        UnsafeFileError: the source would import code or ask the network, and ``trust_code`` is not set.
+        UnsafeFileError: the source would import or download code, and ``trust_code`` is not set.
         UnreadableFileError: the module that should be embedded is missing.
         UsageError: see :func:`build`.
     """
@@ -98,7 +97,7 @@ def rebuild(provenance: Provenance, embedded: nn.Module | None = None, *, trust_
 
 
 def _check_harmless(source: Source) -> None:
-    """Refuse, from inside a file, a source that would run code of the file's choosing or ask the network."""
+    """Refuse a source from inside a file that would run code of the file's choosing, or download something."""
     if source.kind == "factory":
         raise UnsafeFileError(
             f"The file asks to import and run {source.name} to build its architecture.",

@@ -1,4 +1,4 @@
-"""A network beside itself."""
+"""Copies of networks."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TypeVar
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from sesurgeon.models.absent import refuse_sharded_weights
+from sesurgeon.models.unfit import refuse_sharded
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
-_OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"_buffers"}  # attributes in which no results are
+_OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"_buffers"}  # attributes that hold no results
 
 
 def copy_of(model: AnyModule) -> AnyModule:
@@ -21,19 +21,19 @@ def copy_of(model: AnyModule) -> AnyModule:
     ``copy.deepcopy`` refuses these: the weight that ``torch.nn.utils.weight_norm`` computed in the last forward pass, a
     feature map that somebody kept. Their copies have no history.
     """
-    refuse_sharded_weights(model)
+    refuse_sharded(model)
     return _with_leaves(copy.deepcopy(model, _results_in(model)))
 
 
 def view_of(model: AnyModule) -> AnyModule:
-    """As :func:`copy_of`, but for its parameters and buffers: these are the very same, in one memory."""
-    refuse_sharded_weights(model)
+    """As :func:`copy_of`, but with the same parameters and buffers, not copies of them."""
+    refuse_sharded(model)
     tensors = (*model.parameters(), *model.buffers())
     return _with_leaves(copy.deepcopy(model, _results_in(model) | {id(tensor): tensor for tensor in tensors}))
 
 
 def _with_leaves(copied: AnyModule) -> AnyModule:
-    """``copied``, with parameters that can be trained: those of TorchScript are copied as results, with a history."""
+    """``copied`` with parameters that can be trained: copies of TorchScript's have an autograd history."""
     for parameter in copied.parameters():
         if not parameter.is_leaf:
             parameter.detach_().requires_grad_()

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from sesurgeon.blocks import Block
+
 _HOME = "torchvision.models.detection."
 _HEIGHT = 64  # two places at stride 32, the last of a ResNet
 _OBJECTS = 2
@@ -28,7 +30,7 @@ def is_detector(model: nn.Module) -> bool:
 
 
 def detects(model: nn.Module) -> bool:
-    """Whether ``model`` is a detection network of torchvision's or a part of one, or of a class derived from such."""
+    """Whether ``model`` is a detection network of torchvision's or a part of one, or of a class derived from these."""
     return any(kind.__module__.startswith(_HOME) for kind in type(model).__mro__)
 
 
@@ -36,8 +38,8 @@ def image_sizes(model: nn.Module) -> Iterator[tuple[int, int]]:
     """Heights and widths of images for a detector, the one that costs least first.
 
     Its own transform scales every image until its shorter side has ``min_size`` pixels or its longer one ``max_size``
-    (800 and 1333 as published), so that small images are no cheaper. A narrow one that is as long as it may be stays
-    as it is, and has a tenth of the places. So the network can be run just as it is.
+    (800 and 1333 as published), so that small images are no cheaper. A narrow image of the largest length is not
+    scaled, and has a tenth of the places. So nothing of the network has to be changed.
     """
     transform: Any = model.transform
     if getattr(transform, "fixed_size", None):  # SSD scales every image to this
@@ -51,7 +53,7 @@ def image_sizes(model: nn.Module) -> Iterator[tuple[int, int]]:
 def with_targets(model: nn.Module, images: Sequence[Tensor] | Tensor) -> Iterator[tuple[Any, ...]]:
     """Arguments for a pass of a detector in train mode: ``images``, and objects in each, as the network wants them.
 
-    The objects are of class 1, or else of class 0, which is the only one of some networks and stands for nothing in
+    The objects are of class 1, or else of class 0, which is the only class of some networks and the background of
     others.
 
     Args:
@@ -64,9 +66,9 @@ def with_targets(model: nn.Module, images: Sequence[Tensor] | Tensor) -> Iterato
 
 @contextlib.contextmanager
 def witnesses(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Copies of the tensors that the parts of a detector give meanwhile, and theirs; of another network, none.
+    """Copies of the tensors that a detector's children, and theirs, return meanwhile; none for another network.
 
-    In noise a detector may find nothing, and that two lists of no boxes are equal proves nothing.
+    A detector may find nothing in noise, and two empty lists of boxes are equal without proving anything.
     """
     seen: list[Tensor] = []
 
@@ -74,8 +76,8 @@ def witnesses(model: nn.Module) -> Iterator[list[Tensor]]:
         seen.extend(leaf.detach().clone() for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
 
     parts = [part for path, part in model.named_modules() if path.count(".") < 2 and path] if is_detector(model) else []
-    ours = "sesurgeon."  # blocks are no parts: they were not there before surgery
-    hooks = [part.register_forward_hook(keep) for part in parts if not type(part).__module__.startswith(ours)]
+    # blocks were not there before surgery
+    hooks = [part.register_forward_hook(keep) for part in parts if not isinstance(part, Block)]
     try:
         yield seen
     finally:

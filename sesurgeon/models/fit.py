@@ -5,22 +5,23 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import replace
 
 from torch import Tensor, nn
 
 from sesurgeon.errors import UsageError
 from sesurgeon.models.adopt import adopt
 from sesurgeon.models.build import build
-from sesurgeon.models.detection import detects
 from sesurgeon.models.head import head_of, set_num_classes
 from sesurgeon.models.sources.guess import guess_architectures
 from sesurgeon.models.sources.source import Source
-from sesurgeon.models.sources.torchvision_models import INCEPTIONS
+from sesurgeon.models.sources.torchvision_models import (
+    check_input_is_described,
+    check_norms_were_trained,
+    with_auxiliary_heads_as_in,
+)
 from sesurgeon.words import some
 
 _SHOWN = 3
-_OF_INCEPTION = tuple(f"torchvision:{name}" for name in INCEPTIONS)
 
 
 def fit(
@@ -45,8 +46,8 @@ def fit(
         UsageError: the weights are not of this architecture: which names and shapes disagree, and what fits
             better; or names and shapes agree with networks that compute something else.
     """
-    _check_input_is_described(source)
-    model = build(_with_auxiliary_heads_as_in(state, source))
+    check_input_is_described(source)
+    model = build(with_auxiliary_heads_as_in(state, source))
     state = _with_names_of(model, state)
     set_num_classes(model, _classes_in(state, model) if num_classes is None else num_classes)
     if disagreements := _disagreements(state, model):
@@ -54,7 +55,7 @@ def fit(
             f"The weights in {origin} are not those of {source}: {'; '.join(disagreements)}.",
             hint=_hint(state, model, source),
         )
-    _check_norms_were_trained(model, state, source)
+    check_norms_were_trained(model, state, source)
     versioned = OrderedDict(adopt(model, state))
     # renaming loses the versions of the modules, without which torchvision's MNASNet does not load
     versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
@@ -75,42 +76,10 @@ def _hint(state: Mapping[str, Tensor], model: nn.Module, source: Source) -> str:
     return " ".join(hints) or "Give the architecture that they come from by --arch, its arguments by --model-kwargs."
 
 
-def _with_auxiliary_heads_as_in(state: Mapping[str, Tensor], source: Source) -> Source:
-    """torchvision's own GoogLeNet weights come without the auxiliary heads that are there by default."""
-    has_some = any(name.lower().startswith(("aux", "module.aux")) for name in state)
-    if str(source) not in _OF_INCEPTION or has_some:
-        return source
-    return replace(source, kwargs={"aux_logits": False, **source.kwargs})
-
-
-def _check_input_is_described(source: Source) -> None:
-    """torchvision's own GoogLeNet weights want images in another range, and no tensor says which weights they are."""
-    if str(source) in _OF_INCEPTION and "transform_input" not in source.kwargs:
-        raise UsageError(
-            f"Weights do not tell whether their {source} was built with transform_input, which changes its input.",
-            hint="It was where they began as torchvision's (weights=…): say --model-kwargs transform_input=true, "
-            "or =false.",
-        )
-
-
-def _check_norms_were_trained(model: nn.Module, state: Mapping[str, Tensor], source: Source) -> None:
-    """torchvision builds detectors whose weights, or whose backbone's, are given with frozen norms.
-
-    These have the same names but for the counters, learn nothing, and those of its own weights have another epsilon.
-    """
-    counters = [name for name in model.state_dict() if name.endswith("num_batches_tracked")]
-    frozen = bool(counters) and not any(name in state for name in counters)
-    if frozen and detects(model):
-        raise UsageError(
-            f"These are weights of a {source} with frozen BatchNorms, which is not what that name builds.",
-            hint="Save it as a whole: torch.save(model, 'model.pt'). Published weights come by --pretrained.",
-        )
-
-
 def _with_names_of(model: nn.Module, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Without a prefix that is common to all and the model's names do not have; with ``module.`` where it is a child.
+    """``state`` without a prefix that all its names have and the model's do not.
 
-    :func:`.state_dicts.find_weights` took that one off, as DDP's.
+    With ``module.`` where that is a child of the model: :func:`.state_dicts.find_weights` took it off as DDP's.
     """
     own = model.state_dict().keys()
     if own == {f"module.{name}" for name in state}:

@@ -24,8 +24,8 @@ class _Picture:
 
     Attributes:
         attributes: name -> value.
-        filled: under which name, the container, and a copy of it.
-        empty: under which name, and the container.
+        filled: (attribute, container, copy of its content) for each container that was not empty.
+        empty: (attribute, container) for each that was.
         children: registered ones.
     """
 
@@ -53,14 +53,14 @@ class Footprint:
         return self._pictures.keys()
 
     def restore(self, module: nn.Module | None = None) -> list[str]:
-        """Put back all of the model, or ``module`` and what was below it; the names of the attributes that differed."""
+        """Put back all of the model, or ``module`` and what was below it; names the attributes that differed."""
         changed: list[str] = []
         for part in self._below(self._model if module is None else module):
             changed += _restore(part, self._pictures[part])
         return changed
 
     def differences(self, other: Footprint) -> set[str]:
-        """Names of the attributes that are other objects, or hold others, in another footprint of the same modules."""
+        """Names of the attributes that are, or hold, other objects in another footprint of the same modules."""
         if self._pictures.keys() != other._pictures.keys():
             return {"_modules"}
         names: set[str] = set()
@@ -100,7 +100,7 @@ def _picture(module: nn.Module, own: set[int]) -> _Picture:
 
 
 def _content(container: Any) -> Any:
-    """A plain copy: a class of people's own may not like to be copied."""
+    """A plain copy: a class of the user's own may not be copied as it is."""
     if isinstance(container, dict):
         return dict.copy(container)
     return set(container) if isinstance(container, set) else list(container)
@@ -155,7 +155,7 @@ def _differing(now: dict[str, Any], before: dict[str, Any]) -> set[str]:
 
 
 def _same_items(container: Any, content: Any) -> bool:
-    """Whether they hold the same objects, in the same order. Compared by identity: tensors have no other equality."""
+    """Whether they hold the same objects, in the same order; by identity, as ``==`` of tensors gives a tensor."""
     if len(container) != len(content):
         return False
     if isinstance(container, set):

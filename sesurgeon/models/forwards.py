@@ -9,9 +9,9 @@ from torch import nn
 
 
 def runs_class_forward(module: nn.Module) -> bool:
-    """Whether a call of ``module`` runs the forward of its class: no other one was put on the instance.
+    """Whether a call of ``module`` runs the forward of its class, and no other one that was put on the instance.
 
-    accelerate leaves the class's own there, bound to the module, where it takes its wrapper off again.
+    Where accelerate takes its wrapper off again, it leaves the class's own forward on the instance.
     """
     there = vars(module).get("forward")
     bound = isinstance(there, MethodType) and there.__self__ is module
@@ -19,12 +19,12 @@ def runs_class_forward(module: nn.Module) -> bool:
 
 
 def has_other_forward(module: nn.Module) -> bool:
-    """Whether a forward was put on the instance that is not its class's own, however wrapped (by accelerate)."""
+    """Whether a forward was put on the instance other than its class's own, or that in a wrapper (accelerate's)."""
     return "forward" in vars(module) and not _is_own(module, vars(module)["forward"])
 
 
 def forget_own_forwards(model: nn.Module) -> None:
-    """Take off in place what accelerate leaves on instances: their classes have it anyway, and its pickle runs code."""
+    """Take off, in place, the forwards that accelerate leaves on instances: to unpickle them would run code."""
     for module in model.modules():
         for name in ("forward", "_original_forward"):
             if name in vars(module) and _is_own(module, vars(module)[name]):

@@ -6,33 +6,41 @@ from dataclasses import replace
 
 from torch import nn
 
-from sesurgeon.blocks.config import as_python, is_whole
+from sesurgeon.blocks import Block
 from sesurgeon.errors import UsageError
 from sesurgeon.models.detection import detects
 from sesurgeon.models.provenance import attach_provenance, provenance_of
+from sesurgeon.scalars import as_python, is_whole
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+_Norm = nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm
+_Conv = nn.modules.conv._ConvNd
 
 
 def head_of(model: nn.Module, outputs: int | None = None) -> str:
     """Module path of the layer that gives the class scores.
 
     timm's models are asked; otherwise it is what the provenance says, or the last linear layer or convolution of
-    size 1 in module order, not counting auxiliary heads and the blocks that we put in.
+    size 1 in module order, not counting auxiliary heads, layers within the backbone (see :func:`_feeding`) and the
+    blocks that we put in.
 
     Args:
         model: the network.
-        outputs: how many scores it gives, where that is known: layers of another width are passed over, as the
-            backbone of a network that declares its head first.
+        outputs: how many scores it gives, where that is known: layers of another width are passed over, such as the
+            last one of the backbone in a network that declares its head first.
 
     Raises:
         UsageError: there is none.
     """
-    searched = set(_answer_of_timm(model).modules())
+    classifier, known = _answer_of_timm(model), provenance_of(model).head
+    searched, within = set(classifier.modules()), _feeding(model) if classifier is model else set()
     candidates = [
         path
         for path, layer in _layers(model).items()
-        if layer in searched and not _is_auxiliary(path) and outputs in (None, _outputs(layer))
+        if layer in searched
+        and not _is_auxiliary(path)
+        and outputs in (None, _outputs(layer))
+        and (path == known or path not in within)
     ]
     if not candidates or detects(model):
         wide = "" if outputs is None else f" that gives its {outputs} outputs"
@@ -40,7 +48,6 @@ def head_of(model: nn.Module, outputs: int | None = None) -> str:
             f"{type(model).__name__} has no classifier: no linear layer or convolution of size 1 at its end{wide}.",
             hint="Give a network that classifies, or leave the number of classes as it is.",
         )
-    known = provenance_of(model).head
     return known if known in candidates else candidates[-1]
 
 
@@ -85,14 +92,19 @@ def set_num_classes(model: nn.Module, num_classes: int | None) -> None:
 
 
 def check_num_classes(model: nn.Module, num_classes: int | None, origin: str) -> None:
-    """Refuse a ``num_classes`` that the network of the file ``origin`` has not: its trained classifier would be lost.
+    """Refuse a ``num_classes`` that differs from the file's: its trained classifier would be lost.
+
+    Args:
+        model: the network of the file.
+        num_classes: that was asked for, if any.
+        origin: the file's name, for messages.
 
     Raises:
-        UsageError: it has another number of outputs, or no classifier; or ``num_classes`` is no whole number.
+        UsageError: it has another number of outputs, or no classifier; or ``num_classes`` is not a whole number.
     """
     if num_classes is not None and _checked(num_classes) != (outputs := num_outputs(model)):
         raise UsageError(
-            f"--num-classes {num_classes} is not what {origin} holds: its network has {outputs} outputs.",
+            f"--num-classes {num_classes} does not match {origin}: its network has {outputs} outputs.",
             hint="Leave it out. sesurgeon finetune gives a network a new head for the classes of --data.",
         )
 
@@ -100,10 +112,10 @@ def check_num_classes(model: nn.Module, num_classes: int | None, origin: str) ->
 def replace_head(model: nn.Module, num_classes: int) -> None:
     """Put a new classifier of ``num_classes`` outputs in place, with fresh weights; auxiliary heads follow.
 
-    The attached provenance takes note: the number of classes is set, what they mean is forgotten.
+    The attached provenance records the number of classes and forgets their names.
 
     Raises:
-        UsageError: ``num_classes`` is no whole number above 0, or there is no classifier.
+        UsageError: ``num_classes`` is not a whole number above 0, or there is no classifier.
     """
     num_classes = _checked(num_classes)
     if num_classes < 1:
@@ -127,7 +139,7 @@ def replace_head(model: nn.Module, num_classes: int) -> None:
 
 
 def _checked(num_classes: int) -> int:
-    """As a number of Python's."""
+    """``num_classes`` as a Python integer; a UsageError for anything else."""
     given: object = as_python(num_classes)
     if not is_whole(given):
         raise UsageError(f"num_classes (={given!r}) must be a whole number.")
@@ -150,6 +162,37 @@ def _layers(model: nn.Module) -> dict[str, Layer]:
     }
 
 
+def _feeding(model: nn.Module) -> set[str]:
+    """Paths of layers within the backbone: a norm comes behind them, and the next layer takes what they give.
+
+    These would be taken for the head of a network without one: downsampling convolutions, the last ones of residual
+    blocks, the gates of SE. All goes by the order of the modules. A norm behind a layer alone does not tell: the head
+    may be declared first, and heads of several scales one after another.
+    """
+    weighted = [
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, (nn.Linear, _Conv, _Norm)) and not _is_auxiliary(path) and not _is_in_block(model, path)
+    ]
+    last_norm = max((index for index, (_, module) in enumerate(weighted) if isinstance(module, _Norm)), default=0)
+    return {
+        path
+        for index, (path, layer) in enumerate(weighted[:last_norm])
+        if isinstance(layer, Layer) and _takes(weighted[index + 1][1], layer)
+    }
+
+
+def _takes(module: nn.Module, layer: Layer) -> bool:
+    """Whether ``module`` is a norm, or a layer of the same kind, for as many channels as ``layer`` gives."""
+    if isinstance(module, nn.Linear):
+        return isinstance(layer, nn.Linear) and module.in_features == layer.out_features
+    if isinstance(module, _Conv):
+        return isinstance(layer, _Conv) and module.in_channels == layer.out_channels
+    if isinstance(module, nn.LayerNorm):
+        return module.normalized_shape[-1:] == (_outputs(layer),)
+    return _outputs(layer) == (module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features)
+
+
 def _is_pointwise(layer: Layer) -> bool:
     return isinstance(layer, nn.Linear) or (set(layer.kernel_size) == {1} and layer.groups == 1)
 
@@ -157,7 +200,7 @@ def _is_pointwise(layer: Layer) -> bool:
 def _is_in_block(model: nn.Module, path: str) -> bool:
     parts = path.split(".")
     owners = (model.get_submodule(".".join(parts[:end])) for end in range(1, len(parts)))
-    return any(type(owner).__module__.startswith("sesurgeon.blocks") for owner in owners)
+    return any(isinstance(owner, Block) for owner in owners)
 
 
 def _is_auxiliary(path: str) -> bool:

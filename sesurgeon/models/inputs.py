@@ -1,4 +1,4 @@
-"""Example inputs for a model that somebody hands us."""
+"""Example inputs for a model of which nothing else is known."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _BATCH = 2  # batch norm in train mode needs more than one value a channel
 def example_inputs(model: nn.Module) -> tuple[Any, ...]:
     """Positional arguments of forward: the first of :func:`candidate_inputs` that runs in eval and in train mode.
 
-    Where none works in train mode, the first that works in eval mode is taken; where none works at all, the first, so
-    that the caller gets to see the model's own error.
+    Where none runs in train mode, the first that runs in eval mode is taken; where none runs at all, the first, so
+    that the caller gets the model's own error.
     """
     works_in_eval = []
     for inputs in candidate_inputs(model):
@@ -60,7 +60,7 @@ def candidate_inputs(model: nn.Module) -> Iterator[tuple[Any, ...]]:
 
 
 def eval_inputs(model: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Of the arguments that somebody gave, those for a pass in eval mode: detectors need no targets there."""
+    """Those of the given arguments that a pass in eval mode takes: detectors need no targets there."""
     return given[:1] if is_detector(model) else given
 
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import random
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from sesurgeon.errors import UntraceableError
 from sesurgeon.models.footprint import Footprint
 
 _SEED = 1709_01507  # none that a forward would set itself: it would not be seen to do so
@@ -25,7 +26,7 @@ if hasattr(os, "register_at_fork"):  # the thread that holds it is not in the ch
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Let no other thread in that comes here too."""
+    """Keep out other threads that enter here, too."""
     with _ONE_AT_A_TIME:
         yield
 
@@ -39,8 +40,8 @@ def autocasts() -> list[str]:
 def isolated(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Put ``model`` in train or eval mode under a fixed random state, and put everything back at the end.
 
-    It runs as Python, where ``model.compile()`` was called too: what runs compiled is not seen; and in the types of its
-    weights, whatever autocast the caller happens to be under, unless these are such as may not run without.
+    It runs as Python, also after ``model.compile()``, as compiled code cannot be observed; and without the caller's
+    autocast, unless its weights may need it (see :func:`_autocast_for`).
     Put back are each module's own mode and attributes, every buffer (train mode updates running statistics), and
     the random states of torch (CPU, and CUDA where it is in use), numpy and Python.
     """
@@ -55,7 +56,10 @@ def isolated(model: nn.Module, *, training: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _autocast_for(model: nn.Module) -> Iterator[None]:
-    """The caller's for weights of several types, or of half precision on images in single; none for those in single."""
+    """The caller's autocast, but none where all weights are in single precision.
+
+    Weights of several types, or in half precision where images are in single, may not run without it.
+    """
     with contextlib.ExitStack() as stack:
         if {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()} <= {torch.float32}:
             for device in autocasts():
@@ -67,8 +71,7 @@ def _autocast_for(model: nn.Module) -> Iterator[None]:
 def _put_back(model: nn.Module) -> Iterator[None]:
     footprint = Footprint(model)
     modes = [(module, module.training) for module in model.modules() if hasattr(module, "training")]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    states = random_states()
+    leftovers = Leftovers(model)
     try:
         yield
     finally:
@@ -76,8 +79,7 @@ def _put_back(model: nn.Module) -> Iterator[None]:
         for module, mode in modes:
             if module.training != mode:  # TorchScript keeps it where no footprint sees it, a frozen one has none
                 module.training = mode
-        restore_random_states(states)
-        restore_buffers(buffers)
+        leftovers.restore()
 
 
 def fresh(inputs: Any) -> Any:
@@ -85,12 +87,51 @@ def fresh(inputs: Any) -> Any:
     return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
 
 
-def restore_buffers(buffers: Iterable[tuple[Tensor, Tensor]]) -> None:
-    """Copy the second of each pair into the first, where they differ: an expanded buffer cannot be written to."""
-    with torch.no_grad():
-        for buffer, before in buffers:
-            if not torch.equal(buffer, before):
-                buffer.copy_(before)
+@contextlib.contextmanager
+def parameters_kept(model: nn.Module) -> Iterator[None]:
+    """Refuse a network whose forward writes into its parameters, as a codebook that follows its inputs.
+
+    They are not copied, so they stay as the forward left them. Writes through ``.data`` are not seen.
+
+    Raises:
+        UntraceableError: a parameter was written into meanwhile.
+    """
+    before = {name: _version(parameter) for name, parameter in model.named_parameters()}
+    yield
+    written = [name for name, parameter in model.named_parameters() if before.get(name) != _version(parameter)]
+    if written:
+        raise UntraceableError(
+            f"The forward of {type(model).__name__} writes into its own parameters: {', '.join(written)}. Running it "
+            "has changed them.",
+            hint="Load the network again, and keep in buffers what its forward changes.",
+        )
+
+
+def _version(parameter: Tensor) -> int | None:
+    """How often it was written into; None for those of inference mode, which do not count that."""
+    return None if parameter.is_inference() else parameter._version
+
+
+class Leftovers:
+    """Buffers of a module and the random state, as they are now: what a forward pass leaves behind.
+
+    Attributes:
+        buffers: copies of them, by name.
+        random_states: as :func:`random_states` gives them.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._originals = dict(module.named_buffers())
+        self.buffers = {name: buffer.detach().clone() for name, buffer in self._originals.items()}
+        self.random_states = random_states()
+
+    def restore(self) -> None:
+        """Put them back."""
+        with torch.no_grad():
+            for name, buffer in self._originals.items():
+                if not torch.equal(buffer, self.buffers[name]):  # an expanded buffer cannot be written to
+                    buffer.copy_(self.buffers[name])
+        restore_random_states(self.random_states)
 
 
 def random_states() -> tuple[Any, ...]:

@@ -11,19 +11,16 @@ from torch import nn
 
 from sesurgeon.errors import UnreadableFileError, UsageError
 from sesurgeon.models.build import build
+from sesurgeon.models.files.own_weights import CHECKPOINT_KEY
 from sesurgeon.models.files.pickles import read
+from sesurgeon.models.files.quantised import refuse_quantised_module
 from sesurgeon.models.files.state_dicts import find_weights
 from sesurgeon.models.fit import fit
 from sesurgeon.models.head import check_num_classes, set_num_classes
 from sesurgeon.models.provenance import attach_provenance, provenance_of
-from sesurgeon.models.quantised import refuse_quantised_module
 from sesurgeon.models.sources.guess import guess_architectures
-from sesurgeon.models.sources.source import Source
+from sesurgeon.models.sources.source import BUILDERS, Source
 from sesurgeon.models.sources.timm_models import timm_preprocessing
-
-CHECKPOINT_KEY = "sesurgeon"  # what marks a file as a checkpoint of our own, which surgery/ reads
-
-_NAMED = ("timm:", "torchvision:", "factory:")
 
 
 def load_model(
@@ -43,25 +40,25 @@ def load_model(
         num_classes: outputs of the classifier of an architecture; by default its own, or as in the file.
         pretrained: with a name: take the published weights.
         trust_pickle: run whatever code the file brings along.
-        mapped: let the weights lie in the file: see :func:`sesurgeon.models.read`.
+        mapped: leave the weights in the file: see :func:`sesurgeon.models.read`.
 
     Raises:
         UsageError: arguments that do not go together, an unknown name, weights without or of another
             architecture, a file of a network with another number of classes.
         UnreadableFileError: the file cannot be read, or there is no model in it.
         UnsafeFileError: reading the file would run code, and ``trust_pickle`` is not set.
-        SesurgeonError: the pretrained weights cannot be had.
+        SesurgeonError: the pretrained weights cannot be downloaded.
     """
     source = named_source(model)
     if source is None:
         if pretrained:
-            raise UsageError(f"--pretrained goes with a name, as timm:resnet50; {model} is a file.")
+            raise UsageError(f"--pretrained needs a model name such as timm:resnet50; {model} is a file.")
         origin = str(model)
         content = read(origin, trust_pickle=trust_pickle, mapped=mapped)
         return model_from(content, origin, arch=arch, num_classes=num_classes)
     if arch is not None:
         raise UsageError(
-            f"--arch says what the weights in a file belong to; {source} is an architecture already.",
+            f"--arch names the architecture of the weights in a file; {source} is an architecture already.",
             hint="Give a file as the model, or leave out --arch.",
         )
     built = build(source, pretrained=pretrained)
@@ -79,12 +76,13 @@ def named_source(model: str | Path | Source) -> Source | None:
         return model
     if not isinstance(model, (str, os.PathLike)):
         raise UsageError(
-            f"A {type(model).__name__} is no file and no name: there is nothing to load.",
-            hint="A network that you have in Python is given to add_se, find_sites, … as it is.",
+            f"A {type(model).__name__} is neither a file nor a name: there is nothing to load.",
+            hint="Pass a network that you have in Python directly to add_se, find_sites, …",
         )
     if not str(model):
         raise UsageError("No model is named: MODEL is empty.", hint="Give a file, timm:NAME or torchvision:NAME.")
-    return Source.parse(model) if isinstance(model, str) and model.startswith(_NAMED) else None
+    kind, colon, _ = str(model).partition(":")
+    return Source.parse(model) if isinstance(model, str) and colon and kind in BUILDERS else None
 
 
 def model_from(
@@ -124,7 +122,10 @@ def _whole_model(model: object, origin: str, arch: Source | None, num_classes: i
     refuse_quantised_module(model, origin)
     provenance = replace(provenance_of(model), source=Source("module"), built=None)
     if provenance.preprocessing is None and isinstance(getattr(model, "pretrained_cfg", None), dict):
-        provenance = replace(provenance, preprocessing=timm_preprocessing(model))
+        try:
+            provenance = replace(provenance, preprocessing=timm_preprocessing(model))
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UnreadableFileError(f"The pretrained_cfg of the model in {origin} is damaged: {error!r}.") from error
     attach_provenance(model, provenance)
     check_num_classes(model, num_classes, origin)
     return model.eval()

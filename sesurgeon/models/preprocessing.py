@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 CropMode: TypeAlias = Literal["center", "squash", "border"]
+
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")  # Pillow's
 
 
 @dataclass(frozen=True)
@@ -15,12 +18,17 @@ class Preprocessing:
 
     Attributes:
         input_size: (channels, height, width) in pixels.
-        mean: per channel, subtracted after scaling to [0, 1].
+        mean: per channel, subtracted after scaling to [0, 1]; () with ``std`` where nothing is known of so many
+            channels.
         std: per channel, divided by.
-        interpolation: "bilinear", "bicubic" or "nearest".
-        crop_pct: the share of the resized image's sides that the centre crop keeps.
-        crop_mode: how an image of another aspect is brought to size. "center" loses what lies beyond its shorter side,
-            "squash" distorts it, "border" lays it whole over the mean colour.
+        interpolation: how images are resized, as Pillow calls it: "nearest", "bilinear", "bicubic", "lanczos", "box"
+            or "hamming".
+        crop_pct: the share of the resized image's sides that the centre crop keeps; above 1 it is padded.
+        crop_mode: how an image of another aspect ratio is brought to size: "center" crops its longer side, "squash"
+            distorts it, "border" pads it with the mean colour.
+
+    Raises:
+        ValueError: a value makes no sense.
     """
 
     input_size: tuple[int, int, int]
@@ -30,6 +38,24 @@ class Preprocessing:
     crop_pct: float = 1.0
     crop_mode: CropMode = "center"
 
+    def __post_init__(self) -> None:
+        lengths = {len(self.mean), len(self.std)}
+        if min(self.input_size) < 1:
+            raise ValueError(f"input_size (={self.input_size}) must be sizes above 0.")
+        if lengths != {self.input_size[0]} and lengths != {0}:
+            raise ValueError(
+                f"mean (={self.mean}) and std (={self.std}) must have a value for each of the {self.input_size[0]} "
+                "channels."
+            )
+        if not all(map(math.isfinite, self.mean)):
+            raise ValueError(f"mean (={self.mean}) must be finite.")
+        if not all(0 < value < math.inf for value in self.std):
+            raise ValueError(f"std (={self.std}) must be above 0 and finite.")
+        if self.interpolation not in _INTERPOLATIONS:
+            raise ValueError(f"interpolation (={self.interpolation!r}) must be one of {', '.join(_INTERPOLATIONS)}.")
+        if not 0 < self.crop_pct <= min(self.input_size[1:]):  # above that, the image would be resized to nothing
+            raise ValueError(f"crop_pct (={self.crop_pct}) must be above 0, and at most the sides of the image.")
+
     def for_channels(self, channels: int) -> Preprocessing:
         """The same for images of ``channels`` channels, each with the average mean and deviation."""
         if channels == self.input_size[0]:
@@ -37,8 +63,8 @@ class Preprocessing:
         return replace(
             self,
             input_size=(channels, *self.input_size[1:]),
-            mean=(sum(self.mean) / len(self.mean),) * channels,
-            std=(sum(self.std) / len(self.std),) * channels,
+            mean=per_channel(self.mean, channels),
+            std=per_channel(self.std, channels),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,6 +83,11 @@ class Preprocessing:
             crop_pct=float(data.get("crop_pct", 1.0)),
             crop_mode=_crop_mode(data.get("crop_mode", "center")),
         )
+
+
+def per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """``values`` if there is one for each channel, else their average for each."""
+    return values if len(values) == channels else (sum(values) / len(values),) * channels
 
 
 def _crop_mode(name: object) -> CropMode:

@@ -17,10 +17,12 @@ _ATTRIBUTE = "_sesurgeon_provenance"
 
 @dataclass(frozen=True)
 class Structure:
-    """What a network is built of, see :func:`sesurgeon.models.structure_of`.
+    """What a network is built of. Tells whether it changed since its source built it, in this process.
+
+    See :func:`sesurgeon.models.structure_of`.
 
     Attributes:
-        body: hash over modules and tensors, but for how many scores the heads give.
+        body: hash over modules and tensors, apart from the number of scores that the heads give.
         outputs: class scores; None without a classifier.
     """
 
@@ -30,7 +32,7 @@ class Structure:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a checkpoint says beside the weights.
+    """What a checkpoint says besides the weights.
 
     Attributes:
         source: how the architecture is rebuilt.
@@ -38,12 +40,12 @@ class Provenance:
         num_classes: outputs of the head that was put in place of the architecture's own; None when it is
             still there.
         head: path of the layer that gives the class scores, where it is not the last one of the network; None where
-            it is, or nobody looked.
+            it is, or where that was not looked for.
         multi_label: each output says by its sigmoid whether an image shows that class, so that it may show several
             or none; else the softmax of all outputs chooses one.
         preprocessing: what an image goes through before the model; None when not known.
         history: one record an operation, oldest first (plain data: str, int, float, bool, None, list, dict).
-        built: what the source built, by which a change since is seen; None when it did not build this model here.
+        built: what the source built, to see changes since; None when it did not build this model in this process.
             No file keeps it: other versions of torch, torchvision and timm describe the same modules in other words.
     """
 
@@ -73,7 +75,7 @@ class Provenance:
         """The inverse of :meth:`to_dict`. Nothing is built or imported.
 
         Raises:
-            UnreadableFileError: ``data`` is no provenance.
+            UnreadableFileError: ``data`` is not a provenance.
         """
         try:
             classes, num_classes, head, preprocessing = (
@@ -88,15 +90,15 @@ class Provenance:
                 preprocessing=None if preprocessing is None else Preprocessing.from_dict(preprocessing),
                 history=tuple(dict(record) for record in data.get("history", ())),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise UnreadableFileError(f"The record of where the model came from is damaged: {error!r}.") from error
 
 
 def check_is_network(model: object) -> None:
-    """Raise a UsageError for what is no module, as the name of a file."""
+    """Raise a UsageError unless ``model`` is a module: the name of a file is not."""
     if not isinstance(model, nn.Module):
         raise UsageError(
-            f"A network is wanted, not a {type(model).__name__}.",
+            f"Expected a network, not a {type(model).__name__}.",
             hint="sesurgeon.load reads one from a file or builds it by its name.",
         )
 
@@ -116,10 +118,10 @@ def add_record(model: nn.Module, command: str, **about: Any) -> None:
 
 
 def detach_provenance(model: nn.Module) -> None:
-    """Take it off again."""
+    """Take the provenance off ``model``."""
     model.__dict__.pop(_ATTRIBUTE, None)
 
 
 def attach_provenance(model: nn.Module, provenance: Provenance) -> None:
-    """Hang ``provenance`` on ``model``, where deep copies keep it and no state dict shows it."""
+    """Attach ``provenance`` to ``model``, where deep copies keep it and no state dict shows it."""
     model.__dict__[_ATTRIBUTE] = provenance

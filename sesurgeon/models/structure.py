@@ -16,8 +16,8 @@ def structure_of(model: nn.Module) -> Structure:
     """The structure of ``model``, whatever its weights and their precision.
 
     Modules count by path, class, ``extra_repr`` (of a convolution: channels, kernel, stride…), rates of dropout and a
-    ``forward`` that was put on the instance; tensors by name and shape. Of the heads that counts for the body which
-    does not change with the number of scores.
+    ``forward`` that was put on the instance; tensors by name and shape. Of the heads, only what does not depend on the
+    number of scores counts for the body.
     """
     heads = heads_if_any(model)
     lines = "\n".join(_lines(model, frozenset(heads)))

@@ -5,23 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
 from sesurgeon.models import heads_if_any
 from sesurgeon.words import some
 
-_MOST_PARTS = 8
-
 
 @dataclass(frozen=True)
 class Architecture:
-    """What is fixed of a network before its weights: names, shapes and classes.
+    """Names, shapes and classes of a network's modules and tensors. Compares a plan with a network; kept in files.
 
-    Weights do not enter, nor does the number of classes: every ResNet-50 is the same architecture.
+    Neither weights nor the number of classes count: every ResNet-50 is the same architecture.
 
     Attributes:
-        class_name: of the model; "" where an old plan does not know it.
+        class_name: of the model; "" where a plan written by hand leaves it out.
         fingerprint: a hash of the names and shapes of all parameters and buffers, and of all modules' class names.
         parts: by first name in these paths (a child of the model, or a tensor of its own), a hash of what is below.
     """
@@ -30,8 +29,18 @@ class Architecture:
     fingerprint: str
     parts: Mapping[str, str] = field(default_factory=dict)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as files hold it."""
+        return {"class": self.class_name, "fingerprint": self.fingerprint, "parts": dict(self.parts)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
+        """The inverse of :meth:`to_dict`."""
+        parts = {str(name): str(part) for name, part in data["parts"].items()}
+        return cls(str(data["class"]), str(data["fingerprint"]), parts)
+
     def differences(self, other: Architecture) -> list[str]:
-        """In words, how ``other`` is not this; nothing where both have one fingerprint."""
+        """How ``other`` differs, in words; nothing where both have the same fingerprint."""
         if self.fingerprint == other.fingerprint:
             return []
         found = []
@@ -60,7 +69,7 @@ def architecture_of(model: nn.Module) -> Architecture:
 
 
 def _lines(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """(name, what it is) of each tensor outside the heads, and of each module."""
+    """(name, description) of each tensor outside the heads, and of each module."""
     heads = tuple(f"{path}." for path in heads_if_any(model))
     for name, value in model.state_dict().items():
         if isinstance(value, Tensor) and not name.startswith(heads):  # what is no tensor is extra state
@@ -74,6 +83,4 @@ def _hash(lines: Sequence[str], digits: int) -> str:
 
 
 def _listed(words: str, names: Sequence[str]) -> list[str]:
-    if not names:
-        return []
-    return [f"{words}: {some(names, _MOST_PARTS)}"]
+    return [f"{words}: {some(names)}"] if names else []

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.blocks.config import as_python, is_whole
 from sesurgeon.errors import UsageError
 from sesurgeon.models.inputs import random_input
+from sesurgeon.scalars import as_python, is_whole
 
 _MOST_NUMBERS = 2**30  # in a tensor: 4 GiB; typing errors are larger
 FEW_FRACTIONS, FEW_WHOLES = 1024, 4096  # numbers in a tensor that a plan keeps as they are
@@ -48,7 +48,7 @@ def describe_arguments(arguments: Any) -> Any:
 
 
 def _content(tensor: Tensor) -> dict[str, Any]:
-    """The values of ``tensor``, or what is kept of them."""
+    """What is kept of the values of ``tensor``: all of them, their range, or nothing."""
     if tensor.is_complex() or tensor.layout != torch.strided:  # sparse ones have no such operations
         return {}
     if not tensor.is_floating_point():
@@ -62,7 +62,7 @@ def _content(tensor: Tensor) -> dict[str, Any]:
 
 
 def _whole_numbers(tensor: Tensor) -> dict[str, Any]:
-    """Few numbers, or the one of them all, unless it is zero, which needs no word."""
+    """All numbers where they are few; the one that all are, unless it is zero, which is the default; or nothing."""
     if bool((tensor.long() == tensor.flatten()[0].long()).all()):
         only = tensor.flatten()[0].item()
         return {"values": [only]} if only else {}
@@ -70,7 +70,7 @@ def _whole_numbers(tensor: Tensor) -> dict[str, Any]:
 
 
 def wrong_with(description: Any) -> Iterator[str]:
-    """Why :func:`make_arguments` could not read ``description``, in words; nothing where it can."""
+    """Why :func:`make_arguments` cannot read ``description``, in words; nothing where it can."""
     if isinstance(description, list):
         for item in description:
             yield from wrong_with(item)
@@ -121,7 +121,7 @@ def _wrong_with_kind(shape: Any, dtype: Any) -> Iterator[str]:
 
 
 def _holds_numbers(dtype: Any) -> bool:
-    """A type to which others can be converted; the quantised ones are not."""
+    """Whether it is a dtype to which tensors can be converted; not to the quantised ones."""
     try:
         return isinstance(dtype, torch.dtype) and torch.zeros(1).to(dtype).dtype == dtype
     except RuntimeError:
@@ -129,9 +129,9 @@ def _holds_numbers(dtype: Any) -> bool:
 
 
 def make_arguments(description: Any, model: nn.Module) -> Any:
-    """The inverse: tensors of the described shapes, filled with what was kept of their values.
+    """The inverse of :func:`describe_arguments`: tensors of these shapes, with the values that were kept.
 
-    Where nothing was, with the same noise each time (integers with zeros).
+    Where none were, they are filled with the same noise each time (integers with zeros).
     """
     if isinstance(description, dict) and "shape" in description:
         return _make_tensor(description, model)
@@ -156,7 +156,7 @@ def _make_tensor(description: dict[str, Any], model: nn.Module) -> Tensor:
 
 
 def _between(low: float, high: float, shape: tuple[int, ...]) -> Tensor:
-    """The same random numbers each time, both ends among them: described again, they have the same range."""
+    """The same random numbers each time, with both ends among them, so that their description has the same range."""
     numbers = torch.rand(prod(shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     numbers = low + (high - low) * numbers
     numbers[0], numbers[-1] = low, high

@@ -1,4 +1,4 @@
-"""The names under which blocks hang in their owners: which are free, and which are taken by blocks of ours."""
+"""Attribute names of blocks in their owners: which are free, and which hold inserted blocks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Before = Literal["nothing", "attribute", "module"]
 
 
 def is_attribute(name: str) -> bool:
-    """Whether code can say ``self.NAME`` and mean just that: Python takes the ligature "\ufb01" for two letters."""
+    """Whether ``self.NAME`` is valid code for that very name: Python reads the ligature "\ufb01" as two letters."""
     return name.isascii() and name.isidentifier() and not keyword.iskeyword(name) and name != "self"
 
 
 def before(owner: nn.Module, name: str) -> Before | None:
-    """What a block under ``name`` would take the place of; None where the name is not free.
+    """What a block called ``name`` would replace; None where the name is not free.
 
     Returns:
         "nothing" where the owner has no such attribute, and where it is None, as timm's blocks have it for ``se``:
@@ -39,12 +39,12 @@ def before(owner: nn.Module, name: str) -> Before | None:
 
 
 def free_attribute(owner: nn.Module, path: str, taken: Collection[tuple[str, str]]) -> str:
-    """``se`` as in timm, whose blocks keep a None under that name for it; ``se2``, ``se3``… where it is in use.
+    """``se`` as in timm, whose blocks have a None of that name for it; ``se2``, ``se3``… where it is in use.
 
     Args:
         owner: the module that gets the block.
-        path: of it.
-        taken: (path, name) of the blocks that come beside it.
+        path: of the owner.
+        taken: (path of the owner, name) of the other blocks that will be inserted.
     """
     number = 1
     while True:
@@ -55,10 +55,10 @@ def free_attribute(owner: nn.Module, path: str, taken: Collection[tuple[str, str
 
 
 def inserted(owner: nn.Module) -> Mapping[str, Before]:
-    """The attributes under which ``owner`` has inserted blocks, and what was there before; empty for most modules.
+    """The attributes of ``owner`` that hold inserted blocks, and what was there before; empty for most modules.
 
-    The mark is looked for in all its classes: ``torch.nn.utils.parametrize`` puts one above ours. A slice of an
-    ``nn.Sequential`` is of its class, and has some of its blocks.
+    The mark may be on a base class: ``torch.nn.utils.parametrize`` derives another class from ours. A slice of an
+    ``nn.Sequential`` has the same class as the whole, but only some of the blocks.
     """
     marked: Mapping[str, Before] = getattr(type(owner), MARK, {})
-    return {name: there for name, there in marked.items() if name in owner._modules} if marked else marked
+    return {name: there for name, there in marked.items() if name in owner._modules}

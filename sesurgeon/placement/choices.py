@@ -1,4 +1,4 @@
-"""What a user can choose: where blocks go, and what they are. One list for all functions that take it."""
+"""The settings of blocks and of where they go: one list for all functions that take them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Choices(TypedDict, total=False):
 
     Attributes:
         policy: name of a policy, or several: "standard" puts blocks where the paper does; see
-            :mod:`sesurgeon.placement.policies`. No tensor gets two blocks: the policy that comes first has it.
+            :mod:`sesurgeon.placement.policies`. No tensor gets two blocks: the first policy that chooses it counts.
         block: kind of block; see :mod:`sesurgeon.blocks`.
         rd_ratio, rd_channels, rd_divisor: width of the squeezed layer, as in timm: a share of the site's channels
             rounded to a multiple of ``rd_divisor``, or ``rd_channels`` itself.
@@ -27,11 +27,10 @@ class Choices(TypedDict, total=False):
         include, exclude: globs on site ids.
         stages: the paper's stages (2 to 5 are the strides 4 to 32).
         min_channels: the fewest channels of a site.
-        kernel: sizes of a "conv" site's convolution, any of which will do: 3 or [1, 3], the same in all directions;
-            [(1, 7)] for 1x7.
-        depthwise: only "conv" sites of depthwise convolutions, or none of them.
-        skip_last_stage: without the last stage, whose gates hardly do anything (section 7.2).
-        every: of the sites that are left, the first of so many.
+        kernel: allowed sizes of a "conv" site's convolution: 3 or [1, 3], the same in all directions; [(1, 7)] for 1x7.
+        depthwise: only "conv" sites of depthwise convolutions (True), or none of them (False).
+        skip_last_stage: leave out the last stage, whose gates hardly do anything (section 7.2).
+        every: keep every N-th of the remaining sites, starting with the first.
     """
 
     policy: str | Sequence[str]
@@ -58,7 +57,7 @@ def settle(choices: Choices) -> tuple[tuple[str, ...], BlockConfig, Filters]:
     """The policies, the block and the filters that were chosen, checked.
 
     Raises:
-        UsageError: a keyword or policy that does not exist, or a setting out of its range.
+        UsageError: a setting or policy does not exist, or a value is out of its range.
     """
     given = dict(choices)
     policies = check_policies(given.pop("policy", "standard"))  # type: ignore[arg-type]  # a TypedDict forgets, as a dict
@@ -68,7 +67,7 @@ def settle(choices: Choices) -> tuple[tuple[str, ...], BlockConfig, Filters]:
         known = [*Choices.__annotations__]
         near = [match for name in given for match in difflib.get_close_matches(name, known, n=1)]
         raise UsageError(
-            f"There is no choice {', '.join(map(repr, given))}.", hint=f"Did you mean: {', '.join(near or known)}?"
+            f"There is no setting {', '.join(map(repr, given))}.", hint=f"Did you mean: {', '.join(near or known)}?"
         )
     return policies, BlockConfig(**settings), Filters(**filters)  # type: ignore[arg-type]
 
@@ -77,7 +76,7 @@ def check_policies(policy: str | Sequence[str]) -> tuple[str, ...]:
     """The names of the policies, each once, in order.
 
     Raises:
-        UsageError: something else than names; one does not exist, or none is given; the known ones are listed.
+        UsageError: one is no name or does not exist, or none is given; the known ones are listed.
     """
     given = [policy] if isinstance(policy, str) else list(policy) if isinstance(policy, Iterable) else None
     if given is None or not all(isinstance(name, str) for name in given):

@@ -1,4 +1,4 @@
-"""What a network, and a block at a site, costs: counted, not computed from a formula."""
+"""What a network, and a block at a site, cost: counted, not computed from a formula."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _is_batch(argument: Any) -> bool:
 
 
 def _cost(module: nn.Module, runs: Sequence[tuple[Counted, int]], images: int) -> Cost:
-    """Of ``module`` for one image: what was counted, and how many times."""
+    """The cost of ``module`` for one image, from what was counted and how often each of that runs."""
     return Cost(
         sum(parameter.numel() for parameter in module.parameters()),
         sum(counted.layers * times for counted, times in runs) // images,

@@ -1,4 +1,4 @@
-"""Multiply-adds of what runs, seen below the modules, where every operation is one of PyTorch's own."""
+"""Multiply-adds of what runs, counted below the modules, where every operation is one of PyTorch's own."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def _watched(blocks: Iterable[nn.Module], counter: _Counter) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _attention_in_steps() -> Iterator[None]:
-    """Keep attention to its single products: not every torch knows the cost of an operation that does them all."""
+    """Run attention as separate matrix products: not every torch knows the cost of the fused operation."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

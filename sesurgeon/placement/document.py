@@ -21,13 +21,13 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sesurgeon.blocks import BlockConfig
-from sesurgeon.blocks.config import is_whole
 from sesurgeon.errors import UsageError
 from sesurgeon.placement.architecture import Architecture
 from sesurgeon.placement.arguments import wrong_with
 from sesurgeon.placement.attributes import is_attribute
 from sesurgeon.placement.plan import Entry, Plan
 from sesurgeon.placement.problems import Path, Problem, problem_at, refuse, twice
+from sesurgeon.scalars import is_whole
 
 VERSION = 2
 
@@ -37,14 +37,10 @@ _SETTINGS = tuple(setting.name for setting in fields(BlockConfig))
 
 
 def plan_to_data(plan: Plan) -> dict[str, Any]:
-    """``plan`` as plain data; an entry tells its block, and of the settings those that are not the default."""
+    """``plan`` as plain data; an entry names its block, and the settings that differ from the defaults."""
     data: dict[str, Any] = {"version": VERSION}
     if plan.architecture is not None:
-        data["architecture"] = {
-            "class": plan.architecture.class_name,
-            "fingerprint": plan.architecture.fingerprint,
-            "parts": dict(plan.architecture.parts),
-        }
+        data["architecture"] = plan.architecture.to_dict()
     if plan.policy:
         data["policy"] = list(plan.policy)
     if plan.inputs is not None:
@@ -53,21 +49,22 @@ def plan_to_data(plan: Plan) -> dict[str, Any]:
 
 
 def entry_to_data(entry: Entry) -> dict[str, Any]:
-    """One entry as plain data, without what it leaves open."""
+    """One entry as plain data, without the keys that it leaves open."""
     known = {"attribute": entry.attribute, "channels": entry.channels, "folded": list(entry.folded)}
     return {"site": entry.site} | {key: value for key, value in known.items() if value} | entry.config.to_dict()
 
 
 def plan_from_data(data: Any, lines: Mapping[Path, int] | None = None, origin: str = "The plan") -> Plan:
-    """The inverse of :func:`plan_to_data`, of what a person wrote or changed too.
+    """The inverse of :func:`plan_to_data`, also for documents that were written or edited by hand.
 
     Args:
         data: the document.
-        lines: on which line of its file each part stands; each entry keeps its own.
+        lines: of each part of it in its file; each entry keeps its own.
         origin: what the document is called in messages.
 
     Raises:
-        UsageError: a version that this sesurgeon does not know; or all problems, with their lines.
+        UsageError: the version is not one that this sesurgeon reads; or there are problems, all of which are listed
+            with their lines.
     """
     plan, problems = plan_in_part(data, lines, origin)
     refuse(f"{origin} cannot be read", problems)
@@ -77,32 +74,23 @@ def plan_from_data(data: Any, lines: Mapping[Path, int] | None = None, origin: s
 def plan_in_part(
     data: Any, lines: Mapping[Path, int] | None = None, origin: str = "The plan"
 ) -> tuple[Plan, tuple[Problem, ...]]:
-    """As :func:`plan_from_data`, but a plan without what is wrong in it, and what that is.
+    """As :func:`plan_from_data`, but gives what could be read of the plan, and the problems with the rest.
 
     Raises:
-        UsageError: a version that this sesurgeon does not know, or no plan at all.
+        UsageError: it is not a plan at all, or its version is not one that this sesurgeon reads.
     """
     reader = _Reader(lines or {})
     if not isinstance(data, Mapping):
-        raise UsageError(f"{origin} is no plan: it has no keys, such as version and blocks.")
-    if data.get("version") == 1:
-        data = _from_version_1(data)
+        raise UsageError(f"{origin} is not a plan: it has no keys such as version and blocks.")
     if data.get("version") != VERSION:
         version = f"has version {data['version']!r}" if "version" in data else "has no version"
         raise UsageError(f"{origin} {version}; this sesurgeon reads version {VERSION}.")
     return reader.plan(data), tuple(reader.problems)
 
 
-def _from_version_1(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Version 1 knew of the architecture only the fingerprint, and one policy."""
-    kept = {key: value for key, value in data.items() if key not in ("fingerprint", "policy")}
-    architecture: dict[str, Any] = {"class": "", "fingerprint": data.get("fingerprint"), "parts": {}}
-    return kept | {"version": VERSION, "architecture": architecture, "policy": [data.get("policy")]}
-
-
 @dataclass
 class _Reader:
-    """Reads parts of a document, and collects what is wrong with them on the way."""
+    """Reads the parts of a document, and collects what is wrong with them."""
 
     lines: Mapping[Path, int]
     problems: list[Problem] = field(default_factory=list)
@@ -122,7 +110,7 @@ class _Reader:
         return Plan(architecture, tuple(names), inputs, self._entries(data.get("blocks"), defaults))
 
     def _defaults(self, data: Any) -> dict[str, Any]:
-        """With the block's name; none where they are wrong, which is said once then."""
+        """The default settings, with the block's name; only that where they are wrong, which is then reported once."""
         settings = {"block": "se"} | self._settings(data, ("defaults",))
         before = len(self.problems)
         self._config(settings, ("defaults",))
@@ -140,7 +128,7 @@ class _Reader:
         for key, value in texts.items():
             if not isinstance(value, str):
                 self._add(("architecture", key), f"{key} must be a text, not {value!r}")
-        return Architecture(str(texts["class"]), str(texts["fingerprint"]), {str(k): str(v) for k, v in parts.items()})
+        return Architecture.from_dict(texts | {"parts": parts})
 
     def _are_inputs(self, inputs: Any) -> bool:
         if not isinstance(inputs, list):
@@ -194,7 +182,7 @@ class _Reader:
         return tuple(names)
 
     def _settings(self, data: Any, path: Path) -> dict[str, Any]:
-        """Those that a block knows, with single values; BlockConfig judges these."""
+        """The known settings that have a single value, which BlockConfig checks."""
         if not self._is_mapping(data, path):
             return {}
         self._check_keys(data, path, _SETTINGS)

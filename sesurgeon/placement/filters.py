@@ -1,4 +1,4 @@
-"""Which of the sites that a policy chose are wanted."""
+"""Which of the sites that a policy chose are kept."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from sesurgeon.blocks.config import as_python, is_whole
 from sesurgeon.errors import NoSiteError, UsageError
 from sesurgeon.graph import Site
+from sesurgeon.scalars import as_python, is_whole
 
 Kernel = int | tuple[int, ...]
 
@@ -19,15 +19,15 @@ class Filters:
     """What a site must be like to be kept.
 
     Attributes:
-        include: globs on site ids (or on their owners' paths); a site must match one; none given means all.
-        exclude: globs; a site must match none.
+        include: globs on site ids (or on their owners' paths), of which a site must match one; () means all.
+        exclude: globs, of which a site must match none.
         stages: the paper's stages, 2 to 5 for the strides 4 to 32; None means all.
         min_channels: the fewest channels.
-        kernel: sizes of the convolution of a "conv" site, 3 for 3x3; (1, 7) for 1x1 or 7x7, and [(1, 7)] for 1x7; other
+        kernel: sizes of the convolution of a "conv" site: 3 for 3x3; (1, 7) for 1x1 or 7x7, and [(1, 7)] for 1x7; other
             sites pass; () means all.
-        depthwise: True for "conv" sites of depthwise convolutions alone, False for the others alone; other sites pass.
-        skip_last_stage: leave out the last of the stages in which the policy has sites.
-        every: of what the others leave, keep the first, and each so-manieth after it.
+        depthwise: True for only "conv" sites of depthwise convolutions, False for only the others; other sites pass.
+        skip_last_stage: leave out the last stage in which the policy has sites.
+        every: keep every N-th of the remaining sites, starting with the first.
 
     Raises:
         UsageError: a number below 1, or a value of another type; all of them are named.
@@ -78,11 +78,11 @@ class Filters:
                 yield f"{name} (={value!r}) must be one of: {', '.join(map(str, known))}"
 
     def keep(self, sites: Sequence[Site], of: Sequence[Site] = ()) -> list[Site]:
-        """The wanted ones of ``sites``, in order.
+        """The sites that pass all filters, in order.
 
         Args:
             sites: those that could get a block.
-            of: all sites of the policy, those with attention included: their last stage is the last one.
+            of: all sites of the policy, those with attention included, which decide what the last stage is.
 
         Raises:
             NoSiteError: none is left; the message says which filter took the last one, and lists near ids.
@@ -96,7 +96,7 @@ class Filters:
         return kept[:: self.every]
 
     def unused(self, sites: Sequence[Site]) -> list[str]:
-        """A sentence for each filter that says nothing of ``sites``, the policy's."""
+        """A sentence for each filter that has no effect on ``sites``, those of the policy."""
         globs = [glob for glob in (*self.include, *self.exclude) if not any(_matches(site, (glob,)) for site in sites)]
         said = [f"The pattern '{glob}' matches no site of the policy." for glob in globs]
         given = {"--kernel": bool(self.kernel), "--[no-]depthwise": self.depthwise is not None}
@@ -105,7 +105,7 @@ class Filters:
         return said
 
     def _tests(self, last: int) -> list[tuple[str, Callable[[Site], bool]]]:
-        """Each filter that was given: the option as a user writes it, and what a site must fulfil."""
+        """Each filter that was given: the option as a user writes it, and the test that a site must pass."""
         stages, tests = self.stages, list[tuple[str, Callable[[Site], bool]]]()
         if self.include:
             tests.append((f"--include {' '.join(self.include)}", lambda site: _matches(site, self.include)))
@@ -160,7 +160,7 @@ def _matches(site: Site, globs: Sequence[str]) -> bool:
 
 
 def _nearest(globs: Sequence[str], sites: Sequence[Site]) -> list[str]:
-    """The ids whose beginnings are most like the patterns."""
+    """The ids that begin most like the patterns."""
     texts = [glob.strip("*") for glob in globs]
 
     def distance(site: Site) -> float:

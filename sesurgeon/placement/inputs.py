@@ -1,4 +1,4 @@
-"""The example inputs that a plan stands for."""
+"""The example inputs that a plan describes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def inputs_of(plan: Plan, model: nn.Module) -> tuple[Any, ...] | None:
 def check_kept(plan: Plan, found: Survey) -> None:
     """Raise an UntraceableError if the network that was surveyed does not run on the inputs of ``plan``.
 
-    They have the shapes of those of the survey and, as far as a plan keeps them, their values. It is now that this can
-    be mended, and not when a saved network is to be read again.
+    These have the shapes of the survey's inputs and, as far as a plan keeps them, their values. Now the user can still
+    do something about it; when a saved network is loaded it is too late.
     """
     inputs = inputs_of(plan, found.model)
     if inputs is None or same(_on_cpu(inputs), _on_cpu(found.inputs)):
@@ -36,8 +36,8 @@ def check_kept(plan: Plan, found: Survey) -> None:
         raise
     except Exception as error:  # the caller's own code
         raise UntraceableError(
-            f"{type(found.model).__name__} runs on the example inputs, but not on those that can be made again of what "
-            f"a plan keeps of them, as reading a saved network has to: {type(error).__name__}: {error}",
+            f"{type(found.model).__name__} runs on the example inputs, but not on those that can be restored from a "
+            f"plan, which loading a saved network needs: {type(error).__name__}: {error}",
             hint=f"A plan keeps shapes, types, ranges, and the values of up to {FEW_WHOLES:,} whole numbers or "
             f"{FEW_FRACTIONS:,} others in one or two dimensions; the rest is noise, or zeros. Give fewer numbers, or "
             "wrap the network in a module that makes such inputs itself.",
@@ -45,12 +45,12 @@ def check_kept(plan: Plan, found: Survey) -> None:
 
 
 def _on_cpu(arguments: tuple[Any, ...]) -> Any:
-    """And dense, as they can be compared. The forward may take some of them there, wherever the weights are."""
+    """On the CPU and dense, to be compared: not all need to be where the weights are, and sparse tensors cannot be."""
     return tree_map(lambda leaf: leaf.cpu().to_dense() if isinstance(leaf, Tensor) else leaf, arguments)
 
 
 def _as_weights(arguments: tuple[Any, ...], model: nn.Module) -> tuple[Any, ...]:
-    """Floating tensors in the type of the weights, where these have one: they may have been converted since."""
+    """Floating tensors in the dtype of the weights, where all have the same: they may have been converted since."""
     types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
     if len(types) != 1:
         return arguments

@@ -10,11 +10,7 @@ from torch import nn
 from sesurgeon.blocks import BlockConfig
 from sesurgeon.errors import NoSiteError
 from sesurgeon.graph import LeftAlone, Site, Survey, survey
-from sesurgeon.placement.architecture import architecture_of
-from sesurgeon.placement.arguments import describe_arguments
-from sesurgeon.placement.attributes import free_attribute
-from sesurgeon.placement.bypasses import bypasses
-from sesurgeon.placement.checking import check_not_augmented
+from sesurgeon.placement.checking import check_not_augmented, completed, with_attributes
 from sesurgeon.placement.choices import Choices, settle
 from sesurgeon.placement.filters import Filters
 from sesurgeon.placement.inputs import check_kept
@@ -44,8 +40,9 @@ def make_plan(model: nn.Module, example_inputs: Any = None, **choices: Unpack[Ch
 
 
 def survey_to_plan(model: nn.Module, policies: Sequence[str], example_inputs: Any = None) -> Survey:
-    """The survey of ``model`` for a plan by these policies: of graphs that they do not want it stays open whether they
-    are right.
+    """The survey of ``model`` for a plan by these policies.
+
+    Only the graphs of modules these policies would change are compared with their modules.
     """
     return survey(model, example_inputs, wanted=lambda sites: _free(choose(sites, policies)[0]))
 
@@ -53,11 +50,11 @@ def survey_to_plan(model: nn.Module, policies: Sequence[str], example_inputs: An
 def plan_from_survey(found: Survey, policies: Sequence[str], config: BlockConfig, filters: Filters) -> Plan:
     """As :func:`make_plan`, for a network that was surveyed already.
 
-    Where blocks of several policies hang in one module, that of the first policy is called ``se``.
+    Where blocks of several policies are in one module, that of the first policy is called ``se``.
     """
     check_not_augmented(found.model)
     chosen, left_alone = choose(found.sites, policies)
-    gated = [LeftAlone(site.owner, f"has attention already: {site.attention}") for site in chosen if site.attention]
+    gated = [attended(site) for site in chosen if site.attention is not None]
     free = _free(chosen)
     if not free:
         raise NoSiteError(
@@ -67,30 +64,36 @@ def plan_from_survey(found: Survey, policies: Sequence[str], config: BlockConfig
         )
     unused = filters.unused(chosen)
     unused += [f"Policy '{name}' has no site here." for name in policies if not POLICIES[name](found.sites)]
-    entries = tuple(_entries(found, filters.keep(free, chosen), config))
+    kept = with_attributes((Entry(site.id, config=config) for site in filters.keep(free, chosen)), found)
     plan = Plan(
-        architecture_of(found.model),
-        tuple(policies),
-        [describe_arguments(argument) for argument in found.inputs],
-        entries,
-        (*gated, *left_alone, *found.left_alone),
-        (*unused, *bypasses(entries, found)),
+        architecture=None,
+        policy=tuple(policies),
+        inputs=None,
+        entries=tuple(kept),
+        left_alone=(*gated, *left_alone, *found.left_alone),
+        warnings=tuple(unused),
     )
+    plan = completed(plan, found)
     check_kept(plan, found)
     return plan
 
 
 def choose(sites: Sequence[Site], policies: Sequence[str]) -> tuple[list[Site], list[LeftAlone]]:
-    """The sites of all policies, in their order, no tensor twice; and the blocks in which they found no place."""
+    """The sites that all policies choose, in their order, no tensor twice; and the places that they pass over."""
     chosen: dict[tuple[object, ...], Site] = {}
     left_alone: list[LeftAlone] = []
     for policy in policies:
         selected = POLICIES[policy](sites)
         left_alone += passed_over(policy, sites, selected)
         for site in selected:
-            scales_a_part = site.kind in ("fork", "shortcut")  # the tensor's other users go on without
+            scales_a_part = site.kind in ("fork", "shortcut")  # the tensor's other users read it unscaled
             chosen.setdefault((site.tensor, site.id) if scales_a_part else (site.tensor,), site)
     return list(chosen.values()), left_alone
+
+
+def attended(site: Site) -> LeftAlone:
+    """Why ``site``, which has attention, gets no block."""
+    return LeftAlone(site.owner, f"has attention already: {site.attention or 'the model itself'}")
 
 
 def _free(sites: Sequence[Site]) -> list[Site]:
@@ -110,14 +113,3 @@ def _why_none(
     if failed:
         return f": {failed[0].path or 'the model itself'}: {failed[0].reason}."
     return ": it has no residual branch, no multi-branch module and no convolution with norm or activation."
-
-
-def _entries(found: Survey, sites: Sequence[Site], config: BlockConfig) -> list[Entry]:
-    """In the order in which they run, with attributes given in that of ``sites``."""
-    taken: set[tuple[str, str]] = set()
-    entries = {}
-    for site in sites:
-        attribute = free_attribute(found.model.get_submodule(site.owner), site.owner, taken)
-        taken.add((site.owner, attribute))
-        entries[site.id] = Entry(site.id, attribute, site.channels, config)
-    return [entries[site.id] for site in found.sites if site.id in entries]

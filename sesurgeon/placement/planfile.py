@@ -35,7 +35,9 @@ def read_plan(path: str | Path) -> Plan:
 
 
 def read_in_part(path: str | Path) -> tuple[Plan, tuple[Problem, ...]]:
-    """As :func:`read_plan`, but the plan without what is wrong in it, and what that is: see :func:`refuse_all`.
+    """As :func:`read_plan`, but gives what could be read of the plan, and the problems with the rest.
+
+    :func:`refuse_all` then reports them, with what of the plan does not fit a model.
 
     Raises:
         UnreadableFileError: there is no such file, or it is no text.
@@ -49,7 +51,7 @@ def read_in_part(path: str | Path) -> tuple[Plan, tuple[Problem, ...]]:
             f"There is no plan {path}.", hint="Make one with: sesurgeon plan MODEL -o plan.yaml"
         ) from error
     except UnicodeDecodeError as error:
-        raise UnreadableFileError(f"{path} is no plan: it is not text.", hint="A plan is a YAML file.") from error
+        raise UnreadableFileError(f"{path} is not a plan: it is not text.", hint="A plan is a YAML file.") from error
     except OSError as error:
         raise UnreadableFileError(f"The plan {path} cannot be opened: {error.strerror or error}.") from error
     data, lines = parse_yaml(text, str(path))
@@ -108,7 +110,7 @@ def plan_to_yaml(
 
 
 def _in_a_line(path: str) -> str:
-    """As a shell takes it; a line break would end the comment."""
+    """Quoted for a shell, and in one line: a line break would end the comment."""
     return shlex.quote(" ".join(path.split()))
 
 
@@ -132,7 +134,7 @@ def _flow(data: Mapping[str, Any]) -> str:
 
 
 def _top(key: str, value: Any) -> str:
-    """A key at the top: a list in one line, a mapping with a line for each of its keys."""
+    """A key at the top level: a list in one line, a mapping with a line for each of its keys."""
     if isinstance(value, dict):
         text = yaml.safe_dump({key: value}, default_flow_style=None, sort_keys=False, width=_WIDTH, allow_unicode=True)
         return text.rstrip()

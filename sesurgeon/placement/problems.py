@@ -1,4 +1,4 @@
-"""All that is wrong with a document, told at once and by line."""
+"""All that is wrong with a document, reported together and by line."""
 
 from __future__ import annotations
 
@@ -13,37 +13,34 @@ Path = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong.
+    """One thing that is wrong with a document; its text begins with where, if that is known.
 
     Attributes:
-        where: ``line 3``, or ``blocks[2]`` in data that came from no file; "" for the whole.
-        text: what is wrong there.
+        text: what is wrong.
+        line: of the file, from 1 on; None where it is not known.
+        place: in data that came from no file, as ``blocks[2]``; "" for the whole.
     """
 
-    where: str
     text: str
-
-    @property
-    def line(self) -> int:
-        """Of the file; 0 where it has none."""
-        number = self.where.removeprefix("line ")
-        return int(number) if number.isdecimal() else 0
+    line: int | None = None
+    place: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.text}" if self.where else self.text
+        where = self.place if self.line is None else f"line {self.line}"
+        return f"{where}: {self.text}" if where else self.text
 
 
 def problem_at(path: Path, lines: Mapping[Path, int], text: str) -> Problem:
-    """A problem at ``path``: on its line or that of what it is part of, or else by its name."""
+    """A problem at ``path``, with its line, or that of the part around it; or else with its name."""
     for length in range(len(path), -1, -1):
         if path[:length] in lines:
-            return Problem(f"line {lines[path[:length]]}", text)
+            return Problem(text, lines[path[:length]])
     names = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-    return Problem(names.lstrip("."), text)
+    return Problem(text, place=names.lstrip("."))
 
 
 def twice(name: str, line: int | None) -> str:
-    """That ``name`` is there again, which may stand once; ``line`` is where it stood first, if that is known."""
+    """The text for a second ``name`` where only one may be; ``line`` is that of the first, if known."""
     return f"{name} is there twice" + ("" if line is None else f", first on line {line}")
 
 

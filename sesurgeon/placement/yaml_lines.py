@@ -16,11 +16,11 @@ _DEEPEST = 50
 def parse_yaml(text: str, origin: str) -> tuple[Any, dict[Path, int]]:
     """The document ``text`` as plain data, and the line (from 1 on) of each part of it.
 
-    Aliases are refused (a few lines of them can stand for gigabytes), as is deep nesting, and keys that are there
-    twice, of which ``yaml.safe_load`` would drop one silently.
+    Refused are aliases (a few lines of them can stand for gigabytes), deep nesting, and duplicate keys, of which
+    ``yaml.safe_load`` would silently drop one.
 
     Raises:
-        UsageError: it is not YAML, or one of these; with the line.
+        UsageError: it is not YAML, or has one of these; with the line.
     """
     try:
         refuse(f"{origin} cannot be read", _refused(text))
@@ -29,11 +29,11 @@ def parse_yaml(text: str, origin: str) -> tuple[Any, dict[Path, int]]:
         data = None if root is None else reader.value(root, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        where = "" if mark is None else f"line {mark.line + 1}"
-        refuse(f"{origin} is not YAML", [Problem(where, str(error.problem or error.context))])
+        line = None if mark is None else mark.line + 1
+        refuse(f"{origin} is not YAML", [Problem(str(error.problem or error.context), line)])
         raise
     except yaml.YAMLError as error:  # control characters
-        refuse(f"{origin} is not YAML", [Problem("", f"{type(error).__name__}: {error}")])
+        refuse(f"{origin} is not YAML", [Problem(f"{type(error).__name__}: {error}")])
         raise
     refuse(f"{origin} cannot be read", reader.problems)
     return data, reader.lines
@@ -44,14 +44,14 @@ def _refused(text: str) -> Iterator[Problem]:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.AliasEvent):
-            yield Problem(_line(event), f"the alias *{event.anchor} is not read: write it out")
+            yield Problem(f"the alias *{event.anchor} is not read: write it out", _line(event))
         if depth > _DEEPEST:
-            yield Problem(_line(event), f"more than {_DEEPEST} brackets are open")
+            yield Problem(f"more than {_DEEPEST} brackets are open", _line(event))
             return
 
 
-def _line(part: yaml.Event | yaml.Node) -> str:
-    return "" if part.start_mark is None else f"line {part.start_mark.line + 1}"
+def _line(part: yaml.Event | yaml.Node) -> int | None:
+    return None if part.start_mark is None else part.start_mark.line + 1
 
 
 class _Reader:
@@ -94,4 +94,4 @@ class _Reader:
         return None
 
     def _add(self, node: yaml.Node, text: str) -> None:
-        self.problems.append(Problem(_line(node), text))
+        self.problems.append(Problem(text, _line(node)))

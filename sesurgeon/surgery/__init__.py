@@ -4,7 +4,7 @@ from sesurgeon.surgery.add import Surgery, add_se, operate, operate_by
 from sesurgeon.surgery.apply import apply_plan, plan_of
 from sesurgeon.surgery.below import survey_below
 from sesurgeon.surgery.folding.constants import Replacement, replace_block
-from sesurgeon.surgery.folding.gates import Folding, fold, fold_gate_scale
+from sesurgeon.surgery.folding.gate_scale import Folding, fold, fold_gate_scale
 from sesurgeon.surgery.folding.walk import NoTakerError
 from sesurgeon.surgery.head import note_head
 from sesurgeon.surgery.inputs import known_inputs

@@ -17,12 +17,11 @@ from sesurgeon.placement import (
     Filters,
     Plan,
     check_policies,
-    completed,
     plan_from_survey,
     settle,
     survey_to_plan,
 )
-from sesurgeon.surgery.apply import insert_blocks
+from sesurgeon.surgery.apply import insert_blocks, plan_of
 from sesurgeon.surgery.bare import take_out
 from sesurgeon.surgery.proof import Proof, prove_identity
 
@@ -60,7 +59,7 @@ def operate(
 ) -> Surgery:
     """Insert blocks into ``model`` and prove that it still computes the same: see :func:`add_se`.
 
-    With ``shared`` the result has the very parameters and buffers of ``model`` (:func:`insert_blocks`).
+    With ``shared`` the result has the very parameters and buffers of ``model``: see :func:`insert_blocks`.
     """
     check_policies(policies)
     found = survey_to_plan(model, policies, example_inputs)
@@ -71,9 +70,9 @@ def operate(
 def operate_by(
     plan: Plan, found: Survey, *, verify: bool = True, inplace: bool = False, shared: bool = False
 ) -> Surgery:
-    """Insert the blocks of ``plan`` into the network that was surveyed, and prove it, as far as it can be."""
-    plan = completed(plan.unfolded(), found)
-    augmented = insert_blocks(found.model, plan, found, inplace=inplace, shared=shared)
+    """Insert the blocks of ``plan`` into the network that was surveyed, and prove identity as far as possible."""
+    augmented = insert_blocks(found.model, plan.unfolded(), found, inplace=inplace, shared=shared)
+    plan = plan_of(augmented) or plan
     try:
         proof = _proof(augmented, plan, found, verify=verify)
     except BaseException:  # the caller's own code runs in there, and may raise anything; or Ctrl-C

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
 from sesurgeon.blocks import build_block
 from sesurgeon.errors import UsageError
 from sesurgeon.graph import Survey
-from sesurgeon.graph.rows import child_giving
+from sesurgeon.graph.sequential import child_giving
 from sesurgeon.models import add_record, check_is_network, copy_of, view_of
 from sesurgeon.models.copies import AnyModule
 from sesurgeon.models.isolation import undisturbed
-from sesurgeon.placement import Entry, Plan, check_not_augmented, completed, survey_for
+from sesurgeon.placement import Entry, Plan, by_owner, check_not_augmented, completed, survey_for
 from sesurgeon.surgery.rewrite import (
     Forward,
     forward_by_mode,
@@ -29,7 +27,8 @@ _PLAN = "_sesurgeon_plan"
 def apply_plan(model: AnyModule, plan: Plan, inplace: bool = False) -> AnyModule:
     """``model`` with the plan's blocks in it, as an instance of its own class.
 
-    Of a plan for a folded network the blocks go in as they were before folding: nothing was folded into these weights.
+    The blocks of a plan for a folded network are inserted as they were before folding: nothing was folded into these
+    weights.
 
     Args:
         model: the network that the plan was made for, with any weights.
@@ -42,7 +41,7 @@ def apply_plan(model: AnyModule, plan: Plan, inplace: bool = False) -> AnyModule
     """
     if not isinstance(plan, Plan):
         raise UsageError(
-            f"A plan is wanted, not a {type(plan).__name__}.", hint="sesurgeon.read_plan reads one from a file."
+            f"Expected a Plan, not a {type(plan).__name__}.", hint="sesurgeon.read_plan reads one from a file."
         )
     augmented = insert_blocks(model, plan.unfolded(), survey_for(plan, model), inplace=inplace)
     if plan.entries:
@@ -52,24 +51,21 @@ def apply_plan(model: AnyModule, plan: Plan, inplace: bool = False) -> AnyModule
 
 @undisturbed()
 def insert_blocks(model: AnyModule, plan: Plan, found: Survey, *, inplace: bool, shared: bool = False) -> AnyModule:
-    """As :func:`apply_plan`, for a network that was surveyed already, and without a word in its history.
+    """As :func:`apply_plan`, for a network that was surveyed already, and without a record in its history.
 
     Args:
-        model, plan, inplace: as there.
+        model, plan, inplace: as there, but nothing is unfolded.
         found: the survey.
-        shared: the copy has the very parameters and buffers of ``model``: no memory is spent, and a change of one is
-            a change of both.
+        shared: the copy has the very parameters and buffers of ``model``: it takes no memory for weights, and a change
+            to those of one changes the other.
     """
     check_not_augmented(model)
     plan = completed(plan, found)
     copied = view_of if shared else copy_of
-    by_owner: dict[str, list[Entry]] = {}
-    for entry in plan.entries:
-        by_owner.setdefault(found.site(entry.site).owner, []).append(entry)
-    rewrites = []  # all of them before the first is made: what is refused leaves the model whole
-    with torch.inference_mode(False):  # what is made in it cannot be trained
+    rewrites = []  # all are prepared before the first is done: an error leaves the model unchanged
+    with torch.inference_mode(False):  # tensors made in inference mode cannot be trained
         target = model if inplace else copied(model)
-        for path, entries in by_owner.items():
+        for path, entries in by_owner(plan.entries).items():
             owner = target.get_submodule(path)
             blocks = {entry.attribute: _block(owner, entry, found) for entry in entries}
             behind = _in_a_row(path, entries, found)
@@ -89,12 +85,12 @@ def plan_of(model: nn.Module) -> Plan | None:
 
 
 def remember_plan(model: nn.Module, plan: Plan) -> None:
-    """Note by which plan ``model`` was augmented, where deep copies keep it and no state dict shows it."""
+    """Note by which plan ``model`` was augmented, in a place that deep copies keep and no state dict shows."""
     model.__dict__[_PLAN] = plan
 
 
 def forget_plan(model: nn.Module) -> None:
-    """The counterpart for a model whose blocks were taken out."""
+    """The inverse of :func:`remember_plan`, for a model whose blocks were taken out."""
     model.__dict__.pop(_PLAN, None)
 
 
@@ -105,12 +101,12 @@ def _block(owner: nn.Module, entry: Entry, found: Survey) -> nn.Module:
 
 
 def _device_and_dtype(found: Survey, entry: Entry) -> tuple[torch.device, torch.dtype]:
-    """Those of the tensor that the block gets, as it was seen.
+    """Those of the tensor that the block gets, as the survey saw it.
 
-    That of an owner as a whole was not: then those of a parameter, of the owner if it has one. Its dtype counts under
-    the network's own autocast too, where tensors have another than all weights around them.
+    It did not see the output of an owner as a whole: then they are those of a parameter, of the owner if it has one.
+    So is the dtype under the network's own autocast, where tensors have another dtype than all weights.
     """
-    path, node = found.site(entry.site).owner, found.nodes[entry.site][False]
+    path, node = entry.owner, found.places[entry.site].nodes[False]
     seen = None if node is None else node.meta.get("value")
     parameters = (parameter for part in (path, "") for parameter in found.model.get_submodule(part).parameters())
     near = next((parameter for parameter in parameters if parameter.is_floating_point()), torch.empty(0))
@@ -119,12 +115,12 @@ def _device_and_dtype(found: Survey, entry: Entry) -> tuple[torch.device, torch.
 
 
 def _in_a_row(path: str, entries: list[Entry], found: Survey) -> dict[str, str]:
-    """The child behind which each of these blocks goes in an ``nn.Sequential``, by the block's name; {} elsewhere.
+    """The child after which each of these blocks goes in an ``nn.Sequential``, by the block's name; {} elsewhere.
 
-    There a block is one more child in the row, so that iterating and slicing do what the forward does.
+    In an ``nn.Sequential`` a block is one more child, so that iterating and slicing do what the forward does.
     """
     local = found.graphs[False]
-    before = {entry.attribute: child_giving(local, path, found.nodes[entry.site][False]) for entry in entries}
+    before = {entry.attribute: child_giving(local, path, found.places[entry.site].nodes[False]) for entry in entries}
     known = {attribute: child for attribute, child in before.items() if child is not None}
     return known if len(known) == len(entries) else {}
 
@@ -132,27 +128,23 @@ def _in_a_row(path: str, entries: list[Entry], found: Survey) -> dict[str, str]:
 def _forward(owner: nn.Module, path: str, entries: list[Entry], found: Survey) -> Forward:
     """The owner's forward with these blocks: from its local graphs, or around it as a whole."""
     original = type(owner).forward
-    inside = [entry for entry in entries if found.nodes[entry.site][False] is not None]
-    if not inside:
-        return forward_then_blocks(original, [entry.attribute for entry in entries])
+    places = {entry.attribute: found.places[entry.site] for entry in entries}
+    if not any(place.needs_graph for place in places.values()):
+        return forward_then_blocks(original, list(places))
     by_mode = {}
     for training, local in found.graphs.items():
         anchors = {
-            entry.attribute: (node, found.users[entry.site][training])
-            for entry in inside
-            if (node := found.nodes[entry.site][training]) is not None
+            attribute: (node, place.users[training])
+            for attribute, place in places.items()
+            if (node := place.nodes[training]) is not None
         }
         by_mode[training] = forward_with_blocks(original, local.graphs[path], anchors, path or "model")
-    return _one_for_both(original, by_mode)
-
-
-def _one_for_both(original: Forward, by_mode: Mapping[bool, Forward]) -> Forward:
     in_eval, in_train = by_mode[False], by_mode[True]
-    return in_eval if _are_one(in_eval, in_train) else forward_by_mode(original, in_eval, in_train)
+    return in_eval if _are_same(in_eval, in_train) else forward_by_mode(original, in_eval, in_train)
 
 
-def _are_one(first: Forward, second: Forward) -> bool:
-    """Same code (the names of children and functions in it too), and the same objects behind its global names."""
+def _are_same(first: Forward, second: Forward) -> bool:
+    """Whether they have the same code, with the same names in it, and the same objects behind its global names."""
     names = first.__code__.co_names
     return first.__code__ == second.__code__ and all(
         first.__globals__.get(name) is second.__globals__.get(name) for name in names

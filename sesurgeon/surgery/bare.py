@@ -14,7 +14,7 @@ from sesurgeon.surgery.rewrite import is_covered, is_rewritten, restore
 def take_out(model: nn.Module) -> nn.Module:
     """Take the blocks out of ``model`` in place: its forward, classes and state-dict keys are as before surgery.
 
-    Weights stay as they are, a folded factor in them too (:func:`sesurgeon.remove_se` takes that out as well).
+    Weights stay as they are, with the factors folded into them, which :func:`sesurgeon.remove_se` removes too.
 
     Raises:
         UsageError: a module with blocks got another class or forward since; nothing was changed.
@@ -28,7 +28,7 @@ def take_out(model: nn.Module) -> nn.Module:
 
 
 def check_uncovered(model: nn.Module) -> None:
-    """Raise a UsageError where :func:`take_out` would lose a class or forward that was put above ours."""
+    """Raise a UsageError where :func:`take_out` would lose a class or forward that was put on top of ours."""
     check_is_network(model)
     covered = [path or "the model itself" for path, module in model.named_modules() if is_covered(module)]
     if covered:

@@ -10,21 +10,19 @@ from torch import nn
 
 from sesurgeon.errors import UsageError
 from sesurgeon.graph import Survey
-from sesurgeon.graph.paths import join
 from sesurgeon.models import fresh, isolated
-from sesurgeon.placement import Entry, Plan, architecture_of, survey_for
+from sesurgeon.placement import Plan, architecture_of, survey_for
 from sesurgeon.surgery.bare import bare_view
 
 
 def survey_below(model: nn.Module, plan: Plan) -> Survey:
-    """The survey of ``model`` below its blocks, whose layers may be others than when they went in.
+    """The survey of ``model`` below its blocks, whose layers may have changed since they were inserted.
 
     Raises:
         UsageError: places of blocks are not there any more.
     """
     found = survey_for(replace(plan, architecture=None), bare_view(model))
-    known = {site.id for site in found.sites}
-    missing = [site for site in plan.sites if site not in known]
+    missing = [site for site in plan.sites if site not in found.places]
     if missing:
         raise UsageError(
             f"This {type(model).__name__} was changed since its blocks were inserted: there is no place "
@@ -35,10 +33,10 @@ def survey_below(model: nn.Module, plan: Plan) -> Survey:
 
 
 def renewed(plan: Plan, model: nn.Module, bare: nn.Module) -> Plan:
-    """``plan`` for the layers of ``model``, ``bare`` without its blocks, which may be others than when they went in.
+    """``plan`` with the architecture of ``bare``, which is ``model`` without its blocks and may have changed since.
 
-    Whether there is still a place for each block is seen by running it, but not where other processes train along: its
-    layers (SyncBatchNorm) would wait for those of processes that do not save.
+    Whether there is still a place for each block takes a run to find out. Where several processes train together none
+    is made: layers such as SyncBatchNorm would wait for the processes that do not save.
 
     Raises:
         UsageError: places of blocks are not there any more.
@@ -49,11 +47,6 @@ def renewed(plan: Plan, model: nn.Module, bare: nn.Module) -> Plan:
     if changed and not (dist.is_available() and dist.is_initialized()):
         survey_below(model, plan)
     return replace(plan, architecture=architecture)
-
-
-def path_of(entry: Entry, found: Survey) -> str:
-    """Path of the block of ``entry``."""
-    return join(found.site(entry.site).owner, entry.attribute)
 
 
 def outputs_of(model: nn.Module, found: Survey, training: bool) -> Any:

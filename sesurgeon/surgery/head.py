@@ -14,10 +14,10 @@ from sesurgeon.surgery.bare import bare_view
 
 
 def note_head(model: nn.Module, outputs: int) -> None:
-    """Note in the provenance which layer gives the ``outputs`` scores, where another would be taken for it.
+    """Note in the provenance which layer gives the ``outputs`` class scores, if it is not the one found by default.
 
-    Checkpoints are rebuilt and adapters applied without running the network, and could not tell. The plan follows:
-    the architecture that it is made for leaves out the head. Of a network without a classifier nothing is noted.
+    Checkpoints are rebuilt and adapters applied without running the network, and could not find out. The plan's
+    architecture, which leaves out the head, is computed anew. A network without a classifier stays as it is.
     """
     try:
         head = head_of(model, outputs)
@@ -32,10 +32,15 @@ def note_head(model: nn.Module, outputs: int) -> None:
 
 
 def set_head(model: nn.Module, head: str | None) -> None:
-    """Put down which layer the head is; what the source built is told by that head then, too."""
+    """Note which layer is the head.
+
+    If the network is still as its source built it, the recorded structure is recomputed for the new head.
+    """
     provenance = provenance_of(model)
-    built = provenance.built
-    as_built = built is not None and structure_of(bare_view(model)).body == built.body
-    attach_provenance(model, replace(provenance, head=head))
-    if as_built:
-        attach_provenance(model, replace(provenance, head=head, built=structure_of(bare_view(model))))
+    noted, built = replace(provenance, head=head), provenance.built
+    if built is not None:
+        bare = bare_view(model)
+        if structure_of(bare).body == built.body:
+            attach_provenance(bare, noted)  # which tells structure_of where the head is
+            noted = replace(noted, built=structure_of(bare))
+    attach_provenance(model, noted)

@@ -12,7 +12,7 @@ from sesurgeon.surgery.apply import plan_of
 
 
 def known_inputs(model: nn.Module) -> tuple[Any, ...]:
-    """Positional arguments of forward: of the size of its images; or those of its plan; or made from the model.
+    """Positional arguments of forward: of the size of its images; else those of its plan; else made from the model.
 
     The plan's are what somebody gave when the blocks went in, or what was found out then.
     """

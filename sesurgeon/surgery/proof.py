@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from sesurgeon.errors import VerificationError
 from sesurgeon.graph import Survey, same
+from sesurgeon.graph.tracing.local_graphs import LocalGraphs
 from sesurgeon.models import fresh, isolated, random_states, witnesses
 from sesurgeon.models.isolation import same_random_states, undisturbed
 from sesurgeon.surgery.rewrite import blocks_of
-from sesurgeon.words import counted, some
+from sesurgeon.words import counted, mode_name, some
 
 _HINT = "Nothing was written. Find the module at fault with --exclude, and please report it."
 _DRAWN = "random numbers drawn"
@@ -28,17 +30,23 @@ class Proof:
     """What was compared, bit for bit, before and after surgery.
 
     Attributes:
-        in_eval, in_train: all outputs were equal in that mode; None where it was not tried.
-        note: why something was not tried; "" where all was.
+        in_eval, in_train: all outputs were equal in that mode; None where it was not tried. Where they differ there is
+            no proof, but an error.
+        note: why something was not tried; "" where everything was.
     """
 
-    in_eval: bool | None
-    in_train: bool | None
+    in_eval: Literal[True] | None
+    in_train: Literal[True] | None
     note: str = ""
 
+    @classmethod
+    def of(cls, modes: Container[bool], note: str | None) -> Proof:
+        """That all outputs were equal in these ``modes`` (``training``)."""
+        return cls(True if False in modes else None, True if True in modes else None, note or "")
+
     def __str__(self) -> str:
-        words = {True: "bit-identical", False: "DIFFERENT", None: "not compared"}
-        text = f"outputs in eval mode {words[self.in_eval]}, in train mode {words[self.in_train]}"
+        in_eval, in_train = ("bit-identical" if equal else "not compared" for equal in (self.in_eval, self.in_train))
+        text = f"outputs in eval mode {in_eval}, in train mode {in_train}"
         return f"{text} ({self.note})" if self.note else text
 
 
@@ -47,31 +55,47 @@ def prove_identity(augmented: nn.Module, found: Survey) -> Proof:
     """Compare the outputs of ``augmented`` with those that the survey of the original saw.
 
     Same inputs, same random state, same buffers, in eval and in train mode; equal means ``torch.equal`` on every
-    tensor of the output, and of a detector, which may find nothing, on what its parts give too; and on what the pass
-    leaves behind: buffers, as running statistics, and the random state. ``augmented`` is left as it was.
+    tensor of the output (of a detector, which may find nothing, also on what its parts give), and on what the pass
+    leaves behind: buffers such as running statistics, and the random state. ``augmented`` is left as it was.
 
     Raises:
-        VerificationError: something differs, or ``augmented`` or one of its blocks does not run.
+        VerificationError: something differs, or ``augmented`` or one of its blocks does not run; or equality would
+            prove nothing, as no output of the original is finite. In train mode alone, that is noted in the proof.
     """
-    tried = [training for training, local in found.graphs.items() if local.proven]
+    tried = [training for training, local in found.graphs.items() if local.failure is None]
+    blind = [training for training in tried if _is_blind(found.graphs[training])]
+    if False in blind:
+        raise VerificationError(
+            f"All outputs of {type(found.model).__name__} are NaN or infinite, even before any block is in it: that "
+            "they stay equal would prove nothing.",
+            hint="Look for weights that are not finite. If the example inputs are to blame, give others (in Python: "
+            "example_inputs=).",
+        )
     wrong: dict[str, list[str]] = {}
     for training in tried:
         if what := _difference(augmented, found, training):
-            wrong.setdefault(what, []).append(_mode(training))
+            wrong.setdefault(what, []).append(mode_name(training))
     if wrong:
         all_of_it = " and ".join(f"the {what} in {' and '.join(modes)} mode" for what, modes in wrong.items())
         raise VerificationError(
             f"After inserting the blocks {all_of_it} are not the ones before.{_blame(found, augmented)}",
             hint=_OTHERS if list(wrong) == [_DRAWN] and threading.active_count() > 1 else _HINT,
         )
-    in_eval, in_train = (True if training in tried else None for training in (False, True))
-    return Proof(in_eval, in_train, found.train_failure or "")
+    note = "all outputs in train mode are NaN or infinite" if blind else found.train_failure
+    return Proof.of([training for training in tried if training not in blind], note)
+
+
+def _is_blind(local: LocalGraphs) -> bool:
+    """Whether all numbers that the network gives are NaN or infinite: those of any other network might be, too."""
+    leaves = [leaf for leaf in tree_leaves(local.outputs) if isinstance(leaf, Tensor)]
+    numbers = [leaf for leaf in (*leaves, *local.witnesses) if leaf.is_floating_point() and leaf.numel()]
+    return bool(numbers) and not any(leaf.isfinite().any() for leaf in numbers)
 
 
 def _difference(model: nn.Module, found: Survey, training: bool) -> str:
-    """What is another in a pass of ``model`` than it was in the survey's; "" where nothing is."""
+    """What differs between a pass of ``model`` and that of the survey; "" where nothing does."""
     local = found.graphs[training]
-    original = isolated(found.model, training=training)  # layers of it run where the copy holds functions over it
+    original = isolated(found.model, training=training)  # the copy may hold functions that run layers of the original
     with original, isolated(model, training=training), witnesses(model) as seen, _idle_blocks(model) as idle:
         try:
             outputs = model(*fresh(found.inputs_in(training)))
@@ -79,15 +103,15 @@ def _difference(model: nn.Module, found: Survey, training: bool) -> str:
             raise
         except Exception as error:  # the caller's own code, with our blocks in it
             raise VerificationError(
-                f"After inserting the blocks {type(model).__name__} does not run in {_mode(training)} mode: "
+                f"After inserting the blocks {type(model).__name__} does not run in {mode_name(training)} mode: "
                 f"{type(error).__name__}: {error}",
                 hint=_HINT,
             ) from error
         if idle:
             raise VerificationError(
-                f"In {_mode(training)} mode {counted(len(idle), 'inserted block')} never ran "
-                f"({some(list(idle.values()), 3)}): {type(model).__name__} runs other layers than its own, as through "
-                "a lambda over the network that it is a copy of.",
+                f"In {mode_name(training)} mode {counted(len(idle), 'inserted block')} never ran "
+                f"({some(list(idle.values()), 3)}): {type(model).__name__} runs layers that are not its own, for "
+                "example through a lambda over the network that it is a copy of.",
                 hint="Let the network reach its layers through self, or change the network itself (in Python: "
                 "inplace=True).",
             )
@@ -101,7 +125,7 @@ def _difference(model: nn.Module, found: Survey, training: bool) -> str:
 
 @contextlib.contextmanager
 def _idle_blocks(model: nn.Module) -> Iterator[dict[nn.Module, str]]:
-    """The inserted blocks and their paths, but for those that ran meanwhile."""
+    """The inserted blocks and their paths, without those that have run meanwhile."""
     idle = {block: path for path, block in blocks_of(model).items()}
 
     def ran(block: nn.Module, _arguments: Any) -> None:
@@ -115,15 +139,11 @@ def _idle_blocks(model: nn.Module) -> Iterator[dict[nn.Module, str]]:
             hook.remove()
 
 
-def _mode(training: bool) -> str:
-    return "train" if training else "eval"
-
-
 def _blame(found: Survey, augmented: nn.Module) -> str:
-    """Whether the network is to blame, because it gives other outputs each time it runs."""
-    if found.model is augmented:  # changed in place: the network as it was cannot be asked
+    """A sentence where the network itself is to blame, because it gives other outputs each time it runs."""
+    if found.model is augmented:  # changed in place: the network as it was is gone
         return ""
     for training, local in found.graphs.items():
-        if local.proven and _difference(found.model, found, training):
+        if local.failure is None and _difference(found.model, found, training):
             return " The network itself gives other outputs each time it runs, under the same random state."
     return ""

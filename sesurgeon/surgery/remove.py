@@ -8,7 +8,7 @@ from sesurgeon.models import Provenance, Source, add_record, copy_of, detach_pro
 from sesurgeon.models.copies import AnyModule
 from sesurgeon.surgery.apply import plan_of
 from sesurgeon.surgery.bare import check_uncovered, take_out
-from sesurgeon.surgery.folding.gates import takers
+from sesurgeon.surgery.folding.gate_scale import folded_factors
 from sesurgeon.surgery.folding.scale import Scale, multiply
 from sesurgeon.surgery.rewrite import blocks_of
 
@@ -16,9 +16,9 @@ from sesurgeon.surgery.rewrite import blocks_of
 def remove_se(model: AnyModule, inplace: bool = False) -> AnyModule:
     """``model`` without the blocks that were inserted: its forward, classes and state dict as before surgery.
 
-    Weights that were trained meanwhile stay as they are now. A gate's factor that was folded into a layer is taken
-    out again, which is exact: weights that were not trained are the original's, bit for bit. A model without inserted
-    blocks comes back unchanged. Its history, where it had one before surgery, tells of the removal.
+    Weights that were trained meanwhile stay as they are now. A gate's factor that was folded into a layer is removed
+    again, exactly: weights that were not trained are those of the original, bit for bit. A model without inserted
+    blocks comes back unchanged. If it had a history before surgery, the removal is recorded there.
 
     Args:
         model: from :func:`sesurgeon.apply_plan`, :func:`sesurgeon.add_se` or :func:`sesurgeon.load`.
@@ -29,7 +29,7 @@ def remove_se(model: AnyModule, inplace: bool = False) -> AnyModule:
             forward (as accelerate's wrapper), or a layer that took a gate's factor is gone; nothing was changed.
     """
     check_uncovered(model)
-    factors = takers(model)
+    factors = folded_factors(model)
     target = model if inplace else copy_of(model)
     multiply(target, {name: Scale.uniform(1 / factor) for name, factor in factors.items()})
     planned = [module for module in target.modules() if plan_of(module) is not None]
@@ -41,7 +41,7 @@ def remove_se(model: AnyModule, inplace: bool = False) -> AnyModule:
 
 
 def _note_removal(model: nn.Module, blocks: int) -> None:
-    """In its history; a network that had none before its surgery has none again."""
+    """Record the removal in the history; a network that had none before surgery has none again."""
     provenance = provenance_of(model)
     before_surgery = Provenance(Source("module"), history=provenance.history[:1])
     if provenance == before_surgery and all(record.get("command") == "add-se" for record in provenance.history):

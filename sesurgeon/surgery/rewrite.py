@@ -1,8 +1,8 @@
-"""Giving one module another forward, without another module taking its place.
+"""Giving one module another forward, without replacing the module.
 
 The instance gets a subclass of its own class whose ``forward`` is the code of its local graph with the blocks in it.
 So it stays an instance of its class, keeps attributes, methods, hooks and state-dict keys, and deep copies, compiles
-and exports as before. It cannot be pickled as a whole: that class can be imported from nowhere.
+and exports as before. It cannot be pickled as a whole, as that class cannot be imported.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NoReturn
 
 from torch import fx, nn
@@ -26,14 +25,17 @@ from sesurgeon.placement.attributes import MARK, before, inserted
 
 Forward = Callable[..., Any]
 Anchor = tuple[fx.Node, tuple[fx.Node, ...]]
-"""The node that gives a tensor, and those of its users that get the block's result; () for all."""
+"""The node that gives a tensor, and the nodes rewired to read the block's output; () means every user of the tensor."""
 
 
 def forward_with_blocks(original: Forward, graph: fx.Graph, blocks: Mapping[str, Anchor], name: str) -> Forward:
-    """The forward of ``graph`` with a call of the child of that name on the tensor of each given anchor.
+    """The forward of ``graph`` with the blocks called on their tensors.
 
-    What used the tensor uses the child's result then: all nodes, or those that the anchor names. Signature and
-    docstring are those of ``original``, from which the graph was traced.
+    Args:
+        original: the forward from which the graph was traced; signature and docstring are its.
+        graph: a local graph; it stays as it is.
+        blocks: name of the child that is the block -> where it is called.
+        name: of the module, for tracebacks.
     """
     copy = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -48,7 +50,7 @@ def forward_with_blocks(original: Forward, graph: fx.Graph, blocks: Mapping[str,
             scaled[node] = block
     for attribute, (node, users) in blocks.items():
         if users:
-            # right before its first use: what changes the tensor in place until then has done so
+            # right before its first use: the tensor may be changed in place until then
             first = next(later for later in graph.nodes if later in users)
             value = scaled.get(node, copies[node])
             with copy.inserting_before(copies[first]):
@@ -62,7 +64,7 @@ def forward_with_blocks(original: Forward, graph: fx.Graph, blocks: Mapping[str,
 
 
 def forward_then_blocks(original: Forward, attributes: Sequence[str]) -> Forward:
-    """The module's own forward, and the children of these names on its output."""
+    """The module's own forward, and then the children of these names on its output."""
 
     @functools.wraps(original)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -84,13 +86,15 @@ def forward_by_mode(original: Forward, in_eval: Forward, in_train: Forward) -> F
     return forward
 
 
-def rewrite(
-    owner: nn.Module,
-    forward: Forward,
-    blocks: Mapping[str, nn.Module],
-    behind: Mapping[str, str] = MappingProxyType({}),
-) -> None:
-    """Give ``owner`` this forward and, under free names, these children, in place; each behind that child, if named."""
+def rewrite(owner: nn.Module, forward: Forward, blocks: Mapping[str, nn.Module], behind: Mapping[str, str]) -> None:
+    """Give ``owner``, in place, this forward and these children, whose names are free.
+
+    Args:
+        owner: the module.
+        forward: its new forward.
+        blocks: name -> the child.
+        behind: name of one of these -> name of the child after which it goes; the others go last.
+    """
     original = type(owner)
     metaclass: type = type(original)
     there = {attribute: before(owner, attribute) for attribute in blocks}
@@ -112,9 +116,9 @@ def _move(children: dict[str, nn.Module | None], name: str, behind: str) -> None
 
 
 class _Unannounced(nn.Module):
-    """First base of the classes made here: no ``__init_subclass__`` of the user's runs for them.
+    """First base of the classes made here, so that no ``__init_subclass__`` of the user's runs for them.
 
-    It may want keywords, or enter each subclass in a registry.
+    That may require keywords, or put each subclass into a registry.
     """
 
     def __init_subclass__(cls, **_: Any) -> None:
@@ -123,9 +127,9 @@ class _Unannounced(nn.Module):
 
 @functools.cache
 def _unpicklable(metaclass: type) -> type:
-    """``metaclass``, but of classes that say what to do instead of being pickled.
+    """``metaclass``, but for classes that raise when they are pickled, and say what to do instead.
 
-    A pickle names the class of each object, and the classes made here can be found under no name. Copying needs none.
+    A pickle names the class of each object, and the classes made here cannot be found by name. Copying needs no name.
     """
     ours = type(metaclass.__name__, (metaclass,), {})
     copyreg.pickle(ours, _refuse)
@@ -140,7 +144,7 @@ def _refuse(made: type) -> NoReturn:
 
 
 def restore(owner: nn.Module) -> None:
-    """Take back the :func:`rewrite` of ``owner``, which must not be covered (:func:`is_covered`)."""
+    """Undo the :func:`rewrite` of ``owner``, which must not be covered (:func:`is_covered`)."""
     for attribute, there in inserted(owner).items():
         if there == "module":
             owner._modules[attribute] = None
@@ -158,7 +162,7 @@ def is_rewritten(module: nn.Module) -> bool:
 
 
 def is_covered(module: nn.Module) -> bool:
-    """Whether another class was put above ours since, or another forward on the instance: :func:`restore` loses it."""
+    """Whether it got another class or forward since, on top of ours, which :func:`restore` would lose."""
     return is_rewritten(module) and (MARK not in vars(type(module)) or not runs_class_forward(module))
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import subprocess
@@ -226,6 +227,7 @@ def test_a_secret_output_stays_secret_and_a_linked_one_linked(here: Path) -> Non
     (("net.pt", "--stages", "two"), 2, "--stages"),
     (("net.pt", "--input-shape", "3,-1,4"), 2, "--input-shape"),
     (("net.pt", "--input-shape", "2,5,64,64"), 4, "does not run in eval mode"),
+    (("nan.pt", "--input-shape", "2,3,32,32"), 5, "outputs of ShuffleNetV2 are NaN or infinite"),
     (("net.pt", "-o", "nowhere/out.pt"), 1, "nowhere"),
     (("state.pt", "--arch", "torchvision:resnet18"), 2, "conv1"),
     (("state.pt", "--arch", "resnet18"), 2, "timm:NAME"),
@@ -240,6 +242,10 @@ def test_bad_input_has_one_clear_message_and_its_exit_code(
         torch.save(shufflenet(), here / "net.pt")
         torch.save(shufflenet().state_dict(), here / "state.pt")
         (here / "torn.pt").write_bytes((here / "net.pt").read_bytes()[:5000])
+    if words[0] == "nan.pt":
+        model = shufflenet()
+        nn.init.constant_(model.fc.weight, math.nan)
+        torch.save(model, here / "nan.pt")
     if words[0] == "linear.pt":
         torch.save(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), here / "linear.pt")
     if words[0] == "script.pt":

@@ -15,7 +15,7 @@ import sesurgeon
 from sesurgeon.blocks.config import BlockName, GateName, Init, Squeeze
 from sesurgeon.cli.app import app
 from sesurgeon.cli.registry import SUMMARIES
-from sesurgeon.export.cost.latency import Runtime
+from sesurgeon.export import Runtime
 from sesurgeon.finetune.config import METRICS, MULTI_LABEL_METRICS, SCHEDULES
 from sesurgeon.placement.policies import POLICIES
 

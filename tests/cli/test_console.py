@@ -5,17 +5,22 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import typer
 
+import sesurgeon
 from sesurgeon import errors
 from sesurgeon.cli.asked.options import Talking
 from sesurgeon.cli.shown import console
 from sesurgeon.cli.shown.console import reporting
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(sesurgeon.__file__).parents[1])}
 
 
 def outcome(error: BaseException, *, debug: bool = False) -> int:
@@ -163,3 +168,61 @@ def test_what_json_has_no_number_for_is_null(capsys: pytest.CaptureFixture[str])
     assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail) == {
         "limit": None, "losses": [None, 0.5], "name": "NaN",
     }  # fmt: skip
+
+
+class Full(io.StringIO):
+    """A stream that nothing can be written to, but that is a terminal."""
+
+    def __init__(self, error: type[OSError]) -> None:
+        super().__init__()
+        self.error = error
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str, /) -> int:
+        raise self.error(28, "No space left on device")
+
+
+@pytest.mark.parametrize("error", [OSError, BrokenPipeError])
+def test_what_nobody_can_read_ends_nothing(
+    error: type[OSError], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Full(error))
+    with reporting(Talking(), with_torch=False) as out:
+        out.note("Reading.")
+        print("a library prints")
+        with out.working("Working"), out.progress() as progress:
+            progress.advance(progress.add_task("images", total=1))
+        out.result("the result", {})
+    assert capsys.readouterr().out == "the result\n"
+    assert outcome(KeyboardInterrupt()) == 130
+    assert outcome(errors.UsageError("No.", hint="Yes.")) == 2
+
+
+@pytest.mark.parametrize("error", [OSError, BrokenPipeError])
+def test_a_result_that_cannot_be_written_is_an_error(error: type[OSError], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", Full(error))
+    with pytest.raises((typer.Exit, SystemExit)), reporting(Talking(), with_torch=False) as out:
+        out.result("the result", {})
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize(
+    ("ending", "printed"),
+    [
+        (">&-", ("", "note\n")),
+        ("2>&-", ("result\n", "")),
+        (">&- 2>&-", ("", "")),
+        ("2>/dev/full", ("result\n", "")),
+    ],
+)
+def test_closed_and_full_streams_are_no_errors(ending: str, printed: tuple[str, str]) -> None:
+    program = (
+        "from sesurgeon.cli.asked.options import Talking; from sesurgeon.cli.shown.console import reporting\n"
+        "with reporting(Talking(), with_torch=False) as out: out.note('note'); out.result('result', {})"
+    )
+    done = subprocess.run(
+        f'"{sys.executable}" -c "{program}" {ending}', shell=True, capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, *printed)

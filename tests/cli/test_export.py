@@ -239,7 +239,7 @@ def test_what_the_network_gives_beside_is_named(folder: Path) -> None:
     for name, *options in (("net.onnx", "--onnx"), ("plain.onnx", "--plain", "--onnx"), ("net.pt2", "--pt2")):
         result = export("factory:own_networks:Several", *options, "-o", name)
         assert result.exit_code == 0, result.stderr
-        assert "the file has not got all of them. Left out: doubt, more. --all-outputs writes" in " ".join(
+        assert "the file does not hold all of them. Left out: doubt, more. --all-outputs writes" in " ".join(
             result.stderr.split()
         )
     result = export("factory:own_networks:Several", "--json", "--force")
@@ -287,12 +287,12 @@ def test_pt2(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--pt2", "--half"], "--pt2 writes a file of its own kind, not of --half"),
-        (["--pt2", "--plain"], "--pt2 writes a file of its own kind, not of --plain"),
-        (["--pt2", "-o", "net.onnx"], "no name for a torch.export file"),
+        (["--pt2", "--half"], "--pt2 cannot be combined with --half"),
+        (["--pt2", "--plain"], "--pt2 cannot be combined with --plain"),
+        (["--pt2", "-o", "net.onnx"], "cannot be the name of a torch.export file"),
         (["--half", "--int8"], "exclude each other"),
         (["--for-cpu", "--half"], "--for-cpu is for float32"),
-        (["--for-cpu", "--pt2"], "not of --for-cpu"),
+        (["--for-cpu", "--pt2"], "--pt2 cannot be combined with --for-cpu"),
         (["--int8"], "--int8 needs --calib DATA"),
         (["--calib", "data"], "--calib is for --int8"),
         (["--pt2", "--opset", "20"], "--opset is for ONNX files"),
@@ -316,7 +316,7 @@ def test_a_folding_that_changes_the_outputs_ends_the_export(
 ) -> None:
     make_net(folder)
     before = sorted(folder.iterdir())
-    monkeypatch.setattr("sesurgeon.surgery.folding.gates.same", lambda *_: False)
+    monkeypatch.setattr("sesurgeon.surgery.folding.gate_scale.same", lambda *_: False)
     result = export("net.se.pt", *arguments)
     assert result.exit_code == 5, result.stderr
     assert "After folding the gates' factors the outputs of this Sequential are not the ones before" in result.stderr

@@ -58,12 +58,12 @@ def test_what_keeps_its_factor_is_named_and_warned_of(folder: Path) -> None:
     for arguments in ([], ["--json", "--force"]):
         result = export("--plain", "odd.se.pt", "--trust-pickle", "-o", "odd.safetensors", *arguments)
         assert result.exit_code == 0, result.stderr
-        assert "this is no standard network: the factor stays in 1 of its gates" in result.stderr
+        assert "this is not a standard network: 1 of its gates keep their factor" in result.stderr
         if not arguments:
             assert "Folded: 4 of 5 blocks." in result.stdout
-            assert "Left alone: mixed.se: the tensor x before it is used elsewhere too." in result.stdout
+            assert "Left alone: mixed.se: the tensor x, before the block, is also used elsewhere." in result.stdout
     report = json.loads(result.stdout)
-    assert report["left"] == [{"path": "mixed.se", "reason": "the tensor x before it is used elsewhere too"}]
+    assert report["left"] == [{"path": "mixed.se", "reason": "the tensor x, before the block, is also used elsewhere"}]
     assert (report["tensors"], report["path"]) == (len(augmented(OddNet()).state_dict()), "odd.safetensors")
     assert report["size"] == (folder / "odd.safetensors").stat().st_size
 
@@ -97,7 +97,7 @@ def test_bad_input_is_told_before_anything_is_read(arguments: list[str], code: i
 
 def test_a_failed_proof_writes_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sesurgeon.save(augmented(nn.Sequential(*PlainNet())), folder / "net.se.pt")
-    monkeypatch.setattr("sesurgeon.surgery.folding.gates.same", lambda *_: False)
+    monkeypatch.setattr("sesurgeon.surgery.folding.gate_scale.same", lambda *_: False)
     result = export("--plain", "net.se.pt")
     assert result.exit_code == 5
     assert "are not the ones before" in result.stderr

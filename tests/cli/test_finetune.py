@@ -38,8 +38,8 @@ def test_the_newest_augmented_network_is_trained_and_the_run_described(workplace
     assert result.exit_code == 0, result.stderr
     run = workplace / "runs/finetune/exp"
     assert {file.name for file in run.iterdir()} == {
-        "args.yaml", "best.pt", "confusion.png", "curve.png", "last.pt", "metrics.json", "mistakes.png", "plan.yaml",
-        "report.md", "states", "summary.csv",
+        ".lock", "args.yaml", "best.pt", "confusion.png", "curve.png", "last.pt", "metrics.json", "mistakes.png",
+        "plan.yaml", "report.md", "states", "summary.csv",
     }  # fmt: skip
     lines = result.stderr.splitlines()
     assert lines[0] == "No MODEL given: taking net.se.pt, the newest here."
@@ -80,8 +80,8 @@ def test_a_new_head_is_announced(workplace: Path, images: Callable[..., Path]) -
     images(workplace / "three", ("a", "b", "c"), 4)
     result = finetune("--data", "three", "--epochs", "1", "-j", "0", "--device", "cpu")
     assert result.exit_code == 0, result.stderr
-    assert "with 2 outputs gives way to a new one for 3 classes.\n" in result.stderr
-    assert "What is new learns at a rate of 0.001.\n" in result.stderr  # in the only epoch
+    assert "with 2 outputs is replaced by a new one for 3 classes.\n" in result.stderr
+    assert "The new parts learn at a rate of 0.001.\n" in result.stderr  # in the only epoch
     settings = (workplace / "runs/finetune/exp/args.yaml").read_text().splitlines()
     assert {"lr_block_mult: 1.0", "lr_backbone_mult: 1.0"} <= set(settings)
     assert finetune(*SHORT, "--name", "kept").exit_code == 0
@@ -130,6 +130,21 @@ def test_bad_input_is_told_and_leaves_nothing(
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
     assert sorted(workplace.rglob("*")) == before
+
+
+def test_an_error_that_all_processes_have_is_left_to_the_main_one(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", "ERROR")  # which the command sets
+    waited: list[float] = []
+    monkeypatch.setattr("sesurgeon.cli.launching.time.sleep", waited.append)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        monkeypatch.setenv("RANK", rank)
+        result = finetune("missing.pt", *SHORT)
+        assert result.exit_code == 3
+        assert "missing.pt" in result.stderr  # from the other one, too, if nobody ends it
+        assert waited == ([] if rank == "0" else [30])
 
 
 def test_without_a_model_it_says_how_to_make_one(workplace: Path) -> None:
@@ -185,7 +200,7 @@ def test_ctrl_c_keeps_the_last_whole_epoch_and_exits_with_130(workplace: Path) -
     assert record["epoch"] >= 1
     kept = f"Kept: runs/finetune/exp/last.pt, the state after epoch {record['epoch'] + 1} of 100000."
     assert kept in error.splitlines()
-    assert not list(workplace.rglob(".*"))
+    assert [path.name for path in workplace.rglob(".*")] == [".lock"]
 
 
 def test_a_run_does_not_replace_its_own_model(workplace: Path) -> None:

@@ -28,7 +28,7 @@ def test_the_gate_of_a_fresh_block_does_nothing_and_is_named(workplace: Path) ->
     rows = [" ".join(line.split()) for line in result.stdout.splitlines() if line.startswith("1.se")]
     assert rows == ["1.se 1.0000 0.0000 0.0000 0.0000 0.0000 0 % 100 % 0 % 1 for all"]
     assert "net.se.pt on data, 6 images" in result.stdout
-    assert "Do nothing, no factor differs from 1 by a hundredth: 1.se.\n`sesurgeon prune`" in result.stdout
+    assert "Do nothing (no factor differs from 1 by 0.01): 1.se.\n`sesurgeon prune`" in result.stdout
     assert "Written" not in result.stdout
 
 
@@ -38,7 +38,7 @@ def test_images_without_labels_are_studied_too(workplace: Path) -> None:
         image.rename(Path("photos") / f"{number}.png")
     result = gates("net.se.pt", "--data", "photos", "-j", "0", "--device", "cpu", "-o", "report")
     assert result.exit_code == 0, result.stderr
-    assert "The images of photos have no labels that net.se.pt knows: nothing is told by class." in result.stderr
+    assert "The images of photos have no labels that net.se.pt knows: nothing is shown by class." in result.stderr
     assert "1.se 1.0000 0.0000 0.0000 - 0.0000" in " ".join(result.stdout.split())
     assert len(list(Path("report").iterdir())) == 4
 

@@ -65,7 +65,7 @@ def test_a_network_is_trained_and_measured_without_being_told_again(labelled: Pa
         "finetune", "net.se.pt", "--data", "labels.tsv", "--multi-label", "--epochs", "2", "--log-with", "none", *PLAIN
     )
     assert result.exit_code == 0, result.stderr
-    assert "with 2 outputs gives way to a new one for 3 classes" in result.stderr
+    assert "with 2 outputs is replaced by a new one for 3 classes" in result.stderr
     before, first, second = (line for line in result.stderr.splitlines() if "val loss" in line)
     assert all(" mAP " in line and "top-1" not in line for line in (before, first, second))
     header = next(line for line in result.stdout.splitlines() if "kept as" in line)

@@ -32,10 +32,10 @@ def test_images_alone_are_enough_and_the_run_can_be_lengthened(photos: Path) -> 
     result = finetune("--data", "photos", "--distill", "1", "--epochs", "1", "--log-with", "none", *PLAIN)
     assert result.exit_code == 0, result.stderr
     assert "photos: 14 training and 4 validation images (20 % held out, seed 42), 2 classes" in result.stderr
-    assert "The images have no labels. What the network said of them before training stands in" in result.stderr
+    assert "The images have no labels, so the network's own predictions before training" in result.stderr
     before = next(line for line in result.stderr.splitlines() if line.startswith("before training"))
     assert "top-1 100.00 %" in before
-    assert "validation images it says what it said before training" in result.stdout
+    assert "validation images its answer is the one before training" in result.stdout
     assert "Next:    sesurgeon predict runs/finetune/exp/best.pt IMAGES" in result.stdout
     assert not any(line.endswith("  best") for line in result.stderr.splitlines())
     again = finetune("--resume", "--epochs", "2", "--json")

@@ -21,12 +21,12 @@ from tests.cli.commands import run
 ODD = ("猫", "dogs ", "only one")
 SETTINGS = ("--epochs", "1", "--freeze-epochs", "0", "--img-size", "8", "-j", "0", "--device", "cpu")
 NOTES = [
-    "Left aside, for their names are not those of images: photos/dogs /notes.txt.",
+    "Ignored, because their names are not those of images: photos/dogs /notes.txt.",
     "Converted when read: 1 CMYK image (to the model's colours), 1 16-bit image (to its upper 8 bits), "
     "1 transparent image (laid over white unless the model takes transparency).",
-    "1 image is narrower or lower than 8 pixels and used all the same: photos/dogs /dot.png.",
+    "1 image is less than 8 pixels wide or high, and used anyway: photos/dogs /dot.png.",
     "Class names that begin or end with a space keep it: 'dogs '.",
-    "Trained on the only image there is, and not measured: only one.",
+    "Classes with a single image, trained on but not evaluated: only one.",
 ]
 
 

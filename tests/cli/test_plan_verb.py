@@ -19,7 +19,7 @@ from sesurgeon.blocks import BlockConfig
 from sesurgeon.blocks.config import BlockName, GateName, Init, Squeeze
 from sesurgeon.cli.app import app
 from sesurgeon.cli.asked.selecting import parse_inputs
-from sesurgeon.cli.shown.timing import parse_share
+from sesurgeon.cli.asked.timing import parse_share
 from sesurgeon.errors import UsageError
 from sesurgeon.export import LatencyRatio
 from sesurgeon.placement import POLICIES
@@ -144,7 +144,7 @@ def test_a_dry_run_writes_no_plan_either(here: Path) -> None:
       "line 4: there is no site b", "line 5: attribute must", "line 5: 1:residual has 8 channels, not 9"]),
     (("add-se", "net.pt", "--plan", "torn.yaml"), 2, ["torn.yaml is not YAML: line 3: "]),
     (("add-se", "net.pt", "--plan", "no.yaml"), 3, ["There is no plan no.yaml", "sesurgeon plan MODEL -o plan.yaml"]),
-    (("add-se", "net.pt", "--plan", "net.pt"), 3, ["net.pt is no plan"]),
+    (("add-se", "net.pt", "--plan", "net.pt"), 3, ["net.pt is not a plan"]),
     (("add-se", "net.pt", "--plan", "misfit.yaml"), 2,
      ["does not fit this Sequential:\n", "line 4: there is no site 9:residual", "line 5: 1:residual has 8 channels"]),
     (("add-se", "net.pt", "--plan", "other.yaml"), 2,
@@ -153,6 +153,7 @@ def test_a_dry_run_writes_no_plan_either(here: Path) -> None:
      ["--policy, --min-channels, --no-bias", "Leave these out"]),
     (("add-se", "net.pt", "--plan", "good.yaml", "--input-shape", "2,5,16,16"), 4, ["does not run in eval mode"]),
     (("add-se", "net.pt", "--plan-out", "net.se.pt"), 2, ["--plan-out net.se.pt"]),
+    (("add-se", "net.pt", "--plan-out", "net.pt", "--force"), 2, ["net.pt is the model itself"]),
     (("add-se", "net.pt", "--plan-out", "good.yaml"), 1, ["good.yaml exists already"]),
     (("add-se", "net.pt", "--plan-out", "nowhere/plan.yaml"), 1, ["nowhere"]),
     (("plan", "net.pt", "-o", "good.yaml"), 1, ["good.yaml exists already"]),
@@ -266,7 +267,7 @@ def test_a_bound_on_time(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 1 <= len(told["blocks"]) == len(yaml.safe_load((here / "plan.yaml").read_text())["blocks"]) < 3
     assert "to keep to the bound on time" in told["left_alone"][-1]["reason"]
     for wrong in ("much", "-1%", "nan"):
-        assert "is no share" in run("plan", "net.pt", "--max-latency", wrong, code=2).stderr
+        assert "is not a share" in run("plan", "net.pt", "--max-latency", wrong, code=2).stderr
 
 
 def test_a_share_above_all_needs_its_per_cent_sign() -> None:
@@ -299,7 +300,7 @@ def test_a_plan_does_not_replace_its_network(here: Path) -> None:
 
 def test_stage_0_is_one(here: Path) -> None:
     assert [entry["site"] for entry in planned("--stages", "1,0")] == ["1:residual", "2:residual"]
-    assert "no list of numbers from 0 on" in run("plan", "net.pt", "--stages", "-1", code=2).stderr
+    assert "must be a list of numbers from 0" in run("plan", "net.pt", "--stages", "-1", code=2).stderr
 
 
 @pytest.mark.parametrize(("shapes", "expected"), [

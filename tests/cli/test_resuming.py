@@ -58,17 +58,16 @@ def test_a_finished_run_takes_more_epochs(workplace: Path) -> None:
     [
         (["--resume", "--lr", "0.5"], 2, "lr (=0.5, the run has 0.001)"),
         (["--resume", "net.se.pt"], 2, "own model"),
-        (["--resume", "--data", "data"], 2, "own data"),
         (["--resume", "-o", "nowhere"], 2, "no run in nowhere"),
-        (["--resume", "--name", "none"], 3, "none is no folder of a run: there is no args.yaml"),
+        (["--resume", "--name", "none"], 3, "none is not a run folder: there is no args.yaml"),
         (["--config", "missing.yaml", *SHORT], 2, "cannot be read"),
         (["--config", "wrong.yaml", *SHORT], 2, "did you mean epochs?"),
-        (["--config", "trusting.yaml", *SHORT], 2, "from the command line alone"),
+        (["--config", "trusting.yaml", *SHORT], 2, "on the command line only"),
         (["--config", "listed.yaml", *SHORT], 2, "name takes one value, not ['a']"),
         ([*SHORT, "--log-with", "wandb"], 2, "not installed: wandb"),
         ([*SHORT, "--aa", "nonsense"], 2, "no augmentation policy"),
         ([*SHORT, "--amp", "--amp-dtype", "float16"], 2, "needs an accelerator"),
-        ([*SHORT, "--opt", "fusedadam"], 2, "opt (='fusedadam') cannot be had here"),
+        ([*SHORT, "--opt", "fusedadam"], 2, "opt (='fusedadam') is not available here"),
     ],
 )
 def test_bad_requests_are_refused(workplace: Path, arguments: list[str], code: int, message: str) -> None:
@@ -113,7 +112,7 @@ def test_settings_that_were_damaged_are_named(
     assert result.exit_code == 3, result.stderr
     said = " ".join(result.stderr.split())
     assert f"runs/finetune/exp/args.yaml holds no settings of a run: {message}" in said
-    assert "Mend that in the file" in said
+    assert "Correct that in the file" in said
 
 
 def test_a_file_gives_any_option_and_what_is_typed_wins(workplace: Path) -> None:
@@ -135,12 +134,39 @@ def test_the_settings_of_a_run_are_such_a_file(workplace: Path) -> None:
 def test_a_run_that_was_stopped_before_its_first_state_starts_again(workplace: Path) -> None:
     assert finetune("net.se.pt", *SHORT, "--epochs", "1", "--mixup", "0.2", "--name", "whole").exit_code == 0
     shutil.copytree("runs/finetune/whole", "runs/finetune/torn")
-    for state in (workplace / "runs/finetune/torn/states").glob("*"):
-        state.unlink()
+    folder = workplace / "runs/finetune/torn"
+    shutil.rmtree(folder / "states")
+    for file in folder.iterdir():
+        if file.name not in ("args.yaml", "summary.csv"):
+            file.unlink()
+    summary = (folder / "summary.csv").read_text().splitlines()
+    (folder / "summary.csv").write_text("\n".join(summary[:2]) + "\n")  # the state before training
     result = finetune("--resume", "--name", "torn")
     assert result.exit_code == 0, result.stderr
     assert "stopped before its first state was written: it starts again" in result.stderr
     assert same_weights("runs/finetune/whole/last.pt", "runs/finetune/torn/last.pt")
+
+
+def test_a_run_that_has_trained_does_not_start_again_without_its_states(workplace: Path) -> None:
+    assert finetune("net.se.pt", *SHORT, "--epochs", "1").exit_code == 0
+    shutil.rmtree(workplace / "runs/finetune/exp/states")
+    before = {path: path.read_bytes() for path in workplace.rglob("*") if path.is_file()}
+    result = finetune("--resume", "--name", "exp", "--epochs", "2")
+    assert result.exit_code == 2
+    assert "runs/finetune/exp has trained epochs but no state to go on from." in result.stderr
+    assert {path: path.read_bytes() for path in workplace.rglob("*") if path.is_file()} == before
+
+
+def test_images_that_were_moved_are_found_where_the_command_says(workplace: Path) -> None:
+    assert finetune("net.se.pt", *SHORT, "--epochs", "1").exit_code == 0
+    (workplace / "data").rename(workplace / "moved")
+    assert finetune("--resume", "--epochs", "2").exit_code == 1
+    result = finetune("--resume", "--epochs", "2", "--data", "moved")
+    assert result.exit_code == 0, result.stderr
+    assert yaml.safe_load((workplace / "runs/finetune/exp/args.yaml").read_text())["data"] == "moved"
+    (workplace / "moved/train/up/000.png").unlink()
+    other = finetune("--resume", "--epochs", "3", "--data", "moved")
+    assert "moved is not what the run was started with" in other.stderr
 
 
 def test_starting_again_does_not_run_what_a_file_names(workplace: Path) -> None:
@@ -240,6 +266,12 @@ def test_without_it_they_do_not(workplace: Path) -> None:
     assert not torch.allclose(losses("two"), losses("one"), rtol=1e-4, atol=1e-6)
 
 
+def test_an_error_before_the_processes_are_a_group_is_told_once(workplace: Path) -> None:
+    result = in_processes("missing.pt", "--data", "data", "--num-processes", "2")
+    assert result.returncode == 3, result.stderr
+    assert result.stderr.count("Error: ") == 1
+
+
 def test_an_error_in_several_processes_has_its_exit_code(workplace: Path) -> None:
     result = in_processes("--data", "nowhere", "--num-processes", "2")
     assert result.returncode == 1, result.stderr
@@ -290,7 +322,7 @@ def test_a_process_of_several_that_is_killed_is_named(workplace: Path) -> None:
         os.kill(ranks[True], signal.SIGKILL)
         _, error = run.communicate(timeout=120)
     assert run.returncode == 1, error
-    assert "Another process of the run has gone." in error
+    assert "Another process of the run has ended." in error
     assert "To go on: sesurgeon finetune --resume" in error
     assert "Process 1 of 2 was killed by SIGKILL." in error
     for raw in ("gloo", "Traceback", "torch/distributed"):

@@ -20,6 +20,7 @@ from sesurgeon.finetune import (
     EvaluationStep,
     Event,
     ImagesChecked,
+    NotResumable,
     Phase,
     PhaseStarted,
     RunResumed,
@@ -111,6 +112,13 @@ def test_an_interrupt_names_the_newest_state_that_is_kept() -> None:
     whole = ["Kept: runs/exp/last.pt, the state after epoch 1 of 2.", onwards]
     assert said_of(started, before, middle, finished, end) == whole
     assert said_of(started, before, middle, finished) == whole  # between the epoch's files and its state
+
+
+def test_a_run_that_cannot_be_resumed_is_not_told_how() -> None:
+    _, started, _, before, *_ = events()
+    first = StateWritten(Path("runs/exp/states/none"), 0, 0)
+    kept = said_of(started, before, first, NotResumable("pathlib.PosixPath"))
+    assert kept == ["Kept: runs/exp/last.pt, the state before any training."]
 
 
 def test_an_epoch_that_was_trained_before_has_no_speed() -> None:

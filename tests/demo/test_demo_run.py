@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,10 @@ from sklearn.datasets import load_digits
 import sesurgeon
 from sesurgeon.demo import DemoEvent, DemoResult, DemoSettings, StepFinished, StepStarted, run_demo
 from sesurgeon.demo.digits import write_digits
-from sesurgeon.demo.network import small_resnet
+from sesurgeon.demo.network import small_resnet, train_network
 from sesurgeon.demo.run import require_same_scores
 from sesurgeon.errors import OutputError, VerificationError
-from sesurgeon.finetune import Evaluation
+from sesurgeon.finetune import Evaluation, open_data
 from sesurgeon.surgery import Proof, blocks_of
 
 SMALL = DemoSettings(images=400, base_epochs=6, epochs=2, freeze_epochs=1)
@@ -119,6 +120,17 @@ def test_the_network_is_read_without_trust(tmp_path: Path) -> None:
     torch.save(model, tmp_path / "digits.pt")
     image = torch.randn(2, 1, 8, 8)
     assert torch.equal(sesurgeon.load(tmp_path / "digits.pt")(image), model(image))
+
+
+def test_several_gpus_that_are_not_used_give_no_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_digits(tmp_path, images=100, seed=0)
+    data = open_data(tmp_path)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)  # torch.random.fork_rng() would warn, once
+    state = torch.get_rng_state()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train_network(data, epochs=1, seed=0, on_epoch=lambda *_: None)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_another_seed_leaves_no_image_in_both_parts(tmp_path: Path) -> None:

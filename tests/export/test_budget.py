@@ -96,7 +96,7 @@ def test_no_more_go_than_must_though_most_of_their_time_is_outside_them(network:
 
 def test_it_ends_where_nothing_fits_or_nothing_can_be_timed(network: nn.Module, found: Survey) -> None:
     told: list[list[str]] = []
-    with pytest.raises(NoSiteError, match=r"keeps to 5\.0 % more time"):
+    with pytest.raises(NoSiteError, match=r"takes more than 5\.0 % extra time"):
         fit_latency(network, planned(found), found, 0.05, **made_up(dict.fromkeys(("1.se", "2.se", "3.se"), 5.0), told))
     failing = {"measure": lambda *_: LatencyRatio("torch", 2, failure="it is tired")}
     with pytest.raises(UntraceableError, match="it is tired"):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sesurgeon.errors import UsageError
 from sesurgeon.export import LatencyRatio, measure_latency
 from sesurgeon.export.cost import latency
+from sesurgeon.export.cost.runtimes import Runner
 
 IMAGES = torch.randn(3, 3, 8, 8)
 
@@ -46,7 +47,7 @@ class Clock:
 def test_the_two_run_in_turn_and_take_turns_in_going_first() -> None:
     clock, ran, told = Clock(), [], []
 
-    def runner(name: str, seconds: float) -> latency.Runner:
+    def runner(name: str, seconds: float) -> Runner:
         def run(arguments: tuple[str]) -> None:
             ran.append(name + arguments[0])
             clock.now += seconds

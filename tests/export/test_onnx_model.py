@@ -74,7 +74,18 @@ def test_a_file_that_is_missing_torn_or_no_classifier_is_refused(tmp_path: Path)
         load_onnx(tmp_path / "line.onnx")
 
 
-@pytest.mark.parametrize(("key", "value"), [("classes", "{"), ("preprocessing", json.dumps({"mean": [0.5]}))])
+ENDLESS = json.dumps({"input_size": [3, float("inf"), 2], "mean": [0] * 3, "std": [1] * 3})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("classes", "{"),
+        ("classes", "[" * 100_000),
+        ("preprocessing", json.dumps({"mean": [0.5]})),
+        ("preprocessing", ENDLESS),
+    ],
+)
 def test_damaged_metadata_are_told(key: str, value: str, tmp_path: Path) -> None:
     exported(tmp_path / "net.onnx")
     program = onnx.load(tmp_path / "net.onnx")

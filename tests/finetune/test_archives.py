@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -88,6 +89,35 @@ def test_tars_in_a_tar_are_classes_and_are_read_in_place(class_folder: Path, tmp
     image, label = data.val[13]
     assert label == 1
     assert image.tobytes() == Image.open(class_folder / "right" / "003.png").tobytes()
+
+
+def link(archive: tarfile.TarFile, name: str, to: str, kind: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, to
+    archive.addfile(info)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_links_in_a_tar_are_followed_and_those_that_lead_out_are_named(class_folder: Path, tmp_path: Path) -> None:
+    os.link(class_folder / "left" / "000.png", class_folder / "right" / "same.png")  # packed as a link to the first
+    (class_folder / "right" / "soft.png").symlink_to("../left/001.png")
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        archive.add(class_folder, "./photos")
+        assert [info.name for info in archive if info.islnk()] == ["./photos/right/same.png"]
+        link(archive, "./photos/right/twice.png", "soft.png", tarfile.SYMTYPE)
+        link(archive, "./photos/right/round.png", "round.png", tarfile.SYMTYPE)
+        link(archive, "./photos/right/out.png", "/elsewhere/1.png", tarfile.SYMTYPE)
+        link(archive, "./photos/right/folder.png", "../left", tarfile.SYMTYPE)
+    data = open_data(tmp_path / "photos.tar", training=False, val_split=None)
+    assert isinstance(data.val, FileImages)
+    found = {Path(str(path)).name: path.open("rb").read() for path in data.val.paths[10:]}
+    assert len(found) == 13
+    assert found["same.png"] == (class_folder / "left" / "000.png").read_bytes()
+    assert found["soft.png"] == found["twice.png"] == (class_folder / "left" / "001.png").read_bytes()
+    assert [(image.path.name, image.reason) for image in data.skipped] == [
+        ("out.png", "it is a link to /elsewhere/1.png, which leads to no file of the archive"),
+        ("round.png", "it is a link to round.png, which leads to no file of the archive"),
+    ]
 
 
 def test_one_class_keeps_its_folder(class_folder: Path, tmp_path: Path) -> None:

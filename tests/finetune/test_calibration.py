@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from sesurgeon.finetune import BlocksCalibrated, Event, FinetuneConfig, StateWritten, finetune
 from sesurgeon.finetune.data.loader import train_loader
 from sesurgeon.finetune.data.opening import open_data
-from sesurgeon.finetune.data.updates import Shape, UpdateSampler
+from sesurgeon.finetune.data.sampler import UpdateSampler, UpdateSize
 from sesurgeon.finetune.keeping.states import newest_state
 from sesurgeon.finetune.training.calibration import Calibration, calibrate
-from sesurgeon.finetune.training.engine import make_accelerator
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.surgery import add_se, load
 
@@ -32,7 +31,7 @@ def first_batches(
     folder: Path, process: int = 0, processes: int = 1, batch_size: int = 8
 ) -> tuple[object, UpdateSampler]:
     data = open_data(str(folder))
-    updates = UpdateSampler(24, Shape(batch_size, 1, processes), 0, process)
+    updates = UpdateSampler(24, UpdateSize(batch_size, 1, processes), 0, process)
     return train_loader(data.split("train"), PREPROCESSING, (0, 1), updates, workers=0), updates
 
 
@@ -47,7 +46,7 @@ def test_the_first_images_of_training_are_standardised_and_outputs_stay(
     loader, updates = first_batches(split_folder)
     for module, flag in zip(augmented.modules(), flags, strict=True):
         module.training = flag
-    done = calibrate(augmented, loader, updates, make_accelerator(config))
+    done = calibrate(augmented, loader, updates)
     assert (done.blocks, done.left, done.images) == (("block.se",), {}, 24)
     assert [module.training for module in augmented.modules()] == flags
     torch.set_rng_state(random)
@@ -66,7 +65,7 @@ def test_the_first_images_of_training_are_standardised_and_outputs_stay(
 def test_in_train_mode_outputs_stay_too(augmented: nn.Module, split_folder: Path, config: FinetuneConfig) -> None:
     augmented.get_submodule("drop").p = 0.0
     plain = copy.deepcopy(augmented)
-    calibrate(augmented, *first_batches(split_folder), make_accelerator(config))
+    calibrate(augmented, *first_batches(split_folder))
     images = torch.randn(4, 1, 8, 8)
     assert torch.equal(augmented.train()(images), plain.train()(images))
     assert not torch.equal(augmented.get_parameter(FIRST), plain.get_parameter(FIRST))
@@ -98,8 +97,9 @@ def test_the_moving_average_starts_calibrated(augmented: nn.Module, split_folder
         finetune(augmented, split_folder, replace(config, model_ema=True, name="run"), on_progress=stop)
     found = newest_state(Path(config.output) / "run" / "states")
     assert found is not None
-    state = found.content
-    assert all(torch.equal(state["model"][name], state["average"][name]) for name in state["model"])
+    model, average = found.state.model, found.state.average
+    assert average is not None
+    assert all(torch.equal(model[name], average[name]) for name in model)
 
 
 def test_it_can_be_left_out(augmented: nn.Module, split_folder: Path, config: FinetuneConfig) -> None:
@@ -137,12 +137,12 @@ def test_blocks_that_were_trained_or_have_no_units_are_left_alone(
     with torch.no_grad():
         augmented.get_parameter("block.se.fc2.bias").add_(0.1)
     before = augmented.get_parameter(FIRST).clone()
-    done = calibrate(augmented, *first_batches(split_folder), make_accelerator(config))
+    done = calibrate(augmented, *first_batches(split_folder))
     assert (done.blocks, done.images) == ((), 0)
     assert str(done) == "Not calibrated: block.se, which was trained already or does not start as an identity."
     assert torch.equal(augmented.get_parameter(FIRST), before)
     other = add_se(make_net(), torch.zeros(1, 1, 8, 8), block="eca")
-    done = calibrate(other, *first_batches(split_folder), make_accelerator(config))
+    done = calibrate(other, *first_batches(split_folder))
     assert str(done) == "Not calibrated: block.se, which has no hidden units with a bias."
 
 

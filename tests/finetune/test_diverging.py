@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from sesurgeon.errors import DivergedError
-from sesurgeon.finetune import Evaluation, Event, FinetuneConfig, TrainStep, finetune
+from sesurgeon.finetune import Evaluation, Event, FinetuneConfig, PhaseStarted, TrainStep, finetune
 from sesurgeon.finetune.keeping.recorder import Recorder
 
 MakeNet = Callable[..., nn.Module]
@@ -35,7 +35,7 @@ def test_a_loss_that_is_no_number_in_another_process_is_what_all_tell(
 ) -> None:
     loop = sys.modules["sesurgeon.finetune.training.loop"]
     monkeypatch.setattr(loop, "any_of_all", lambda accelerator, flag: True)
-    monkeypatch.setattr(loop, "from_all", lambda accelerator, own: [own, (torch.nan, False)])
+    monkeypatch.setattr(loop, "from_all", lambda own: [own, (torch.nan, False)])
     with pytest.raises(DivergedError, match="loss is nan in epoch 1, step 1 of 3") as caught:
         finetune(augmented, split_folder, config)
     assert "look at the data" in (caught.value.hint or "")
@@ -54,6 +54,19 @@ def test_a_run_that_diverged_has_a_report(augmented: nn.Module, split_folder: Pa
     assert "## Gates" in report
     for picture in ("curve.png", "confusion.png", "mistakes.png"):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_images_that_are_gone_do_not_hide_that_it_diverged(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig
+) -> None:
+    def remove(event: Event) -> None:
+        if isinstance(event, PhaseStarted) and event.phase.name == "all":
+            for image in (split_folder / "val").rglob("*.png"):
+                image.unlink()
+
+    config = replace(config, opt="sgd", lr=1e30, lr_block_mult=1e-30, lr_backbone_mult=1e5)
+    with pytest.raises(DivergedError):
+        finetune(augmented, split_folder, config, on_progress=remove)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.errors import DataError, UsageError
+from sesurgeon.errors import DataError, SesurgeonError, UsageError
 from sesurgeon.finetune import (
     ClassScore,
     EvaluationStep,
@@ -19,7 +19,7 @@ from sesurgeon.finetune import (
     preprocessing_for,
 )
 from sesurgeon.finetune.data.heldout import identity_of
-from sesurgeon.finetune.scoring.evaluation import measure
+from sesurgeon.finetune.scoring.evaluate import measure
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance
 from sesurgeon.models.sources.source import Source
@@ -133,6 +133,16 @@ def test_images_that_the_model_cannot_take(split_folder: Path) -> None:
 def test_what_is_no_classifier_is_refused(split_folder: Path) -> None:
     with pytest.raises(UsageError, match="Tensor of shape"):
         evaluate(nn.Conv2d(1, 2, 3), split_folder, workers=0)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_outputs_that_are_not_finite_have_no_scores(make_net: MakeNet, split_folder: Path, broken: float) -> None:
+    model = make_net()
+    with torch.no_grad():
+        next(reversed(list(model.parameters()))).fill_(broken)
+    with pytest.raises(SesurgeonError, match="outputs for 12 of 12 images are not finite") as caught:
+        evaluate(model, split_folder, workers=0)
+    assert caught.value.hint == "Check its weights."
 
 
 def test_a_loader_that_cannot_be_is_refused(make_net: MakeNet, split_folder: Path) -> None:

@@ -21,7 +21,7 @@ from sesurgeon.finetune.remarks import remarks_on
 from sesurgeon.finetune.scoring.gatewatch import watch_gates
 from sesurgeon.finetune.training.objective import Objective, balancing_weights, distillation_loss
 from sesurgeon.finetune.training.phase_training import check_optimizer
-from sesurgeon.finetune.training.phases import Phase, enter, is_new, param_groups, phases_of
+from sesurgeon.finetune.training.phases import Phase, is_new, param_groups, phases_of, set_trainable
 from sesurgeon.finetune.training.teacher import make_teacher
 from sesurgeon.models import provenance_of
 from sesurgeon.surgery import add_se, blocks_of, load
@@ -70,7 +70,7 @@ def test_each_changes_what_is_learned_and_the_same_way_each_time(
         ({"kd_temperature": 2.0}, "kd_temperature (=2.0) has no effect without distill."),
         ({"amp_dtype": "float16"}, "amp_dtype (=float16) has no effect without amp."),
         ({"distill": 1.0, "smoothing": 0.1}, "smoothing (=0.1) has no effect with distill (=1), which looks"),
-        ({"warmup_epochs": 0.75}, "Warm-up takes half of the 1 epochs from 1 on"),
+        ({"warmup_epochs": 0.75}, "Warm-up is limited to half of the 1 epochs from 1 on"),
         ({"distill": 1.0, "kd_temperature": 2.0, "warmup_epochs": 0.5}, ""),
         ({}, ""),
     ],
@@ -86,7 +86,7 @@ def test_settings_without_effect_are_named(config: FinetuneConfig, change: dict[
 def test_an_optimiser_that_is_not_there_is_refused_before_anything_is_written(
     augmented: nn.Module, split_folder: Path, config: FinetuneConfig
 ) -> None:
-    with pytest.raises(UsageError, match=r"opt \(='bnbadam'\) cannot be had here"):
+    with pytest.raises(UsageError, match=r"opt \(='bnbadam'\) is not available here"):
         finetune(augmented, split_folder, replace(config, opt="bnbadam"))
     assert not Path(config.output).exists()
 
@@ -236,9 +236,13 @@ def test_trackers_are_finished_however_the_run_ends(
     assert len(finished) == 1
 
 
-def test_a_tracker_that_is_not_installed_is_named() -> None:
+def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="mlflow"):
         trackers_for(("mlflow",))
+    (tmp_path / "nowhere").mkdir()  # as the logs of a tracker
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(UsageError, match="nowhere"):
+        trackers_for(("nowhere",))
     assert trackers_for(()) == ()
 
 
@@ -276,7 +280,7 @@ def test_a_new_head_has_nothing_to_be_distilled_from(
     make_net: MakeNet, split_folder: Path, config: FinetuneConfig
 ) -> None:
     model = add_se(make_net(5), example_inputs=torch.zeros(1, 1, 8, 8))
-    with pytest.raises(UsageError, match="head gives way"):
+    with pytest.raises(UsageError, match="head is replaced"):
         finetune(model, split_folder, replace(config, distill=0.5))
     assert not Path(config.output).exists()
 
@@ -302,7 +306,7 @@ def test_weights_balance_classes() -> None:
 
 def test_rates_fall_from_layer_to_layer() -> None:
     model = load("timm:test_resnet")
-    enter(model, Phase("all", 0, 1), (), {name for name, _ in model.named_parameters()})
+    set_trainable(model, Phase("all", 0, 1), (), {name for name, _ in model.named_parameters()})
     groups = param_groups(model, (), FinetuneConfig(lr=1.0, lr_backbone_mult=1.0, layer_decay=0.5))
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     by_name = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
@@ -316,7 +320,7 @@ def test_what_is_new_learns_at_its_own_rate_in_every_layer(source: str) -> None:
     model = add_se(plain, policy=["standard", "conv"], example_inputs=torch.zeros(1, 3, 32, 32))
     names = {name for name, _ in model.named_parameters()}
     new = blocks_of(model)
-    enter(model, Phase("all", 0, 1), new, names)
+    set_trainable(model, Phase("all", 0, 1), new, names)
     config = FinetuneConfig(lr=1.0, lr_block_mult=3.0, lr_backbone_mult=1.0, layer_decay=0.5)
     rates = [
         {id(parameter): group["lr"] for group in param_groups(network, paths, config) for parameter in group["params"]}

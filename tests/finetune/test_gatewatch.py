@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 import sesurgeon
 from sesurgeon.blocks import BlockName
+from sesurgeon.finetune import GateStatistics
 from sesurgeon.finetune.scoring.gatewatch import GateWatch, watch_gates, watching_gates
 from sesurgeon.surgery import blocks_of
 
@@ -35,12 +36,18 @@ def batches(*sizes: int) -> list[tuple[Tensor, Tensor]]:
     return [(torch.randn(size, 1, 8, 8, generator=random), torch.zeros(size)) for size in sizes]
 
 
-def test_numbers_worked_out_by_hand() -> None:
+def statistics(*batches: Tensor) -> GateStatistics:
     watch = GateWatch()
-    watch.see("a.se", torch.tensor([[1.0, 2.0], [1.0, 1.0]])[..., None, None])
-    watch.see("a.se", torch.tensor([[1.0, 0.0]])[..., None, None])
-    (found,) = watch.movements()
-    assert (found.gate, found.images, found.factors) == ("a.se", 3, 2)
+    for factors in batches:
+        watch.see("a.se", factors)
+    (sums,) = watch.sums()
+    return GateStatistics.of(sums, 2.0)
+
+
+def test_numbers_worked_out_by_hand() -> None:
+    first, second = torch.tensor([[1.0, 2.0], [1.0, 1.0]]), torch.tensor([[1.0, 0.0]])
+    found = statistics(first[..., None, None], second[..., None, None])
+    assert (found.gate, found.images, found.channels) == ("a.se", 3, 2)
     assert found.mean == pytest.approx(1)
     assert found.image_spread == pytest.approx((2 / 3) ** 0.5 / 2)  # of 1, 1, 1 and of 2, 1, 0
     assert found.channel_spread == pytest.approx(0)
@@ -49,9 +56,7 @@ def test_numbers_worked_out_by_hand() -> None:
 
 
 def test_a_constant_that_differs_between_channels() -> None:
-    watch = GateWatch()
-    watch.see("a.se", torch.tensor([[0.5, 1.5, 1.0]] * 4))
-    (found,) = watch.movements()
+    found = statistics(torch.tensor([[0.5, 1.5, 1.0]] * 4))
     assert found.image_spread == 0.0
     assert found.channel_spread == pytest.approx((0.5 / 3) ** 0.5)
 
@@ -61,7 +66,7 @@ def test_fresh_blocks_have_not_moved() -> None:
     found = watch_gates(model, batches(3, 2))
     assert [gate.gate for gate in found] == list(blocks_of(model))
     for gate in found:
-        assert (gate.images, gate.factors, gate.mean) == (5, 4, 1.0)
+        assert (gate.images, gate.channels, gate.mean) == (5, 4, 1.0)
         assert (gate.image_spread, gate.channel_spread, gate.distance, gate.largest) == (0.0, 0.0, 0.0, 0.0)
         assert not gate.moved
 
@@ -97,7 +102,7 @@ def test_every_kind_of_block_is_watched(block: BlockName, gates: int) -> None:
     assert {gate.mean for gate in found} == {1.0}
     if block == "cbam":
         assert [gate.gate.rpartition(".")[2] for gate in found[:2]] == ["channel", "spatial"]
-        assert [gate.factors for gate in found[:2]] == [4, 36]
+        assert [gate.channels for gate in found[:2]] == [4, 1]
 
 
 def test_nothing_stays_behind() -> None:
@@ -123,10 +128,10 @@ def test_it_watches_what_the_network_is_run_for() -> None:
     model = augmented().eval()
     ((images, _),) = batches(2)
     with watching_gates(model) as watch:
-        assert watch.movements() == ()
+        assert watch.sums() == ()
         watched = model(images)
     assert torch.equal(watched, model(images))
-    assert [gate.images for gate in watch.movements()] == [2, 2]
+    assert [sums.images for sums in watch.sums()] == [2, 2]
 
 
 def test_a_plain_network_has_nothing_to_watch() -> None:
@@ -134,12 +139,9 @@ def test_a_plain_network_has_nothing_to_watch() -> None:
 
 
 def test_of_images_of_two_sizes_each_counts_by_its_mean_over_places() -> None:
-    watch = GateWatch()
     first, second = torch.tensor([[[[1.0, 1.5]]]]), torch.tensor([[[[0.5, 0.5, 0.5, 1.5]]]])  # means 1.25 and 0.75
-    watch.see("a", first)
-    watch.see("a", second)
-    (found,) = watch.movements()
-    assert (found.images, found.factors, found.mean, found.largest) == (2, 1, 1.0, 0.5)
+    found = statistics(first, second)
+    assert (found.images, found.channels, found.mean, found.largest) == (2, 1, 1.0, 0.5)
     assert found.distance == (0.25 + 0.5) / 2
     squares = ((0 + 0.25) / 2 + 0.25) / 2
     assert found.image_spread == pytest.approx(math.sqrt(squares))

@@ -10,10 +10,42 @@ import pytest
 from torch import nn
 
 from sesurgeon.errors import UsageError
-from sesurgeon.finetune import FinetuneConfig, finetune
-from sesurgeon.surgery import load
+from sesurgeon.finetune import (
+    EpochRow,
+    Event,
+    FinetuneConfig,
+    FinetuneResult,
+    NotResumable,
+    RunResumed,
+    TrainStep,
+    finetune,
+)
+from sesurgeon.models.provenance import add_record
+from sesurgeon.surgery import load, save
 
 MakeNet = Callable[..., nn.Module]
+
+
+def resume(run: FinetuneResult, data: Path, config: FinetuneConfig) -> RunResumed:
+    """What is said when the run goes on."""
+    events: list[Event] = []
+    finetune(load(run.last, trust_pickle=True), data, config, resume=run.folder, on_progress=events.append)
+    [said] = [event for event in events if isinstance(event, RunResumed)]
+    return said
+
+
+class Placed(nn.Identity):
+    """Keeps a path."""
+
+    def __init__(self, place: Path) -> None:
+        super().__init__()
+        self.place = place
+
+    def get_extra_state(self) -> Path:
+        return self.place
+
+    def set_extra_state(self, state: Path) -> None:
+        self.place = state
 
 
 def test_a_folder_that_is_no_run_keeps_its_files(
@@ -33,6 +65,33 @@ def test_a_resumed_run_says_what_was_said_at_its_start(
 ) -> None:
     config = replace(config, epochs=2)
     first = finetune(make_net(classes=5), split_folder, config)
-    assert any("gives way to a new one" in note for note in first.task.notes)
+    assert any("is replaced by a new one" in note for note in first.task.notes)
     again = finetune(load(first.last, trust_pickle=True), split_folder, replace(config, epochs=3), resume=first.folder)
     assert again.task.notes == first.task.notes
+
+
+def test_a_better_epoch_from_after_the_state_is_kept_and_told(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig
+) -> None:
+    result = finetune(augmented, split_folder, config)
+    assert resume(result, split_folder, config).held is None
+    held = EpochRow(7, "all", 0.0, {"loss": 0.0, "top1": 101.0}, 1e-3)  # as if its state had been damaged
+    best = load(result.best, trust_pickle=True)
+    add_record(best, "finetune", **held.to_dict())
+    save(best, result.best, force=True)
+    before = result.best.read_bytes()
+    assert resume(result, split_folder, replace(config, epochs=3)).held == held
+    assert result.best.read_bytes() == before
+    assert "best.pt holds epoch 8 as it was before the run was resumed" in (result.folder / "report.md").read_text()
+
+
+def test_extra_state_that_cannot_be_read_safely_is_told_at_once(
+    make_net: MakeNet, split_folder: Path, config: FinetuneConfig
+) -> None:
+    net = make_net()
+    net.drop = Placed(split_folder)
+    events: list[Event] = []
+    finetune(net, split_folder, replace(config, epochs=1), on_progress=events.append)
+    [told] = [index for index, event in enumerate(events) if isinstance(event, NotResumable)]
+    assert "Path" in events[told].refused  # type: ignore[union-attr]
+    assert not any(isinstance(event, TrainStep) for event in events[:told])

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from sesurgeon.errors import DataError
 from sesurgeon.finetune import batches, open_data
-from sesurgeon.finetune.data.loader import eval_loader, read, train_loader
-from sesurgeon.finetune.data.updates import Shape, UpdateSampler
+from sesurgeon.finetune.data.labels import Labels, ManyLabels
+from sesurgeon.finetune.data.loader import PreparedImages, eval_loader, read, train_loader
+from sesurgeon.finetune.data.sampler import UpdateSampler, UpdateSize
+from sesurgeon.finetune.data.transforms import eval_transform
 from sesurgeon.models.preprocessing import Preprocessing
 
 PLAIN = Preprocessing((1, 8, 8), (0.0,), (1.0,))
@@ -17,7 +20,7 @@ PLAIN = Preprocessing((1, 8, 8), (0.0,), (1.0,))
 
 def _epoch(folder: Path, workers: int, epoch: int) -> list[torch.Tensor]:
     images = open_data(folder).split("train")
-    updates = UpdateSampler(len(images), Shape(5), seed=3)
+    updates = UpdateSampler(len(images), UpdateSize(5), seed=3)
     loader = train_loader(images, PLAIN, (0, 1), updates, workers=workers)
     updates.start(epoch)
     return [torch.cat([pictures.flatten(1), labels[:, None]], 1) for pictures, labels in loader]
@@ -49,6 +52,34 @@ def test_batches_are_the_images_as_the_model_sees_them(split_folder: Path) -> No
     assert labels.tolist() == [0] * 6 + [1] * 6
     first = torch.tensor(list(data.val[0][0].tobytes())).reshape(8, 8) / 255
     assert torch.allclose(pictures[0, 0], first, rtol=0, atol=1e-6)
+
+
+class Faulty:
+    """A dataset of others: its second image is torn, its third has no class."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int, /) -> tuple[Image.Image, int]:
+        if index == 1:
+            raise OSError("image file is truncated")
+        return Image.new("L", (8, 8)), 1 if index == 0 else -1
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_image_that_a_dataset_cannot_give_is_named(workers: int) -> None:
+    loader = eval_loader(Faulty(), PLAIN, (0, 1), batch_size=1, workers=workers)
+    reading = read(loader)
+    next(reading)
+    with pytest.raises(DataError, match=r"^The image with index 1 cannot be read .*: image file is truncated$"):
+        next(reading)
+
+
+@pytest.mark.parametrize("labels", [(0, 1), ManyLabels((0, 1), 2)])
+def test_a_negative_target_is_not_the_last_class(labels: Labels) -> None:
+    dataset = PreparedImages(Faulty(), "L", eval_transform(PLAIN), labels)
+    with pytest.raises(DataError, match=r"The image with index 2 .*its target \(=-1\) is negative"):
+        dataset.__getitems__([2])
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError("reset by peer"), FileNotFoundError("socket"), EOFError()])

@@ -50,7 +50,7 @@ def test_a_class_may_be_missing_from_validation_but_not_from_training(class_fold
     lines = [head, *(f"{row},train" for row in most), *(f"{row},val" for row in rest)]
     data = open_data(write(class_folder, lines))
     assert data.classes == ("left", "right")
-    assert data.notes == ("Trained on, and not measured for want of validation images: right.",)
+    assert data.notes == ("Classes without validation images, trained on but not evaluated: right.",)
     swapped = [head, *(f"{row},val" for row in most), *(f"{row},train" for row in rest), "left/000.jpg,up,train"]
     (class_folder / "left" / "000.jpg").write_bytes((class_folder / "left" / "000.png").read_bytes())
     with pytest.raises(DataError, match=r"\(val\) has classes without training images: right"):
@@ -91,6 +91,7 @@ def test_all_bad_rows_are_told_by_line(class_folder: Path) -> None:
         "left/003.png,left,train,what,is,this",
         "left/004.png",
         "right/../left/000.png,left,train",
+        f"{'x' * 5000}.png,left,train",
     ]
     with pytest.raises(DataError) as caught:
         open_data(write(class_folder, lines))
@@ -104,6 +105,7 @@ def test_all_bad_rows_are_told_by_line(class_folder: Path) -> None:
         "line 9: more cells than columns; quote what holds a separator",
         "line 10: no label",
         "line 11: right/../left/000.png was named in line 2 already",
+        f"line 12: there is no file {'x' * 5000}.png",
     ]
     assert f"Paths are relative to {class_folder}/" in (caught.value.hint or "")
 

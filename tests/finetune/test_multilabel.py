@@ -32,10 +32,10 @@ from sesurgeon.finetune import (
     predict,
     resumed_config,
 )
-from sesurgeon.finetune.data.labelsets import LabelSets, by_labels
 from sesurgeon.finetune.keeping.milestones import Milestone
 from sesurgeon.finetune.keeping.report import write_report
-from sesurgeon.finetune.scoring.measured import joined, restored
+from sesurgeon.finetune.scoring.measured import restored
+from sesurgeon.finetune.scoring.perimage import joined
 from sesurgeon.finetune.training.multilabel import MultiLabelLoss, multi_label_distillation_loss, positive_weights
 from sesurgeon.finetune.training.objective import make_objective
 from sesurgeon.models import Preprocessing, Provenance, Source, attach_provenance, provenance_of
@@ -100,23 +100,6 @@ def test_a_manifest_gives_sets_of_labels(manifest: Path) -> None:
     assert labels.tolist() == [[float(name in names) for name in CLASSES] for names in shown]
 
 
-def test_spaces_repetitions_and_empty_cells_are_understood(tmp_path: Path) -> None:
-    found = by_labels("x", [("b | a|b", tmp_path / "1"), ("", tmp_path / "2"), ("|c", tmp_path / "3")])
-    assert (found.classes, found.targets) == (("a", "b", "c"), ((0, 1), (), (2,)))
-    assert [len(files) for files in found.files] == [1, 1, 1]
-
-
-def test_the_share_that_is_held_out_has_rare_labels_too(tmp_path: Path) -> None:
-    rows = [("common|rare" if number < 10 else "common", tmp_path / f"{number:03}") for number in range(100)]
-    kept, held_out = by_labels("x", rows).split(0.2, seed=1)
-    assert [len(files) for files in held_out.files] == [20, 2]
-    assert [len(files) for files in kept.files] == [80, 8]
-    assert sorted((*kept.paths, *held_out.paths), key=str) == [file for _, file in rows]
-    again = by_labels("x", rows).split(0.2, seed=1)[1]
-    assert again == held_out
-    assert isinstance(again, LabelSets)
-
-
 def test_what_cannot_be_is_refused(manifest: Path, class_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"read from a manifest, and .*photos is none"):
         open_data(class_folder, multi_label=True)
@@ -178,13 +161,29 @@ def test_distance_from_a_teacher_is_none_at_the_teacher_and_positive_elsewhere()
 
 
 def test_mixed_images_have_mixed_labels(config: FinetuneConfig) -> None:
-    objective = make_objective(replace(config, mixup=1.0), [1, 1, 1], 8, torch.device("cpu"), None)
+    objective = make_objective(replace(config, mixup=1.0), 3, 8, torch.device("cpu"))
     labels = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
     images = torch.stack([torch.ones(1, 2, 2), torch.zeros(1, 2, 2)])
     mixed, targets = objective.mixed(images, labels)
     share = mixed[0, 0, 0, 0]
     assert torch.allclose(targets, torch.stack([share * labels[0] + (1 - share) * labels[1],
                                                 (1 - share) * labels[0] + share * labels[1]]))  # fmt: skip
+
+
+@pytest.mark.parametrize("mixing", [{"mixup": 0.4}, {"cutmix": 1.0}], ids=str)
+def test_a_timm_that_cannot_mix_several_labels_is_refused_before_anything_is_written(
+    augmented: nn.Module,
+    manifest: Path,
+    config: FinetuneConfig,
+    mixing: dict[str, float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def older(mixup_alpha: float, cutmix_alpha: float, *, label_smoothing: float, num_classes: int) -> None: ...
+
+    monkeypatch.setattr("timm.data.Mixup", older)
+    with pytest.raises(UsageError, match=r"with multi_label need timm 1\.0\.31 or newer"):
+        finetune(augmented, manifest, replace(config, **mixing))  # type: ignore[arg-type]
+    assert not Path(config.output).exists()
 
 
 def test_scores_are_those_of_the_definitions() -> None:

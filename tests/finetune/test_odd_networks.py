@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune import Event, FinetuneConfig, TrainStep, finetune
 from sesurgeon.finetune.keeping.states import newest_state
-from sesurgeon.finetune.training.average import Average
+from sesurgeon.finetune.training.ema import Average
 from sesurgeon.models.files.own_weights import read_weights
 
 Fill = Callable[..., Path]
@@ -48,10 +48,11 @@ class Masked(TinyNet):
 def test_the_average_of_a_network_with_extra_state_takes_that_over(split_folder: Path, config: FinetuneConfig) -> None:
     model = Remembering()
     result = finetune(model, split_folder, replace(config, model_ema=True, model_ema_decay=0.9))
-    state = newest_state(result.folder / "states")
-    assert state is not None
+    found = newest_state(result.folder / "states")
+    assert found is not None
+    assert found.state.average is not None
     assert model.calls == 6
-    assert state.content["average"]["_extra_state"] == {"calls": 6}
+    assert found.state.average["_extra_state"] == {"calls": 6}
 
 
 def test_an_average_is_that_of_timms(make_net: Callable[..., TinyNet]) -> None:

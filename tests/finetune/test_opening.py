@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from sesurgeon.errors import DataError
-from sesurgeon.finetune import ImagesChecked, open_data
+from sesurgeon.finetune import Data, ImagesChecked, open_data
 from sesurgeon.finetune.data.images import FileImages
 
 Fill = Callable[..., Path]
@@ -42,9 +45,9 @@ def test_validation_is_preferred_to_test_and_what_is_left_aside_is_named(
     data = open_data(split_folder)
     assert len(data.val) == 12
     aside = f"{split_folder / 'bird'}, {split_folder / 'test'}"
-    assert data.notes == (f"Left aside, for images are read from train and {name} beside them: {aside}.",)
+    assert data.notes == (f"Ignored, because images are read from train and {name} beside them: {aside}.",)
     (measured,) = open_data(split_folder, training=False).notes
-    assert measured == f"Left aside, for images are read from {name} beside them: {aside}."
+    assert measured == f"Ignored, because images are read from {name} beside them: {aside}."
 
 
 def test_capitals_of_the_sets_do_not_matter(split_folder: Path) -> None:
@@ -57,7 +60,7 @@ def test_capitals_of_the_sets_do_not_matter(split_folder: Path) -> None:
 def test_a_class_beside_a_train_folder_is_not_left_aside_without_a_word(split_folder: Path) -> None:
     (split_folder / "val").rename(split_folder / "bird")
     data = open_data(split_folder)
-    assert data.notes == (f"Left aside, for images are read from train beside them: {split_folder / 'bird'}.",)
+    assert data.notes == (f"Ignored, because images are read from train beside them: {split_folder / 'bird'}.",)
 
 
 def test_links_that_go_round_in_a_class_are_followed_once(class_folder: Path) -> None:
@@ -94,7 +97,7 @@ def test_a_class_with_one_image_keeps_it_for_training(class_folder: Path, fill: 
     data = open_data(class_folder)
     assert "single/000.png" in _names(data.train)
     assert not any(name.startswith("single/") for name in _names(data.val))
-    assert data.notes == ("Trained on the only image there is, and not measured: single.",)
+    assert data.notes == ("Classes with a single image, trained on but not evaluated: single.",)
 
 
 def test_single_images_cannot_be_held_out(tmp_path: Path, fill: Fill) -> None:
@@ -126,7 +129,7 @@ def test_nested_folders_odd_names_and_other_files(class_folder: Path) -> None:
     assert "deeper/x.PNG" in _names(data.val)
     assert data.ignored == (odd / "notes.txt",)
     assert data.notes == (
-        f"Left aside, for their names are not those of images: {odd / 'notes.txt'}.",
+        f"Ignored, because their names are not those of images: {odd / 'notes.txt'}.",
         "Class names that begin or end with a space keep it: '猫 '.",
     )
 
@@ -136,6 +139,31 @@ def test_a_folder_of_tars_is_told_from_a_folder_of_classes(tmp_path: Path) -> No
     with pytest.raises(DataError, match="no class folders") as caught:
         open_data(tmp_path)
     assert f"wds:{tmp_path}" in (caught.value.hint or "")
+
+
+def test_a_folder_in_a_class_that_cannot_be_read_is_not_left_out(
+    class_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = class_folder / "left" / "more"
+    closed.mkdir()
+    Image.new("L", (8, 8)).save(closed / "x.png")
+    scan = os.scandir
+
+    def refusing(path: str) -> Any:  # root may read anything
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match=f"^The data folder {closed} cannot be read: Permission denied"):
+        open_data(class_folder)
+
+
+@pytest.mark.parametrize("classes", [np.array(["0", "1"]), [0, 1], (0, "1")])
+def test_classes_are_kept_as_plain_strings(classes: Any, class_folder: Path) -> None:
+    data = Data("mine", classes, open_data(class_folder).val)
+    assert data.classes == ("0", "1")
+    assert {type(name) for name in data.classes} == {str}
 
 
 def test_missing_folder() -> None:

@@ -10,7 +10,14 @@ import torch
 from torch import nn
 
 from sesurgeon.finetune import Event, FinetuneConfig, Phase, TrainStep, finetune
-from sesurgeon.finetune.training.phases import changing_buffers, enter, is_new, param_groups, phases_of, set_train_mode
+from sesurgeon.finetune.training.phases import (
+    changing_buffers,
+    is_new,
+    param_groups,
+    phases_of,
+    set_train_mode,
+    set_trainable,
+)
 
 MakeNet = Callable[..., nn.Module]
 
@@ -36,7 +43,7 @@ def test_a_path_holds_what_is_inside_it_and_not_what_begins_alike() -> None:
 
 def test_the_frozen_phase_trains_only_what_is_new(make_net: MakeNet) -> None:
     model = make_net()
-    enter(model, Phase("blocks", 0, 1), {"fc"}, {name for name, _ in model.named_parameters()})
+    set_trainable(model, Phase("blocks", 0, 1), {"fc"}, {name for name, _ in model.named_parameters()})
     assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == [
         "fc.weight",
         "fc.bias",
@@ -45,7 +52,7 @@ def test_the_frozen_phase_trains_only_what_is_new(make_net: MakeNet) -> None:
 
 def test_what_the_caller_froze_stays_frozen(make_net: MakeNet) -> None:
     model = make_net()
-    enter(model, Phase("all", 0, 1), {"fc"}, {"block.conv.weight"})
+    set_trainable(model, Phase("all", 0, 1), {"fc"}, {"block.conv.weight"})
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert trained == ["block.conv.weight", "fc.weight", "fc.bias"]
 
@@ -63,6 +70,15 @@ def test_frozen_batch_norms_are_in_eval_and_dropout_is_not(make_net: MakeNet) ->
     }
     set_train_mode(model, Phase("all", 1, 1), {"block"})
     assert all(module.training for module in model.modules())
+
+
+def test_batch_norms_that_the_caller_froze_stay_in_eval(make_net: MakeNet) -> None:
+    model = make_net()
+    trainable = {name for name, _ in model.named_parameters()} - {"bn.weight", "bn.bias", "block.bn.weight"}
+    phase = Phase("all", 0, 1)
+    set_trainable(model, phase, {"fc"}, trainable)
+    set_train_mode(model, phase, {"fc"})
+    assert [name for name, module in model.named_modules() if not module.training] == ["bn"]
 
 
 def test_only_the_statistics_of_what_trains_change(make_net: MakeNet) -> None:
@@ -87,7 +103,7 @@ def test_groups_by_learning_rate_and_decay(make_net: MakeNet) -> None:
 def test_timms_optimisers_take_the_groups(make_net: MakeNet, opt: str) -> None:
     from timm.optim import create_optimizer_v2
 
-    groups = param_groups(make_net(), {"fc"}, FinetuneConfig().settled(new_head=False))
+    groups = param_groups(make_net(), {"fc"}, FinetuneConfig().with_rates(new_head=False))
     optimizer = create_optimizer_v2(groups, opt=opt, lr=1e-3)
     assert isinstance(optimizer, torch.optim.Optimizer)
     assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([1e-4, 5e-3])

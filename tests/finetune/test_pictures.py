@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from sesurgeon.errors import OutputError, UsageError
+from sesurgeon.errors import OutputError
+from sesurgeon.finetune.keeping.confusion import _counts, draw_confusion
 from sesurgeon.finetune.keeping.lettering import lettering_for
-from sesurgeon.finetune.keeping.pictures import _counts, draw_confusion, draw_mistakes, worst_mistakes
-from sesurgeon.finetune.scoring.scores import Evaluation
+from sesurgeon.finetune.keeping.mistakes import draw_mistakes, worst_mistakes
+from sesurgeon.finetune.scoring.evaluation import Evaluation
 
 
 def evaluation(
@@ -108,9 +109,7 @@ def test_no_mistakes_is_a_picture_too(tmp_path: Path) -> None:
     assert (pixels(tmp_path / "mistakes.png") == 0).any()
 
 
-def test_other_images_than_were_evaluated_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="2 images were evaluated, 1 are given"):
-        draw_mistakes(Listed(Image.new("L", (8, 8))), evaluation([0, 1], [1, 1]), tmp_path / "mistakes.png")
+def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="does not exist"):
         draw_confusion(evaluation([0, 1], [1, 1]), tmp_path / "gone" / "confusion.png")
     assert list(tmp_path.iterdir()) == []

@@ -22,11 +22,11 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from sesurgeon.finetune.training.engine import average_buffers, shared
+from sesurgeon.finetune.training.processes import average_buffers, wrap_model
 
 accelerator = Accelerator(cpu=True)
 net = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1))
-wrapped = shared(net, accelerator)
+wrapped = wrap_model(net, accelerator)
 for _ in range(50):
     wrapped(torch.full((4, 2), float(accelerator.process_index))).sum().backward()
 average_buffers(accelerator, net, ["0.running_mean"])

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +49,16 @@ EVERYTHING = {
     "layer_decay": 0.8,
     "lr": 0.01,
 }
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """None is ignored, whatever the tests run under."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -164,16 +174,17 @@ def test_with_a_new_head_and_a_teacher(make_net: MakeNet, split_folder: Path, co
         assert_same(whole, Path(config.output) / name)
 
 
-def test_sigterm_is_a_request_too_and_handlers_come_back(
-    augmented: nn.Module, split_folder: Path, config: FinetuneConfig
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_are_requests_too_and_handlers_come_back(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig, number: int
 ) -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     with pytest.raises(KeyboardInterrupt):
-        finetune(augmented, split_folder, config, on_progress=Stopping(0, 1, lambda: ask(signal.SIGTERM)))
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+        finetune(augmented, split_folder, config, on_progress=Stopping(0, 1, lambda: ask(number)))
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
     found = newest_state(newest_run(Path(config.output)) / "states")
     assert found is not None
-    assert (found.content["epoch"], found.content["update"]) == (0, 1)
+    assert (found.state.epoch, found.state.update) == (0, 1)
 
 
 def test_a_stop_during_an_evaluation_is_heeded_at_once(
@@ -195,7 +206,7 @@ def test_a_stop_during_an_evaluation_is_heeded_at_once(
     folder = Path(config.output) / "torn"
     found = newest_state(folder / "states")
     assert found is not None
-    assert (found.content["epoch"], found.content["update"]) == (1, 6)
+    assert (found.state.epoch, found.state.update) == (1, 6)
     rows = [event.row.epoch for event in resume(folder, split_folder) if isinstance(event, EpochFinished)]
     assert rows == [1, 2]
 
@@ -211,7 +222,8 @@ def test_a_torn_state_is_passed_over_and_said(augmented: nn.Module, split_folder
     content[largest.header_offset + 500] ^= 1  # one bit, in the middle of it
     newest.write_bytes(content)
     [resumed] = [event for event in resume(folder, split_folder) if isinstance(event, RunResumed)]
-    assert resumed.torn == (newest,)
+    assert resumed.torn == (newest.with_name(f"{newest.name}.torn"),)
+    assert resumed.torn[0].read_bytes() == content
     assert (resumed.epoch, resumed.update) == (2, 0)
 
 
@@ -221,11 +233,13 @@ def test_what_a_killed_process_was_writing_is_cleared_away(
     with pytest.raises(KeyboardInterrupt):
         finetune(augmented, split_folder, config, on_progress=Stopping(1, 2, ask))
     folder = newest_run(Path(config.output))
-    litter = [folder / ".last-abc.pt", folder / "states" / ".epoch-00001-xyz.pt"]
-    for file in litter:
+    litter = [folder / ".last-00ab12cd.pt", folder / "states" / ".epoch-00001-update-00000003-00ab12cd.pt"]
+    own = folder / ".last-try.pt"
+    for file in (*litter, own):
         file.write_bytes(b"half")
     resume(folder, split_folder)
     assert not any(file.exists() for file in litter)
+    assert own.exists()
 
 
 def test_more_epochs_go_on_with_the_longer_schedule(
@@ -300,7 +314,7 @@ def test_a_disk_that_is_full_keeps_the_last_good_state(
         finetune(net, split_folder, replace(config, name="full"))
     monkeypatch.undo()
     folder = Path(config.output) / "full"
-    assert not list(folder.rglob(".*"))
+    assert [path.name for path in folder.rglob(".*")] == [".lock"]
     found = newest_state(folder / "states")
     assert found is not None
     assert found.torn == ()

@@ -114,6 +114,7 @@ def test_the_run_folder(split_folder: Path, settings: Settings) -> None:
     result = finetune(model, split_folder, settings(name="digits", img_size=32))
     folder = result.folder
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".lock",
         "args.yaml",
         "best.pt",
         "confusion.png",
@@ -211,11 +212,11 @@ def test_the_head_is_replaced_when_the_classes_differ(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"epochs": 2}, "What is new learns at a rate of 0.001, the rest at 0.001."),
-        ({"epochs": 2, "lr_block_mult": 5.0}, "What is new learns at a rate of 0.005, the rest at 0.001."),
-        ({"epochs": 2, "layer_decay": 0.5}, "What is new learns at a rate of 0.001, the rest at 0.001, lower layers"),
-        ({"epochs": 1}, "What is new learns at a rate of 0.001."),
-        ({"epochs": 2, "train": "blocks"}, "What is new learns at a rate of 0.001."),
+        ({"epochs": 2}, "The new parts learn at a rate of 0.001, the rest at 0.001."),
+        ({"epochs": 2, "lr_block_mult": 5.0}, "The new parts learn at a rate of 0.005, the rest at 0.001."),
+        ({"epochs": 2, "layer_decay": 0.5}, "The new parts learn at a rate of 0.001, the rest at 0.001, lower layers"),
+        ({"epochs": 1}, "The new parts learn at a rate of 0.001."),
+        ({"epochs": 2, "train": "blocks"}, "The new parts learn at a rate of 0.001."),
     ],
 )
 def test_with_a_new_head_the_rates_are_said(
@@ -224,7 +225,7 @@ def test_with_a_new_head_the_rates_are_said(
     model = add_se(make_net(5), example_inputs=torch.zeros(1, 1, 8, 8))
     config = settings(**{"freeze_epochs": 1, "lr": 0.001, **options})
     notes = make_task(model, open_data(split_folder), config).notes
-    assert next(note for note in notes if note.startswith("What is new learns")).startswith(said)
+    assert next(note for note in notes if note.startswith("The new parts learn")).startswith(said)
 
 
 def test_a_checkpoint_with_blocks_and_a_new_head_loads(
@@ -291,7 +292,7 @@ def test_an_interrupt_leaves_the_last_whole_epoch(augmented: nn.Module, split_fo
     assert provenance_of(load(folder / "last.pt", trust_pickle=True)).history[-1]["epoch"] == 1
     assert len((folder / "summary.csv").read_text().splitlines()) == 4
     assert (folder / "curve.png").exists()
-    assert not list(folder.glob(".*"))
+    assert [path.name for path in folder.glob(".*")] == [".lock"]
 
 
 class Auxiliary(nn.Module):
@@ -388,5 +389,5 @@ def test_a_process_that_went_before_the_run_began_is_told_in_words(
         raise RuntimeError("[gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:1")
 
     monkeypatch.setattr(sys.modules["sesurgeon.finetune.run"], "open_data", gone)
-    with pytest.raises(SesurgeonError, match="Another process of the run has gone"):
+    with pytest.raises(SesurgeonError, match="Another process of the run has ended"):
         finetune(augmented, split_folder, settings())

@@ -42,6 +42,17 @@ def test_images_meet_their_labels_and_numbers_are_sorted_as_numbers(tmp_path: Pa
     assert seen == [(0, "2"), (1, "10"), (2, "2"), (3, "0")]
 
 
+def test_images_and_labels_that_are_links_are_samples_too(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", [0, 1])
+    with tarfile.open(tmp_path / "a.tar", "a") as archive:
+        for name, to in (("2.png", "0001.png"), ("2.cls", "0000.cls")):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.LNKTYPE, to
+            archive.addfile(info)
+    data = open_data(f"wds:{tmp_path}", training=False, val_split=None)
+    assert sorted((data.val[i][0].getpixel((0, 0)), data.val[i][1]) for i in range(3)) == [(0, 0), (1, 0), (1, 1)]
+
+
 def test_labels_may_stand_in_json_and_be_names(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.tar", ["dog", "cat", "dog"], as_json=True)
     data = open_data(f"wds:{tmp_path / 'a.tar'}", training=False, val_split=None)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from sesurgeon.errors import UnreadableFileError
 from sesurgeon.finetune import resuming
-from sesurgeon.finetune.keeping.states import newest_state, states_in, write_state
+from sesurgeon.finetune.keeping.states import RunState, newest_state, refused_in, states_in, write_state
 from sesurgeon.finetune.resuming import newest_run
 
 
+def state(epoch: int) -> RunState:
+    """The least that is one."""
+    return RunState(epoch, 0, "all", {}, None, {}, None, [], [], False, [], [], {}, {})
+
+
 def test_a_state_with_a_bit_wrong_in_its_directory_is_passed_over_too(tmp_path: Path) -> None:
-    whole = write_state(tmp_path, 1, 0, {"epoch": 1})
-    newest = write_state(tmp_path, 2, 0, {"epoch": 2})
+    whole = write_state(tmp_path, state(1))
+    newest = write_state(tmp_path, state(2))
     content = newest.read_bytes()
     passed_over = 0
     for place in range(content.index(b"PK\1\2"), len(content)):  # no checksum covers where the parts lie
@@ -23,15 +31,15 @@ def test_a_state_with_a_bit_wrong_in_its_directory_is_passed_over_too(tmp_path: 
             found = newest_state(tmp_path)
             assert found is not None
             assert found.path == (whole if found.torn else newest)
-            assert found.content["epoch"] == (1 if found.torn else 2)
+            assert found.state.epoch == (1 if found.torn else 2)
             passed_over += bool(found.torn)
     assert passed_over > 100
 
 
 @pytest.mark.parametrize("pickled", [b"\x85.", b"\x80\x02]."], ids=["no-pickle", "list"])
 def test_a_state_that_is_read_as_something_else_is_passed_over_too(tmp_path: Path, pickled: bytes) -> None:
-    whole = write_state(tmp_path, 1, 0, {"epoch": 1})
-    newest = write_state(tmp_path, 2, 0, {"epoch": 2})
+    whole = write_state(tmp_path, state(1))
+    newest = write_state(tmp_path, state(2))
     with zipfile.ZipFile(newest) as archive:
         parts = {part.filename: archive.read(part) for part in archive.infolist()}
     with zipfile.ZipFile(newest, "w", zipfile.ZIP_STORED) as archive:
@@ -42,12 +50,48 @@ def test_a_state_that_is_read_as_something_else_is_passed_over_too(tmp_path: Pat
     assert (found.path, found.torn) == (whole, (newest,))
 
 
+def test_a_state_that_lacks_something_is_passed_over_too(tmp_path: Path) -> None:
+    whole = write_state(tmp_path, state(1))
+    newest = write_state(tmp_path, state(2))
+    torch.save({name: value for name, value in state(2).to_dict().items() if name != "recorder"}, newest)
+    found = newest_state(tmp_path)
+    assert found is not None
+    assert (found.path, found.torn) == (whole, (newest,))
+    with pytest.raises(UnreadableFileError, match="lacks model, recorder"):
+        RunState.from_dict({name: 0 for name in state(1).to_dict() if name not in ("model", "recorder")})
+
+
+def test_a_torn_state_that_is_set_aside_does_not_drive_out_a_whole_one(tmp_path: Path) -> None:
+    whole = write_state(tmp_path, state(1))
+    torn = write_state(tmp_path, state(2))
+    torn.write_bytes(b"half")
+    found = newest_state(tmp_path)
+    assert found is not None
+    [aside] = found.set_torn_aside()
+    newest = write_state(tmp_path, state(3))
+    assert states_in(tmp_path) == [newest, whole]
+    assert aside.read_bytes() == b"half"
+
+
+def test_states_are_ordered_by_their_numbers(tmp_path: Path) -> None:
+    for epoch in (99_998, 99_999, 100_000):
+        write_state(tmp_path, state(epoch))
+    assert [path.name[6:12] for path in states_in(tmp_path)] == ["100000", "99999-"]
+
+
+def test_what_the_safe_reader_refuses_is_named(tmp_path: Path) -> None:
+    assert refused_in(write_state(tmp_path, state(1))) is None
+    refused = refused_in(write_state(tmp_path, replace(state(2), model={"_extra_state": tmp_path})))
+    assert refused is not None
+    assert "Path" in refused
+
+
 def test_a_state_that_is_gone_meanwhile_does_not_hide_the_newest_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("older", "newer"):
         (tmp_path / name).mkdir()
-        write_state(tmp_path / name / "states", 1, 0, {"epoch": 1})
+        write_state(tmp_path / name / "states", state(1))
     gone = tmp_path / "older" / "states" / "epoch-00000-update-00000001.pt"
     monkeypatch.setattr(resuming, "states_in", lambda folder: [*states_in(folder), gone])
     assert newest_run(tmp_path) == tmp_path / "newer"

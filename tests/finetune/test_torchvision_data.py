@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.models import ResNet18_Weights
 
 from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune import open_data
@@ -35,7 +36,7 @@ def test_fashion_mnist_by_name(fashion: Path) -> None:
 def test_only_the_needed_part_is_opened(fashion: Path) -> None:
     data = open_data("torchvision:FashionMNIST", data_dir=fashion, training=False)
     assert data.train is None
-    with pytest.raises(DataError, match="no set 'train'"):
+    with pytest.raises(DataError, match="no split 'train'"):
         data.split("train")
 
 
@@ -97,3 +98,23 @@ def test_parts_by_split_name_and_classes_from_labels(tmp_path: Path, monkeypatch
     data = open_data("torchvision:SVHN", data_dir=tmp_path)
     assert [getattr(images, "part", None) for images in (data.train, data.val)] == ["train", "test"]
     assert data.classes == ("0", "1", "2", "3")
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_imagenet_has_the_class_names_of_its_published_networks(
+    whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = tuple(ResNet18_Weights.DEFAULT.meta["categories"])
+    synonyms = {"crane bird": ("crane",), "maillot tank suit": ("maillot", "tank suit")}
+    listed = [synonyms.get(name, (name, "another name")) for name in published]
+
+    class ImageNet:
+        def __init__(self, root: str, split: str = "train") -> None:
+            self.classes = listed if whole else listed[:3]
+
+        def __len__(self) -> int:
+            return 3
+
+    monkeypatch.setattr("torchvision.datasets.ImageNet", ImageNet)
+    data = open_data("torchvision:ImageNet", data_dir=tmp_path)
+    assert data.classes == (published if whole else ("tench", "goldfish", "great white shark"))

@@ -121,11 +121,12 @@ def test_it_stops_before_the_drop_that_is_not_allowed(tmp_path: Path, monkeypatc
 
     class Told:
         images = 16
+        losses = torch.zeros(16)
 
         def scores(self) -> dict[str, float]:
             return {"top1": next(scores)}
 
-    from sesurgeon.finetune.scoring.evaluation import measure
+    from sesurgeon.finetune.scoring.evaluate import measure
 
     def told(*given: Any, **options: Any) -> Told:
         measure(*given, **options)
@@ -149,7 +150,7 @@ def test_a_block_that_no_layer_can_replace_is_told(tmp_path: Path) -> None:
     found = pruned(tmp_path, model)
     assert found.removed == ("2.se", "3.se")  # they are 1
     assert [item.path for item in found.left] == ["1.se"]
-    assert "before it is used elsewhere too" in found.left[0].reason
+    assert "before the block, is also used elsewhere" in found.left[0].reason
 
 
 def test_a_gate_that_is_nearly_1_goes_where_no_layer_can_take_it(tmp_path: Path) -> None:
@@ -247,6 +248,14 @@ def test_the_spread_is_over_places_too(tmp_path: Path) -> None:
 def test_gates_that_give_no_numbers_are_named(tmp_path: Path) -> None:
     with pytest.raises(SesurgeonError, match=r"The gate 2\.se gives factors that are not finite"):
         pruned(tmp_path, broken())
+
+
+def test_a_network_that_gives_no_numbers_is_not_pruned_by_them(tmp_path: Path) -> None:
+    model = augmented()
+    with torch.no_grad():
+        model.get_parameter("6.bias")[0] = torch.nan
+    with pytest.raises(SesurgeonError, match="outputs for 16 of 16 images are not finite"):
+        pruned(tmp_path, model)
 
 
 def test_one_image_is_no_evidence(tmp_path: Path) -> None:

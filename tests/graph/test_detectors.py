@@ -41,7 +41,7 @@ def test_a_detector_is_proved_in_eval_and_in_train_mode_without_any_inputs_given
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_targets_are_what_the_network_learns_from(kind: str) -> None:
     found = survey(detector(kind))
-    images, targets = found.train_inputs
+    images, targets = found.inputs_in(training=True)
     wanted = {"boxes", "labels"} | {"mask": {"masks"}, "keypoint": {"keypoints"}}.get(kind, set())
     assert [set(target) for target in targets] == [wanted, wanted]
     losses = found.graphs[True].outputs
@@ -68,7 +68,7 @@ def test_every_block_learns_from_the_losses_of_a_detector() -> None:
     optimiser = torch.optim.SGD(augmented.parameters(), 1e-3)
     for _ in range(2):
         optimiser.zero_grad()
-        sum(augmented(*found.train_inputs).values()).backward()
+        sum(augmented(*found.inputs_in(training=True)).values()).backward()
         optimiser.step()
     for block in blocks_of(augmented).values():
         assert all(parameter.grad.abs().sum() > 0 for parameter in block.parameters())
@@ -93,14 +93,14 @@ def test_the_users_own_targets_are_used_in_train_mode_alone() -> None:
     targets = objects_in(images)
     found = survey(detector("faster"), (images, targets))
     assert len(found.inputs) == 1
-    assert found.train_inputs[1] is targets
+    assert found.inputs_in(training=True)[1] is targets
     assert found.train_failure is None
 
 
 def test_the_only_class_of_a_network_can_be_class_0() -> None:
     found = survey(detector("retina", classes=1))
     assert found.train_failure is None
-    assert found.train_inputs[1][0]["labels"].tolist() == [0, 0]
+    assert found.inputs_in(training=True)[1][0]["labels"].tolist() == [0, 0]
 
 
 def test_images_in_one_tensor_are_stretched_by_the_detector_and_stages_are_counted_behind_that() -> None:
@@ -140,7 +140,7 @@ def test_where_train_mode_wants_what_only_the_user_knows_the_proof_says_so() -> 
     assert surgery.proof.in_eval is True
     assert surgery.proof.in_train is None
     assert "targets are needed in train mode" in surgery.proof.note
-    assert surgery.survey.train_inputs is surgery.survey.inputs
+    assert surgery.survey.inputs_in(training=True) is surgery.survey.inputs
     given = operate(WantsTargets(), BlockConfig(), example_inputs=(torch.rand(2, 3, 16, 16), torch.rand(2, 8)))
     assert given.proof.in_train is True
 

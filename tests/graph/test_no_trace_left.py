@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sesurgeon import UsageError, add_se, apply_plan, find_sites, make_plan
+from sesurgeon import UntraceableError, UsageError, add_se, apply_plan, find_sites, make_plan
 from sesurgeon.graph import survey
 from sesurgeon.models import random_states
 from sesurgeon.surgery import blocks_of
@@ -238,3 +238,20 @@ def test_slices_can_be_assigned_to() -> None:
 
     augmented = add_se(network(Assigns()), example_inputs=IMAGES)
     assert list(blocks_of(augmented)) == ["1.se"]
+
+
+def test_a_forward_that_writes_into_a_parameter_is_refused() -> None:
+    class FollowsItsInputs(Block):
+        def __init__(self) -> None:
+            super().__init__()
+            self.code = nn.Parameter(torch.zeros(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.body(x)
+            if self.training:
+                with torch.no_grad():
+                    self.code.mul_(0.9).add_(y.mean((0, 2, 3)), alpha=0.1)
+            return y + x + self.code[:, None, None]
+
+    with pytest.raises(UntraceableError, match=r"writes into its own parameters: 1\.code"):
+        find_sites(network(FollowsItsInputs()), IMAGES)

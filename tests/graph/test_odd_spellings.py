@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sesurgeon import make_plan
+from sesurgeon import NoSiteError, make_plan
 from sesurgeon.graph import Site, find_sites, survey
 from sesurgeon.placement import POLICIES
 from sesurgeon.surgery import blocks_of, operate
@@ -140,6 +140,26 @@ def test_what_comes_before_a_block_with_a_gate_of_its_own_is_free() -> None:
     sites = {site.id: site for site in find_sites(nn.Sequential(conv(), nn.ReLU(), InlineGate()), X)}
     assert sites["2:residual"].attention == "2"
     assert sites["1:conv"].attention is None
+
+
+def test_a_gate_in_the_networks_own_forward_counts_as_attention() -> None:
+    net = InlineGate()
+    sites = {site.id: site for site in find_sites(net, X)}
+    assert sites[".:residual"].attention == ""
+    with pytest.raises(NoSiteError, match="have attention already, as the model itself"):
+        make_plan(net, X)
+
+
+class BroadcastGate(InlineGate):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.conv(x))
+        gate = torch.sigmoid(self.gate(y.mean((2, 3), keepdim=True)))
+        return y * torch.broadcast_to(input=gate, size=y.shape) + x
+
+
+def test_a_gate_that_is_expanded_by_a_call_with_keywords_is_seen() -> None:
+    sites = {site.id: site for site in find_sites(nn.Sequential(conv(), BroadcastGate()), X)}
+    assert sites["1:residual"].attention == "1"
 
 
 class InstanceNormByHand(nn.Module):

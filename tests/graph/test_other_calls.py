@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sesurgeon.errors import UntraceableError
 from sesurgeon.graph.tracing.codegen import compile_graph
-from sesurgeon.graph.tracing.local import LocalGraphs, trace_local_graphs
+from sesurgeon.graph.tracing.local_graphs import LocalGraphs, trace_local_graphs
 
 X = torch.randn(2, 8, 4, 4)
 

@@ -45,7 +45,7 @@ class Views(nn.Module):
 def test_the_networks_result_gets_no_gate_and_the_plan_says_so(make: Callable[[], nn.Module], policy: str) -> None:
     plan = sesurgeon.make_plan(make(), X, policy=policy)
     assert len(plan.entries) == 1
-    assert [place.reason for place in plan.left_alone] == [f"{policy}: the network returns its result as it is"]
+    assert [place.reason for place in plan.left_alone] == [f"{policy}: its result is an output of the network"]
 
 
 class Splits(nn.Module):
@@ -92,10 +92,10 @@ class Restores(nn.Module):
 def test_what_corrects_the_networks_own_input_is_no_block_where_there_are_units() -> None:
     plan = sesurgeon.make_plan(Restores(), X)
     assert plan.sites == ["body.2:conv"]
-    assert [place.reason for place in plan.left_alone] == ["standard: the network returns its result as it is"]
+    assert [place.reason for place in plan.left_alone] == ["standard: its result is an output of the network"]
     assert sesurgeon.make_plan(Restores(units=False), X).sites == [".:residual"]
 
 
 def test_a_network_of_its_result_alone_is_refused_with_the_reason() -> None:
-    with pytest.raises(NoSiteError, match=r"policy 'standard': 1: the network returns its result as it is\."):
+    with pytest.raises(NoSiteError, match=r"policy 'standard': 1: its result is an output of the network\."):
         sesurgeon.make_plan(nn.Sequential(nn.Conv2d(3, 1, 1), nn.Sigmoid()), X)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sesurgeon.graph.tracing.local import trace_local_graphs
+from sesurgeon.graph.tracing.local_graphs import trace_local_graphs
 
 X = torch.randn(2, 4, 6, 6)
 

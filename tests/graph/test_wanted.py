@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from torchvision.models.resnet import BasicBlock
 
 from sesurgeon.blocks import BlockConfig
 from sesurgeon.graph import Site, survey
+from sesurgeon.graph.tracing.local_graphs import LocalGraphs
 from sesurgeon.placement import Filters, plan_from_survey, survey_for
 from tests.networks import ResidualBlock
 
@@ -23,10 +23,12 @@ class Checks:
     """In the place of the comparison: some owners are wrong, and who was looked at is noted."""
 
     def __init__(self, wrong: Collection[str] = ()) -> None:
-        self.wrong, self.seen = wrong, []
+        self.wrong: Collection[str] = wrong
+        self.seen: list[tuple[bool, list[str]]] = []
 
-    def __call__(self, graphs: Any, inputs: Any, owners: set[str]) -> dict[str, str]:
-        self.seen.append((list(graphs), sorted(owners)))
+    def __call__(self, local: LocalGraphs, owners: Collection[str]) -> dict[str, str]:
+        if owners:
+            self.seen.append((local.training, sorted(owners)))
         return {path: "it is wrong" for path in owners if path in self.wrong}
 
 
@@ -49,18 +51,18 @@ def last_residual(sites: Sequence[Site]) -> list[Site]:
 def test_all_are_by_default(checks: Checks) -> None:
     owners = {site.owner for site in survey(network(), X).sites}
     assert owners >= {"0", "1", "2"}
-    assert checks.seen == [([False], sorted(owners)), ([True], sorted(owners))]
+    assert checks.seen == [(False, sorted(owners)), (True, sorted(owners))]
 
 
 def test_a_graph_that_is_one_for_both_modes_is_checked_in_eval_mode(checks: Checks) -> None:
     found = survey(nn.Sequential(BasicBlock(3, 3)), X, wanted=last_residual)
-    assert checks.seen == [([False], ["0"])]
+    assert checks.seen == [(False, ["0"])]
     assert found.graphs[True].graphs["0"] is found.graphs[False].graphs["0"]
 
 
 def test_what_is_not_wanted_is_no_reason_for_a_pass(checks: Checks) -> None:
     found = survey(network(), X, wanted=last_residual)
-    assert checks.seen == [([False], ["2"]), ([True], ["2"])]
+    assert checks.seen == [(False, ["2"]), (True, ["2"])]
     assert {site.owner for site in found.sites} >= {"0", "1", "2"}
 
 
@@ -78,4 +80,4 @@ def test_a_plan_wants_its_own_sites(checks: Checks) -> None:
     assert plan.sites == ["1:residual"]
     checks.seen.clear()
     survey_for(plan, model)
-    assert checks.seen == [([False], ["1"]), ([True], ["1"])]
+    assert checks.seen == [(False, ["1"]), (True, ["1"])]

@@ -39,7 +39,7 @@ def test_a_missing_file_that_reads_like_an_architecture_says_how_to_name_one(tmp
     assert refusal("resnet50.pt").hint is None
     (tmp_path / "resnet50.se.pt").touch()
     hint = refusal("resnet50").hint
-    assert "Nearest names: resnet50.se.pt. For an architecture by its name write timm:resnet50" in hint
+    assert "Nearest names: resnet50.se.pt. To name an architecture, write timm:resnet50" in hint
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_a_missing_file_that_reads_like_an_architecture_says_how_to_name_one(tmp
 )
 def test_a_misspelt_builder_gets_the_nearest(given, meant, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert refusal(given).hint == f"For an architecture by its name write {meant}"
+    assert refusal(given).hint == f"To name an architecture, write {meant}"
 
 
 def test_a_link_to_nowhere_says_where_it_points(tmp_path):

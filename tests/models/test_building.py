@@ -242,7 +242,7 @@ def test_a_factory_called_with_wrong_arguments(folder):
 
 
 def test_a_factory_has_no_pretrained_weights(folder):
-    with pytest.raises(UsageError, match="cannot be had pretrained"):
+    with pytest.raises(UsageError, match="no pretrained weights to download"):
         load_model("factory:their_models:make", pretrained=True)
 
 

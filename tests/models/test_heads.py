@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torchvision.models import get_model
 from torchvision.models.detection import FasterRCNN
 
 from sesurgeon.blocks import SqueezeExcite
@@ -100,6 +101,45 @@ def test_a_head_that_is_declared_first_is_found_by_its_width_or_by_what_the_prov
     assert head_of(model) == "fc"
     replace_head(model, 2)
     assert (model["fc"].out_features, model["mix"].out_channels, head_of(model)) == (2, 8, "fc")
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("resnet18", "fc"),
+        ("resnet50", "fc"),
+        ("densenet121", "classifier"),
+        ("mobilenet_v2", "classifier"),
+        ("mobilenet_v3_small", "classifier"),
+        ("efficientnet_b0", "classifier"),
+        ("googlenet", "fc"),
+    ],
+)
+def test_no_layer_of_a_backbone_is_its_head(name, head):
+    with torch.device("meta"):
+        model = get_model(name, **({"init_weights": False} if name == "googlenet" else {}))
+    setattr(model, head, nn.Identity())
+    with pytest.raises(UsageError, match="no classifier"):
+        head_of(model)
+
+
+def test_a_convolution_that_is_declared_before_the_backbone_may_be_the_head():
+    model = nn.ModuleDict({"fc": nn.Conv2d(8, 5, 1), "stem": nn.Conv2d(3, 8, 1), "norm": nn.BatchNorm2d(8)})
+    assert head_of(model) == "fc"
+
+
+def test_a_layer_that_the_provenance_calls_the_head_is_the_head():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8))
+    attach_provenance(model, Provenance(Source("module"), head="0"))
+    assert head_of(model) == "0"
+
+
+@pytest.mark.parametrize("name", ["fcn_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"])
+def test_heads_of_segmentation_are_found(name):
+    with torch.device("meta"):
+        model = get_model(name, weights=None, weights_backbone=None, num_classes=4)
+    assert head_of(model).startswith("classifier.")
+    assert num_outputs(model) == 4
 
 
 def test_type_device_and_bias_stay_as_they_were():

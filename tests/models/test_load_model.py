@@ -40,7 +40,7 @@ def test_a_whole_model_of_timm_keeps_its_preprocessing(saved):
 
 def test_a_whole_model_keeps_its_trained_classifier(saved, tiny):
     assert torch.equal(load_model(saved(tiny), num_classes=7).fc.weight, tiny.fc.weight)
-    with pytest.raises(UsageError, match=r"--num-classes 3 is not what .*model\.pt holds: its network has 7 outputs"):
+    with pytest.raises(UsageError, match=r"--num-classes 3 does not match .*model\.pt: its network has 7 outputs"):
         load_model(saved(tiny), num_classes=3)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import enum
+import importlib
 import os
 import pickle
 from pathlib import Path
@@ -333,3 +335,16 @@ def test_a_member_with_another_name_gets_into_no_code(mark, monkeypatch):
     monkeypatch.setattr(Kinds.ONE, "_name_", f"ONE, open({str(mark)!r}, 'w')")
     with pytest.raises(UntraceableError, match="a Kinds that is none"):
         CallTracer.create_arg(CallTracer.__new__(CallTracer), Kinds.ONE)
+
+
+@pytest.mark.parametrize("target", ["sesurgeon.models.provenance\nProvenance", "torch._utils\n_rebuild_tensor_v2"])
+def test_reading_weights_changes_nothing_that_a_pickle_names(target: str, saved_pickle) -> None:
+    module, _, name = target.partition("\n")
+    named = getattr(importlib.import_module(module), name)
+    names = set(vars(named))
+    mapping = b"}X\x05\x00\x00\x00added" + b"N" + b"s"  # {"added": None}, as the state of slots
+    changes = b"c" + target.encode() + b"\n" + b"N" + mapping + b"\x86b"
+    path = saved_pickle(b"\x80\x02}(X\x0a\x00\x00\x00state_dict}X\x01\x00\x00\x00x" + changes + b"u.")
+    with contextlib.suppress(FileError):
+        read_weights(path)
+    assert set(vars(named)) == names

@@ -12,7 +12,17 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from sesurgeon.errors import UnreadableFileError, UsageError
-from sesurgeon.models import Source, build, find_weights, fit, guess_architectures, load_model, provenance_of
+from sesurgeon.models import (
+    Source,
+    build,
+    find_weights,
+    fit,
+    guess_architectures,
+    load_model,
+    provenance_of,
+    read_weights,
+    take_weights,
+)
 
 SHUFFLENET = Source("torchvision", "shufflenet_v2_x0_5")
 
@@ -69,6 +79,22 @@ def test_prefixes_inside_of_names_and_counters_of_wrappers_are_taken_off():
         "module.0._orig_mod.bias",
     }
     assert list(find_weights(averaged.state_dict(), "model.pt").weights) == ["0.weight", "0.bias"]
+
+
+def test_two_names_that_become_one_without_their_prefixes_are_refused():
+    state = {"fc.bias": torch.zeros(1), "_orig_mod.fc.bias": torch.ones(1)}
+    with pytest.raises(UnreadableFileError, match=r"two tensors for fc\.bias: fc\.bias and _orig_mod\.fc\.bias"):
+        find_weights(state, "model.pt")
+
+
+def test_weights_are_taken_by_a_network_that_asks_for_the_versions_of_its_modules(tmp_path):
+    model = build(Source("torchvision", "mnasnet0_5", {"num_classes": 2}))
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "net.pt")
+    weights = read_weights(tmp_path / "net.pt")
+    with torch.no_grad():
+        model.classifier[1].bias += 1
+    take_weights(model, weights, "net.pt")
+    assert torch.equal(model.classifier[1].bias, weights["classifier.1.bias"])
 
 
 def test_a_part_that_is_really_called_module_is_kept():
@@ -215,7 +241,7 @@ def test_the_architecture_of_a_state_dict_is_guessed_in_the_message(saved):
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_weights_that_do_not_tell_what_their_input_is_want_to_be_told(name):
     state = torchvision.models.get_model(name, weights=None, init_weights=False).state_dict()
-    with pytest.raises(UsageError, match="do not tell whether") as refusal:
+    with pytest.raises(UsageError, match="do not show whether") as refusal:
         fit(Source("torchvision", name), state)
     assert "--model-kwargs transform_input=true" in str(refusal.value.hint)
     for said in (True, False):

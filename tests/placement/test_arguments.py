@@ -156,7 +156,7 @@ class Picky(nn.Module):
 
 
 def test_inputs_that_no_plan_could_make_again_are_refused_before_there_is_anything_to_lose() -> None:
-    with pytest.raises(UntraceableError, match=r"not on those that can be made .*: ValueError: too bright"):
+    with pytest.raises(UntraceableError, match=r"not on those that can be restored .*: ValueError: too bright"):
         add_se(Picky(), IMAGES.clamp(-2, 2))
     add_se(Picky(), IMAGES.clamp(-1, 1))
 

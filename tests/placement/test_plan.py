@@ -109,9 +109,7 @@ def test_a_plan_survives_yaml(resnet: nn.Module) -> None:
     assert plan_from_data(yaml.safe_load(plan_to_yaml(plan))) == plan
 
 
-@pytest.mark.parametrize(
-    "data", [{"version": 2}, {"version": 1}, {"version": 1, "blocks": 3, "fingerprint": "", "policy": ""}]
-)
+@pytest.mark.parametrize("data", [{"version": 2}, {"version": 1, "blocks": [{"site": "layer1.0:residual"}]}])
 def test_a_plan_that_cannot_be_read_is_a_usage_error(data: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         plan_from_data(data)

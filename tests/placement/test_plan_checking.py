@@ -101,7 +101,7 @@ def test_another_depth_says_which_parts_and_sites_differ() -> None:
         "  there is no site layer1.1:residual; nearest: layer1.0:residual, layer4.0:residual, layer3.0:residual",
     ]
     assert error.hint is not None
-    assert "take `architecture:` out" in error.hint
+    assert "delete `architecture:` from the file" in error.hint
 
 
 def test_without_its_architecture_a_plan_goes_wherever_its_sites_are() -> None:

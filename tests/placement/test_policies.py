@@ -176,6 +176,6 @@ def test_unknown_policies_and_choices_are_refused_with_the_known_ones() -> None:
     assert caught.value.hint == "Known policies: standard, pre, post, identity, inner, conv."
     with pytest.raises(UsageError, match="No policy was given"):
         make_plan(PlainNet(), policy=[])
-    with pytest.raises(UsageError, match="no choice 'polcy'") as caught:
+    with pytest.raises(UsageError, match="no setting 'polcy'") as caught:
         make_plan(PlainNet(), polcy="standard")  # type: ignore[call-arg]
     assert caught.value.hint == "Did you mean: policy?"

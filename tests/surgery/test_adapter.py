@@ -212,14 +212,14 @@ def test_bad_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnreadableFileError, match="There is no file"):
         sesurgeon.apply_adapter(base, tmp_path / "missing.safetensors")
     sesurgeon.save(base, tmp_path / "net.pt")
-    with pytest.raises(UnreadableFileError, match="is no adapter"):
+    with pytest.raises(UnreadableFileError, match="is not an adapter"):
         sesurgeon.apply_adapter(base, tmp_path / "net.pt")
 
 
 def test_weights_in_safetensors_are_no_adapter(tmp_path: Path) -> None:
     base = trained_like(OddNet())
     save_file(base.state_dict(), tmp_path / "net.safetensors")
-    with pytest.raises(UnreadableFileError, match="is no adapter"):
+    with pytest.raises(UnreadableFileError, match="is not an adapter"):
         sesurgeon.apply_adapter(base, tmp_path / "net.safetensors")
 
 
@@ -257,6 +257,8 @@ def test_no_head_is_built_that_the_adapter_does_not_hold(outputs: int, tmp_path:
         (("provenance", "classes"), "abc", "its classes is something else"),
         (("provenance", "classes"), [1, 2, 3], "its classes are no names"),
         (("provenance", "classes"), ["a", "b"], "it names 2 classes for 3 outputs"),
+        (("provenance", "num_classes"), float("inf"), "OverflowError"),
+        (("provenance", "preprocessing"), {"input_size": [3, 8, 8], "mean": [0] * 3, "std": [0] * 3}, "std .*above 0"),
     ],
 )
 def test_what_an_adapter_says_of_itself_must_fit_together(
@@ -272,6 +274,12 @@ def test_what_an_adapter_says_of_itself_must_fit_together(
     save_file(tensors, path, {"sesurgeon": json.dumps(document)})
     with pytest.raises(UnreadableFileError, match=reason):
         read_adapter(path)
+
+
+def test_a_document_without_end_is_refused(tmp_path: Path) -> None:
+    save_file({"fc.bias": torch.zeros(1)}, tmp_path / "a.adapter.safetensors", {"sesurgeon": "[" * 200_000})
+    with pytest.raises(UnreadableFileError, match="RecursionError"):
+        read_adapter(tmp_path / "a.adapter.safetensors")
 
 
 def test_names_of_classes_that_a_head_of_the_users_own_has_not_are_left_out(tmp_path: Path) -> None:

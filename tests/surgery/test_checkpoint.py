@@ -133,6 +133,11 @@ def test_other_formats_and_other_weights_are_named(tmp_path: Path) -> None:
     torch.save({**content, "sesurgeon": {**content["sesurgeon"], "format": 99}}, tmp_path / "new.se.pt")
     with pytest.raises(UnreadableFileError, match="format 99"):
         sesurgeon.load(tmp_path / "new.se.pt")
+    header = content["sesurgeon"]
+    endless = {**header, "provenance": {**header["provenance"], "num_classes": float("inf")}}
+    torch.save({**content, "sesurgeon": endless}, tmp_path / "odd.se.pt")
+    with pytest.raises(UnreadableFileError, match="damaged"):
+        sesurgeon.load(tmp_path / "odd.se.pt")
     content["state_dict"].popitem()
     torch.save(content, tmp_path / "torn.se.pt")
     with pytest.raises(UnreadableFileError, match="do not fit"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable
 from typing import Any
@@ -94,14 +95,14 @@ class Noisy(nn.Dropout):
 @pytest.mark.parametrize(
     ("after", "reason"),
     [
-        (nn.SiLU(), r"no factor passes 1 \(SiLU\) before it"),
-        (nn.ReLU6(), r"no factor passes 1 \(ReLU6\) before it"),
-        (nn.GELU(), r"no factor passes 1 \(GELU\) before it"),
-        (Noisy(), r"no factor passes 1 \(Noisy\) before it"),
-        (nn.BatchNorm2d(8, affine=False), r"1\.branch\.1 \(BatchNorm2d\) before it has no weight"),
+        (nn.SiLU(), r"no factor passes through 1 \(SiLU\) before the block"),
+        (nn.ReLU6(), r"no factor passes through 1 \(ReLU6\) before the block"),
+        (nn.GELU(), r"no factor passes through 1 \(GELU\) before the block"),
+        (Noisy(), r"no factor passes through 1 \(Noisy\) before the block"),
+        (nn.BatchNorm2d(8, affine=False), r"1\.branch\.1 \(BatchNorm2d\), before the block, has no weight"),
         (
             StdConv2d(8, 8, 3, padding=1),
-            r"branch\.1 \(StdConv2d\) before it is not exactly proportional to its weight and bias",
+            r"branch\.1 \(StdConv2d\), before the block, is not exactly proportional to its weight and bias",
         ),
     ],
     ids=["SiLU", "ReLU6", "GELU", "a noisy dropout", "no affine", "standardised weight"],
@@ -136,8 +137,12 @@ class Functional(nn.Module):
         lambda block, x: torch.cat([block.other(x), block.norm(x)], 1)[:, 4:12],
         lambda block, x: block.other(x) * torch.rand(x.shape[0], 1, 1, 1),
         lambda block, x: F.avg_pool2d(F.interpolate(block.other(x), scale_factor=2, mode="nearest"), 2),
+        lambda block, x: torch.add(block.other(x), other=block.norm(x)),
+        lambda block, x: block.other(x).add(other=block.norm(x)),
+        lambda block, x: torch.sub(input=block.other(x), other=block.norm(x)),
+        lambda block, x: block.other(x) + torch.div(F.relu(input=block.norm(x)), other=2),
     ],
-    ids=["relu", "conv2d", "pad", "permute", "add", "cat", "mul", "interpolate"],
+    ids=["relu", "conv2d", "pad", "permute", "add", "cat", "mul", "interpolate", "add=", ".add=", "sub=", "div="],
 )
 def test_a_factor_passes_functions(end: Callable[[Any, Tensor], Tensor]) -> None:
     assert_folded(net_of(Functional(end)))
@@ -146,18 +151,29 @@ def test_a_factor_passes_functions(end: Callable[[Any, Tensor], Tensor]) -> None
 @pytest.mark.parametrize(
     ("end", "reason"),
     [
-        (lambda block, x: F.hardswish(x), "no factor passes hardswish"),
-        (lambda block, x: block.norm(x) + 1, "no factor passes add"),
-        (lambda block, x: F.max_pool2d(F.pad(x, (1, 1, 1, 1), value=1.0), 3, 1), "no factor passes pad"),
-        (lambda block, x: F.relu(torch.div(x, 0.1, rounding_mode="floor")), "no factor passes div"),
-        (lambda block, x: (y := block.norm(x)) * y, "no factor passes mul"),
-        (lambda block, x: (y := block.norm(x)) + F.relu(y), "the tensor norm before it is used elsewhere too"),
-        (lambda block, x: F.conv2d(x, block.weight.tanh()), "the weight of conv2d before it is no parameter"),
-        (lambda block, x: F.layer_norm(x, x.shape[1:]), "the weight of layer_norm before it is no parameter"),
-        (lambda block, x: block.other(block.other(x)), "1.other before it runs for other tensors too"),
-        (lambda block, x: block.other(x) + block.weight.sum(), "no factor passes"),
-        (lambda block, x: F.conv2d(F.conv2d(x, block.weight), block.weight), "1.weight before it is used by another"),
-        (lambda block, x: block.other(F.conv2d(x, block.other.weight)), "1.other.weight before it is used by another"),
+        (lambda block, x: F.hardswish(x), "no factor passes through hardswish"),
+        (lambda block, x: block.norm(x) + 1, "no factor passes through add"),
+        (lambda block, x: F.max_pool2d(F.pad(x, (1, 1, 1, 1), value=1.0), 3, 1), "no factor passes through pad"),
+        (lambda block, x: F.relu(torch.div(x, 0.1, rounding_mode="floor")), "no factor passes through div"),
+        (lambda block, x: (y := block.norm(x)) * y, "no factor passes through mul"),
+        (lambda block, x: torch.mul(y := block.norm(x), other=y), "no factor passes through mul"),
+        (lambda block, x: torch.sub(block.norm(x), other=1), "no factor passes through sub"),
+        (
+            lambda block, x: (y := block.norm(x)) + F.relu(y),
+            "the tensor norm, before the block, is also used elsewhere",
+        ),
+        (lambda block, x: F.conv2d(x, block.weight.tanh()), "the weight of conv2d, before the block, is not"),
+        (lambda block, x: F.layer_norm(x, x.shape[1:]), "the weight of layer_norm, before the block, is"),
+        (lambda block, x: block.other(block.other(x)), "1.other, before the block, also runs for other tensors"),
+        (lambda block, x: block.other(x) + block.weight.sum(), "no factor passes through"),
+        (
+            lambda block, x: F.conv2d(F.conv2d(x, block.weight), block.weight),
+            "1.weight, of the layer before the block, is also used by another layer",
+        ),
+        (
+            lambda block, x: block.other(F.conv2d(x, block.other.weight)),
+            "1.other.weight, of the layer before the block, is also used by another layer",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -174,13 +190,13 @@ def last(model: nn.Module) -> nn.Module:
 
 def test_a_hook_would_see_other_values() -> None:
     net = net_ending(nn.BatchNorm2d(8))
-    reason = r"a hook on 1\.branch\.1 before it would see other values"
+    reason = r"a hook on 1\.branch\.1, before the block, would see other values"
     assert_left(net, reason, lambda model: last(model).register_forward_hook(lambda *_: None))
 
 
 def test_a_hook_inside_a_norm_would_see_other_values() -> None:
     net = net_ending(BatchNormAct2d(8))
-    reason = r"a hook on 1\.branch\.1 before it would see other values"
+    reason = r"a hook on 1\.branch\.1, before the block, would see other values"
     assert_left(net, reason, lambda model: model.get_submodule("1.branch.1.act").register_forward_hook(lambda *_: None))
 
 
@@ -188,7 +204,9 @@ def test_a_parametrised_weight_is_computed() -> None:
     def parametrise(model: nn.Module) -> None:
         parametrize.register_parametrization(last(model), "weight", nn.Tanh())
 
-    assert_left(net_ending(nn.Conv2d(8, 8, 1)), "the weight of conv2d before it is no parameter", parametrise)
+    assert_left(
+        net_ending(nn.Conv2d(8, 8, 1)), "the weight of conv2d, before the block, is not a parameter", parametrise
+    )
 
 
 def test_a_network_without_the_places_of_its_blocks_cannot_be_folded() -> None:
@@ -202,7 +220,9 @@ def test_tied_weights_belong_to_two() -> None:
     first = nn.Conv2d(8, 8, 1)
     second = nn.Conv2d(8, 8, 1)
     second.weight = first.weight
-    assert_left(net_ending(first, nn.SiLU(), second), r"1\.branch\.3\.weight before it is used by another layer too")
+    assert_left(
+        net_ending(first, nn.SiLU(), second), r"1\.branch\.3\.weight, of the layer before the block, is also used"
+    )
 
 
 def test_weights_near_overflow_stay() -> None:
@@ -215,7 +235,9 @@ def test_weights_near_overflow_stay() -> None:
     model = augmented(net)
     enlarge(model)
     folding = fold(model)
-    assert [item.reason for item in folding.left] == ["1.branch.1.bias before it is too large for a factor of 2"]
+    assert [item.reason for item in folding.left] == [
+        "1.branch.1.bias, of the layer before the block, is too large for a factor of 2"
+    ]
 
 
 def test_a_gate_without_a_factor_stays() -> None:
@@ -228,22 +250,23 @@ def test_a_gate_without_a_factor_stays() -> None:
 class Projected(nn.Module):
     """A residual block whose shortcut is a projection."""
 
-    def __init__(self) -> None:
+    def __init__(self, joined: Callable[[Tensor, Tensor], Tensor] = operator.add) -> None:
         super().__init__()
         self.branch = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
         self.project = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+        self.joined = joined
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.branch(x) + self.project(x))
+        return F.relu(self.joined(self.branch(x), self.project(x)))
 
 
 @pytest.mark.parametrize(
     ("block", "policy", "reason"),
     [
-        (ResidualBlock(8), "pre", "its tensor is used without the block too"),
-        (ResidualBlock(8), "identity", "its tensor is used without the block too"),
-        (ResidualBlock(8), "post", "the tensor x before it is used elsewhere too"),
-        (Projected(), "pre", "its tensor is used without the block too"),
+        (ResidualBlock(8), "pre", "its tensor is also used without the block"),
+        (ResidualBlock(8), "identity", "its tensor is also used without the block"),
+        (ResidualBlock(8), "post", "the tensor x, before the block, is also used elsewhere"),
+        (Projected(), "pre", "its tensor is also used without the block"),
     ],
 )
 def test_a_shared_tensor_cannot_be_scaled(block: nn.Module, policy: str, reason: str) -> None:
@@ -265,11 +288,23 @@ def test_a_projection_takes_the_factor(policy: str, tensors: set[str]) -> None:
     assert set(plan.entries[0].folded) == tensors
 
 
+ADDED_BY_KEYWORD = (
+    lambda x, y: torch.add(x, other=y),
+    lambda x, y: x.add(other=y),
+    lambda x, y: torch.add(x, other=torch.div(y, other=2)),
+)
+
+
+@pytest.mark.parametrize("joined", ADDED_BY_KEYWORD, ids=["add", ".add", "div"])
+def test_a_sum_written_with_keywords_takes_the_factor(joined: Callable[[Tensor, Tensor], Tensor]) -> None:
+    assert_folded(net_of(Projected(joined)), policy="post")
+
+
 def test_of_two_blocks_in_a_row_the_first_can_be_folded() -> None:
     model = augmented(net_of(Projected()), policy=["standard", "post"])
     folding = fold(model)
     assert folding.folded == ("1.se",)
-    assert [item.reason for item in folding.left] == ["another block hangs before it, after branch"]
+    assert [item.reason for item in folding.left] == ["there is another block before it, after branch"]
     assert_same(folding.model, model)
 
 

@@ -65,7 +65,7 @@ def test_every_block_can_be_folded(block: str, inplace: bool) -> None:
 
 
 def test_blocks_that_keep_their_factor_are_named_to_users_of_the_function() -> None:
-    with pytest.warns(UserWarning, match=r"Blocks keep the factor of their gates: mixed\.se: the tensor x before it"):
+    with pytest.warns(UserWarning, match=r"Blocks keep the factor of their gates: mixed\.se: the tensor x, before"):
         fold_gate_scale(add_se(OddNet(), IMAGES))
 
 
@@ -80,7 +80,7 @@ def test_what_is_plain_already_is_neither_folded_nor_left() -> None:
 def test_a_failed_proof_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     model = augmented(PlainNet())
     before = copy.deepcopy(model.state_dict())
-    monkeypatch.setattr("sesurgeon.surgery.folding.gates.same", lambda *_: False)
+    monkeypatch.setattr("sesurgeon.surgery.folding.gate_scale.same", lambda *_: False)
     with pytest.raises(VerificationError, match="of this PlainNet are not the ones before"):
         fold(model, inplace=True)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sesurgeon import VerificationError, add_se
 from sesurgeon.blocks import SqueezeExcite
-from sesurgeon.surgery import blocks_of
+from sesurgeon.surgery import Proof, blocks_of, operate
 from tests.networks import FunctionalResNet
 
 SMALL = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -113,3 +113,24 @@ def test_blocks_that_never_run_prove_nothing_and_the_original_stays_as_it_was(no
 def test_the_proof_leaves_no_hook_on_the_blocks() -> None:
     for block in blocks_of(add_se(FunctionalResNet(), SMALL)).values():
         assert not block._forward_pre_hooks
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_outputs_that_are_not_finite_prove_nothing(value: float) -> None:
+    model = FunctionalResNet()
+    with torch.no_grad():
+        model.fc.bias.fill_(value)
+    with pytest.raises(VerificationError, match="All outputs of FunctionalResNet are NaN or infinite"):
+        add_se(model, SMALL)
+    with torch.no_grad():
+        model.fc.bias[1:] = 0
+    assert operate(model, example_inputs=SMALL).proof == Proof(True, True)
+
+
+def test_in_train_mode_alone_they_are_noted() -> None:
+    class LosesItselfInTraining(FunctionalResNet):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * (torch.nan if self.training else 1)
+
+    proof = operate(LosesItselfInTraining(), example_inputs=SMALL).proof
+    assert proof == Proof(True, None, "all outputs in train mode are NaN or infinite")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,15 @@ from sesurgeon.surgery import blocks_of, plan_of
 from sesurgeon.surgery.folding.constants import Replacement, replace_block
 from sesurgeon.surgery.folding.walk import NoTakerError
 from tests.networks import OddNet, PlainNet, ResidualBlock, trained_like
-from tests.surgery.test_fold_walk import ChannelsLast, Functional, Projected, Residual, net_ending, net_of
+from tests.surgery.test_fold_walk import (
+    ADDED_BY_KEYWORD,
+    ChannelsLast,
+    Functional,
+    Projected,
+    Residual,
+    net_ending,
+    net_of,
+)
 from tests.surgery.trained import IMAGES, assert_same, augmented, outputs
 
 
@@ -78,7 +87,10 @@ class Blurred(nn.Module):
 def test_what_no_file_keeps_takes_nothing() -> None:
     found = assert_replaced(net_of(Blurred(persistent=True)))
     assert found.tensors == ("1.kernel",)
-    assert_refused(net_of(Blurred(persistent=False)), r"1\.kernel before it is a buffer that no state dict keeps")
+    assert_refused(
+        net_of(Blurred(persistent=False)),
+        r"1\.kernel, of the layer before the block, is a buffer that no state dict keeps",
+    )
     with pytest.warns(UserWarning, match="no state dict keeps"):
         fold_gate_scale(augmented(net_of(Blurred(persistent=False))))
 
@@ -134,8 +146,12 @@ def test_the_weights_are_multiplied_by_hand() -> None:
             lambda block, x: F.avg_pool2d(F.interpolate(block.other(x), scale_factor=2), 2) / 3,
             {"1.other.weight", "1.other.bias"},
         ),
+        (
+            lambda block, x: torch.sub(block.other(x), other=torch.div(block.norm(x), other=3)),
+            {"1.norm.weight", "1.norm.bias", "1.other.weight", "1.other.bias"},
+        ),
     ],
-    ids=["relu", "conv2d", "add", "interpolate"],
+    ids=["relu", "conv2d", "add", "interpolate", "sub and div by keyword"],
 )
 def test_functions_are_followed(end: Callable[[Any, Tensor], Tensor], names: set[str]) -> None:
     assert set(assert_replaced(net_of(Functional(end))).tensors) == names
@@ -162,8 +178,9 @@ def test_channels_that_come_last_are_followed_through_permutations() -> None:
     assert assert_replaced(net_of(ChannelsLast())).tensors == ("1.fc2.bias", "1.fc2.weight")
 
 
-def test_both_summands_take_them_where_both_can() -> None:
-    found = assert_replaced(net_of(Projected()), policy="post")
+@pytest.mark.parametrize("joined", [operator.add, *ADDED_BY_KEYWORD], ids=["+", "add", ".add", "div"])
+def test_both_summands_take_them_where_both_can(joined: Callable[[Tensor, Tensor], Tensor]) -> None:
+    found = assert_replaced(net_of(Projected(joined)), policy="post")
     assert set(found.tensors) == {"1.project.1.weight", "1.project.1.bias", "1.branch.2.weight", "1.branch.2.bias"}
 
 
@@ -217,6 +234,7 @@ def test_the_layer_behind_takes_them_where_the_one_before_cannot(behind: nn.Modu
         lambda x: F.adaptive_avg_pool2d(x, 1).view(-1, 8),
         lambda x: F.adaptive_avg_pool2d(x, 1).squeeze(-1).squeeze(-1),
         lambda x: x.mean((2, 3)),
+        lambda x: torch.div(torch.mean(input=x, dim=(2, 3)), other=2),
         lambda x: x.sum(-1, keepdim=True).mean(dim=2).reshape(x.shape[0], -1),
         lambda x: x.flatten(2).mean(-1).unsqueeze(1).squeeze(1),
         lambda x: x.flatten(2).permute(0, 2, 1).mean(1),
@@ -241,7 +259,7 @@ def test_channels_that_lie_among_places_or_are_gone_take_nothing(
     pooled: Callable[[Tensor], Tensor], operation: str
 ) -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), ResidualBlock(8), Classifier(pooled))
-    assert_refused(net, f"used elsewhere too, and no factor passes {operation} after it", policy="post")
+    assert_refused(net, f"also used elsewhere, and no factor passes through {operation} after the block", policy="post")
 
 
 def test_in_front_of_a_branch_its_first_convolution_takes_them() -> None:
@@ -253,11 +271,14 @@ def test_in_front_of_a_branch_its_first_convolution_takes_them() -> None:
     [
         (
             nn.ConvTranspose2d(8, 8, 1),
-            r"no factor passes act .SiLU. before it, and no factor passes behind",
+            r"no factor passes through act .SiLU. before the block, and no factor passes through behind",
         ),
-        (StdConv2d(8, 8, 3, padding=1), r"1\.behind \(StdConv2d\) after it is not exactly proportional"),
-        (nn.Sequential(nn.GELU(), nn.Conv2d(8, 8, 1)), r"no factor passes 0 \(GELU\) after it"),
-        (nn.Sequential(nn.ChannelShuffle(2), nn.Conv2d(8, 8, 1)), r"no factor passes 0 \(ChannelShuffle\) after it"),
+        (StdConv2d(8, 8, 3, padding=1), r"1\.behind \(StdConv2d\), after the block, is not exactly proportional"),
+        (nn.Sequential(nn.GELU(), nn.Conv2d(8, 8, 1)), r"no factor passes through 0 \(GELU\) after the block"),
+        (
+            nn.Sequential(nn.ChannelShuffle(2), nn.Conv2d(8, 8, 1)),
+            r"no factor passes through 0 \(ChannelShuffle\) after the block",
+        ),
     ],
     ids=["transposed", "standardised weight", "GELU", "ChannelShuffle"],
 )
@@ -267,11 +288,11 @@ def test_where_no_layer_can_take_them_both_reasons_are_told(behind: nn.Module, r
 
 def test_a_sum_with_a_shortcut_takes_nothing() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), ResidualBlock(8), ResidualBlock(8), nn.AdaptiveAvgPool2d(1))
-    assert_refused(net, "the tensor x before it is used elsewhere too, and several", policy="post")
+    assert_refused(net, "the tensor x, before the block, is also used elsewhere, and several", policy="post")
 
 
 def test_a_shuffle_of_channels_takes_nothing() -> None:
-    assert_refused(net_ending(nn.ChannelShuffle(2)), "no factor passes 1 .ChannelShuffle. before it")
+    assert_refused(net_ending(nn.ChannelShuffle(2)), "no factor passes through 1 .ChannelShuffle. before the block")
 
 
 def test_negative_constants_are_refused() -> None:

@@ -90,7 +90,7 @@ def test_a_network_that_is_spread_over_processes_is_refused() -> None:
 
 
 def test_a_numpy_array_is_no_example_input() -> None:
-    with pytest.raises(UsageError, match=r"numpy array.\nA tensor is wanted"):
+    with pytest.raises(UsageError, match=r"numpy array.\nGive a tensor"):
         add_se(FunctionalResNet(), SMALL.numpy())
 
 

@@ -1,4 +1,4 @@
-"""From the means of channels to their factors, and the way back."""
+"""From the means of channels to their factors, and the gradients of that."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Factors = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Returned:
-    """What one way back gives.
+    """What a backward pass gives.
 
     Attributes:
-        factors: as on the way forth.
+        factors: as in the forward pass.
         of_mean: the gradient of the means; None where the factors do not depend on them, or nothing asks.
         of_parameters: the gradients of the parameters; None for those that need none.
     """
@@ -30,22 +30,23 @@ class Returned:
 
 
 class Excitation(Protocol):
-    """A function of the means and of parameters, which are handed to both ways."""
+    """A function of the means and of the block's parameters, and its backward pass."""
 
     def forth(self, mean: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor, Sequence[Tensor]]:
-        """The factors of the means, both (N, C, 1, ...), and what the way back needs of them."""
+        """The factors for the means, both (N, C, 1, ...), and the tensors that :meth:`back` needs."""
 
     def back(
         self, kept: Sequence[Tensor], parameters: Sequence[Tensor], of_factors: Tensor, needed: Sequence[bool]
     ) -> Returned:
-        """The gradients from that of the factors, for the mean and for each parameter where it is ``needed``."""
+        """From the gradient of the factors those of the mean and of each parameter, where they are ``needed``."""
 
 
 @dataclass(frozen=True)
 class ByAutograd:
-    """Any function: its graph is small, and is kept as autograd makes it, as checkpointing does.
+    """Any function, differentiated by autograd.
 
-    The graph hangs on a tensor that is kept, so that autograd frees it as soon as the way back has passed here.
+    Its graph is small, and is kept from the forward pass by a saved tensor, so that autograd frees it as soon as this
+    block's backward pass is done.
     """
 
     factors: Factors
@@ -70,8 +71,8 @@ class ByAutograd:
 class TwoLayers:
     """``ceiling * sigmoid(fc2(relu(fc1(mean))))``, differentiated by hand.
 
-    Autograd builds a graph for it, and keeps the sigmoid, and the factors beside it where they are its double. Here
-    only the hidden units are kept, mostly a sixteenth of that; the second layer is run again on the way back.
+    Autograd would build a graph, and keep the sigmoid and, where the ceiling is 2, its double. Here only the hidden
+    units are kept, mostly a sixteenth of that; the second layer runs again in the backward pass.
 
     Attributes:
         ceiling: 1.0 for the paper's gate, 2.0 for the one that is 1 at zero.
@@ -115,7 +116,7 @@ class TwoLayers:
 def gradients(
     output: Tensor, inputs: Sequence[Tensor], needed: Sequence[bool], grad: Tensor, *, create_graph: bool = False
 ) -> list[Tensor | None]:
-    """Of those inputs that need one; None for the others. The graph is kept: a user may go back twice."""
+    """Those of the inputs that need one; None for the others. The graph is kept: a user may go backward twice."""
     if not output.requires_grad:
         return [None] * len(inputs)
     wanted = [one for one, needs in zip(inputs, needed, strict=True) if needs]

@@ -16,11 +16,11 @@ _LARGE = 2**25  # bytes: glibc's largest DEFAULT_MMAP_THRESHOLD; what is smaller
 
 
 def fresh_like(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """As ``torch.empty_like``; for a large tensor the system is asked for huge pages, where it knows them.
+    """As ``torch.empty_like``; for a large tensor the system is asked for huge pages, where it has them.
 
-    The system gives new memory for each large tensor. In small pages, writing it takes three times as long as writing
-    it again: page by page the system interrupts, finds one and clears it. Smaller tensors mostly lie where others were
-    before them, and there huge pages cost more than they save: 3 % of a training step of SE-ResNet-50
+    The system gives new memory for each large tensor. In small pages the first write takes three times as long as the
+    second: at each page the system interrupts, to find one and clear it. Smaller tensors mostly use memory again that
+    others had, and there huge pages cost more than they save: 3 % of a training step of SE-ResNet-50
     (benchmarks/step.py). ``THP_MEM_ALLOC_ENABLE=1`` makes torch ask for huge pages itself, for all its tensors.
     """
     fresh = torch.empty_like(x, dtype=dtype)

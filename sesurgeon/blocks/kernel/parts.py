@@ -7,19 +7,19 @@ from collections.abc import Iterable
 from torch import nn
 
 from sesurgeon.blocks.gates import GATES
-from sesurgeon.blocks.kernel.eager import is_itself
 from sesurgeon.blocks.layout import CONVOLUTIONS
+from sesurgeon.modules import is_itself
 
 _OURS = (*CONVOLUTIONS, nn.ReLU, *(form for gate in GATES.values() for form in (gate.identity, gate.plain)))
 _WEIGHTS = {"weight", "bias"}
 
 
 def are_as_made(parts: Iterable[nn.Module]) -> bool:
-    """Whether all these parts compute from their input and their own parameters alone, and nobody looks on.
+    """Whether all these parts compute from their input and their own parameters alone, and no hook observes them.
 
-    Only then may they run out of autograd's sight, and once more on the way back. Others, as dropout or a
+    Only then may they run unseen by autograd, and again in the backward pass. Others, such as dropout or a
     parametrization, may compute something else the second time; a hook may take gradients of what it sees; and a
-    weight that its owner computed, no parameter, is to pass its gradient on.
+    weight that is no parameter, because its owner computed it, must pass its gradient on.
     """
     return all(is_itself(part, *_OURS) and _has_its_weights(part) for part in parts)
 

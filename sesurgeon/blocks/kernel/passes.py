@@ -1,8 +1,8 @@
-"""The two passes over a tensor on the way back.
+"""The two passes over a tensor in the backward pass.
 
-On a CPU they are BatchNorm's loops, which are a dot product and a multiplication with an addition, a row after the
-other, at the speed of the memory. torch has no others: bmm takes rows three times as long, addcmul with factors per row
-twice. They take a moment for each row or image, so where places are few others are faster, in some shares or in turn.
+On a CPU they are BatchNorm's loops: a dot product, and a multiplication with an addition, row by row at the speed of
+the memory. torch has no others as fast: bmm takes three times as long for rows, addcmul with factors per row twice.
+These loops have a cost for each row or image, so where places are few other operations are faster.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _SHARE = 2**22  # bytes of a product at a time, which mostly stay in the cache
 
 
 def sum_of_products(a: Tensor, b: Tensor, layout: Layout) -> Tensor:
-    """``(a * b)`` summed over the places, which keep size 1; of their dtype or of fp32.
+    """``(a * b)`` summed over the places, which keep size 1; in their dtype or in fp32.
 
-    On a CPU there is no product of the tensor's size, unless the tensor is small or the two differ in their order.
+    On a CPU no product of the tensor's size is made, unless it is small or the two differ in memory format.
     """
     if _is_cpu_memory(a):
         shape = [1 if index - a.dim() in layout.places else size for index, size in enumerate(a.shape)]

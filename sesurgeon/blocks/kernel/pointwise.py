@@ -5,16 +5,17 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from sesurgeon.blocks.kernel.eager import is_itself, is_plain_training
+from sesurgeon.blocks.kernel.eager import is_plain_training
 from sesurgeon.blocks.layout import CONVOLUTIONS, Convolution
+from sesurgeon.modules import is_itself
 
 
 def pointwise(layer: Convolution, x: Tensor) -> Tensor:
-    """``layer(x)`` for a convolution of size 1; in train mode at a single place as the product of matrices it is.
+    """``layer(x)`` for a convolution of size 1; in train mode, at a single place, as a product of matrices.
 
-    Then it is equal up to rounding (and exactly where the weights are zero): on a CPU torch takes three times as long
-    for convolutions of one place as for the products, forward and backward. Everywhere else, and where somebody
-    replaced the layer or hooked on, it is called as it is.
+    The two are equal up to rounding, and exactly where the weights are zero; on a CPU torch takes three times as long
+    for such a convolution as for the product, forward and backward. Everywhere else, and where the layer was replaced
+    or has hooks, it is called as it is.
 
     Args:
         layer: a convolution of kernel size 1.

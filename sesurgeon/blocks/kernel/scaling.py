@@ -7,8 +7,8 @@ product, the tensor's a multiplication with an addition), and of the tensor's si
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,42 +20,25 @@ from sesurgeon.blocks.kernel.parts import are_as_made
 from sesurgeon.blocks.kernel.passes import scaled_and_shifted, sum_of_products
 from sesurgeon.blocks.layout import Layout
 
+if TYPE_CHECKING:  # whose module imports this one
+    from sesurgeon.blocks.block import Squeezing
+
 LARGE = 2**28  # bytes of a tensor on a GPU from which the fast way back pays: benchmarks/gpu.md
 
 
-class ByMean(Protocol):
-    """A module that scales a tensor by factors of its means.
+def scaled_by_mean(x: Tensor, block: Squeezing) -> Tensor:
+    """``x * factors(mean of x over its places)``: bit for bit as by plain operations, with a faster backward pass.
 
-    Attributes:
-        layout: of the tensor.
-    """
+    The plain operations run wherever
 
-    layout: Layout
-
-    def factors(self, squeezed: Tensor) -> Tensor:
-        """Of the means, both (N, C, 1, ...); of them and of the parameters, of nothing else that needs gradients."""
-
-    def by_hand(self, x: Tensor, parameters: Sequence[Tensor]) -> Excitation | None:
-        """The same function of ``x``'s means and of all parameters, where somebody wrote down its gradients."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """As of any module."""
-
-    def children(self) -> Iterator[nn.Module]:
-        """As of any module."""
-
-
-def scaled_by_mean(x: Tensor, block: ByMean) -> Tensor:
-    """``x * factors(mean of x over its places)``: the very bits of the plain operations, with a faster backward pass.
-
-    The plain operations are taken wherever it is not :func:`is_plain_training`, where others stand in for the
-    parameters (``torch.func.functional_call``, ``DataParallel``), as they may be gone when one goes back, where
-    parameters have hooks, which would be called by our gradients and again by autograd's, and where the block's parts
-    are not :func:`are_as_made`.
+    - it is not :func:`is_plain_training`, or the block's parts are not :func:`are_as_made`;
+    - other tensors stand in for the parameters (``torch.func.functional_call``, ``DataParallel``): they may be gone by
+      the time of the backward pass;
+    - parameters have hooks, which both our gradients and autograd's would call.
 
     Args:
         x: of the block's layout, with or without a batch.
-        block: what is done to it.
+        block: gives the factors.
     """
     parameters = tuple(block.parameters())
     own = len(parameters) > 0 and all(isinstance(one, nn.Parameter) and not one._backward_hooks for one in parameters)
@@ -67,23 +50,22 @@ def scaled_by_mean(x: Tensor, block: ByMean) -> Tensor:
 
 
 def _pays(x: Tensor) -> bool:
-    """On a GPU, launching operations from Python takes longer than the passes that are saved for smaller tensors."""
+    """Not for smaller tensors on a GPU: launching operations from Python takes longer than the passes it saves."""
     return x.numel() > 0 and (x.device.type == "cpu" or x.numel() * x.element_size() >= LARGE)
 
 
-def _plain(x: Tensor, block: ByMean) -> Tensor:
+def _plain(x: Tensor, block: Squeezing) -> Tensor:
     return x * block.layout.restored(block.factors(block.layout.squeezed(x)))
 
 
 class _ScaleByMean(torch.autograd.Function):
-    """What it keeps hangs on saved tensors, so that autograd frees it as soon as the way back has passed here.
+    """Keeps means and hidden units by ``save_for_backward``: autograd frees them when this block's backward is done.
 
-    As attributes of ``ctx``, means and hidden units of all blocks would stay until the whole network's backward pass
-    is over.
+    As attributes of ``ctx`` those of all blocks would stay in memory until the whole network's backward is over.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, block: ByMean, excitation: Excitation, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, block: Squeezing, excitation: Excitation, *parameters: Tensor) -> Tensor:
         scale, kept = excitation.forth(block.layout.squeezed(x), parameters)
         ctx.save_for_backward(x, *parameters, *kept)
         ctx.block, ctx.excitation, ctx.autocast = block, excitation, autocast_now(x.device.type)
@@ -92,14 +74,14 @@ class _ScaleByMean(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *saved = ctx.saved_tensors
-        block: ByMean = ctx.block
+        block: Squeezing = ctx.block
         needed = (ctx.needs_input_grad[0], *ctx.needs_input_grad[3:])
         parameters, kept = saved[: len(needed) - 1], saved[len(needed) - 1 :]
         again = torch.is_grad_enabled()  # it will be differentiated once more
         if again or is_batch_of_gradients(grad):
             _require_own(parameters, block)
-            # by a graph of its own: going back through it frees what it kept, and this function may be called again;
-            # of another view, because hooks on x are called by autograd already
+            # in a graph of its own, as going back frees a graph and this function may be called again; on another
+            # view of x, as autograd calls the hooks on x already
             with torch.enable_grad(), ctx.autocast():
                 view = x.view_as(x)
                 y = _plain(view, block)
@@ -111,13 +93,13 @@ class _ScaleByMean(torch.autograd.Function):
         return of_x, None, None, *found.of_parameters
 
 
-def _require_own(parameters: Sequence[Tensor], block: ByMean) -> None:
-    """The block would compute with others than those whose gradients are asked for."""
+def _require_own(parameters: Sequence[Tensor], block: Squeezing) -> None:
+    """Raise a RuntimeError unless the block still has the parameters whose gradients are asked for."""
     now = tuple(block.parameters())
     if len(now) != len(parameters) or any(a is not b for a, b in zip(now, parameters, strict=True)):
         raise RuntimeError(
             f"The parameters of {type(block).__name__} are not those of its forward pass, and gradients of gradients "
-            "cannot be taken. Hand torch.func.functional_call tensors in place of nn.Parameter, or go back within it."
+            "cannot be taken. Give torch.func.functional_call tensors, not nn.Parameter, or call backward inside it."
         )
 
 

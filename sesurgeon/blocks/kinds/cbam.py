@@ -82,9 +82,6 @@ class ChannelAttention(Scaling):
     def readers(self) -> Sequence[Tensor]:
         return (self.fc1.weight,)
 
-    def extra_repr(self) -> str:
-        return f"channel_dim={self.layout.channel_dim}"
-
 
 class SpatialAttention(Scaling):
     """``x * gate(bn(conv([mean(x); max(x)])))``, mean and maximum over the channels, kernel 7.
@@ -107,9 +104,6 @@ class SpatialAttention(Scaling):
 
     def readers(self) -> Sequence[Tensor]:
         return (self.conv.conv.weight,)
-
-    def extra_repr(self) -> str:
-        return f"channel_dim={self.layout.channel_dim}"
 
 
 class ConvNorm(nn.Module):

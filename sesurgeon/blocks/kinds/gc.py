@@ -65,6 +65,3 @@ class GlobalContext(Scaling):
 
     def readers(self) -> Sequence[Tensor]:
         return (self.conv_attn.weight, self.mlp_scale.fc1.weight)
-
-    def extra_repr(self) -> str:
-        return f"channel_dim={self.layout.channel_dim}"

@@ -94,4 +94,4 @@ class GatherExcite(Scaling):
         return (self.mlp.fc1.weight,)
 
     def extra_repr(self) -> str:
-        return f"squeeze={self.squeeze}, extent={self.extent}, channel_dim={self.layout.channel_dim}"
+        return f"squeeze={self.squeeze}, extent={self.extent}, {super().extra_repr()}"

@@ -1,1 +1,1 @@
-"""What can be typed, and what the library is given for it."""
+"""Arguments and options, and what they become for the library."""

@@ -1,8 +1,8 @@
-"""Images for int8: some to find the ranges of activations on, others to see how many labels stay the same."""
+"""Images for int8: some to find the ranges of activations, others to see how many labels stay the same."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,7 @@ from sesurgeon.cli.shown.console import Output
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_CALIBRATED_ON, _COMPARED_ON = 256, 1024  # images; more change ranges and shares little
+_CALIBRATED_ON, _COMPARED_ON = 256, 1024  # images; more would hardly change the result
 _BATCH = 32
 
 Calib = Annotated[
@@ -20,24 +20,26 @@ Calib = Annotated[
     typer.Option(
         "--calib",
         metavar="DATA",
-        help="For --int8: images like those that the model will see, as finetune's --data takes them.",
+        help="For --int8: images like those that the model will see, in any form that finetune's --data takes.",
         show_default=False,
     ),
 ]
 
 
 def calibration_images(model: nn.Module, spec: str, data_dir: str, out: Output) -> tuple[list[Tensor], list[Tensor]]:
-    """Batches of training and of validation images, evenly spread over all of them."""
+    """Batches of training and of validation images, taken at even steps from all of them."""
     from sesurgeon.finetune import open_data, preprocessing_for
     from sesurgeon.finetune.data.loader import class_labels, eval_loader
-    from sesurgeon.finetune.data.unlabelled import lacks_classes
-    from sesurgeon.finetune.scoring.evaluation import split_of_run
+    from sesurgeon.finetune.scoring.evaluate import lacks_labels, split_of_run
     from sesurgeon.models import provenance_of
 
-    known = provenance_of(model)
-    unlabelled = not known.multi_label and lacks_classes(spec, known.classes)
-    options: dict[str, Any] = {"multi_label": known.multi_label, "unlabelled": unlabelled, "data_dir": data_dir}
-    data = open_data(spec, **options, **split_of_run(model, spec))
+    data = open_data(
+        spec,
+        multi_label=provenance_of(model).multi_label,
+        unlabelled=lacks_labels(model, spec),
+        data_dir=data_dir,
+        **split_of_run(model, spec),
+    )
     if data.skipped:
         out.note(skipped_note(data.skipped))
     found = []

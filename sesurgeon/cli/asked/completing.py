@@ -1,4 +1,4 @@
-"""What a shell completes: the names that an option takes."""
+"""Shell completion of the names that an option accepts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def one_of(*names: str, metavar: str | None = None) -> dict[str, Any]:
-    """For ``typer.Option``: shells complete ``names``; help shows them, or ``metavar`` where a sentence tells them."""
+    """Arguments of ``typer.Option``: shells complete ``names``; the help shows ``metavar``, by default the names."""
 
     def among(incomplete: str) -> list[str]:
         return [name for name in names if name.startswith(incomplete)]

@@ -1,4 +1,4 @@
-"""``--config``: options from a YAML file, as a run's ``args.yaml``; what is typed comes first."""
+"""``--config``: options from a YAML file such as a run's ``args.yaml``; the command line takes precedence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-# A file that somebody else wrote must not make us run code.
+# A file from somebody else must not make us run code.
 _ONLY_TYPED = ("trust_pickle", "config", "resume", "force", "help")
 
 
@@ -16,7 +16,7 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     """Make the file's entries the defaults of the command's options.
 
     Raises:
-        typer.BadParameter: it cannot be read, or has an entry that is no option.
+        typer.BadParameter: it cannot be read, or has an entry that is not an option.
     """
     import yaml
 
@@ -39,7 +39,7 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         raise typer.BadParameter("\n".join(f"{path}: {key} takes one value, not {entries[key]}." for key in lists))
     for key in ("model", "arch"):
         if str(entries.get(key, "")).startswith("factory:"):
-            raise typer.BadParameter(f"{path}: {entries[key]} would be imported and run; type it, if you want that.")
+            raise typer.BadParameter(f"{path}: {entries[key]} would be imported and run; to allow it, type it.")
     for key in entries.keys() - single:
         if not isinstance(entries[key], list) and entries[key] is not None:
             entries[key] = [entries[key]]
@@ -49,13 +49,13 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
 
 def _refusal(path: Path, key: str, known: list[str]) -> str:
     if key in _ONLY_TYPED:
-        return f"{path}: {key} is taken from the command line alone."
+        return f"{path}: {key} can be given on the command line only."
     near = difflib.get_close_matches(key, known, n=1)
     return f"{path}: there is no option {key}{f'; did you mean {near[0]}?' if near else '.'}"
 
 
 def _typed(value: Any) -> Any:
-    """As it would be typed: an option that may be repeated takes a list, all others one word."""
+    """The value as click wants it: a list of strings for an option that may be repeated, or else a single value."""
     return [str(item) for item in value] if isinstance(value, list) else value
 
 
@@ -66,7 +66,7 @@ ConfigFile = Annotated[
         metavar="FILE.yaml",
         callback=_read_config,
         is_eager=True,
-        help="Take options from a file, as the args.yaml of a run; what is typed comes first.",
+        help="Read options from a file such as the args.yaml of a run; the command line takes precedence.",
         show_default=False,
     ),
 ]

@@ -1,4 +1,4 @@
-"""Options that say which images there are, how they are read, and where the computing is done."""
+"""Options for the images, how they are read, and where the network runs."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from sesurgeon.cli.asked.completing import one_of
 if TYPE_CHECKING:
     from sesurgeon.finetune import BadImage
 
-_IMAGES = "The images"
+_IMAGES = "Images"
 _COMPUTING = "Computing"
 _MOST_NAMED = 5
 
 _DATA = typer.Option(
     "--data",
     metavar="DATA",
-    help="A folder with train/ and val/ in it, or of class folders; such a folder as .tar; a manifest .csv with "
-    "the columns path and label; wds:SHARDS; hfds:NAME; or torchvision:NAME, as torchvision:CIFAR10.",
+    help="A folder with train/ and val/ in it, or with class folders; the same as a .tar; a .csv manifest with the "
+    "columns path and label; wds:SHARDS; hfds:NAME; or torchvision:NAME, such as torchvision:CIFAR10.",
     show_default=False,
 )
 DataSpec = Annotated[str, _DATA]
 OptionalDataSpec = Annotated[str | None, _DATA]
-DataDir = Annotated[str, typer.Option(help="Where torchvision's datasets lie.", rich_help_panel=_IMAGES)]
+DataDir = Annotated[str, typer.Option(help="Folder of torchvision's datasets.", rich_help_panel=_IMAGES)]
 Download = Annotated[
-    bool, typer.Option("--download", help="Fetch a torchvision dataset that is not there.", rich_help_panel=_IMAGES)
+    bool, typer.Option("--download", help="Download a torchvision dataset if missing.", rich_help_panel=_IMAGES)
 ]
 ImgSize = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Side in pixels; by default as the model was made for, else as the images are.",
+        help="Image side in pixels; by default what the model was made for, or else the size of the images.",
         show_default=False,
         rich_help_panel=_IMAGES,
     ),
@@ -42,25 +42,31 @@ ImgSize = Annotated[
 OnBadImage = Annotated[
     str,
     typer.Option(
-        **one_of("skip", "error"), help="What becomes of unreadable images; all are named.", rich_help_panel=_IMAGES
+        **one_of("skip", "error"), help="What to do with unreadable images; all are listed.", rich_help_panel=_IMAGES
     ),
 ]
-BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images a step.", rich_help_panel=_COMPUTING)]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", "-b", min=1, help="Images per step.", rich_help_panel=_COMPUTING)
+]
 Workers = Annotated[
     int,
     typer.Option(
-        "--workers", "-j", min=0, help="Processes that read images, one a core at most.", rich_help_panel=_COMPUTING
+        "--workers", "-j", min=0, help="Processes that read images; at most one per core.", rich_help_panel=_COMPUTING
     ),
 ]
 Device = Annotated[
     str,
-    typer.Option(**one_of("auto", "cpu", "cuda", "mps"), help="auto takes what is there.", rich_help_panel=_COMPUTING),
+    typer.Option(
+        **one_of("auto", "cpu", "cuda", "mps"),
+        help="auto takes an accelerator if there is one, or else the CPU.",
+        rich_help_panel=_COMPUTING,
+    ),
 ]
 
 
 @dataclass(frozen=True)
 class Opening:
-    """How the images are found and read: the options of the verbs that measure a network."""
+    """How the images are found and read: options of the verbs that evaluate a network."""
 
     on_bad_image: OnBadImage = "skip"
     data_dir: DataDir = "data"
@@ -69,7 +75,7 @@ class Opening:
 
 @dataclass(frozen=True)
 class Passing:
-    """How the images go through the network: the options of the verbs that look at it."""
+    """How the images go through the network: options of the verbs that run it."""
 
     img_size: ImgSize = None
     batch_size: BatchSize = 64
@@ -78,7 +84,7 @@ class Passing:
 
 
 def skipped_note(skipped: Sequence[BadImage]) -> str:
-    """Which images were left out and why, the first few by name."""
+    """A warning that says which images were left out and why; the first few are named."""
     named = [f"  {image.path}: {image.reason}" for image in skipped[:_MOST_NAMED]]
     more = len(skipped) - _MOST_NAMED
     rest = [f"  … and {more} more; --json lists all."] if more > 0 else []

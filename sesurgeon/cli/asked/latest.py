@@ -1,4 +1,4 @@
-"""The newest result of the step before, for a command that is given no MODEL."""
+"""The newest result of the previous step, for a command without a MODEL."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sesurgeon.errors import UsageError
 
 
 def given_or_latest(model: str | None, latest: Callable[[Path], Path], say: Callable[[str], object]) -> str:
-    """The MODEL that was given, or else what ``latest`` finds in the working folder; then it says which by ``say``."""
+    """The MODEL that was given, or else what ``latest`` finds in the working folder; ``say`` is told which."""
     if model is not None:
         return model
     found = latest(Path())
@@ -18,7 +18,7 @@ def given_or_latest(model: str | None, latest: Callable[[Path], Path], say: Call
 
 
 def latest_augmented(folder: Path) -> Path:
-    """The newest ``*.se.pt`` in ``folder``: what ``add-se`` left there.
+    """The newest ``*.se.pt`` in ``folder``: a result of ``add-se``.
 
     Raises:
         UsageError: there is none.

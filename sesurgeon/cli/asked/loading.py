@@ -1,4 +1,4 @@
-"""MODEL and the options that say how it is read, made into a model."""
+"""Loading MODEL with the options that say how it is read."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
 def load_model(model: str, reading: Reading, *, mapped: bool = True) -> nn.Module:
     """:func:`sesurgeon.load`, with the arguments of the architecture as ``KEY=VALUE``.
 
-    Files are mapped, which suits a command that is done in minutes: a run that takes days reads its file.
+    Args:
+        model: MODEL, as it was typed.
+        reading: how it is read.
+        mapped: map the file into memory, which suits a command of minutes; a run of days should read it.
 
     Raises:
-        UsageError: ``--model-kwargs`` are ill-formed, or there is no architecture that they could belong to.
-        SesurgeonError: whatever :func:`sesurgeon.load` raises.
+        UsageError: ``--model-kwargs`` are malformed, or there is no architecture that they could belong to.
+        SesurgeonError: see :func:`sesurgeon.load`.
     """
     from sesurgeon.models import Source, named_source
     from sesurgeon.surgery import load
@@ -45,11 +48,11 @@ def load_model(model: str, reading: Reading, *, mapped: bool = True) -> nn.Modul
 
 
 def load_model_or_onnx(model: str, reading: Reading) -> nn.Module:
-    """:func:`load_model`, or an ONNX file that runs as the module did.
+    """:func:`load_model`, or :func:`sesurgeon.export.load_onnx` for an ONNX file.
 
     Raises:
-        UsageError: an ONNX file was given, and options that say how modules are read.
-        SesurgeonError: whatever :func:`load_model` and :func:`sesurgeon.export.load_onnx` raise.
+        UsageError: an ONNX file was given together with options that say how modules are read.
+        SesurgeonError: see the two functions.
     """
     if not model.endswith(".onnx"):
         return load_model(model, reading)
@@ -62,7 +65,7 @@ def load_model_or_onnx(model: str, reading: Reading) -> nn.Module:
 
 
 def flags_to_load(model: nn.Module, reading: Reading) -> str:
-    """What a command on a checkpoint of ``model`` needs beside its name: `` --arch …``, or nothing."""
+    """The options that commands on a checkpoint of ``model`` need, each with a space before it; or nothing."""
     from sesurgeon.models import provenance_of
 
     source = provenance_of(model).source

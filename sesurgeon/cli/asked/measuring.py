@@ -1,4 +1,4 @@
-"""The images that a verb measures a network with."""
+"""The images on which a verb evaluates a network."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from sesurgeon.finetune.events import OnProgress
 
 
-_FEW = 30  # a spread over so many is off by an eighth
+_FEW = 30  # a standard deviation of so many values is off by an eighth
 
 
 def check_on_bad_image(value: str) -> None:
-    """Raise a UsageError for anything but skip and error."""
+    """Raise a UsageError for any value but skip and error."""
     if value not in ("skip", "error"):
         raise UsageError(f"--on-bad-image {value} must be skip or error.")
 
@@ -35,7 +35,7 @@ def open_images(
     on_progress: OnProgress,
     unlabelled: bool = False,
 ) -> Data:
-    """:func:`sesurgeon.finetune.open_held_out`, which tells what is odd about the images."""
+    """:func:`sesurgeon.finetune.open_held_out`, which also prints warnings about the images."""
     from sesurgeon.finetune import open_held_out
 
     images = open_held_out(
@@ -49,17 +49,17 @@ def open_images(
 
 
 def note_few(out: Output, images: int) -> None:
-    """Say so, where there are too few images to tell a constant gate from one that saw nothing to react to."""
+    """Warn if there are too few images to tell whether a gate is constant."""
     if images < _FEW:
         seen = counted(images, "image")
         out.note(f"Warning: how much a gate varies cannot be told from {seen}. Give some hundreds.", style="yellow")
 
 
 def described(data: Data) -> str:
-    """The data's name, and which share of them it is."""
+    """The name of the data, and which share was held out."""
     return f"{data.name}{held_out(data)}"
 
 
 def held_out(data: Data) -> str:
-    """`` (20 % held out, seed 42)``; nothing where the validation images were apart already."""
+    """`` (20 % held out, seed 42)``; empty if the data have a validation set of their own."""
     return "" if data.val_split is None else f" ({in_per_cent(data.val_split, '.0f')} held out, seed {data.seed})"

@@ -1,4 +1,4 @@
-"""Names of outputs."""
+"""Names of output files."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from sesurgeon.errors import UsageError
 
 
 def output_for(model: str, output: Path | None, suffix: str) -> Path:
-    """Where a command on ``model`` writes: to ``output``, or else :func:`beside` it.
+    """The output of a command on ``model``: ``output``, or else a file :func:`beside` it.
 
     Raises:
-        UnreadableFileError: there is no such model. To be told so helps more than what is wrong with the output, whose
-            name may be made of a misspelt one.
+        UnreadableFileError: there is no such model. This is checked first, because an error about an output whose name
+            comes from a misspelt model would not help.
     """
     from sesurgeon.models import check_is_file, named_source
 
@@ -22,7 +22,7 @@ def output_for(model: str, output: Path | None, suffix: str) -> Path:
 
 
 def beside(model: str, suffix: str) -> Path:
-    """The output of a command on ``model``: ``a/net.se.pt`` and ``a/net.pt`` give ``a/net`` + ``suffix``.
+    """The default output of a command: ``a/net.se.pt`` and ``a/net.pt`` give ``a/net`` + ``suffix``.
 
     An architecture gives a file in the working folder: ``timm:resnet50`` becomes ``resnet50`` + ``suffix``.
     """
@@ -36,15 +36,15 @@ def beside(model: str, suffix: str) -> Path:
 
 
 def shown(path: Path) -> str:
-    """``path`` as a command takes it: one that begins with a dash is no option."""
+    """``path`` as it can be typed: if it begins with a dash, it must not look like an option."""
     return f"./{path}" if str(path).startswith("-") else str(path)
 
 
 def check_is_another(output: Path, model: str) -> None:
-    """Refuse to write what is less than a model over the ``model`` that it came from, whatever the user forces.
+    """Refuse to replace ``model`` with something less than a model that was made from it, even with ``--force``.
 
     Raises:
-        UsageError: they are one file.
+        UsageError: they are the same file.
     """
     if output.resolve() == Path(model).resolve():
         raise UsageError(f"{output} is the model itself.", hint="Give another name with -o.")

@@ -1,4 +1,4 @@
-"""Options that several commands share, declared once."""
+"""Arguments and options that several verbs share."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OptionalModel = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL",
-        help="As add-se takes it; by default the newest result of the step before in the working folder.",
+        help="As for add-se; by default the newest result of the previous step in the working folder.",
         show_default=False,
     ),
 ]
@@ -42,7 +42,7 @@ ModelKwargs = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY=VALUE",
-        help="An argument of the architecture, the value as YAML; may be repeated.",
+        help="An argument of the architecture; its value is read as YAML. May be repeated.",
         show_default=False,
         rich_help_panel=_READING,
     ),
@@ -61,22 +61,22 @@ TrustPickle = Annotated[
     bool,
     typer.Option(
         "--trust-pickle",
-        help="Run the code that a pickled module asks for: only for files whose origin you trust.",
+        help="Let a pickled module run code while it is loaded: only for files whose origin you trust.",
         rich_help_panel=_READING,
     ),
 ]
 OutputPath = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="OUT", help="Where to write.", show_default=False)
 ]
-Force = Annotated[bool, typer.Option("--force", help="Replace an output that exists.")]
-Json = Annotated[bool, typer.Option("--json", help="The result as JSON, alone on stdout.", rich_help_panel=_TALKING)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Neither notes nor progress.", rich_help_panel=_TALKING)]
-Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of errors.", rich_help_panel=_TALKING)]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+Json = Annotated[bool, typer.Option("--json", help="Print only the result, as JSON.", rich_help_panel=_TALKING)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no notes and no progress.", rich_help_panel=_TALKING)]
+Debug = Annotated[bool, typer.Option("--debug", help="Print tracebacks of errors.", rich_help_panel=_TALKING)]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How MODEL is read: the options of the verbs that take all of these."""
+    """How MODEL is read: options of the verbs that take all of these."""
 
     arch: Arch = None
     model_kwargs: ModelKwargs = None
@@ -86,7 +86,7 @@ class Reading:
 
     @property
     def typed(self) -> str:
-        """What was typed of them, each with a space before it, for a command that somebody is told."""
+        """The options that were typed, each with a space before it, to print a command with the same ones."""
         words = []
         for name, value in vars(self).items():
             flag = f" --{name.replace('_', '-')}"
@@ -100,7 +100,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Talking:
-    """What is printed: the options of every verb."""
+    """What is printed: options of every verb."""
 
     json: Json = False
     quiet: Quiet = False

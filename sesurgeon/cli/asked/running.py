@@ -1,4 +1,4 @@
-"""Which run is meant: a new one, or one that goes on with its own settings."""
+"""The run that ``finetune`` starts, or resumes with its own settings."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from sesurgeon.errors import UsageError
 if TYPE_CHECKING:
     from sesurgeon.finetune import FinetuneConfig
 
-_KEPT = ("arch", "model_kwargs", "num_classes", "pretrained")  # of reading, in args.yaml: trust is typed each time
+_KEPT = ("arch", "model_kwargs", "num_classes", "pretrained")  # in args.yaml; --trust-pickle must be typed each time
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a command line asks for.
+    """A run to start or to resume.
 
     Attributes:
-        model, data: as a user writes them.
+        model, data: MODEL and DATA.
         reading: how the model is read.
         config: how it is trained.
         processes: on this machine.
-        settings: what ``args.yaml`` says beside the configuration.
-        notes: what there is to say before it starts.
-        folder: of the run that goes on; None for one that starts.
+        settings: the entries of ``args.yaml`` beside the configuration.
+        notes: messages to print before it starts.
+        folder: of the run that is resumed; None for a new one.
     """
 
     model: str
@@ -45,7 +45,7 @@ class Run:
 
 
 def new_run(model: str | None, data: str | None, processes: int, training: Training, reading: Reading) -> Run:
-    """A run as the options say.
+    """A new run, with the settings that were typed.
 
     Args:
         model, data, processes: as typed.
@@ -53,7 +53,7 @@ def new_run(model: str | None, data: str | None, processes: int, training: Train
         reading: how it is read.
 
     Raises:
-        UsageError: there is no DATA, or a setting makes no sense; or the run would replace its own MODEL.
+        UsageError: there is no DATA, a setting is invalid, or the run would replace its own MODEL.
     """
     from sesurgeon.finetune import FinetuneConfig
 
@@ -68,18 +68,25 @@ def new_run(model: str | None, data: str | None, processes: int, training: Train
 
 
 def resumed_run(
-    context: typer.Context, own: Mapping[str, object], processes: int, training: Training, reading: Reading
+    context: typer.Context,
+    own: Mapping[str, object],
+    data: str | None,
+    processes: int,
+    training: Training,
+    reading: Reading,
 ) -> Run:
-    """The run of that name, or the newest, with its own settings; it starts again where it wrote no state.
+    """The run named by ``--name``, or the newest, with its own settings; if it wrote no state, it starts again.
 
     Args:
         context: knows which options were typed.
-        own: options that a run has of its own, by name: none of them may be given.
-        processes, training, reading: as of :func:`new_run`; what was not typed is taken from the run.
+        own: options that the run itself determines, by name: none of them may be given.
+        data: where the run's images are now, if they were moved.
+        processes, training, reading: as for :func:`new_run`; what was not typed is taken from the run.
 
     Raises:
-        UsageError: MODEL, DATA or a configuration is given, or a setting that would make it another run.
-        UnreadableFileError: the folder is that of no run.
+        UsageError: MODEL or a configuration is given, or a setting that would make it another run; or the run has
+            trained, and its states are gone.
+        UnreadableFileError: the folder does not belong to a run.
     """
     from sesurgeon.finetune import newest_run, resumed_config
     from sesurgeon.finetune.keeping.runfolder import RunFolder
@@ -88,18 +95,25 @@ def resumed_run(
     given = [name for name, value in own.items() if value is not None]
     if given:
         raise UsageError(
-            f"--resume goes on with a run's own {' and '.join(given)}.", hint=f"Leave {' and '.join(given)} out."
+            f"--resume continues a run with its own {' and '.join(given)}.", hint=f"Leave {' and '.join(given)} out."
         )
     output = Path(training.output)
     folder = newest_run(output) if training.name is None else output / training.name
     settings = RunFolder(folder).read_settings()
+    data = str(settings["data"]) if data is None else data
+    settings = {**settings, "data": data}
     config = resumed_config(settings, _typed(context, training))
     if not _is_typed(context, "num_processes"):
         processes = int(settings.get("num_processes", 1))
     if states_in(RunFolder(folder).states):
         notes = (f"Going on with {folder}, the newest run there.",) if training.name is None else ()
         of_last = replace(reading, num_classes=None, pretrained=False)
-        return Run(str(folder / "last.pt"), str(settings["data"]), of_last, config, processes, settings, notes, folder)
+        return Run(str(folder / "last.pt"), data, of_last, config, processes, settings, notes, folder)
+    if RunFolder(folder).has_trained():
+        raise UsageError(
+            f"{folder} has trained epochs but no state to go on from.",
+            hint="Start a new run from its last.pt, under another --name.",
+        )
     kept: dict[str, Any] = {name: settings.get(name) for name in _KEPT}
     model = str(settings["model"])
     for source in (model, str(kept["arch"])):
@@ -110,7 +124,7 @@ def resumed_run(
             )
     again = f"{folder} was stopped before its first state was written: it starts again, with its settings."
     config = replace(config, output=str(output), name=folder.name, force=True)
-    return Run(model, str(settings["data"]), replace(reading, **kept), config, processes, settings, (again,))
+    return Run(model, data, replace(reading, **kept), config, processes, settings, (again,))
 
 
 def _check_outlives(model: str, folder: Path) -> None:
@@ -122,7 +136,7 @@ def _check_outlives(model: str, folder: Path) -> None:
 
 
 def _typed(context: typer.Context, training: Training) -> dict[str, Any]:
-    """The settings that were typed, but for those that say which run is meant."""
+    """The settings that were typed, except those that select the run."""
     typed = {name for name in training.settings() if _is_typed(context, name) and name not in ("output", "name")}
     return {name: value for name, value in training.settings().items() if name in typed}
 

@@ -1,4 +1,4 @@
-"""Options that say where blocks go, what they are, and on which inputs the network is looked at; and their reading."""
+"""Options that say where blocks go, what they are, and on which inputs the network is traced."""
 
 from __future__ import annotations
 
@@ -31,38 +31,39 @@ def _what(*names: str, default: str | bool = False, **options: Any) -> Any:
 
 @dataclass(frozen=True)
 class Selection:
-    """The options as they were typed; None where one was not."""
+    """The options as they were typed; None for those that were not."""
 
     policy: Annotated[
         list[str] | None,
         _where(
             **one_of("standard", "pre", "post", "identity", "inner", "conv", metavar="NAME"),
-            help="standard, pre, post, identity, inner or conv; may be repeated: a tensor that two of them want is "
-            "given to the first.",
+            help="standard, pre, post, identity, inner or conv; may be repeated: a tensor that several of them select "
+            "gets the block of the first.",
             default="standard",
         ),
     ] = None
     include: Annotated[
         list[str] | None, _where(metavar="GLOB", help="Only sites whose id matches; may be repeated.")
     ] = None
-    exclude: Annotated[list[str] | None, _where(metavar="GLOB", help="No site whose id matches; may be repeated.")] = (
+    exclude: Annotated[list[str] | None, _where(metavar="GLOB", help="No sites whose id matches; may be repeated.")] = (
         None
     )
     stages: Annotated[
-        str | None, _where(metavar="2,3,…", help="Only these stages of the paper: 2 to 5 are the strides 4 to 32.")
+        str | None,
+        _where(metavar="2,3,…", help="Only these stages, counted as in the paper: 2 to 5 have strides 4 to 32."),
     ] = None
     skip_last_stage: Annotated[
         bool | None,
-        _where("--skip-last-stage", help="Not in the last stage, whose gates hardly do anything (section 7.2)."),
+        _where("--skip-last-stage", help="Leave out the last stage, whose gates hardly do anything (section 7.2)."),
     ] = None
-    min_channels: Annotated[int | None, _where(metavar="C", help="Only sites with so many channels.")] = None
+    min_channels: Annotated[int | None, _where(metavar="C", help="Only sites with at least so many channels.")] = None
     kernel: Annotated[
-        str | None, _where(metavar="3,1x7,…", help="Of conv sites, only convolutions of these sizes.")
+        str | None, _where(metavar="3,1x7,…", help="Of the conv sites, only those with these kernel sizes.")
     ] = None
     depthwise: Annotated[
-        bool | None, _where("--depthwise/--no-depthwise", help="Of conv sites, only depthwise ones, or none of them.")
+        bool | None, _where("--depthwise/--no-depthwise", help="Of the conv sites, only depthwise ones, or none.")
     ] = None
-    every: Annotated[int | None, _where(metavar="K", help="Of what is left, the first of each K sites.")] = None
+    every: Annotated[int | None, _where(metavar="K", help="Of the remaining sites, the first of every K.")] = None
     block: Annotated[
         str | None,
         _what(
@@ -73,9 +74,7 @@ class Selection:
     ] = None
     squeeze: Annotated[
         str | None,
-        _what(
-            **one_of("avg", "max", metavar="NAME"), help="What a channel's places become: avg or max.", default="avg"
-        ),
+        _what(**one_of("avg", "max", metavar="NAME"), help="How each channel is pooled: avg or max.", default="avg"),
     ] = None
     gate: Annotated[
         str | None,
@@ -86,18 +85,18 @@ class Selection:
         ),
     ] = None
     extent: Annotated[
-        int | None, _what(metavar="N", help="Places that ge gathers, an even number; 0 is all.", default="0")
+        int | None, _what(metavar="N", help="Step between regions that ge gathers: even; 0 is one region.", default="0")
     ] = None
     bias: Annotated[
-        bool | None, _what("--bias/--no-bias", help="Whether the layers of se have biases; timm's have.")
+        bool | None, _what("--bias/--no-bias", help="Whether the layers of se have biases, as timm's do.")
     ] = None
     rd_ratio: Annotated[
         float | None,
-        _what(metavar="R", help="Width of the squeezed layer over the channels.", default="timm's; for se 1/16"),
+        _what(metavar="R", help="Width of the squeezed layer per channel.", default="timm's; for se 1/16"),
     ] = None
-    rd_channels: Annotated[int | None, _what(metavar="C", help="That width itself.")] = None
+    rd_channels: Annotated[int | None, _what(metavar="C", help="Width of the squeezed layer, as a number.")] = None
     rd_divisor: Annotated[
-        int | None, _what(metavar="N", help="The width is a multiple of this.", default="timm's; for se 8")
+        int | None, _what(metavar="N", help="Round the width to a multiple of this.", default="timm's; for se 8")
     ] = None
     init: Annotated[
         str | None,
@@ -109,10 +108,10 @@ class Selection:
     ] = None
 
     def choices(self) -> Choices:
-        """What was typed, as the library wants it.
+        """The options that were typed, as the library takes them.
 
         Raises:
-            UsageError: an option is ill-formed.
+            UsageError: an option is malformed.
         """
         given = {name: value for name, value in vars(self).items() if value is not None}
         read = {name: _READERS[name](value) if name in _READERS else value for name, value in given.items()}
@@ -128,19 +127,19 @@ InputShape = Annotated[
     list[str] | None,
     typer.Option(
         metavar="2,3,224,224",
-        help="Shape of an example input; once for each positional argument. Found out by default.",
+        help="Shape of an example input; repeat it for each positional argument. By default it is found automatically.",
         show_default=False,
     ),
 ]
 
 
 def parse_inputs(shapes: Sequence[str] | None, model: nn.Module) -> Any:
-    """Noise of the given shapes for ``model``; None where none was given.
+    """Noise of the given shapes for ``model``; None if no shape was given.
 
-    If the first one is that of a single image, all get a batch of two.
+    If the first is the shape of a single image, all get a batch of two.
 
     Raises:
-        UsageError: a shape is no list of positive numbers.
+        UsageError: a shape is not a list of positive numbers.
     """
     from sesurgeon.models import input_channels, input_dims, random_input
 
@@ -156,7 +155,7 @@ def parse_stages(text: str) -> tuple[int, ...]:
     """Read ``2,3``.
 
     Raises:
-        UsageError: it is no list of numbers.
+        UsageError: it is not a list of numbers.
     """
     return _numbers(text, "--stages", text, "2,3,4,5", least=0)
 
@@ -165,7 +164,7 @@ def parse_kernel(text: str) -> tuple[int | tuple[int, ...], ...]:
     """Read ``3,1x7``: 3 in all directions, or 1 by 7.
 
     Raises:
-        UsageError: it is no list of sizes.
+        UsageError: it is not a list of sizes.
     """
     sizes = [_numbers(part.replace("x", ","), "--kernel", text, "3,1x7") for part in text.split(",")]
     return tuple(size[0] if len(size) == 1 else size for size in sizes)
@@ -177,7 +176,7 @@ def _numbers(part: str, option: str, text: str, example: str, least: int = 1) ->
     except ValueError:
         numbers = ()
     if not numbers or min(numbers) < least:
-        raise UsageError(f"{option} {text} is no list of numbers from {least} on.", hint=f"Write {option} {example}")
+        raise UsageError(f"{option} {text} must be a list of numbers from {least}.", hint=f"Write {option} {example}")
     return numbers
 
 

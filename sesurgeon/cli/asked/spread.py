@@ -1,4 +1,4 @@
-"""Groups of options that several commands share, declared once: typer itself wants each written out in each command."""
+"""Groups of options that several verbs share; typer itself wants every option to be a parameter of the function."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Command = Callable[..., None]
 
 
 def spread(command: Command) -> Command:
-    """``command`` with the fields of each parameter that is a dataclass as options of its own, in its place.
+    """Replace each parameter of ``command`` that is a dataclass by one option for each of its fields.
 
-    The fields are annotated as typer wants parameters to be, and have defaults.
+    The fields have the annotations that typer wants for parameters, and defaults.
     """
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}

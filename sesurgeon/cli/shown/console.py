@@ -1,24 +1,23 @@
-"""Where a command's words go: results to stdout, everything else to stderr, errors into exit codes."""
+"""Where a command prints: results to stdout, everything else to stderr; and errors as exit codes."""
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import dataclasses
-import io
 import json
 import sys
 import traceback
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from sesurgeon.cli.asked.options import Talking
+from sesurgeon.cli.shown.streams import Expendable, standard
 from sesurgeon.errors import SesurgeonError
 from sesurgeon.interrupts import INTERRUPTED, interrupts_held
 
@@ -27,19 +26,17 @@ if TYPE_CHECKING:
 
 _PIPE_WIDTH = 200
 _LEAST_WIDTH = 80
-_FAIL = ("strict", "surrogateescape", "surrogatepass")  # at characters that an encoding has not
-_SHOWN = "sesurgeon.shown"  # what becomes of characters that a stream cannot write
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """What a command speaks through.
+    """Prints what a command has to say.
 
     Attributes:
         results: stdout, for the command's result and nothing else.
-        notes: stderr, for what happens on the way and for errors.
-        json: the result is printed as JSON.
-        quiet: nothing is said on the way, neither notes nor progress.
+        notes: stderr, for notes, progress and errors.
+        json: print the result as JSON.
+        quiet: print no notes and no progress.
     """
 
     results: Console
@@ -48,16 +45,16 @@ class Output:
     quiet: bool
 
     def note(self, text: str, style: str | None = None) -> None:
-        """Say what happens."""
+        """Print a note, unless ``quiet``."""
         if not self.quiet:
             self.notes.print(text, style=style, soft_wrap=True)
 
     def working(self, text: str) -> contextlib.AbstractContextManager[object]:
-        """Show ``text`` with a spinner for as long as the block takes, on a terminal."""
+        """Show ``text`` with a spinner until the block ends, on a terminal only."""
         return self.notes.status(Text(text)) if self._shows_progress else contextlib.nullcontext()
 
     def progress(self) -> Progress:
-        """Bars for counted work; they show on a terminal only."""
+        """Progress bars, on a terminal only."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         return Progress(
@@ -75,14 +72,14 @@ class Output:
 
         Args:
             rendered: for a person.
-            data: for a program; dataclasses and paths may be in it. NaN and infinities, which JSON has not, become
+            data: for a program; it may contain dataclasses and paths. NaN and infinities, which JSON lacks, become
                 null.
         """
         if self.json:
             plain = json.loads(json.dumps(data, default=_plain), parse_constant=lambda _: None)
             text = json.dumps(plain, indent=2, ensure_ascii=False)
             if not _can_be_written(text, self.results.encoding):
-                text = json.dumps(plain, indent=2)  # with escapes, which a reader turns back
+                text = json.dumps(plain, indent=2)  # with escapes, which JSON parsers decode
             self.results.out(text, highlight=False)
         else:
             self.results.print(rendered)
@@ -94,47 +91,52 @@ class Output:
 
 @contextlib.contextmanager
 def reporting(talking: Talking, *, with_torch: bool = True) -> Iterator[Output]:
-    """The frame of each command: gives its output, and turns what it raises into a message and an exit code.
+    """The frame of each command: yields its output, and turns what it raises into a message and an exit code.
 
     Args:
-        talking: how it speaks.
-        with_torch: it needs torch, which is loaded here: a Ctrl-C meanwhile would be dropped, or end the process.
+        talking: what is printed.
+        with_torch: import torch here, with interrupts held: a Ctrl-C during the import would get lost, or crash.
 
     Raises:
-        typer.Exit: with the error's ``exit_code``, with 130 after Ctrl-C, with 1 after anything unexpected.
+        typer.Exit: with the error's ``exit_code``, with 130 after Ctrl-C, or with 1 after anything unexpected.
     """
-    results, notes = _console(sys.stdout, least_width=_LEAST_WIDTH), _console(sys.stderr)
-    output = Output(results, notes, talking.json, talking.quiet)
-    try:
-        # a library that prints would spoil the result
-        with contextlib.redirect_stdout(sys.stderr):
-            if with_torch:
-                with interrupts_held():
-                    import_module("torch")
-            yield output
-    except SesurgeonError as error:
-        _explain(output, f"Error: {error.message}", error.hint, debug=talking.debug)
-        raise typer.Exit(error.exit_code) from error
-    except typer.Exit:
-        raise  # the command has said why
-    except KeyboardInterrupt as error:
-        _explain(output, "Interrupted.", None, debug=talking.debug)
-        raise typer.Exit(INTERRUPTED) from error
-    except BrokenPipeError:
-        raise  # whoever read our result has gone: typer ends quietly
-    except Exception as error:
-        named = isinstance(error, OSError) and error.filename is not None  # it says what is wrong with which file
-        hint = None if named or talking.debug else "This was not foreseen. Run it again with --debug for the traceback."
-        _explain(output, f"Error: {type(error).__name__}: {error}", hint, debug=talking.debug)
-        raise typer.Exit(1) from error
+    with standard(sys.stdout) as stdout, standard(sys.stderr) as stderr:
+        results = _console(stdout, least_width=_LEAST_WIDTH)
+        printed = cast("TextIO", Expendable(stderr))
+        output = Output(results, _console(printed), talking.json, talking.quiet)
+        try:
+            # libraries must not print into the result
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+                if with_torch:
+                    with interrupts_held():
+                        import_module("torch")
+                yield output
+        except SesurgeonError as error:
+            _explain(output, f"Error: {error.message}", error.hint, debug=talking.debug)
+            raise typer.Exit(error.exit_code) from error
+        except typer.Exit:
+            raise  # the command has printed why
+        except KeyboardInterrupt as error:
+            _explain(output, "Interrupted.", None, debug=talking.debug)
+            raise typer.Exit(INTERRUPTED) from error
+        except BrokenPipeError:
+            raise  # the reader of our result has gone: typer exits quietly
+        except Exception as error:
+            named = isinstance(error, OSError) and error.filename is not None  # its message says which file and why
+            hint = "This was not expected. Run it again with --debug for the traceback."
+            _explain(
+                output,
+                f"Error: {type(error).__name__}: {error}",
+                None if named or talking.debug else hint,
+                debug=talking.debug,
+            )
+            raise typer.Exit(1) from error
 
 
 def _console(file: TextIO, least_width: int = 0) -> Console:
-    # Markup, emoji and highlighting would change names that users gave; a pipe has no width that cuts tables. On a
-    # narrow terminal lines of a table are wrapped, where columns squeezed into it could not be read.
+    # Markup, emoji and highlighting would change names that users gave; a pipe has no width at which to cut tables. On
+    # a narrow terminal the lines of a table wrap, because squeezed columns could not be read.
     width = None if file.isatty() else _PIPE_WIDTH
-    if isinstance(file, io.TextIOWrapper) and file.errors in _FAIL:
-        file.reconfigure(errors=_SHOWN)  # rather than fail when the work is done
     console = Console(file=file, width=width, markup=False, emoji=False, highlight=False)
     if console.width < least_width:
         console.width = least_width
@@ -155,20 +157,6 @@ def _can_be_written(text: str, encoding: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _shown(error: UnicodeError) -> tuple[str, int]:
-    """What stands for characters that a stream cannot write.
-
-    Bytes of a file's name that are no UTF-8, which Python keeps as surrogates, are shown as such.
-    """
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    codes = map(ord, error.object[error.start : error.end])
-    return "".join(f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else "?" for code in codes), error.end
-
-
-codecs.register_error(_SHOWN, _shown)
 
 
 def _plain(value: object) -> object:

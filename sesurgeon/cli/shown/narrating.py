@@ -1,4 +1,4 @@
-"""The demo's events as commands, what came of them, and what happens in between."""
+"""Shows the demo's events: each command, its progress and its outcome."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from sesurgeon.demo import BaseEpoch, DemoEvent, StepFinished, StepStarted
 
 
 class Narrator(Watcher):
-    """Shows each command as a user would type it, before it is done, and its outcome and seconds after."""
+    """Shows each command as a user would type it before it runs, and its outcome and seconds afterwards."""
 
     def __call__(self, event: DemoEvent) -> None:
         """Show ``event``."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def plan_body(
     plan: Plan, found: Survey, price: Price, ratios: Sequence[LatencyRatio], *, table: bool = True
 ) -> list[RenderableType]:
-    """The blocks, unless ``table`` is false; what they cost, in time where that was measured; and what gets none."""
+    """The blocks (without their table if ``table`` is false), what they cost, and what gets no block."""
     return [
         *([_plan_table(plan, found, price.blocks)] if table else []),
         *price_lines(price),
@@ -48,7 +48,7 @@ def _plan_table(plan: Plan, found: Survey, costs: Mapping[str, Cost]) -> Table:
 
 
 def plan_data(plan: Plan, found: Survey, price: Price, ratios: Sequence[LatencyRatio]) -> dict[str, Any]:
-    """What :func:`plan_body` shows, for a program."""
+    """The same as :func:`plan_body`, for a program."""
     return {
         "blocks": _blocks_data(plan, found, price.blocks),
         "before": price.before.to_dict(),
@@ -59,15 +59,13 @@ def plan_data(plan: Plan, found: Survey, price: Price, ratios: Sequence[LatencyR
 
 
 def _blocks_data(plan: Plan, found: Survey, costs: Mapping[str, Cost]) -> list[dict[str, Any]]:
-    from sesurgeon.surgery.below import path_of
-
     blocks = []
     for entry in plan.entries:
         site = found.site(entry.site)
         blocks.append(
             {
                 "site": site.id,
-                "path": path_of(entry, found),
+                "path": entry.path,
                 "stage": site.stage,
                 "channels": site.channels,
                 "spatial": site.spatial,

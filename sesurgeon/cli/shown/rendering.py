@@ -1,4 +1,4 @@
-"""How sites, costs and refusals look on a terminal."""
+"""How sites, costs, and modules without a block look on a terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MOST_OPERATIONS = 4
 
 
 def site_table(*columns: str) -> Table:
-    """An empty table with a site's columns (site, stage, tensor), these after them, and a cost's."""
+    """An empty table with the columns of a site, then ``columns``, then those of a cost."""
     table = _SiteTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("site", no_wrap=True)
     table.add_column("stage", justify="right", no_wrap=True)
@@ -33,13 +33,13 @@ def site_table(*columns: str) -> Table:
     for column in columns:
         table.add_column(column)
     for column in ("+ params", "+ MACs", "pooling\nadds", "scaling\nproducts"):
-        widest = max(map(len, column.splitlines()))  # rich would measure words, and break none of them
+        widest = max(map(len, column.splitlines()))  # rich would use the widest word
         table.add_column(column, justify="right", no_wrap=True, min_width=widest)
     return table
 
 
 class _SiteTable(Table):
-    """On a narrow terminal without its last two columns, whose totals stand below: the sites' ids stay whole."""
+    """Drops its last two columns on a narrow terminal, to keep the ids whole; their totals are printed below it."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         shown = copy(self)
@@ -64,7 +64,7 @@ def cost_cells(cost: Cost) -> tuple[str, ...]:
 
 
 def block_cell(config: BlockConfig, channels: int) -> str:
-    """``se 64→8``, and the settings that are not the default and not told by the width."""
+    """``se 64→8``, and the settings that are neither default nor visible in the width."""
     width = config.squeezed(channels)
     told = ("block", "rd_ratio", "rd_channels", "rd_divisor")
     others = [f"{name}={value}" for name, value in config.to_dict().items() if name not in told]
@@ -72,12 +72,12 @@ def block_cell(config: BlockConfig, channels: int) -> str:
 
 
 def price_lines(price: Price) -> list[RenderableType]:
-    """What blocks add to a network, and which of its operations are in no number."""
+    """What blocks add to a network, and which of its operations are not counted."""
     return [_totals_table(price.before, price.after), *_uncounted_lines(price.after)]
 
 
 def _totals_table(before: Cost, after: Cost) -> Table:
-    """Parameters and multiply-adds without and with blocks, and how much more that is."""
+    """Parameters and multiply-adds without and with blocks, and the difference."""
     table = Table("", "before", "after", "", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
@@ -92,7 +92,7 @@ def _totals_table(before: Cost, after: Cost) -> Table:
 
 
 def _uncounted_lines(cost: Cost) -> list[Text]:
-    """A line that names the operations that are in no number; none where all are counted."""
+    """A line that names the operations that are not counted; none if all are."""
     names = [*cost.uncounted[:_MOST_OPERATIONS], *(["…"] if len(cost.uncounted) > _MOST_OPERATIONS else [])]
     return [Text(f"Not counted among the MACs: {', '.join(names)}.", style="yellow")] if names else []
 
@@ -103,25 +103,24 @@ def share(part: int, whole: int) -> str:
 
 
 def times(shape: Sequence[int]) -> str:
-    """``64x56x56``: a shape without its batch."""
+    """``64x56x56``: a shape without the batch dimension."""
     return "x".join(map(str, shape[1:]))
 
 
 def count(number: int) -> str:
-    """With thousands separated, exactly."""
+    """``1,234,567``."""
     return f"{number:,}"
 
 
 def left_alone_lines(left_alone: Iterable[LeftAlone]) -> list[Text]:
-    """What got no block and why, a line each; reasons that repeat often are counted together."""
-    by_reason: dict[str, list[str]] = {}
+    """A line for each reason why modules got no block, without its details if several modules share it."""
+    by_reason: dict[str, list[LeftAlone]] = {}
     for item in left_alone:
-        by_reason.setdefault(item.reason.split(": ")[0], []).append(item.path or "the model itself")
+        by_reason.setdefault(item.reason.split(": ")[0], []).append(item)
     lines = []
-    reasons = {item.reason.split(": ")[0]: item.reason for item in left_alone}
-    for short, paths in by_reason.items():
-        shown = some(paths, 4)
-        reason = reasons[short] if len(paths) == 1 else short
+    for short, items in by_reason.items():
+        shown = some([item.path or "the model itself" for item in items], 4)
+        reason = items[0].reason if len(items) == 1 else short
         lines.append(Text(f"Left alone: {shown}: {reason}.", style="yellow"))
     hidden = len(lines) - _MOST_LINES
     return [*lines[:_MOST_LINES], Text(f"… and {hidden} more reasons; --json lists all.")] if hidden > 0 else lines

@@ -8,6 +8,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from sesurgeon.words import spaces_shown
+
 if TYPE_CHECKING:
     from sesurgeon.finetune import ClassScore, EpochRow, LabelScore, Measured
 
@@ -15,7 +17,7 @@ _MOST_CLASSES = 20
 
 
 def per_cent(value: float | None) -> str:
-    """``98.22 %``, or a dash where there is nothing."""
+    """``98.22 %``; a dash for None."""
     return "-" if value is None else f"{value:.2f} %"
 
 
@@ -25,7 +27,7 @@ def number(value: float) -> str:
 
 
 def score_label(name: str, found: Measured | None = None) -> str:
-    """What a score is called in a table; of an evaluation of three classes, top-5 is top-3."""
+    """The name of a score in a table; in an evaluation of three classes, top-5 is top-3."""
     from sesurgeon.finetune.scoring import measured
 
     return measured.score_label(name, found)
@@ -37,18 +39,18 @@ def score_text(name: str, value: float) -> str:
 
 
 def shown_scores(row: EpochRow, metric: str | None) -> tuple[str, ...]:
-    """Those of an epoch's scores that a table shows: the usual three, and the one that epochs are chosen by, if any."""
+    """The scores of an epoch that a table shows: the usual three, and the one that chooses the best epoch, if any."""
     usual = tuple(row.scores)[:3]
     return usual if metric is None or metric in usual else (*usual, metric)
 
 
 def usual_score(row: EpochRow) -> str:
-    """The score that people ask for first: "top1", or "map" where images may have several labels."""
+    """The score that people ask for first: "top1", or "map" if images may have several labels."""
     return tuple(row.scores)[1]
 
 
 def gain(before: EpochRow, after: EpochRow, metric: str, found: Measured | None = None) -> str:
-    """What changed in the score that epochs are chosen by, in words; ``found`` is that of ``after``, if at hand."""
+    """How much the score that chooses the best epoch changed; ``found`` is the evaluation of ``after``, if at hand."""
     change = after.scores[metric] - before.scores[metric]
     if metric == "loss":
         return f"The validation loss fell by {-change:.4f}"
@@ -59,7 +61,7 @@ def gain(before: EpochRow, after: EpochRow, metric: str, found: Measured | None 
 
 
 def score_table(found: Measured) -> Table:
-    """Top-1, top-5 (or what there is of it), or mAP and F1; loss and images."""
+    """Top-1 and top-5, or mAP and F1; loss and number of images."""
     from sesurgeon.finetune.scoring.measured import SHARES
 
     table = Table(show_header=False)
@@ -72,7 +74,7 @@ def score_table(found: Measured) -> Table:
 
 
 def class_table(found: Measured, *, all_classes: bool) -> Group:
-    """Each class of the data; of many the worst only, unless all are asked for."""
+    """A row for each class; of many classes only the worst, unless ``all_classes``."""
     from sesurgeon.finetune import Evaluation
 
     columns = ("images", "correct", "top-1") if isinstance(found, Evaluation) else ("images", "average precision", "F1")
@@ -92,9 +94,8 @@ def class_table(found: Measured, *, all_classes: bool) -> Group:
 
 
 def _class_row(score: ClassScore | LabelScore) -> tuple[float | None, tuple[str, ...]]:
-    """By which classes are compared, and the cells of its row."""
+    """The score by which classes are sorted, and the cells of the row."""
     from sesurgeon.finetune import ClassScore
-    from sesurgeon.finetune.keeping.spaces import spaces_shown
 
     named = (spaces_shown(score.name), f"{score.images:,}")
     if isinstance(score, ClassScore):

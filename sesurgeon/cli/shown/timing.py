@@ -1,17 +1,15 @@
-"""The option ``--latency``: both networks run in turn on this machine, and what came out."""
+"""How measured times and memory look on a terminal."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich import filesize
 from rich.table import Table
 
 from sesurgeon.cli.shown.console import Output
-from sesurgeon.errors import UntraceableError, UsageError
+from sesurgeon.errors import UntraceableError
 from sesurgeon.words import in_per_cent
 
 if TYPE_CHECKING:
@@ -20,44 +18,7 @@ if TYPE_CHECKING:
 
     from sesurgeon.export import LatencyRatio, MemoryRatio, PlacementCost
 
-_PASSES = 30  # timed in turn
-
-Latency = Annotated[
-    bool,
-    typer.Option("--latency", help="Measure on this machine how much longer it takes with the blocks (a minute)."),
-]
-
-
-def parse_share(text: str | None) -> float | None:
-    """``5%`` or ``0.05`` as 0.05.
-
-    Raises:
-        UsageError: neither; or a number that may be meant either way.
-    """
-    if text is None:
-        return None
-    try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share < math.inf:
-        raise UsageError(f"--max-latency {text} is no share.", hint="Give one as 5% or 0.05.")
-    if share >= 1 and not text.endswith("%"):
-        raise UsageError(
-            f"--max-latency {text} may be {text}% or {100 * share:g}%.", hint="Write the one that is meant, with %."
-        )
-    return share
-
-
-MaxLatency = Annotated[
-    str | None,
-    typer.Option(
-        "--max-latency",
-        metavar="5%",
-        help="Drop the blocks that cost most time a parameter until it takes at most this much longer here (PyTorch).",
-        show_default=False,
-    ),
-]
+_PASSES = 30  # of each network
 
 
 def timed(
@@ -71,10 +32,10 @@ def timed(
 
 
 def pass_times(base: nn.Module, other: nn.Module, images: Tensor) -> tuple[float, float]:
-    """Median milliseconds of a pass of each network in PyTorch, in turn.
+    """Median milliseconds per pass of each network in PyTorch; the two run in turn.
 
     Raises:
-        UntraceableError: one of them does not run.
+        UntraceableError: one of them fails.
     """
     from sesurgeon.export import measure_latency
 
@@ -85,10 +46,10 @@ def pass_times(base: nn.Module, other: nn.Module, images: Tensor) -> tuple[float
 
 
 def latency_table(ratios: Sequence[LatencyRatio], names: tuple[str, str] = ("before", "after")) -> Table:
-    """A row for each runtime and batch size; half of the ratios of single pairs lie in the spread."""
+    """A row for each runtime and batch size; half of the pairs have a ratio within the middle half."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("time on this machine")
-    for column in ("batch", *names, "ratio", "spread"):
+    for column in ("batch", *names, "ratio", "middle half"):
         table.add_column(column, justify="right")
     for measured in ratios:
         if measured.failure is not None:
@@ -107,7 +68,7 @@ def latency_table(ratios: Sequence[LatencyRatio], names: tuple[str, str] = ("bef
 
 
 def memory_table(memory: Sequence[MemoryRatio], names: tuple[str, str] = ("before", "after")) -> Table:
-    """A row for a pass, and one for a step of training."""
+    """A row for a forward pass, and one for a training step."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("\npeak memory of tensors")
     for column in ("batch", *names, "ratio"):
@@ -124,7 +85,7 @@ def memory_table(memory: Sequence[MemoryRatio], names: tuple[str, str] = ("befor
 def placement_costs(
     out: Output, base: nn.Module, inputs: tuple[Any, ...], batch: int, repeats: int, runtimes: Sequence[Any]
 ) -> list[PlacementCost]:
-    """:func:`sesurgeon.export.measure_placements`, with a bar for each."""
+    """:func:`sesurgeon.export.measure_placements`, with a bar for each placement and runtime."""
     from sesurgeon.export import measure_placements
 
     with out.progress() as progress:
@@ -134,7 +95,7 @@ def placement_costs(
 
 
 def placement_table(costs: Sequence[PlacementCost]) -> Table:
-    """A row for each placement: what it adds in each runtime, and between what half of the pairs lay."""
+    """A row for each placement: the time that it adds in each runtime, with quartiles."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("placement")
     runtimes = list(dict.fromkeys(one.runtime for cost in costs for one in cost.latency))
@@ -156,7 +117,7 @@ def _added(measured: LatencyRatio) -> str:
 
 
 class _Bars:
-    """A bar for each title, made when it is first heard of."""
+    """Progress bars, one for each title, created at its first call."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

@@ -1,4 +1,4 @@
-"""The events of a run as bars and lines. It imports what it shows, so commands import it when they run."""
+"""The events of a run as bars and lines. This file imports torch, so commands import it when they run."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from sesurgeon.finetune import (
     EvaluationStep,
     Event,
     ImagesChecked,
+    NotResumable,
     PhaseStarted,
     RunResumed,
     RunStarted,
@@ -34,18 +35,19 @@ PHASES: Mapping[str, str] = MappingProxyType({"blocks": "new parts", "all": "eve
 
 
 class Watcher:
-    """Shows events: bars on a terminal, and lines that stay, one an epoch, unless ``out`` is quiet.
+    """Shows events: bars on a terminal, and one line per epoch, unless ``out`` is quiet.
 
     Args:
         out: where the lines go.
         progress: where the bars go.
-        epochs: of the whole run; 0 where nothing is trained.
-        metric: the score that is shown.
+        epochs: of the whole run; 0 if nothing is trained.
+        metric: the score to show.
 
     Attributes:
-        started: the run, once its folder is there.
-        rows: the epochs that were finished.
-        state: the last that was written to resume from.
+        started: the run, once its folder exists.
+        rows: the finished epochs.
+        state: the last state that was written to resume from.
+        resumable: whether states can be read back.
     """
 
     def __init__(self, out: Output, progress: Progress, *, epochs: int = 0, metric: str = "top1") -> None:
@@ -56,6 +58,7 @@ class Watcher:
         self.started: RunStarted | None = None
         self.rows: list[EpochRow] = []
         self.state: StateWritten | None = None
+        self.resumable = True
         self._bar = progress.add_task("", total=None, visible=False)
         self._shown = ""
         self._phase = ""
@@ -65,7 +68,7 @@ class Watcher:
 
     @property
     def data(self) -> Data:
-        """The images of the run that was started."""
+        """The images of the run."""
         if self.started is None:
             raise RuntimeError("No run was started.")
         return self.started.data
@@ -99,32 +102,40 @@ class Watcher:
                 self._epoch_began = time.perf_counter()
             case StateWritten():
                 self.state = event
-            case RunResumed(path, epoch, update, torn):
+            case NotResumable(refused):
+                self.resumable = False
+                self.out.note(
+                    "Warning: this run cannot be resumed, because states that hold extra state of the network other "
+                    f"than tensors and plain data cannot be read safely: {refused}."
+                )
+            case RunResumed(path, epoch, update, torn, held):
                 for file in torn:
                     self.out.note(f"Warning: {file} is damaged and was passed over.")
                 finished = f"all epochs are done; --epochs {epoch + 1} or more would lengthen the run."
                 where = finished if epoch >= self.epochs else f"epoch {epoch + 1}, after {update} of its updates."
                 self.out.note(f"Going on from {path}: {where}")
+                if held is not None:
+                    self.out.note(f"best.pt holds a later epoch, {held.epoch + 1}, until one scores higher.")
                 self._first_step = update
             case RunStopped(epoch):
-                self.out.note(f"Stopped before epoch {epoch + 1}: none was the best for as long as --patience says.")
+                self.out.note(f"Stopped before epoch {epoch + 1}: no better one for as long as --patience allows.")
 
     def say_what_is_kept(self, flags: str = "", *, onwards: bool = True) -> None:
-        """After an interrupt or an error.
+        """Print which files are kept after an interrupt or an error.
 
         Args:
-            flags: what reading the checkpoint needs.
-            onwards: say how to go on.
+            flags: the options that commands on the checkpoint need.
+            onwards: also print how to resume.
         """
         if self.started is None:
             return
-        folder, state = self.started.folder, self.state if onwards else None
+        folder, state = self.started.folder, self.state if onwards and self.resumable else None
         done = self.rows[-1].epoch + 1 if self.rows else 0
         if self.rows:
             when = f"after epoch {done} of {self.epochs}" if done else "before any training"
             self.out.note(f"Kept: {folder / 'last.pt'}, the state {when}.")
             if not onwards:
-                self.out.note(f"How it came to that: {folder / 'report.md'}")
+                self.out.note(f"What led to it: {folder / 'report.md'}")
         if state is not None and (state.epoch, state.update) > (done, 0):
             updates = counted(state.update, "update")
             self.out.note(f"Kept: {state.path}, the state after {updates} of epoch {state.epoch + 1}.")
@@ -133,14 +144,14 @@ class Watcher:
             self.out.note(f"To go on: sesurgeon finetune --resume {where}{flags}")
 
     def show(self, what: str, details: str, done: int, total: int) -> None:
-        """Let the bar say what goes on; another ``what`` starts it anew."""
+        """Update the bar; a new ``what`` restarts it."""
         if what != self._shown:
             self.progress.reset(self._bar, total=total, visible=True)
             self._shown = what
         self.progress.update(self._bar, description=what + details, completed=done)
 
     def hide(self) -> None:
-        """Take the bar away."""
+        """Hide the bar."""
         self.progress.update(self._bar, visible=False)
         self._shown = ""
 
@@ -171,5 +182,5 @@ class Watcher:
         if row.train_loss is None:
             return f"{'before training':<29}{scores}"
         epoch = f"epoch {row.epoch + 1:>{len(str(self.epochs))}}/{self.epochs}"
-        speed = f"  {self._speed} images/s" if self._speed else ""  # none where a resumed epoch was trained already
+        speed = f"  {self._speed} images/s" if self._speed else ""  # empty if a resumed epoch had no steps left
         return f"{epoch:<15}loss {number(row.train_loss)}  {scores}{speed}{'  best' if is_best else ''}"

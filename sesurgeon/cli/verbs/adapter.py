@@ -1,4 +1,4 @@
-"""``sesurgeon adapter``: what a task added to a network, in a small file of its own."""
+"""``sesurgeon adapter``: what fine-tuning added to a network, in a small file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sesurgeon.surgery import Adapter
 
 adapter = typer.Typer(
-    help="Keep what a task added to a network in a small file, and give the whole network back from it.",
+    help="Save what fine-tuning added to a network in a small file, and restore the whole network from it.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     add_completion=False,
@@ -40,7 +40,7 @@ def extract(
         str | None,
         typer.Argument(
             metavar="RUN",
-            help="The folder of a run, or a checkpoint; by default the newest result here.",
+            help="A run folder or a checkpoint; by default the newest result in the working folder.",
             show_default=False,
         ),
     ] = None,
@@ -62,11 +62,11 @@ def extract(
     trust_pickle: TrustPickle = False,
     talking: Talking,
 ) -> None:
-    """Save the plan, the inserted blocks and the head of RUN alone, with the fingerprint of their base.
+    """Save only the plan, the inserted blocks and the head of RUN, with the fingerprint of their base.
 
-    RUN must have been trained with `finetune --train blocks`: its backbone is the base's then, to the last bit. Of a
-    folder `best.pt` is taken. With `--base`, which a network from another training loop should be given, the two
-    backbones are compared first; `--pretrained` is for BASE.
+    RUN must have been trained with `finetune --train blocks`, which leaves the backbone equal to the base's, bit for
+    bit. From a folder, `best.pt` is taken. If another training loop trained it, give `--base`: the two backbones are
+    compared before anything is written. `--pretrained` applies to BASE.
     """
     with reporting(talking) as out:
         if pretrained and base is None:
@@ -89,7 +89,8 @@ def extract(
         size = path.stat().st_size
         whole = sum(parameter.numel() for parameter in loaded.parameters())
         data = {"model": model, "output": path, "size": size, **_data(extracted)}
-        out.result(Group(_table(extracted, size, whole), Text(f"Written: {shown(path)}"), Text(_next(path))), data)
+        following = f"Next:    sesurgeon adapter apply BASE {shlex.quote(shown(path))}"
+        out.result(Group(_table(extracted, size, whole), Text(f"Written: {shown(path)}"), Text(following)), data)
 
 
 @adapter.command()
@@ -112,10 +113,10 @@ def apply(
     trust_pickle: TrustPickle = False,
     talking: Talking,
 ) -> None:
-    """Give the whole network back, bit for bit: BASE with the blocks and the head of ADAPTER.
+    """Restore the whole network, bit for bit: BASE with the blocks and the head of ADAPTER.
 
-    It is written beside ADAPTER, as `NAME.se.pt` (`NAME.whole.pt` without blocks). Another BASE is refused (exit code
-    5), with what differs. No code in ADAPTER is run.
+    It is written next to ADAPTER, as `NAME.se.pt` (`NAME.whole.pt` if there are no blocks). A different BASE is
+    refused (exit code 5), with the differences. No code in ADAPTER is run.
     """
     with reporting(talking) as out:
         with out.working(f"Reading {file}"):
@@ -138,7 +139,7 @@ def apply(
 
 
 def _reading_of(base: str, reading: Reading, *, pretrained: bool) -> Reading:
-    """As RUN is read; but what names an architecture needs none."""
+    """The options for BASE: those of RUN, but without ``--arch`` if BASE is the name of an architecture."""
     from sesurgeon.models import named_source
 
     return replace(reading, arch=None if named_source(base) else reading.arch, pretrained=pretrained)
@@ -166,7 +167,3 @@ def _data(adapter: Adapter) -> dict[str, Any]:
             "weights": adapter.weights.whole,
         },
     }
-
-
-def _next(path: Path) -> str:
-    return f"Next:    sesurgeon adapter apply BASE {shlex.quote(shown(path))}"

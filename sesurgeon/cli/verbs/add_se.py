@@ -1,4 +1,4 @@
-"""``sesurgeon add-se``: blocks go into a trained network, and nothing changes."""
+"""``sesurgeon add-se``: insert blocks into a trained network without changing its outputs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from rich.console import Group
 from rich.text import Text
 
 from sesurgeon.cli.asked.loading import flags_to_load, load_model
-from sesurgeon.cli.asked.naming import output_for, shown
+from sesurgeon.cli.asked.naming import check_is_another, output_for, shown
 from sesurgeon.cli.asked.options import Force, Model, OutputPath, Reading, Talking
 from sesurgeon.cli.asked.selecting import InputShape, Selection, parse_inputs
 from sesurgeon.cli.asked.spread import spread
+from sesurgeon.cli.asked.timing import Latency
 from sesurgeon.cli.shown.console import reporting
 from sesurgeon.cli.shown.planning import plan_body, plan_data
-from sesurgeon.cli.shown.timing import Latency, timed
+from sesurgeon.cli.shown.timing import timed
 from sesurgeon.errors import UsageError
 from sesurgeon.files import check_writable
 from sesurgeon.words import counted
@@ -38,14 +39,14 @@ def add_se(
         Path | None,
         typer.Option(
             metavar="PLAN",
-            help="A plan file says where blocks go and what they are: see `sesurgeon plan`.",
+            help="Take the blocks and their places from this plan file: see `sesurgeon plan`.",
             show_default=False,
         ),
     ] = None,
     plan_out: Annotated[
-        Path | None, typer.Option(metavar="PLAN", help="Write the plan to this file too.", show_default=False)
+        Path | None, typer.Option(metavar="PLAN", help="Also write the plan to this file.", show_default=False)
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do it all, but write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Do everything, but write nothing.")] = False,
     force: Force = False,
     latency: Latency = False,
     input_shape: InputShape = None,
@@ -66,7 +67,7 @@ def add_se(
         read, problems = (None, ()) if plan is None else read_in_part(plan)
         policies, config, filters = settle(selection.choices())
         if not dry_run:
-            _check_outputs(path, plan_out, force=force)
+            _check_outputs(model, path, plan_out, force=force)
         with out.working(f"Operating on {model}"):
             loaded = load_model(model, reading)
             inputs = parse_inputs(input_shape, loaded)
@@ -80,9 +81,9 @@ def add_se(
             price = price_of(surgery.plan, loaded, surgery.survey)
         ratios = timed(out, loaded, surgery.model, surgery.survey.inputs) if latency else []
         if not dry_run:
+            save(surgery.model, path, force=force)
             if plan_out is not None:
                 write_plan(surgery.plan, plan_out, costs=price.blocks, name=model, options=reading.typed, force=force)
-            save(surgery.model, path, force=force)
         for warning in surgery.plan.warnings:
             out.note(f"Warning: {warning}")
         written = [] if dry_run else [file for file in (path, plan_out) if file is not None]
@@ -100,22 +101,23 @@ def add_se(
 
 
 def _check_plan_is_alone(plan: Path | None, selection: Selection) -> None:
-    """Raise a UsageError for options that a plan would overrule."""
+    """Raise a UsageError for options that the plan would override."""
     if plan is not None and selection.flags():
         raise UsageError(
             f"--plan {plan} says where blocks go and what they are; it cannot be given with "
             f"{', '.join(selection.flags())}.",
-            hint="Leave these out, or say it in the plan.",
+            hint="Leave these out, or put their settings into the plan.",
         )
 
 
-def _check_outputs(path: Path, plan_out: Path | None, *, force: bool) -> None:
+def _check_outputs(model: str, path: Path, plan_out: Path | None, *, force: bool) -> None:
     from sesurgeon.surgery import check_checkpoint_path
 
     check_checkpoint_path(path, force=force)
     if plan_out is not None:
         if plan_out.resolve() == path.resolve():
             raise UsageError(f"--plan-out {plan_out} is where the network is written.", hint="Give it another name.")
+        check_is_another(plan_out, model)
         check_writable(plan_out, force=force)
 
 

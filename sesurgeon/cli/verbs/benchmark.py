@@ -27,10 +27,11 @@ from sesurgeon.words import counted, in_per_cent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sesurgeon.export import BlockShare, PlacementCost
+    from sesurgeon.export import BlockShare
 
 _ALL_RUNTIMES = ("torch", "compiled", "onnxruntime", "training")
 _DEFAULT_BATCHES, _DEFAULT_RUNTIMES = (1, 8), ("torch", "onnxruntime", "training")
+_DEFAULT_RUNTIMES_OF_PLACEMENTS = ("torch", "onnxruntime")
 
 Versus = Annotated[
     str | None,
@@ -38,7 +39,7 @@ Versus = Annotated[
 ]
 VersusArch = Annotated[
     str | None,
-    typer.Option("--vs-arch", help="The architecture of OTHER, where it is a state dict.", show_default=False),
+    typer.Option("--vs-arch", help="The architecture of OTHER, if it is a state dict.", show_default=False),
 ]
 VersusKwargs = Annotated[
     list[str] | None,
@@ -50,23 +51,23 @@ VersusKwargs = Annotated[
     ),
 ]
 Batch = Annotated[
-    list[int] | None, typer.Option("--batch-size", "-b", min=1, help="Images; may be repeated. By default 1 and 8.")
+    list[int] | None, typer.Option("--batch-size", "-b", min=1, help="Batch size; may be repeated. By default 1 and 8.")
 ]
 Runtimes = Annotated[
     list[str] | None,
     typer.Option(
         "--runtime",
         **one_of(*_ALL_RUNTIMES),
-        help="May be repeated; all but compiled by default. training is a step: forward, backward, update.",
+        help="May be repeated; by default all but compiled. training times a whole step: forward, backward, update.",
     ),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="Of the CPU; torch's own choice by default.")]
-Repeats = Annotated[int, typer.Option(min=2, help="Pairs that are timed.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default torch's own choice.")]
+Repeats = Annotated[int, typer.Option(min=2, help="How many pairs are timed.")]
 Placements = Annotated[
     Path | None,
     typer.Option(
         metavar="PNG",
-        help="Time the policies standard and inner instead, whole and stage by stage, and draw them.",
+        help="Instead, time the policies standard and inner, in all stages and in each, and plot the result.",
         show_default=False,
     ),
 ]
@@ -89,25 +90,23 @@ def benchmark(
     reading: Reading,
     talking: Talking,
 ) -> None:
-    """Time MODEL with and without its blocks, or against OTHER, and show what memory they take.
+    """Time MODEL with and without its blocks, or against OTHER, and show how much memory they use.
 
-    Both run in turn, so that whatever else the machine does falls on both. In PyTorch they run on the CPU, in
-    onnxruntime as `export` writes them. The share of each block in a pass is shown, too. If not one of the runtimes
-    takes both networks, the exit code is 1.
+    The two run alternately, so that other load on the machine affects both. In PyTorch they run on the CPU; in
+    onnxruntime, as `export` writes them. The share of each block in a forward pass is shown too. If no runtime can
+    run both networks, the exit code is 1.
     """
     with reporting(talking) as out:
         if (versus_arch is not None or versus_kwargs) and versus is None:
-            raise UsageError("--vs-arch and --vs-model-kwargs are of what --vs names.", hint="Give --vs, too.")
+            raise UsageError("--vs-arch and --vs-model-kwargs describe what --vs names.", hint="Give --vs too.")
         if placements is not None:
             _check_placements(placements, versus, batch_size, force=force)
         with out.working(f"Loading {model}"):
-            from sesurgeon.models import named_source
             from sesurgeon.surgery import blocks_of, known_inputs, remove_se
 
             of_other = replace(reading, arch=versus_arch, model_kwargs=versus_kwargs, num_classes=None)
-            if versus is not None and reading.pretrained:  # it goes with names, of which one is enough
-                of_other = replace(of_other, pretrained=named_source(versus) is not None)
-                reading = replace(reading, pretrained=named_source(model) is not None or not of_other.pretrained)
+            if versus is not None and reading.pretrained:
+                reading, of_other = _pretrained(model, reading, versus, of_other)
             loaded = load_model(model, reading)
             if versus is None and placements is None and not blocks_of(loaded):
                 raise UsageError(
@@ -118,26 +117,28 @@ def benchmark(
             given = parse_inputs(input_shape, loaded)
             inputs = known_inputs(loaded) if given is None else given
         batches = tuple(batch_size or _DEFAULT_BATCHES)
-        asked: tuple[Any, ...] = tuple(runtime or _DEFAULT_RUNTIMES)
         with _threads(threads) as used:
             if placements is not None:
-                of_torch = asked if runtime else ("torch", "onnxruntime")
-                costs = placement_costs(out, other, inputs, max(batches), repeats, of_torch)
-                _draw(costs, placements)
+                from sesurgeon.export import draw_placements
+
+                costs = placement_costs(
+                    out, other, inputs, max(batches), repeats, tuple(runtime or _DEFAULT_RUNTIMES_OF_PLACEMENTS)
+                )
+                draw_placements(costs, placements)
                 title = f"{model} with blocks in other places, {counted(used, 'CPU thread')}; drawn in {placements}"
                 data = {"model": model, "threads": used, "placements": costs, "picture": placements}
                 out.result(Group(Text(title, style="bold"), placement_table(costs)), data)
                 return
+            runtimes: tuple[Any, ...] = tuple(runtime or _DEFAULT_RUNTIMES)
             names = ("without blocks", "with blocks") if versus is None else (versus, model)
-            options: dict[str, Any] = {"repeats": repeats, "batches": batches, "runtimes": asked, "names": names}
-            ratios = timed(out, other, loaded, inputs, **options)
+            ratios = timed(out, other, loaded, inputs, repeats=repeats, batches=batches, runtimes=runtimes, names=names)
+            can_run = any(one.failure is None for one in ratios)
             with out.working("Looking at memory and at each block"):
                 from sesurgeon.export import block_shares, measure_memory
 
-                most = max(batches)
-                memory = measure_memory(other, loaded, inputs, batch=most, runtimes=asked, names=names)
-                runs = any(one.failure is None for one in ratios)
-                shares = block_shares(loaded, inputs, batch=most, repeats=repeats) if runs else []
+                largest = max(batches)
+                memory = measure_memory(other, loaded, inputs, batch=largest, runtimes=runtimes, names=names)
+                shares = block_shares(loaded, inputs, batch=largest, repeats=repeats) if can_run else []
         compared = f"{model} against {versus or 'itself without its blocks'}, {counted(used, 'CPU thread')}"
         body = [
             Text(compared, style="bold"),
@@ -145,15 +146,30 @@ def benchmark(
             *([memory_table(memory, names)] if memory else []),
             *_shares_lines(shares),
         ]
-        told = {"latency": ratios, "memory": [vars(one) | {"ratio": one.ratio} for one in memory], "blocks": shares}
-        out.result(Group(*body), {"model": model, "vs": versus, "threads": used} | told)
-        if not runs:
+        data = {
+            "model": model,
+            "vs": versus,
+            "threads": used,
+            "latency": ratios,
+            "memory": [vars(one) | {"ratio": one.ratio} for one in memory],
+            "blocks": shares,
+        }
+        out.result(Group(*body), data)
+        if not can_run:
             raise typer.Exit(1)
+
+
+def _pretrained(model: str, reading: Reading, versus: str, of_other: Reading) -> tuple[Reading, Reading]:
+    """Give ``--pretrained`` only to those of the two that are names of architectures; one of them is enough."""
+    from sesurgeon.models import named_source
+
+    of_other = replace(of_other, pretrained=named_source(versus) is not None)
+    return replace(reading, pretrained=named_source(model) is not None or not of_other.pretrained), of_other
 
 
 def _check_placements(picture: Path, versus: str | None, batches: list[int] | None, *, force: bool) -> None:
     if picture.suffix.lower() != ".png":
-        raise UsageError(f"--placements {picture} is to be a picture.", hint="Let its name end in .png.")
+        raise UsageError(f"--placements {picture} must be a PNG file.", hint="Let its name end in .png.")
     if versus is not None:
         raise UsageError("--placements compares with MODEL itself, not with --vs.", hint="Leave one out.")
     if batches is not None and len(batches) > 1:
@@ -163,7 +179,7 @@ def _check_placements(picture: Path, versus: str | None, batches: list[int] | No
 
 @contextmanager
 def _threads(wanted: int | None) -> Iterator[int]:
-    """So many CPU threads, for a while; how many there are."""
+    """Set the number of CPU threads for a while, if one is wanted; yield the number in use."""
     import torch
 
     before = torch.get_num_threads()
@@ -173,12 +189,6 @@ def _threads(wanted: int | None) -> Iterator[int]:
         yield torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
-
-
-def _draw(costs: Sequence[PlacementCost], path: Path) -> None:
-    from sesurgeon.export import draw_placements
-
-    draw_placements(costs, path)
 
 
 def _shares_lines(shares: Sequence[BlockShare]) -> list[Text | Table]:

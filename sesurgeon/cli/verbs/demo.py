@@ -1,4 +1,4 @@
-"""``sesurgeon demo``: the main job from end to end, with nothing to bring along."""
+"""``sesurgeon demo``: the whole pipeline on data that are included."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 @spread
 def demo(
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="Made, or empty.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER", help="A new or empty folder.")] = Path(
         "sesurgeon-demo"
     ),
     force: Annotated[
-        bool, typer.Option("--force", help="Write over the demo's files in a folder that is not empty.")
+        bool, typer.Option("--force", help="Overwrite the demo's files in a folder that is not empty.")
     ] = False,
     talking: Talking,
 ) -> None:
-    """Show all of it on real handwritten digits, in about a minute, without network or GPU.
+    """Run the whole pipeline on real handwritten digits, in about a minute, offline and without a GPU.
 
-    Trains a small network, then does what you would do with yours: `add-se`, `evaluate`, `finetune`, `evaluate`,
-    `export --onnx`, and a run of the file in onnxruntime. All files stay in the folder.
+    This trains a small network, then does what you would do with your own: `add-se`, `evaluate`, `finetune`,
+    `evaluate` and `export --onnx`, and runs the file in onnxruntime. All files stay in the folder.
     """
     with reporting(talking) as out:
         with out.working("Starting"):

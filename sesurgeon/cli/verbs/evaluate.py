@@ -32,11 +32,11 @@ def evaluate(
     reading: Reading,
     talking: Talking,
 ) -> None:
-    """Measure MODEL on the validation images of DATA: top-1, top-5, loss, and each class; or mAP and F1.
+    """Evaluate MODEL on the validation images of DATA: top-1, top-5, loss and each class; or mAP and F1.
 
-    Without a MODEL the newest `runs/finetune/*/best.pt` is taken, or else the newest `*.se.pt`. An ONNX file that
-    `export` wrote is a MODEL, too; it runs in onnxruntime. Of a folder that a share was held out of in fine-tuning,
-    that share is taken.
+    Without a MODEL, the newest `runs/finetune/*/best.pt` is taken, or else the newest `*.se.pt`. MODEL can also be an
+    ONNX file that `export` wrote; it runs in onnxruntime. If fine-tuning held out a share of the folder for
+    validation, that share is evaluated.
     """
     with reporting(talking) as out:
         name = given_or_latest(model, latest_trained, out.note)

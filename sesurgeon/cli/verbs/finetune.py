@@ -1,4 +1,4 @@
-"""``sesurgeon finetune``: the inserted blocks learn, then everything."""
+"""``sesurgeon finetune``: train the inserted blocks, then everything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sesurgeon.cli.asked.options import OptionalModel, Reading, Talking
 from sesurgeon.cli.asked.running import new_run, resumed_run
 from sesurgeon.cli.asked.spread import spread
 from sesurgeon.cli.asked.training import NumProcesses, Resume, Training
-from sesurgeon.cli.launching import hush_torch, is_launched, is_main, launch, leave_group
+from sesurgeon.cli.launching import hush_torch, is_launched, is_main, launch, leave_group, main_explains
 from sesurgeon.cli.shown.console import reporting
 from sesurgeon.cli.shown.scoring import gain, per_cent, score_label, score_text, shown_scores, usual_score
 from sesurgeon.errors import DivergedError, SesurgeonError
@@ -41,20 +41,20 @@ def finetune(
     reading: Reading,
     talking: Talking,
 ) -> None:
-    """Train MODEL on DATA: what is new first, with the rest frozen, then everything.
+    """Train MODEL on DATA: first the new parts, with the rest frozen, then everything.
 
-    Without a MODEL the newest `*.se.pt` is taken. The run's folder gets the best and the last checkpoint, the
-    settings, a line an epoch, a report with its pictures, and what `--resume` goes on from. The state before training
-    counts, too: what gains nothing changes nothing. Without labels (`--distill 1`) no score tells which epoch is best,
-    and the last one counts as that.
+    Without a MODEL, the newest `*.se.pt` is taken. The run's folder gets the best and the last checkpoint, the
+    settings, one line per epoch, a report with pictures, and the states that `--resume` continues from. The state
+    before training competes too: if no epoch is better, it stays the best checkpoint. Without labels (`--distill 1`)
+    no score tells which epoch is best, and the last one is taken.
     """
     main = is_main()
     if is_launched():
         hush_torch()
-    with reporting(talking if main else replace(talking, quiet=True)) as out:
+    with reporting(talking if main else replace(talking, quiet=True)) as out, main_explains():
         if resume:
-            own = {"model": model, "data": data, "config": config}
-            run = resumed_run(context, own, num_processes, training, reading)
+            own = {"model": model, "config": config}
+            run = resumed_run(context, own, data, num_processes, training, reading)
         else:
             run = new_run(model, data, num_processes, training, reading)
         if run.processes > 1 and not is_launched():
@@ -74,10 +74,10 @@ def finetune(
                     loaded, run.data, run.config, resume=run.folder, settings=run.settings, on_progress=watcher
                 )
             except (KeyboardInterrupt, SesurgeonError) as error:
-                onwards = not isinstance(error, DivergedError)  # it would again
+                onwards = not isinstance(error, DivergedError)  # it would diverge again
                 watcher.say_what_is_kept(flags_to_load(loaded, reading), onwards=onwards)
                 if isinstance(error, KeyboardInterrupt) and not main:
-                    raise typer.Exit(INTERRUPTED) from error  # the main process says it
+                    raise typer.Exit(INTERRUPTED) from error  # the main process prints it
                 raise
         leave_group()
         if main:
@@ -86,7 +86,7 @@ def finetune(
             on_data = f"--data {shlex.quote(run.data)}"
             if run.data.startswith("torchvision:"):
                 on_data += f" --data-dir {shlex.quote(run.config.data_dir)}"
-            started_from = str(run.settings.get("model", run.model))  # a run that goes on has read its last.pt
+            started_from = str(run.settings.get("model", run.model))  # a resumed run has read its last.pt
             rendered = _rendered(started_from, images, result, run.config.epochs, next_flags, on_data)
             out.result(rendered, _data(started_from, images, result))
 
@@ -95,7 +95,7 @@ def _rendered(model: str, data: Data, result: FinetuneResult, epochs: int, flags
     before, best = result.rows[0], result.best_row
     if result.metric is None:
         said = per_cent(best.scores[usual_score(best)])
-        outcome = f"On {said} of {len(data.val):,} validation images it says what it said before training."
+        outcome = f"On {said} of {len(data.val):,} validation images its answer is the one before training."
     elif best is before:
         outcome = "No epoch scored higher than the state before training: best.pt holds that state, unchanged."
     else:

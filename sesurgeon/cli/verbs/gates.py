@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 Report = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", metavar="REPORT", help="A folder for pictures and tables (PNG, CSV).", show_default=False
+        "--output", "-o", metavar="REPORT", help="Folder for plots (PNG) and tables (CSV).", show_default=False
     ),
 ]
 Classes = Annotated[
     str | None,
     typer.Option(
         metavar="NAME,NAME,…",
-        help='Those that are drawn ("A,B" in quotes is one name); by default four, spread over all.',
+        help='Classes to plot ("A,B" in quotes is one name); by default four, spread over all.',
         show_default=False,
     ),
 ]
 
 _LEGEND = (
-    "Spread: the standard deviation over images (mean over the channels, and that of the channel that varies most), "
-    "over the means of classes, and over channels. Near: the share of channels whose mean is within a tenth of it."
+    "Spread: the standard deviation over images (averaged over channels, and of the channel that varies most), over "
+    "class means, and over channels. Near: the share of channels whose mean is within 0.1 of 0, 1 or the ceiling."
 )
 _VERDICTS = {"open": "1 for all", "constant": "constant", "live": "live"}
 
@@ -61,19 +61,20 @@ def gates(
     reading: Reading,
     talking: Talking,
 ) -> None:
-    """Show what the gates of MODEL do with the validation images of DATA; with -o, draw it.
+    """Show how the gates of MODEL respond to the validation images of DATA; with -o, plot it.
 
-    For each gate: the mean of its factors, how much they vary over images (in the mean, and in the channel that varies
-    most), over the classes' means and over channels, and how many channels are near 0, near 1 and near the ceiling
-    (within 0.1). Blocks that do nothing are named. The images and the MODEL taken without one are those of `evaluate`;
-    of images without class folders that MODEL knows nothing is told by class.
+    For each gate: the mean of its factors; how much they vary over images (on average, and in the channel that varies
+    most), over class means and over channels; and how many channels are near 0, near 1 and near the ceiling (within
+    0.1). Blocks that do nothing are listed. The images, and the MODEL if none is given, are chosen as in `evaluate`.
+    If the images are not in class folders that MODEL knows, nothing is shown by class.
     """
     with reporting(talking) as out:
         name = given_or_latest(model, latest_trained, out.note)
         check_on_bad_image(opening.on_bad_image)
         with out.working(f"Loading {name}"):
             from sesurgeon.cli.shown.watching import Watcher
-            from sesurgeon.gates import check_blocks, check_report, lacks_labels, study_gates, write_report
+            from sesurgeon.finetune.scoring.evaluate import lacks_labels
+            from sesurgeon.gates import check_blocks, check_report, study_gates, write_report
 
             loaded = load_model(name, reading)
             check_blocks(loaded)
@@ -86,7 +87,7 @@ def gates(
                 out, loaded, data, opening, workers=passing.workers, on_progress=watcher, unlabelled=unlabelled
             )
             if unlabelled:
-                out.note(f"The images of {data} have no labels that {name} knows: nothing is told by class.")
+                out.note(f"The images of {data} have no labels that {name} knows: nothing is shown by class.")
             study = study_gates(
                 loaded,
                 images,
@@ -105,7 +106,7 @@ def gates(
 
 
 def named_classes(text: str, known: Sequence[str]) -> list[str]:
-    """The names in ``cat,dog``; spaces around them count where a class has them, and ``"a,b"`` is one name."""
+    """The names in ``cat,dog``; ``"a,b"`` is one name, and spaces around a name count only if a class has them."""
     names = [text] if text in known else next(csv.reader([text])) or [""]
     if any(name not in known for name in names):
         names = next(csv.reader([text], skipinitialspace=True)) or [""]
@@ -113,7 +114,7 @@ def named_classes(text: str, known: Sequence[str]) -> list[str]:
 
 
 def _gate_table(gates: tuple[GateStatistics, ...]) -> Table:
-    """A row for each gate, in about 80 columns."""
+    """A row for each gate, in about 80 characters."""
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("\ngate", overflow="fold")
     for title in ("\nmean", "spread:\nimages", "\nlargest", "\nclasses", "\nchannels", "near:\n0", "\n1", "\nceiling"):
@@ -135,9 +136,9 @@ def _verdicts(study: GateStudy) -> list[Text]:
     still, constant, live = (study.called(verdict) for verdict in ("open", "constant", "live"))
     lines = []
     if still:
-        lines.append(Text(f"Do nothing, no factor differs from 1 by a hundredth: {', '.join(still)}.", style="yellow"))
+        lines.append(Text(f"Do nothing (no factor differs from 1 by 0.01): {', '.join(still)}.", style="yellow"))
     if constant:
-        words = "The same for every image (spread of each channel under 0.01), as a weight could be"
+        words = "Constant over the images (spread of each channel under 0.01)"
         lines.append(Text(f"{words}: {', '.join(constant)}.", style="yellow"))
     if still or constant:
         lines.append(Text("`sesurgeon prune` takes such blocks out where that costs no accuracy."))

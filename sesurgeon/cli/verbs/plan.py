@@ -1,4 +1,4 @@
-"""``sesurgeon plan``: which block goes where, as a table, or as a file to read, edit and apply."""
+"""``sesurgeon plan``: which block goes where, as a table or as a file to edit and apply."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from sesurgeon.cli.asked.naming import check_is_another
 from sesurgeon.cli.asked.options import Force, Model, OutputPath, Reading, Talking
 from sesurgeon.cli.asked.selecting import InputShape, Selection, parse_inputs
 from sesurgeon.cli.asked.spread import spread
+from sesurgeon.cli.asked.timing import Latency, MaxLatency, parse_share
 from sesurgeon.cli.shown.console import reporting
 from sesurgeon.cli.shown.planning import plan_body, plan_data
-from sesurgeon.cli.shown.timing import Latency, MaxLatency, parse_share, timed
+from sesurgeon.cli.shown.timing import timed
 from sesurgeon.files import check_writable
 from sesurgeon.words import counted
 

@@ -1,4 +1,4 @@
-"""``sesurgeon predict``: what does a model see in these images?"""
+"""``sesurgeon predict``: the labels of images."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sesurgeon.cli.asked.spread import spread
 from sesurgeon.cli.shown.console import reporting
 from sesurgeon.cli.shown.scoring import per_cent
 from sesurgeon.errors import DataError
+from sesurgeon.words import spaces_shown
 
 if TYPE_CHECKING:
     from sesurgeon.finetune import Event, Predictions
@@ -24,7 +25,7 @@ _Model = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL",
-        help="As evaluate takes it, ONNX files too; by default the newest result of fine-tuning or surgery here.",
+        help="As for evaluate, ONNX files too; by default the newest result of finetune or add-se here.",
         show_default=False,
     ),
 ]
@@ -37,7 +38,7 @@ TopK = Annotated[
     typer.Option(
         "--topk",
         min=1,
-        help="Labels an image; by default 5, or where MODEL gives several labels an image, those above 50 %.",
+        help="Labels per image; by default 5, or of a multi-label MODEL those above 50 %.",
         show_default=False,
     ),
 ]
@@ -53,11 +54,11 @@ def predict(
     reading: Reading,
     talking: Talking,
 ) -> None:
-    """Say what MODEL sees in IMAGES: the most probable labels of each; or all of them, if it gives several.
+    """Print the most probable labels of each of the IMAGES; of a multi-label MODEL, all probable ones.
 
-    Without a MODEL (the first name is a folder or an image) the newest `runs/finetune/*/best.pt` is taken, or else
-    the newest `*.se.pt`. An ONNX file that `export` wrote is a MODEL, too; it runs in onnxruntime. Images that
-    cannot be read are named, the others are predicted, and the exit code is 1.
+    Without a MODEL (if the first name is a folder or an image), the newest `runs/finetune/*/best.pt` is taken, or else
+    the newest `*.se.pt`. MODEL can also be an ONNX file that `export` wrote; it runs in onnxruntime. If images cannot
+    be read, they are listed, the others are predicted, and the exit code is 1.
     """
     with reporting(talking) as out:
         from sesurgeon.finetune import EvaluationStep, describe_bad_images, find_images, predict
@@ -89,9 +90,9 @@ def predict(
 
 
 def _model_and_images(first: str | None, images: list[str]) -> tuple[str | None, list[str]]:
-    """A folder or an image in the place of the MODEL is the first of the IMAGES: a model is neither.
+    """MODEL, if it was given, and IMAGES.
 
-    So is what is there alone and does not exist, by whatever it was meant as.
+    The first name is one of the IMAGES if it is a folder or an image; also if it is the only name and does not exist.
     """
     from sesurgeon.finetune import names_images
     from sesurgeon.models import named_source
@@ -103,8 +104,6 @@ def _model_and_images(first: str | None, images: list[str]) -> tuple[str | None,
 
 
 def _table(found: Predictions) -> Table:
-    from sesurgeon.finetune.keeping.spaces import spaces_shown
-
     table = Table("image", "label", "", "and" if found.multi_label else "then")
     table.columns[2].justify = "right"
     for column in table.columns:

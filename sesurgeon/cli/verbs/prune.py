@@ -1,4 +1,4 @@
-"""``sesurgeon prune``: blocks that do nothing cost nothing."""
+"""``sesurgeon prune``: remove blocks that do the same for every image."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from sesurgeon.gates import Pruning, PruningStep
 
 MaxDrop = Annotated[
-    float, typer.Option(min=0, help="How far top-1 may fall in all, in percentage points (mAP with several labels).")
+    float, typer.Option(min=0, help="How far top-1 (or mAP, if multi-label) may fall in total, in percentage points.")
 ]
 Tolerance = Annotated[
     float,
     typer.Option(
         min=0,
-        help="A gate of which no channel varies more over images and places is a constant (standard deviation). One "
-        "that no layer can take goes if it is no further from 1.",
+        help="A gate counts as constant if no channel's standard deviation over images and positions is above this. "
+        "One that no layer can absorb is removed if it is no further than this from 1.",
     ),
 ]
-Timed = Annotated[bool, typer.Option("--latency/--no-latency", help="Time a pass of one image before and after each.")]
+Timed = Annotated[bool, typer.Option("--latency/--no-latency", help="Time a one-image pass before and after each.")]
 
 
 @spread
@@ -56,11 +56,12 @@ def prune(
     reading: Reading,
     talking: Talking,
 ) -> None:
-    """Take out of MODEL the blocks that do the same for every image of DATA, as long as it stays as good.
+    """Remove the blocks of MODEL that do the same for every image of DATA, as long as it stays as good.
 
-    Their gates' constants go into the layer before the block, or behind it; a gate that is 1 just goes. The one that
-    varies least is first, and the network is measured after each on the validation images. The result is written to
-    MODEL.pruned.pt; where nothing can go, nothing is written, and that is no error.
+    The constants of their gates are folded into the layer before or after the block; a gate that is 1 is simply
+    removed. The block whose gate varies least goes first, and the network is evaluated on the validation images after
+    each step. The result is written to MODEL.pruned.pt; if no block can be removed, nothing is written, and that is
+    not an error.
     """
     with reporting(talking) as out:
         name = given_or_latest(model, latest_trained, out.note)
@@ -114,9 +115,9 @@ def _step_table(found: Pruning) -> list[Table]:
     table.add_column("block", overflow="fold")
     for column in ("spread", "constants"):
         table.add_column(column, justify="right")
-    table.add_column("went into", overflow="fold")
+    table.add_column("folded into", overflow="fold")
     table.add_column(score_label(found.metric), justify="right")
-    table.add_column("ms a pass", justify="right")
+    table.add_column("ms per pass", justify="right")
     table.add_column("")
     for step in found.steps:
         table.add_row(
@@ -145,7 +146,7 @@ def _outcome(found: Pruning, max_drop: float, tolerance: float) -> list[Text]:
         lines.append(Text(f"{counted(len(found.removed), 'block')} taken out: {change}{time}.", style="green"))
     for step in found.steps:
         if not step.accepted:
-            lines.append(Text(f"Without {step.block} it would lose more than {max_drop:g} points.", style="yellow"))
+            lines.append(Text(f"Removing {step.block} would cost more than {max_drop:g} points.", style="yellow"))
     if found.untried:
         lines.append(Text(f"Not tried after that: {', '.join(found.untried)}."))
     if found.live:

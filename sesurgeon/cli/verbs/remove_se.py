@@ -1,4 +1,4 @@
-"""``sesurgeon remove-se``: the original network again."""
+"""``sesurgeon remove-se``: restore the network without blocks."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def remove_se(
     trust_pickle: TrustPickle = False,
     talking: Talking,
 ) -> None:
-    """Take the blocks out of MODEL and write the network without them to MODEL.base.pt.
+    """Remove the blocks from MODEL and write the network without them to MODEL.base.pt.
 
-    Its layers keep the weights that they have now. If nothing was trained since `sesurgeon add-se`, these are the
-    original's, bit for bit; gates' factors that were folded into them are taken out again, but not the constants of
-    blocks that `sesurgeon prune` took out.
+    The other layers keep their current weights. If nothing was trained since `sesurgeon add-se`, these are the
+    original ones, bit for bit. Gate factors that were folded into them are taken out again; the constants of blocks
+    that `sesurgeon prune` removed are not.
     """
     with reporting(talking) as out:
         with out.working(f"Operating on {model}"):
@@ -60,7 +60,7 @@ def remove_se(
             "model": model,
             "output": path,
             "removed": list(blocks),
-            "trained": trained,
+            "trained": trained or None,  # training loops other than ours leave no record
             "pruned": pruned,
             "parameters": {"before": _parameters(loaded), "after": _parameters(base)},
         }
@@ -71,7 +71,7 @@ def remove_se(
 
 
 def _since_surgery(model: nn.Module) -> Sequence[Mapping[str, Any]]:
-    """What its history tells of the time after its blocks went in."""
+    """The records of its history since its blocks were inserted."""
     from sesurgeon.models import provenance_of
 
     history = provenance_of(model).history
@@ -84,7 +84,7 @@ def _was_trained(model: nn.Module) -> bool:
 
 
 def _pruned_constants(model: nn.Module) -> list[str]:
-    """Blocks that `prune` took out and whose constants are in the weights of other layers now."""
+    """Blocks that `prune` removed and whose constants were folded into the weights of other layers."""
     pruned = [record for record in _since_surgery(model) if record.get("command") == "prune"]
     return [block["block"] for record in pruned for block in record["blocks"] if block["folded"]]
 
@@ -100,10 +100,10 @@ def _rendered(
     table.add_row("blocks", count(blocks), "0")
     table.add_row("parameters", count(_parameters(augmented)), count(_parameters(base)))
     if trained:
-        said = "It was fine-tuned with its blocks: the other layers keep those weights, and do without the blocks."
+        said = "It was fine-tuned with its blocks: the other layers keep the fine-tuned weights."
     else:
-        said = "Its history names no training since add-se: then the weights are the original's, bit for bit."
+        said = "Its history names no training since add-se: if there was none, the weights are the original ones."
     if pruned:
         said = f"The constants of blocks that were pruned stay in its weights: {', '.join(pruned)}."
     changed = trained or bool(pruned)
-    return Group(table, Text(said, style="yellow" if changed else "green"), Text(f"Written: {shown(path)}"))
+    return Group(table, Text(said, style="yellow" if changed else ""), Text(f"Written: {shown(path)}"))

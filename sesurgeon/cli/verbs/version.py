@@ -1,4 +1,4 @@
-"""``sesurgeon version``: what a bug report needs."""
+"""``sesurgeon version``: the versions that a bug report needs."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import platform
 
 from rich.table import Table
 
-from sesurgeon import __version__
 from sesurgeon.cli.asked.options import Talking
 from sesurgeon.cli.asked.spread import spread
 from sesurgeon.cli.shown.console import reporting
+from sesurgeon.version import __version__
 
 _LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "onnx", "onnxscript", "onnxruntime")
 
 
 @spread
 def version(talking: Talking) -> None:
-    """Print the versions of sesurgeon, Python and the libraries under it."""
+    """Print the versions of sesurgeon, Python and the libraries it uses."""
     with reporting(talking, with_torch=False) as out:
         versions = {"sesurgeon": __version__, "python": platform.python_version()}
         versions |= {library: _installed(library) for library in _LIBRARIES}

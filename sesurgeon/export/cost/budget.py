@@ -1,4 +1,4 @@
-"""A plan that keeps to a bound on time: measured, the dearest blocks out, measured again."""
+"""A plan within a limit on latency: measure, drop the most expensive blocks, measure again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from sesurgeon.graph import LeftAlone, Survey
 from sesurgeon.placement import Plan, images_in
 from sesurgeon.surgery import blocks_of
 from sesurgeon.surgery.apply import insert_blocks
-from sesurgeon.surgery.below import path_of
 from sesurgeon.words import in_per_cent
 
 Measure = Callable[[nn.Module, nn.Module, tuple[Any, ...]], LatencyRatio]
@@ -23,13 +22,13 @@ Shares = Callable[[nn.Module, tuple[Any, ...]], dict[str, float]]
 
 
 def in_eager_torch(base: nn.Module, augmented: nn.Module, inputs: tuple[Any, ...]) -> LatencyRatio:
-    """Both networks in PyTorch as they are, at the batch of ``inputs``."""
+    """Time both networks in eager PyTorch, at the batch size of ``inputs``."""
     (found,) = measure_latency(base, augmented, inputs, batches=(images_in(inputs),), runtimes=("torch",))
     return found
 
 
 def milliseconds(augmented: nn.Module, inputs: tuple[Any, ...]) -> dict[str, float]:
-    """Of each block in a pass."""
+    """Milliseconds per pass of each block, by its path."""
     return {one.block: one.ms for one in block_shares(augmented, inputs)}
 
 
@@ -42,12 +41,12 @@ def fit_latency(
     measure: Measure = in_eager_torch,
     each: Shares = milliseconds,
 ) -> tuple[Plan, LatencyRatio]:
-    """``plan`` without the blocks that cost most time a parameter, as many as must go for the time to fit.
+    """``plan`` without the blocks that take the most time per parameter, as many as must go to keep to the limit.
 
-    The network is timed with and without blocks, and each block in it. Blocks cost more than the time within them (they
-    part what a runtime computes in one go), so what they add together is shared out by that time. If the ratio is too
-    high, blocks go whose shares come to what is too much, those with the most milliseconds a parameter first; then it
-    is timed again.
+    The network is timed with and without blocks, and so is each block in it. Blocks cost more than the time within them
+    (they separate operations that a runtime would fuse), so the time that all of them add is divided among them in
+    proportion to that time. If the ratio is too high, blocks are dropped whose shares add up to the excess, those with
+    the most milliseconds per parameter first; then the network is timed again.
 
     Args:
         model: without blocks.
@@ -58,7 +57,7 @@ def fit_latency(
         each: times the blocks of one.
 
     Returns:
-        The plan, with what was dropped in its ``left_alone``; and the times of the network with it.
+        The plan, with the dropped blocks in its ``left_alone``, and the times of the network with it.
 
     Raises:
         NoSiteError: not a single block fits.
@@ -74,11 +73,11 @@ def fit_latency(
             return replace(plan, left_alone=(*plan.left_alone, *dropped)), ratio
         times = _shared_out((ratio.ratio - 1) * ratio.base_ms, each(augmented, found.inputs))
         sizes = {path: sum(one.numel() for one in block.parameters()) for path, block in blocks_of(augmented).items()}
-        paths = {path_of(entry, found): entry for entry in plan.entries}
-        # by the ratio that is held to the bound: the medians may differ less, and then nothing would go, for ever
+        paths = {entry.path: entry for entry in plan.entries}
+        # from the ratio that is compared with the limit: by the medians, which may differ less, this might never end
         excess, gone = (ratio.ratio - 1 - most) * ratio.base_ms, set[str]()
         dearest = sorted(paths, key=lambda path: times[path] / sizes[path], reverse=True)
-        for path in dearest[:-1] or dearest:  # before none is left, the last one is timed by itself
+        for path in dearest[:-1] or dearest:  # the last block is timed by itself before it goes, too
             if excess <= 0:
                 break
             excess -= times[path]
@@ -87,12 +86,12 @@ def fit_latency(
             dropped.append(LeftAlone(path, reason))
         plan = replace(plan, entries=tuple(entry for entry in plan.entries if entry.site not in gone))
     raise NoSiteError(
-        f"Not a single block keeps to {in_per_cent(most, '.1f')} more time on this machine.",
+        f"Even a single block takes more than {in_per_cent(most, '.1f')} extra time on this machine.",
         hint="Allow more, or place them where tensors are small: --policy inner, --stages.",
     )
 
 
 def _shared_out(added: float, within: dict[str, float]) -> dict[str, float]:
-    """What each block adds, of the milliseconds that all of them add, by the milliseconds within it."""
+    """Divide the milliseconds that all blocks add in proportion to the milliseconds within each."""
     whole = sum(within.values())
     return {path: added * ms / whole if whole else added / len(within) for path, ms in within.items()}

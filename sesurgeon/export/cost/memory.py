@@ -1,4 +1,4 @@
-"""How much memory a network's tensors take while it runs."""
+"""How much memory a network's tensors use while it runs."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from sesurgeon.export.cost.latency import NAMES, Runtime, opened, with_images
+from sesurgeon.export.cost.latency import NAMES
+from sesurgeon.export.cost.runtimes import Runtime, opened, with_images
+from sesurgeon.finetune.scoring.forward import device_of
 from sesurgeon.models import fresh
 from sesurgeon.words import first_line
 
 
 @dataclass(frozen=True)
 class MemoryRatio:
-    """The peaks of two networks.
+    """The peak memory of two networks.
 
     Attributes:
-        runtime: "torch" for a forward pass in eval mode, "training" for a step of training.
-        batch: images in a batch.
-        base_bytes, augmented_bytes: the most that tensors took at a time, above weights and the optimiser's state.
+        runtime: "torch" for a forward pass in eval mode, "training" for a training step.
+        batch: images per batch.
+        base_bytes, augmented_bytes: peak memory of tensors, beyond weights and the state of the optimiser.
         failure: why there are no peaks (they are None then).
     """
 
@@ -36,7 +38,7 @@ class MemoryRatio:
 
     @property
     def ratio(self) -> float | None:
-        """The augmented network's peak over the base's."""
+        """The augmented network's peak divided by the base's."""
         if self.base_bytes is None or self.augmented_bytes is None:
             return None
         return self.augmented_bytes / self.base_bytes
@@ -51,21 +53,21 @@ def measure_memory(
     runtimes: Sequence[Runtime] = ("torch", "training"),
     names: tuple[str, str] = NAMES,
 ) -> list[MemoryRatio]:
-    """The peak of both networks in one call, after one that made what stays.
+    """The peak memory of both networks in one call, after a first one that allocates what stays.
 
-    On a CPU it is the bytes of all tensors that operations gave and nobody had freed yet; on CUDA what torch's
-    allocator says. What an operation takes for itself meanwhile is in the second alone.
+    On a CPU it is counted in bytes of tensors that operations returned and that were not yet freed; on CUDA it is what
+    torch's allocator reports. Only the latter includes the temporary memory of an operation.
 
     Args:
         base: the network without blocks.
         augmented: the same with blocks.
         images: a batch, or the tuple of the positional arguments of forward.
-        batch: images of one call; there are repeated ones where ``images`` are fewer.
-        runtimes: which; those other than "torch" and "training" are passed over.
-        names: of the two, for words about a failure.
+        batch: images per call; ``images`` are repeated if there are too few.
+        runtimes: which; all but "torch" and "training" are ignored.
+        names: of the two networks, for messages about a failure.
 
     Returns:
-        An entry for each; where a call raises it holds the reason.
+        An entry for each runtime; if a call raises, it holds the reason.
     """
     arguments = images if isinstance(images, tuple) else (images,)
     given = with_images(arguments, batch)
@@ -91,7 +93,7 @@ def _peak(runtime: Runtime, model: nn.Module, arguments: tuple[Any, ...]) -> int
     with opened(runtime, model, arguments) as run:
         run(fresh(arguments))
         given = fresh(arguments)
-        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        device = device_of(model)
         if device.type == "cuda":
             return _peak_on_cuda(lambda: run(given), device)
         return _peak_on_cpu(lambda: run(given))
@@ -112,7 +114,7 @@ def _peak_on_cpu(call: Callable[[], object]) -> int:
 
 
 class _Watching(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the tensors that operations give, until they are freed."""
+    """Counts the bytes of the tensors that operations return, until they are freed."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

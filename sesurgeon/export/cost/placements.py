@@ -1,4 +1,4 @@
-"""What each placement of blocks costs in time on this machine."""
+"""How much time each placement of blocks costs on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import nn
 
 from sesurgeon.blocks import BlockConfig
 from sesurgeon.errors import NoSiteError
-from sesurgeon.export.cost.latency import LatencyRatio, Progress, Runtime, measure_latency
+from sesurgeon.export.cost.latency import LatencyRatio, Progress, measure_latency
+from sesurgeon.export.cost.runtimes import Runtime
 from sesurgeon.graph import Survey, survey
 from sesurgeon.placement import Filters, Plan, images_in, plan_from_survey
 from sesurgeon.surgery import blocks_of
@@ -27,11 +28,11 @@ class PlacementCost:
     """One placement.
 
     Attributes:
-        policy: which.
-        stage: the only one that has blocks; None for all.
+        policy: by which the blocks were placed.
+        stage: the only one with blocks; None for all stages.
         blocks: how many.
-        parameters: of all of them.
-        latency: in each runtime, against the network without blocks.
+        parameters: of all blocks.
+        latency: in each runtime, compared with the network without blocks.
     """
 
     policy: str
@@ -42,8 +43,8 @@ class PlacementCost:
 
     @property
     def name(self) -> str:
-        """As a user would say it."""
-        return self.policy if self.stage is None else f"{self.policy}, stage {self.stage}"
+        """``standard``, or ``standard, stage 3``."""
+        return _name(self.policy, self.stage)
 
 
 def measure_placements(
@@ -56,19 +57,19 @@ def measure_placements(
     runtimes: Sequence[Runtime] = ("torch", "onnxruntime"),
     progress: Progress | None = None,
 ) -> list[PlacementCost]:
-    """Time ``model`` with blocks by the policies `standard` and `inner`, in all stages and in each by itself.
+    """Time ``model`` with blocks placed by the policies `standard` and `inner`, in all stages and in each stage alone.
 
     Each of these networks runs in turn with the one without blocks.
 
     Args:
         model: without blocks.
-        images: a batch, or the tuple of the positional arguments of forward; made from the model by default.
-        config: of the blocks; SE by default.
-        batch: images in a batch; as many as ``images`` by default.
+        images: a batch, or the tuple of the positional arguments of forward; by default made for the model.
+        config: of the blocks; by default SE.
+        batch: images per batch; by default as many as in ``images``.
         repeats, runtimes, progress: see :func:`measure_latency`.
 
     Raises:
-        NoSiteError: no policy has a site.
+        NoSiteError: no policy selects a site.
         UsageError, UntraceableError: as :func:`sesurgeon.make_plan`, :func:`measure_latency`.
     """
     found = survey(model, images)
@@ -79,9 +80,8 @@ def measure_placements(
     costs = []
     for policy, stage, plan in plans:
         augmented = insert_blocks(model, plan, found, inplace=False)
-        name = policy if stage is None else f"{policy}, stage {stage}"
 
-        def tell(title: str, done: int, of: int, name: str = name) -> None:
+        def tell(title: str, done: int, of: int, name: str = _name(policy, stage)) -> None:
             if progress is not None:
                 progress(f"{name}: {title}", done, of)
 
@@ -95,9 +95,9 @@ def measure_placements(
 
 
 def draw_placements(costs: Sequence[PlacementCost], path: str | os.PathLike[str]) -> None:
-    """Write a PNG: a row for each placement, the time that it adds in each runtime; half of the pairs lay in the bars.
+    """Write a PNG with a row for each placement: the time that it adds in each runtime, with quartiles as bars.
 
-    A runtime that took none of the networks has no place in it.
+    Runtimes that ran none of the networks are left out.
 
     Raises:
         OutputError: ``path`` cannot be written.
@@ -129,12 +129,16 @@ def draw_placements(costs: Sequence[PlacementCost], path: str | os.PathLike[str]
     save_figure(figure, Path(path))
 
 
+def _name(policy: str, stage: int | None) -> str:
+    return policy if stage is None else f"{policy}, stage {stage}"
+
+
 def _size(cost: PlacementCost) -> str:
     return f"{cost.blocks} block{'' if cost.blocks == 1 else 's'}, {cost.parameters:,} parameters"
 
 
 def _plans(found: Survey, config: BlockConfig) -> Iterator[tuple[str, int | None, Plan]]:
-    """Policy, stage and plan: all stages first; no stage where there is only one."""
+    """Policy, stage and plan: first of all stages (None), then of each stage, if there are several."""
     for policy in _POLICIES:
         try:
             whole = plan_from_survey(found, (policy,), config, Filters())

@@ -1,4 +1,4 @@
-"""Images to train a model on and to measure it with."""
+"""Images to train and to measure with."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sesurgeon.errors import DataError, UsageError
-from sesurgeon.finetune.data.images import BadImage, Images
+from sesurgeon.finetune.data.image_checks import BadImage
+from sesurgeon.finetune.data.images import Images
 
 
 @dataclass(frozen=True)
@@ -16,16 +17,16 @@ class Data:
 
     Attributes:
         name: what was opened, as the user wrote it.
-        classes: the names behind the class indices.
-        val: the images that a model is measured with.
-        train: the images that it is trained on; None when only measuring was asked for.
-        val_split: the share that was held out of one folder; None when the sets were apart already.
-        seed: by which they were chosen; None likewise.
-        skipped: image files that cannot be read and are in neither set.
+        classes: the names of the classes, by class index.
+        val: the images to measure with.
+        train: the images to train on; None if the data were opened for measuring only.
+        val_split: the share that was held out; None if the validation set was given.
+        seed: of the choice of held-out images; None likewise.
+        skipped: image files that cannot be read, and are in neither set.
         ignored: files in class folders that are no images by their suffix.
-        notes: what becomes of unusual images and classes, in sentences.
+        notes: remarks on unusual images and classes.
         unlabelled: the images have no labels of their own.
-        multi_label: the images give a tuple of class indices each, any number of them, in place of one index.
+        multi_label: targets are tuples of any number of class indices, not single indices.
     """
 
     name: str
@@ -40,6 +41,10 @@ class Data:
     unlabelled: bool = False
     multi_label: bool = False
 
+    def __post_init__(self) -> None:
+        # reports and checkpoints need plain strings, and users have lists, arrays and numbers
+        object.__setattr__(self, "classes", tuple(map(str, self.classes)))
+
     def split(self, name: str) -> Images:
         """The set called "train" or "val".
 
@@ -48,12 +53,12 @@ class Data:
         """
         images = {"train": self.train, "val": self.val}.get(name)
         if images is None:
-            raise DataError(f"The data {self.name} have no set '{name}'.", hint="The sets are train and val.")
+            raise DataError(f"The data {self.name} have no split '{name}'.", hint="The splits are train and val.")
         return images
 
 
 def check_is_data(data: object) -> None:
-    """Raise a UsageError for what is neither opened data nor a path or name of some."""
+    """Raise a UsageError for what is neither opened data nor a path or name."""
     if not isinstance(data, (Data, str, os.PathLike)):
         raise UsageError(
             f"Data are given by a path or a name, not as a {type(data).__name__}.",

@@ -1,47 +1,51 @@
-"""Image folders: one folder a class, with train/ and val/ above them or without."""
+"""Image folders: one folder per class, in train/ and val/ or not."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from sesurgeon.errors import DataError
-from sesurgeon.finetune.data.classfiles import SUFFIXES, TRAIN_NAME, VAL_NAMES, ClassFiles, check_none_empty
+from sesurgeon.finetune.data.images import SUFFIXES
+from sesurgeon.finetune.data.labelled_files import LabelledFiles, by_class, check_none_empty
+from sesurgeon.finetune.data.sets import SET_NAMES, TRAIN_NAME, Listing, val_name_in
 
 
-def list_folder(root: Path, *, training: bool) -> tuple[ClassFiles | None, ClassFiles | None]:
-    """The training set, or all there is, and the validation set, if it is apart.
-
-    Without ``training`` a validation set that is there is listed alone.
+def list_folder(root: Path, *, training: bool) -> Listing:
+    """List the sets of an image folder. Without ``training``, a validation set that is there is listed alone.
 
     Raises:
-        DataError: the folder is missing, holds no class folders, an empty one, or sets whose classes differ.
+        DataError: the folder is missing or not readable, has no class folders or an empty one, or its sets have
+            different classes.
     """
-    train_root, val_root = find_splits(root)
+    train_root, val_root = _find_sets(root)
     if train_root is None and val_root is None:
-        return list_classes(root), None
+        return _list_classes(root), None
     aside = tuple(folder for folder in _folders(root) if folder not in (train_root, val_root))
-    if val_root is None:
-        return replace(list_classes(train_root or root), aside=aside), None
-    val = replace(list_classes(val_root), aside=aside)
-    if train_root is None or not training:
+    val = None if val_root is None else _list_classes(val_root, aside)
+    if train_root is None or (val is not None and not training):
         return None, val
-    train = replace(list_classes(train_root), aside=aside)
-    check_same_classes(train, val)
+    train = _list_classes(train_root, aside)
+    if val is not None:
+        _check_same_classes(train, val)
     return train, val
 
 
 def list_images(root: Path) -> list[Path]:
-    """All image files in ``root`` and its folders, but for hidden ones, sorted."""
+    """All image files in ``root`` and its folders, without hidden ones, sorted.
+
+    Raises:
+        DataError: one of the folders cannot be read.
+    """
     return [path for path in _files(root) if path.suffix.lower() in SUFFIXES]
 
 
-def find_splits(root: Path) -> tuple[Path | None, Path | None]:
-    """The training and validation folders in ``root``; (None, None) when ``root`` holds class folders itself.
+def _find_sets(root: Path) -> tuple[Path | None, Path | None]:
+    """The training and validation folders in ``root``; (None, None) if ``root`` holds class folders itself.
 
-    A folder called "train" is the training set when it holds folders: with images in it, it is a class (of
-    vehicles). Capitals do not matter.
+    A folder named like a set is one only if it holds folders: with images directly in it, it is a class (of trains).
+    Case does not matter.
 
     Raises:
         DataError: ``root`` is missing or not a folder.
@@ -51,16 +55,17 @@ def find_splits(root: Path) -> tuple[Path | None, Path | None]:
         raise DataError(f"The data folder {root} does not exist.", hint=kinds)
     if not root.is_dir():
         raise DataError(f"The data {root} is a file, not a folder.", hint=kinds)
-    named = [folder for folder in _folders(root) if folder.name.lower() in (TRAIN_NAME, *VAL_NAMES)]
+    named = [folder for folder in _folders(root) if folder.name.lower() in SET_NAMES]
     sets = {folder.name.lower(): folder for folder in named if _folders(folder)}  # "train" comes after "Train"
-    return sets.get(TRAIN_NAME), next((sets[name] for name in VAL_NAMES if name in sets), None)
+    val_name = val_name_in(sets)
+    return sets.get(TRAIN_NAME), None if val_name is None else sets[val_name]
 
 
-def list_classes(root: Path) -> ClassFiles:
-    """The classes of ``root`` and their image files, nested folders included.
+def _list_classes(root: Path, aside: tuple[Path, ...] = ()) -> LabelledFiles:
+    """The class folders of ``root`` and their image files, those in nested folders included.
 
     Raises:
-        DataError: there is no class folder, or an empty one.
+        DataError: there is no class folder, or an empty one, or one that cannot be read.
     """
     folders = _folders(root)
     if not folders:
@@ -71,19 +76,17 @@ def list_classes(root: Path) -> ClassFiles:
             if shards
             else "Put the images of each class in a folder of its own; finetune --distill 1 takes them without labels.",
         )
-    files, ignored = [], []
-    for folder in folders:
-        found = _files(folder)
-        files.append(tuple(path for path in found if path.suffix.lower() in SUFFIXES))
-        ignored += [path for path in found if path.suffix.lower() not in SUFFIXES]
-    classes = tuple(folder.name for folder in folders)
-    check_none_empty(str(root), (name for name, found in zip(classes, files, strict=True) if not found))
-    return ClassFiles(str(root), classes, tuple(files), tuple(ignored))
+    files = [(folder.name, path) for folder in folders for path in _files(folder)]
+    labelled = [(name, path) for name, path in files if path.suffix.lower() in SUFFIXES]
+    ignored = [path for _, path in files if path.suffix.lower() not in SUFFIXES]
+    found = by_class(str(root), labelled, [folder.name for folder in folders], ignored=ignored, aside=aside)
+    check_none_empty(found.where, (name for name, count in zip(found.classes, found.counts, strict=True) if not count))
+    return found
 
 
-def check_same_classes(train: ClassFiles, val: ClassFiles) -> None:
+def _check_same_classes(train: LabelledFiles, val: LabelledFiles) -> None:
     """Raises:
-    DataError: one of the two has a class that the other lacks; all are named.
+    DataError: one of the two has a class that the other lacks; all such classes are named.
     """
     differences = [
         f"{', '.join(extra)} in {Path(one.where).name}/ but not in {Path(other.where).name}/"
@@ -103,21 +106,25 @@ def _folders(root: Path) -> list[Path]:
     try:
         return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError as error:
-        raise DataError(f"The data folder {root} cannot be read: {error.strerror}.") from error
+        _refuse(error)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise DataError(f"The data folder {error.filename} cannot be read: {error.strerror}.") from error
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files in a folder and in its folders, but for hidden ones; each folder once, whatever links lead to it."""
+    """All files in a folder and its folders, without hidden ones; each folder once, however many links lead to it."""
     # a link to one of those above would lead here again
     seen = {str(parent) for parent in Path(os.path.realpath(folder)).parents}
     found = []
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
         real = os.path.realpath(parent)
         if real in seen:
             folders.clear()
             continue
         seen.add(real)
-        # true folders first: images shall be called by their place, and not by a link to it
+        # real folders before links, so that images are listed under their own path
         folders.sort(key=lambda name: (os.path.islink(os.path.join(parent, name)), name))
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(parent, name) for name in names if not name.startswith(".")]

@@ -1,4 +1,4 @@
-"""Knowing data again, and which of their images a run held out."""
+"""Recognising data, and which of their images a run held out."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from sesurgeon.models.provenance import provenance_of
 
 
 def held_out_record(data: Data) -> dict[str, Any]:
-    """What a history keeps of a run's validation images, beside the share and the seed that chose them.
+    """What a history records of the images that a run held out: their number and a digest of their names.
 
-    Their number and a digest of their names; nothing where they lay apart already.
+    Empty if the validation set was given.
     """
     digest = None if data.val_split is None else _digest_of_names(data)
     return {} if digest is None else {"val_images": len(data.val), "val_digest": digest}
 
 
 def held_out_notes(data: Data, runs: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Says so when runs of before held out other images of ``data`` than those that are measured with now.
+    """A warning if earlier runs held out other images of ``data`` than those that are measured with now.
 
-    A share is drawn anew when images come or go, and by another seed: a network was trained then on what would measure
-    it now, and scores too well.
+    The validation split is drawn again if files or the seed change. Some of today's validation images may then have
+    been training images of an earlier run, and scores would be too high.
 
     Args:
         data: as they are now.
-        runs: what a network's history says of its runs on these data.
+        runs: the records of the runs on these data in a network's history.
     """
     known = [run for run in runs if "val_digest" in run]
     digest = _digest_of_names(data) if known else None
@@ -41,13 +41,13 @@ def held_out_notes(data: Data, runs: Iterable[Mapping[str, Any]]) -> tuple[str, 
         return ()
     return (
         f"The network was fine-tuned on {data.name} with other images held out ({others[-1]['val_images']:,} then, "
-        f"{len(data.val):,} now): it may have been trained on some of those that measure it now, and its scores are "
-        "too good then. The images have changed since, or the seed or the share did.",
+        f"{len(data.val):,} now): it may have been trained on some of those that measure it now, and its scores may "
+        "then be too good. The images, the seed or the held-out share have changed since.",
     )
 
 
 def runs_on(model: nn.Module, spec: str | os.PathLike[str]) -> list[Mapping[str, Any]]:
-    """What the model's history says of the runs that held out a share of these data, oldest first."""
+    """The records of runs that held out a share of these data in the model's history, oldest first."""
     identity = identity_of(spec)
     known = (identity, digest_of(identity))
     runs = [record for record in provenance_of(model).history if record.get("command") == "finetune"]
@@ -55,7 +55,7 @@ def runs_on(model: nn.Module, spec: str | os.PathLike[str]) -> list[Mapping[str,
 
 
 def identity_of(spec: str | os.PathLike[str]) -> str:
-    """How a history names data: folders and files by their absolute path, a dataset by its name."""
+    """How a history names data: the absolute path of folders and files, or the name of a dataset."""
     name = os.fspath(spec)
     if name.startswith(shards.PREFIX):
         return shards.PREFIX + os.path.realpath(name.removeprefix(shards.PREFIX))
@@ -63,12 +63,12 @@ def identity_of(spec: str | os.PathLike[str]) -> str:
 
 
 def digest_of(identity: str) -> str:
-    """What stands for an identity in files that are handed on: it is nobody's business where a user's images lie."""
+    """A digest of an identity, for files that are passed on: paths on the user's machine are private."""
     return "sha256:" + hashlib.sha256(os.fsencode(identity)).hexdigest()
 
 
 def _digest_of_names(data: Data) -> str | None:
-    """Of the validation files' names, relative to the data, in whatever order; None for what has no files."""
+    """A digest of the validation files' names relative to the data, in any order; None for data without files."""
     if not isinstance(data.val, FileImages):
         return None
     root = data.name.removeprefix(shards.PREFIX)

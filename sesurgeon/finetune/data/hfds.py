@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face Hub, or of that make, through timm's reader on the package ``datasets``."""
+"""Datasets of the Hugging Face Hub, or folders in its format, read by timm and the package ``datasets``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import IO, Any, Literal
 
 from sesurgeon.errors import DataError, UsageError
-from sesurgeon.finetune.data.classfiles import TRAIN_NAME, VAL_NAMES, ClassFiles, by_class, sorted_labels
+from sesurgeon.finetune.data.labelled_files import LabelledFiles, by_class, sorted_labels
+from sesurgeon.finetune.data.sets import SET_NAMES, TRAIN_NAME, Listing, val_name_in
 
 PREFIX = "hfds:"
-_KEYS = ("input_key", "target_key")  # timm's words and defaults: image and label
-_HINT = "Columns that are not called image and label are named so: hfds:NAME:input_key=img,target_key=fine_label"
+_KEYS = ("input_key", "target_key")  # timm's names; their defaults are image and label
+_HINT = "Name columns that are not called image and label: hfds:NAME:input_key=img,target_key=fine_label"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,16 +32,13 @@ class Row:
         return stream
 
 
-def list_hfds(spec: str, *, training: bool) -> tuple[ClassFiles | None, ClassFiles | None]:
-    """The training set, or all there is, and the validation set, if it is apart.
-
-    The sets are the dataset's splits: train, and the first of val, validation and test. Without ``training`` a
-    validation set that is there is opened alone. The package fetches what is not in its own cache.
+def list_hfds(spec: str, *, training: bool) -> Listing:
+    """List the splits of a dataset. The package downloads what is not in its cache.
 
     Args:
-        spec: what stands behind ``hfds:``: a name on the Hub or a folder, and perhaps the columns, as in
+        spec: what follows ``hfds:``: a name on the Hub or a folder, and perhaps the columns, as in
             ``uoft-cs/cifar100:input_key=img,target_key=fine_label``.
-        training: see above.
+        training: without it, a validation set that is there is opened alone.
 
     Raises:
         UsageError: the package is not installed, or an option is unknown.
@@ -53,17 +51,17 @@ def list_hfds(spec: str, *, training: bool) -> tuple[ClassFiles | None, ClassFil
         )
     try:
         splits = importlib.import_module("datasets").get_dataset_split_names(name)
-        val_name = next((split for split in VAL_NAMES if split in splits), None)
+        val_name = val_name_in(splits)
         val = None if val_name is None else _set(name, val_name, keys)
         if TRAIN_NAME in splits and (training or val is None):
             return _set(name, TRAIN_NAME, keys), val
     except DataError:
         raise
-    except Exception as error:  # the Hub, the network, the cache, a column: each fails in its own way
+    except Exception as error:  # Hub, internet, cache and columns fail in many ways
         raise DataError(f"The dataset {PREFIX}{name} cannot be opened: {error}", hint=_HINT) from error
     if val is None:
         raise DataError(
-            f"The dataset {PREFIX}{name} has none of the splits {TRAIN_NAME}, {', '.join(VAL_NAMES)}.",
+            f"The dataset {PREFIX}{name} has none of the splits {', '.join(SET_NAMES)}.",
             hint=f"It has {', '.join(splits)}.",
         )
     return None, val
@@ -78,14 +76,14 @@ def _parsed(spec: str) -> tuple[str, dict[str, str]]:
     return name, {key: value for key, _, value in pairs}
 
 
-def _set(name: str, split: str, keys: dict[str, str]) -> ClassFiles:
+def _set(name: str, split: str, keys: dict[str, str]) -> LabelledFiles:
     from timm.data.readers.reader_hfds import ReaderHfds
 
     where = f"{PREFIX}{name} ({split})"
     reader = ReaderHfds(name, split=split, **keys)
     labels = list(reader.dataset[keys.get("target_key", "label")])
     unlabelled = [index for index, label in enumerate(labels) if label is None or label == -1]
-    if unlabelled:  # the Hub's habit with tests whose answers are secret
+    if unlabelled:  # usual for test splits whose labels are secret
         raise DataError(f"{len(unlabelled):,} rows of {where} have no label, the first is row {unlabelled[0]}.")
     names = {index: label for label, index in reader.class_to_idx.items()}
     named = [names.get(label, str(label)) for label in labels]

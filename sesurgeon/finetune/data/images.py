@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
-from typing import IO, Literal, Protocol, TypeAlias
+from typing import IO, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 from sesurgeon.errors import DataError
 
-_BY_WAY_OF = {"LAB": "RGB", "La": "LA", "RGBa": "RGBA"}  # Pillow converts these to few others
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-_AT_A_TIME = 10_000  # images in the threads' queue, which keeps more of each than is found
-TINY = 8  # pixels a side; an image that is smaller shows next to nothing
-CONVERSIONS = MappingProxyType(
-    {
-        "CMYK": "to the model's colours",
-        "16-bit": "to its upper 8 bits",
-        "transparent": "laid over white unless the model takes transparency",
-    }
-)
-
+"""Pillow's mode by the number of channels."""
+_BY_WAY_OF = {"LAB": "RGB", "La": "LA", "RGBa": "RGBA"}  # Pillow converts these to few others
+_16_BIT = ("PNG", "PPM")  # formats whose integers have at most 16 bits, though Pillow may read them as 32
+_TURNED = range(2, 9)  # EXIF orientations
 
 Target: TypeAlias = int | tuple[int, ...]
-"""What an image shows: the index of its class, or those of all its classes where there may be several."""
+"""What an image shows: the index of its class, or the indices of its classes where there may be several."""
 
 
 class Images(Protocol):
@@ -39,21 +30,8 @@ class Images(Protocol):
     def __getitem__(self, index: int, /) -> tuple[Image.Image, Target]: ...
 
 
-def labels_of(images: Images) -> list[tuple[int, ...]]:
-    """The class indices of each image, mostly one; without reading the images, where the set knows."""
-    for name in ("targets", "labels", "_labels"):  # as torchvision's datasets call it
-        known = getattr(images, name, None)
-        if known is not None and len(known) == len(images):
-            return [_as_tuple(target) for target in known]
-    return [_as_tuple(images[index][1]) for index in range(len(images))]
-
-
-def _as_tuple(target: Target) -> tuple[int, ...]:
-    return target if isinstance(target, tuple) else (int(target),)
-
-
 class ImageFile(Protocol):
-    """What opens as an image file: a path, or a part of an archive or of a table. Its ``str`` is for messages."""
+    """Something that opens like an image file: a path, or a part of an archive or a table. ``str`` names it."""
 
     def open(self, mode: Literal["rb"], /) -> IO[bytes]: ...
 
@@ -71,66 +49,66 @@ class FileImages:
     def __getitem__(self, index: int, /) -> tuple[Image.Image, Target]:
         try:
             return read_image(self.paths[index]), self.targets[index]
-        except Exception as error:  # as in check_images; the file was whole when the data were opened
+        except Exception as error:  # Pillow raises anything; the file could be read when the data were opened
             raise DataError(f"The image {self.paths[index]} cannot be read any more: {error}") from error
 
 
-@dataclass(frozen=True)
-class BadImage:
-    """A file that looks like an image by its name and cannot be read.
-
-    In an archive, ``path`` goes on behind the archive's own path.
-    """
-
-    path: Path
-    reason: str
+def labels_of(images: Images) -> list[tuple[int, ...]]:
+    """The class indices of each image. The images are read only if the set does not list its targets."""
+    known = known_targets(images)
+    if len(known) != len(images):
+        known = [images[index][1] for index in range(len(images))]
+    return [target if isinstance(target, tuple) else (int(target),) for target in known]
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What decoding a file on trial showed.
-
-    Attributes:
-        file: the file.
-        problem: why it cannot be used; None when it can.
-        kinds: keys of ``CONVERSIONS`` that apply to it.
-        tiny: is a side shorter than ``TINY``?
-    """
-
-    file: ImageFile
-    problem: str | None = None
-    kinds: tuple[str, ...] = ()
-    tiny: bool = False
-
-    @property
-    def bad(self) -> BadImage | None:
-        if self.problem is None:
-            return None
-        return BadImage(self.file if isinstance(self.file, Path) else Path(str(self.file)), self.problem)
+def known_targets(images: object) -> Sequence[Any]:
+    """The targets that a dataset lists under one of torchvision's names for them; empty if it lists none."""
+    listed = (getattr(images, name, None) for name in ("targets", "labels", "_labels"))
+    return next((targets for targets in listed if targets is not None), ())
 
 
 def read_image(file: ImageFile) -> Image.Image:
-    """The decoded image, in its own mode, its file closed. Raises what Pillow raises for broken files."""
+    """The decoded image, upright, in its own mode. Raises what Pillow raises for broken files.
+
+    Phones store portrait photos lying on their side, with a tag that says so. Viewers heed it; timm and torchvision do
+    not.
+    """
     with file.open("rb") as stream, Image.open(stream) as image:
         image.load()
-    loaded: Image.Image = image
-    return loaded
+        return upright(image)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """``image``, which is loaded, turned as its EXIF orientation says; itself if it needs no turn.
+
+    Pillow turns TIFFs itself when it loads them.
+    """
+    try:
+        if image.getexif().get(ExifTags.Base.Orientation) not in _TURNED:
+            return image
+        turned = ImageOps.exif_transpose(image)
+    except Exception:  # damaged metadata, which do not keep the pixels from being read
+        return image
+    turned.format = image.format
+    return turned
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """``image`` in one of :data:`MODES`, of 8 bits.
+    """``image`` in one of :data:`MODES`, with 8 bits per channel.
 
-    16-bit values keep their upper 8 bits (Pillow would clip them to white). Where the mode has no transparency, the
-    image is laid over white, as a viewer shows it: the colours under it are often garbage. Where it has, an image
-    without any is opaque.
+    16-bit values keep their upper 8 bits (Pillow would clip them to white). If the mode has no transparency, the image
+    is laid over white, as a viewer shows it: the colours of transparent pixels are often garbage. If it has, an image
+    without transparency becomes opaque.
 
     Raises:
-        ValueError: the pixels are floating-point numbers, whose range nothing tells.
+        ValueError: the pixels are floating-point numbers or 32-bit integers, whose range is unknown.
     """
     if image.mode in _BY_WAY_OF:
         image = image.convert(_BY_WAY_OF[image.mode])
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, whose range is not known")
+    if image.mode == "I" and image.format not in _16_BIT:
+        raise ValueError("its pixels are 32-bit integers, whose range is not known")
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
     elif mode.endswith("A"):
@@ -139,48 +117,3 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert(mode)
-
-
-def check_images(
-    files: Sequence[ImageFile], *, workers: int = 4, report: Callable[[int], None] | None = None
-) -> tuple[Checked, ...]:
-    """Decode every file once, in threads. ``report`` gets the count so far.
-
-    One pass costs less than the first epoch's reading, and in exchange a run is refused before it starts,
-    counts what it really trains on, and sees the same batches whatever the number of workers.
-    """
-    found = []
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for start in range(0, len(files), _AT_A_TIME):
-            for checked in pool.map(_check, files[start : start + _AT_A_TIME]):
-                found.append(checked)
-                if report is not None:
-                    report(len(found))
-    return tuple(found)
-
-
-def find_bad_images(
-    paths: Sequence[ImageFile], *, workers: int = 4, report: Callable[[int], None] | None = None
-) -> tuple[BadImage, ...]:
-    """Those that fail in :func:`check_images`."""
-    checks = check_images(paths, workers=workers, report=report)
-    return tuple(checked.bad for checked in checks if checked.bad is not None)
-
-
-def _check(file: ImageFile) -> Checked:
-    try:
-        with file.open("rb") as stream, Image.open(stream) as image:
-            kinds = _kinds(image)  # before the pixels are loaded: Pillow then forgets how they were stored
-            to_mode(image, "RGB")
-            return Checked(file, None, kinds, min(image.size) < TINY)
-    except UnidentifiedImageError:  # whose own words name a Python object
-        return Checked(file, "it is empty, or of no image format that Pillow reads")
-    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, EOFError, …
-        return Checked(file, str(error) or type(error).__name__)
-
-
-def _kinds(image: Image.Image) -> tuple[str, ...]:
-    # 16-bit colour has a mode of 8 bits in Pillow, which cuts the lower ones off in reading
-    deep = image.mode.startswith("I") or ";16" in str(getattr(image, "tile", ()))
-    held = {"CMYK": image.mode == "CMYK", "16-bit": deep, "transparent": image.has_transparency_data}
-    return tuple(kind for kind, holds in held.items() if holds)

@@ -1,4 +1,4 @@
-"""Bringing the data's classes and the model's outputs together, by name."""
+"""Matching the data's classes with the model's outputs, by name."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _MOST = 10
 
 
 class Labels(Protocol):
-    """``labels[target]`` is what a model should give for an image with that target in the data.
+    """``labels[target]`` is the label, for the model's outputs, of an image with that target in the data.
 
-    Where an image has one class these are the model's output indices, in the order of the data's classes.
+    If an image has one class, these are the model's output indices in the order of the data's classes.
     """
 
     def __getitem__(self, target: Any, /) -> int | Tensor: ...
@@ -27,11 +27,11 @@ class Labels(Protocol):
 
 @dataclass(frozen=True)
 class ManyLabels:
-    """What a model should give for images that may show several classes: 1 for each that an image shows, else 0.
+    """Labels of images that may show several classes: 1 for the outputs of these classes, 0 for the others.
 
     Attributes:
         indices: the model's output index of each class of the data.
-        outputs: how many the model has.
+        outputs: the number of outputs of the model.
     """
 
     indices: tuple[int, ...]
@@ -49,13 +49,13 @@ def map_classes(data_classes: Sequence[str], model_classes: Sequence[str] | None
 
     Args:
         data_classes: the data's classes, by index.
-        model_classes: what the model's outputs mean; None when its checkpoint does not say, then the order is
-            taken to be the same.
-        outputs: how many outputs the model has.
+        model_classes: the classes of the model's outputs; None if its checkpoint does not name them: then they are
+            taken to be the data's, in the same order.
+        outputs: the number of outputs of the model.
 
     Raises:
-        DataError: a class that the model does not know, another number of classes when it has no names for them, or a
-            name that several classes or outputs have, unless the names are the same ones in the same order.
+        DataError: the model does not know a class; or it has no names, and another number of outputs; or several
+            classes or outputs have the same name, and data and model do not list the same names in the same order.
     """
     if model_classes is None or len(model_classes) != outputs:
         if len(data_classes) != outputs:
@@ -87,7 +87,7 @@ def _check_told_apart(whose: str, names: Sequence[str]) -> None:
 
 
 def fits(data_classes: Sequence[str], model_classes: Sequence[str] | None, outputs: int) -> bool:
-    """Can a model go on with its head, or must it get a new one for these classes?"""
+    """Can a model keep its head for these classes, or does it need a new one?"""
     if len(data_classes) != outputs:
         return False
     return model_classes is None or set(model_classes) == set(data_classes)

@@ -1,4 +1,4 @@
-"""Batches of tensors, the same ones whatever the number of workers."""
+"""Batches of tensors, which are the same for any number of workers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -17,8 +18,8 @@ from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.images import Images, to_mode
 from sesurgeon.finetune.data.labels import Labels, ManyLabels
 from sesurgeon.finetune.data.randomness import reseed, untouched
+from sesurgeon.finetune.data.sampler import Draw, UpdateSampler
 from sesurgeon.finetune.data.transforms import MILD, Augmentation, Transform, eval_transform, mode_of, train_transform
-from sesurgeon.finetune.data.updates import Draw, UpdateSampler
 from sesurgeon.models.preprocessing import Preprocessing
 
 Item: TypeAlias = tuple[Tensor, int | Tensor]
@@ -30,9 +31,9 @@ _GRACE = 30  # seconds, for the longest step
 
 
 class PreparedImages(Dataset[Item]):
-    """Images as tensors of shape (C, H, W) with what the model should give for them.
+    """Images as tensors of shape (C, H, W) with their labels, read by the batch.
 
-    An item is asked for by its index, or by :data:`Draw`: then the seed in it alone decides its random augmentation.
+    An image is asked for by its index, or by a :data:`Draw`, whose seed alone decides the augmentation.
     """
 
     def __init__(self, images: Images, mode: str, transform: Transform, labels: Labels) -> None:
@@ -44,21 +45,24 @@ class PreparedImages(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: int | Draw) -> Item:
-        return self.__getitems__([draw])[0]
-
     def __getitems__(self, draws: Sequence[int | Draw]) -> list[Item]:
-        """The items of a batch: keeping the random numbers' states takes longer than seeding them."""
-        with untouched():
+        with untouched():  # once per batch: it takes longer than to seed
             return [self._item(*draw) if isinstance(draw, tuple) else self._item(draw) for draw in draws]
 
     def _item(self, index: int, seed: int = 0) -> Item:
-        image, target = self.images[index]
-        reseed(seed, _CPU)
         try:
+            image, target = self.images[index]
+            if np.less(target, 0).any():  # otherwise it would count from the end
+                raise ValueError(f"its target (={target}) is negative")
+            reseed(seed, _CPU)
             return self.transform(to_mode(image, self.mode)), self.labels[target]
-        except Exception as error:  # Pillow raises anything
-            raise DataError(f"The image number {index + 1} cannot be prepared for the model: {error}") from error
+        except DataError:
+            raise
+        except Exception as error:  # Pillow raises anything, and so do datasets of others
+            reason = str(error) or type(error).__name__
+            raise DataError(
+                f"The image with index {index} cannot be read or prepared for the model: {reason}"
+            ) from error
 
 
 def train_loader(
@@ -70,7 +74,7 @@ def train_loader(
     workers: int,
     augmentation: Augmentation = MILD,
 ) -> DataLoader[Item]:
-    """Augmented images, in the batches of ``sampler``; of ``labels`` those of their targets."""
+    """Augmented images, in the batches of ``sampler``."""
     dataset = PreparedImages(images, mode_of(preprocessing), train_transform(preprocessing, augmentation), labels)
     return _loader(dataset, workers, batch_sampler=sampler)
 
@@ -84,7 +88,7 @@ def eval_loader(
     workers: int,
     part: Sequence[int] | None = None,
 ) -> DataLoader[Item]:
-    """Every image once, in order, nothing random. ``part``: of those images alone."""
+    """Every image once, in order, without augmentation; or the images with the indices ``part``."""
     dataset = PreparedImages(images, mode_of(preprocessing), eval_transform(preprocessing), labels)
     return _loader(dataset, workers, batch_size=batch_size, sampler=range(len(images)) if part is None else part)
 
@@ -92,11 +96,11 @@ def eval_loader(
 def batches(
     data: Data, preprocessing: Preprocessing, split: str = "val", *, batch_size: int = 64, workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The images of one set in order, as a model sees them in evaluation.
+    """The images of one set in order, prepared as for an evaluation.
 
     Yields:
-        images of shape (N, C, H, W), float32, and their indices in ``data.classes`` of shape (N,), int64; where an
-        image may have several, ones and zeros of shape (N, classes), float32.
+        images of shape (N, C, H, W), float32, and their indices in ``data.classes`` of shape (N,), int64; or ones and
+        zeros of shape (N, classes), float32, if an image may have several labels.
 
     Raises:
         DataError: ``data`` were opened without that set.
@@ -108,7 +112,7 @@ def batches(
 
 
 def check_loading(batch_size: int, workers: int) -> None:
-    """Refuse what no loader can be made with, before images are opened for it.
+    """Check the arguments of a loader, before images are opened for it.
 
     Raises:
         UsageError: ``batch_size`` is less than 1, or ``workers`` less than 0.
@@ -119,21 +123,21 @@ def check_loading(batch_size: int, workers: int) -> None:
 
 
 def class_labels(data: Data) -> Labels:
-    """What stands for each target: its index in ``data.classes``; ones and zeros where an image may have several."""
+    """Labels that are indices in ``data.classes``; or ones and zeros if an image may have several."""
     indices = tuple(range(len(data.classes)))
     return ManyLabels(indices, len(indices)) if data.multi_label else indices
 
 
 def read(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches of a loader, with clear words where one of its processes fails; the others end then, too.
+    """The batches of a loader. If one of its worker processes fails, all end, and the error says so.
 
     Raises:
-        DataError: a process that reads images died, or could not read one.
+        DataError: a worker process died, or could not read an image.
     """
-    with dead_readers_named():
+    with explain_dead_workers():
         try:
             yield from batches
-        except (OSError, EOFError) as error:  # a batch cannot be fetched from a process that is gone
+        except (OSError, EOFError) as error:  # a batch cannot be fetched from a dead process
             end_readers(batches)
             raise _died(error) from error
         except Exception:
@@ -142,9 +146,9 @@ def read(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def end_readers(*loaders: Iterable[Any]) -> None:
-    """End the processes of loaders that nobody will ask again.
+    """End the worker processes of loaders that are no longer needed.
 
-    Left to the interpreter's end, they would take its SIGTERM for a request to stop, and wait.
+    Otherwise the interpreter would end them by SIGTERM, which they take for a request to stop, and wait.
     """
     for loader in loaders:
         if (readers := getattr(loader, "_iterator", None)) is not None:
@@ -152,18 +156,18 @@ def end_readers(*loaders: Iterable[Any]) -> None:
 
 
 @contextlib.contextmanager
-def dead_readers_named() -> Iterator[None]:
-    """Clear words for what a loader's processes raise; torch raises in the midst of anything when one of them dies.
+def explain_dead_workers() -> Iterator[None]:
+    """Turn the errors of a loader's worker processes into clear ones; torch may raise them anywhere.
 
     Raises:
-        DataError: a process that reads images died, or could not read one.
+        DataError: a worker process died, or could not read an image.
     """
     try:
         yield
     except DataError as error:
         if "Caught DataError in DataLoader worker" not in error.message:
             raise
-        # torch puts the whole traceback of the process in front of what was said there
+        # torch puts the traceback of the worker in front of its message
         raise DataError(error.message.rpartition("DataError: ")[2].strip()) from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
@@ -183,7 +187,7 @@ def _loader(dataset: PreparedImages, workers: int, **order: Any) -> DataLoader[I
     return DataLoader(
         dataset,
         **order,
-        generator=torch.Generator(),  # else the loader draws from the caller's random numbers
+        generator=torch.Generator(),  # otherwise the loader draws from the caller's random numbers
         num_workers=workers,
         worker_init_fn=_outlive_a_request_to_stop,
         persistent_workers=workers > 0,
@@ -192,12 +196,13 @@ def _loader(dataset: PreparedImages, workers: int, **order: Any) -> DataLoader[I
 
 
 def _outlive_a_request_to_stop(worker: int) -> None:
-    """A terminal's Ctrl-C and a cluster's SIGTERM reach all processes, and the main one is to finish its step.
+    """Ignore Ctrl-C and SIGHUP and delay SIGTERM, which reach all processes: the main one still needs batches.
 
-    SIGTERM ends a process that reads images a little later: it is also how Python ends those that nobody needs.
+    SIGTERM is not ignored, because Python also ends workers by it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):  # not on Windows
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
 
 

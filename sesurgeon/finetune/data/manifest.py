@@ -5,64 +5,52 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from sesurgeon.errors import DataError
-from sesurgeon.finetune.data.classfiles import TRAIN_NAME, VAL_NAMES, ClassFiles, by_class, sorted_labels
-from sesurgeon.finetune.data.labelsets import LabelSets, by_labels
+from sesurgeon.finetune.data.labelled_files import LabelledFiles, by_class, by_labels, sorted_labels
+from sesurgeon.finetune.data.sets import SET_NAMES, TRAIN_NAME, Listing, val_name_in
 
 SUFFIXES = (".csv", ".tsv")
 _COLUMNS = ("path", "label")
-_SPLITS = (TRAIN_NAME, *VAL_NAMES)
 _MOST_TOLD = 20
 _FORM = "A manifest has a header with the columns path and label, and may have split (train, val or test)."
 
-Listed = TypeVar("Listed")
 
-
-def list_manifest(path: Path) -> tuple[ClassFiles | None, ClassFiles | None]:
-    """The training set, or all there is, and the validation set, if it is apart.
-
-    Raises:
-        DataError: see :func:`read_manifest`.
-    """
-    sets = read_manifest(path)
-    return _two_of(
-        {
-            name: by_class(_where(path, name), rows, sorted_labels(label for label, _ in rows))
-            for name, rows in sets.items()
-        }
-    )
-
-
-def list_label_sets(path: Path) -> tuple[LabelSets | None, LabelSets | None]:
-    """The same of images that may have several labels each: the column ``label`` holds them with ``|`` between.
-
-    An empty cell says that the image shows none of the classes.
-
-    Raises:
-        DataError: see :func:`read_manifest`.
-    """
-    sets = read_manifest(path, labels_needed=False)
-    return _two_of({name: by_labels(_where(path, name), rows) for name, rows in sets.items()})
-
-
-def read_manifest(path: Path, *, labels_needed: bool = True) -> dict[str, list[tuple[str, Path]]]:
-    """(Label, file) pairs of each set, sorted by file; a manifest without sets has one, called "".
+def list_manifest(path: Path, *, multi_label: bool = False) -> Listing:
+    """List the sets of a manifest.
 
     The file is UTF-8 with a header: the columns ``path`` (relative to the manifest's folder) and ``label``,
     and optionally ``split`` (train, or val, valid, validation or test, of which the first that is there is
     taken). Other columns are passed over. Columns are separated by commas, semicolons or tabs. Labels are taken
-    letter by letter, without spaces after the separator.
+    literally, but for spaces after the separator.
+
+    Args:
+        path: of the manifest.
+        multi_label: the column ``label`` holds any number of labels with ``|`` between them.
 
     Raises:
         DataError: the file is missing or not of that form, or rows are bad: without path or label, of a file
-            that is not there or was named before, of an unknown split. They are told together, by line.
+            that is missing or was named before, of an unknown split. All bad rows are listed by line.
     """
+    sets = {name: _labelled(path, name, rows, multi_label) for name, rows in _read(path, multi_label).items()}
+    val_name = val_name_in(sets)
+    return sets.get(TRAIN_NAME, sets.get("")), None if val_name is None else sets[val_name]
+
+
+def _labelled(path: Path, name: str, rows: list[tuple[str, Path]], multi_label: bool) -> LabelledFiles:
+    where = f"{path} ({name})" if name else str(path)
+    if multi_label:
+        return by_labels(where, rows)
+    return by_class(where, rows, sorted_labels(label for label, _ in rows))
+
+
+def _read(path: Path, multi_label: bool) -> dict[str, list[tuple[str, Path]]]:
+    """The (label, file) pairs of each set, sorted by file; a manifest without sets has one, called ""."""
     rows = _rows(path)
-    needed = _COLUMNS if labels_needed else _COLUMNS[:1]
+    needed = _COLUMNS[:1] if multi_label else _COLUMNS  # an image may have no label
     problems: list[str] = []
     lines: dict[str, int] = {}
     sets: dict[str, list[tuple[str, Path]]] = {}
@@ -82,23 +70,14 @@ def read_manifest(path: Path, *, labels_needed: bool = True) -> dict[str, list[t
         )
     if not sets:
         raise DataError(f"The manifest {path} names no images.", hint=_FORM)
-    # sorted, so that no shuffling of rows changes what is held out
+    # sorted, so that the order of the rows does not change what is held out
     return {name: sorted(labelled, key=lambda pair: pair[1]) for name, labelled in sets.items()}
 
 
-def _two_of(found: Mapping[str, Listed]) -> tuple[Listed | None, Listed | None]:
-    val = next((found[name] for name in VAL_NAMES if name in found), None)
-    return found.get(TRAIN_NAME, found.get("")), val
-
-
-def _where(path: Path, name: str) -> str:
-    return f"{path} ({name})" if name else str(path)
-
-
 def _rows(path: Path) -> list[tuple[int, dict[Any, Any]]]:
-    """(Number of its line, cells by column) of each row; cells beyond the header are under None."""
+    """The line number of each row, and its cells by column; cells beyond the header are under None."""
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Excel marks its files
+        text = path.read_text(encoding="utf-8-sig")  # Excel writes a byte order mark
     except FileNotFoundError as error:
         raise DataError(f"The manifest {path} does not exist.") from error
     except OSError as error:
@@ -129,10 +108,10 @@ def _problem(row: dict[Any, Any], file: Path, lines: dict[str, int], needed: Seq
         return f"no {' and no '.join(blank)}"
     if None in row:
         return "more cells than columns; quote what holds a separator"
-    if "split" in row and (row["split"] or "").strip().lower() not in _SPLITS:
-        return f"the split {row['split']!r} is none of {', '.join(_SPLITS)}"
+    if "split" in row and (row["split"] or "").strip().lower() not in SET_NAMES:
+        return f"the split {row['split']!r} is none of {', '.join(SET_NAMES)}"
     if (before := lines.get(os.path.abspath(file))) is not None:  # however it is spelled
         return f"{row['path']} was named in line {before} already"
-    if not file.is_file():
+    if not os.path.isfile(file):  # Path.is_file raises an error for a name that is too long
         return f"there is no file {row['path']}"
     return None

@@ -1,20 +1,19 @@
-"""What a user should be told about images and classes, in sentences."""
+"""Remarks for the user about unusual images and classes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from sesurgeon.finetune.data.classfiles import ClassFiles
-from sesurgeon.finetune.data.images import CONVERSIONS, TINY, BadImage, Checked
-from sesurgeon.finetune.data.labelsets import SEPARATOR, LabelSets
+from sesurgeon.finetune.data.image_checks import CONVERSIONS, TINY, BadImage, Checked
+from sesurgeon.finetune.data.labelled_files import SEPARATOR, LabelledFiles
 from sesurgeon.words import some
 
 _MOST = 5
 
 
 def conversion_notes(checks: Sequence[Checked]) -> tuple[str, ...]:
-    """What becomes of readable images that are unusual, in sentences."""
+    """How unusual images that can be read are treated."""
     good = [checked for checked in checks if checked.problem is None]
     notes = []
     counts = {kind: sum(kind in checked.kinds for checked in good) for kind in CONVERSIONS}
@@ -28,34 +27,34 @@ def conversion_notes(checks: Sequence[Checked]) -> tuple[str, ...]:
     tiny = [str(checked.file) for checked in good if checked.tiny]
     if tiny:
         is_or_are = "1 image is" if len(tiny) == 1 else f"{len(tiny):,} images are"
-        notes.append(f"{is_or_are} narrower or lower than {TINY} pixels and used all the same: {some(tiny, _MOST)}.")
+        notes.append(f"{is_or_are} less than {TINY} pixels wide or high, and used anyway: {some(tiny, _MOST)}.")
     return tuple(notes)
 
 
 def left_out_notes(skipped: Sequence[BadImage]) -> tuple[str, ...]:
-    """Which files cannot be read, all by name, for the record."""
+    """All files that cannot be read, by name."""
     listed = "; ".join(f"{image.path} ({image.reason})" for image in skipped)
-    return (f"Left out, for they cannot be read: {listed}.",) if skipped else ()
+    return (f"Left out, because they cannot be read: {listed}.",) if skipped else ()
 
 
 def ignored_notes(ignored: Sequence[Path]) -> tuple[str, ...]:
-    """Which files beside the images are none by their names: a .gif is not looked at either."""
+    """The files that are no images by their suffix; a .gif is among them."""
     if not ignored:
         return ()
-    return (f"Left aside, for their names are not those of images: {some([*map(str, ignored)], _MOST)}.",)
+    return (f"Ignored, because their names are not those of images: {some([*map(str, ignored)], _MOST)}.",)
 
 
-def aside_notes(sets: Sequence[ClassFiles | LabelSets]) -> tuple[str, ...]:
-    """Which folders beside the sets are not looked into, of the same ``sets`` as in :func:`class_notes`."""
-    aside = sets[0].aside if isinstance(sets[0], ClassFiles) else ()
+def aside_notes(sets: Sequence[LabelledFiles]) -> tuple[str, ...]:
+    """The folders beside the sets that are not read. ``sets`` are those of :func:`class_notes`."""
+    aside = sets[0].aside
     if not aside:
         return ()
     read = " and ".join(dict.fromkeys(Path(found.where).name for found in sets))
-    return (f"Left aside, for images are read from {read} beside them: {some([*map(str, aside)], _MOST)}.",)
+    return (f"Ignored, because images are read from {read} beside them: {some([*map(str, aside)], _MOST)}.",)
 
 
-def class_notes(sets: Sequence[ClassFiles | LabelSets]) -> tuple[str, ...]:
-    """What becomes of unusual classes. ``sets`` is a training and a validation set, or one to measure with."""
+def class_notes(sets: Sequence[LabelledFiles]) -> tuple[str, ...]:
+    """How unusual classes are treated. ``sets`` are a training and a validation set, or one set to measure with."""
     notes = []
     spaced = [repr(name) for name in sets[0].classes if name != name.strip()]
     if spaced:
@@ -67,15 +66,14 @@ def class_notes(sets: Sequence[ClassFiles | LabelSets]) -> tuple[str, ...]:
             "finetune --multi-label takes them so."
         )
     if len(sets) == 2:
-        pairs = list(zip(sets[0].classes, *(found.files for found in sets), strict=True))
-        untrained = [name for name, files, others in pairs if others and not files]
-        unmeasured = [(name, len(files)) for name, files, others in pairs if files and not others]
-        single = [name for name, images in unmeasured if images == 1]
-        several = [name for name, images in unmeasured if images > 1]
+        counts = list(zip(sets[0].classes, sets[0].counts, sets[1].counts, strict=True))
+        untrained = [name for name, trained, measured in counts if trained == 0 < measured]
+        single = [name for name, trained, measured in counts if trained == 1 and measured == 0]
+        several = [name for name, trained, measured in counts if trained > 1 and measured == 0]
         if single:
-            notes.append(f"Trained on the only image there is, and not measured: {some(single, _MOST)}.")
+            notes.append(f"Classes with a single image, trained on but not evaluated: {some(single, _MOST)}.")
         if untrained:
-            notes.append(f"Measured, and without training images: {some(untrained, _MOST)}.")
+            notes.append(f"Classes evaluated without having training images: {some(untrained, _MOST)}.")
         if several:
-            notes.append(f"Trained on, and not measured for want of validation images: {some(several, _MOST)}.")
+            notes.append(f"Classes without validation images, trained on but not evaluated: {some(several, _MOST)}.")
     return tuple(notes)

@@ -1,24 +1,21 @@
-"""Opening data by what a user writes: a folder, a manifest, an archive, shards, or a dataset's name."""
+"""Opening data by what the user writes: a folder, a manifest, an archive, shards, or the name of a dataset."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeAlias
 
 from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune.config import OnBadImage
 from sesurgeon.finetune.data import archives, hfds, manifest, shards, torchvision_data
-from sesurgeon.finetune.data.classfiles import ClassFiles
 from sesurgeon.finetune.data.dataset import Data, check_is_data
 from sesurgeon.finetune.data.folder import list_folder
-from sesurgeon.finetune.data.images import Checked, check_images
-from sesurgeon.finetune.data.labelsets import LabelSets, check_some_labelled
+from sesurgeon.finetune.data.image_checks import bad_images, check_images, describe_bad_images
+from sesurgeon.finetune.data.labelled_files import LabelledFiles
 from sesurgeon.finetune.data.notes import aside_notes, class_notes, conversion_notes, ignored_notes
+from sesurgeon.finetune.data.sets import Listing
 from sesurgeon.finetune.data.unlabelled import list_unlabelled
-from sesurgeon.finetune.events import ImagesChecked, OnProgress, ignore
-
-FileSet: TypeAlias = ClassFiles | LabelSets
+from sesurgeon.finetune.events import OnProgress, ignore
 
 
 def open_data(
@@ -35,40 +32,40 @@ def open_data(
     workers: int = 4,
     on_progress: OnProgress = ignore,
 ) -> Data:
-    """Open labelled images, with every file checked (those of torchvision's datasets are taken as they are).
+    """Open labelled images and check that every file can be read (torchvision's datasets are taken as they are).
 
     ====================  ============================================================================
-    a folder              with ``train/`` and ``val/`` (or ``valid/``, ``validation/``, or ``test/``) and one
-                          folder a class in them, or the class folders themselves
+    a folder              with ``train/`` and ``val/`` (or ``valid/``, ``validation/``, or ``test/``) and a
+                          folder per class in them, or with class folders only
     ``labels.csv``        a manifest: columns path, label and perhaps split; see :mod:`.manifest`
-    ``photos.tar``        such a folder, packed; or a tar of tars, one a class; see :mod:`.archives`
+    ``photos.tar``        such a folder, packed; or a tar of tars, one per class; see :mod:`.archives`
     ``wds:SHARDS``        WebDataset shards on this machine: a folder of them, or ``a-{000..127}.tar``;
                           see :mod:`.shards`
     ``hfds:NAME``         a dataset of the Hugging Face Hub, see :mod:`.hfds`; needs ``datasets``
     ``torchvision:NAME``  one of torchvision's datasets, see :mod:`.torchvision_data`
     ====================  ============================================================================
 
-    Where no validation set is apart, ``val_split`` of every class is held out, chosen by ``seed``. What is
-    unusual about images and classes, and what becomes of them, is in the data's ``notes``.
+    Without a validation set, ``val_split`` of every class is held out, chosen by ``seed``. The data's ``notes`` say how
+    unusual images and classes are treated.
 
     Args:
         spec: see above.
         training: False opens only what measuring needs.
-        multi_label: an image may have several labels, or none: a manifest has them with ``|`` between.
-        unlabelled: take all images of a folder or a tar, in whatever folders they are, and no labels.
-        val_split: see above. None holds nothing out: all images are there to measure with.
+        multi_label: an image may have several labels, or none: a manifest lists them with ``|`` between.
+        unlabelled: take all images of a folder or a tar, whatever their folders, and no labels.
+        val_split: see above. None holds nothing out: all images are measured with.
         seed: see above.
         on_bad_image: "skip" leaves unreadable images out and lists them; "error" refuses them.
-        data_dir: where torchvision's datasets lie.
-        download: may torchvision fetch the dataset?
+        data_dir: the folder of torchvision's datasets.
+        download: whether torchvision may download the dataset.
         workers: threads that check the files.
         on_progress: gets :class:`ImagesChecked`.
 
     Raises:
-        DataError: the data are missing, have one class, an empty class, sets with different classes, or (if
-            so asked) an unreadable image.
-        UsageError: ``spec`` is something else; torchvision has no such dataset, or a package is missing; or several
-            labels an image are asked for, and this is no manifest.
+        DataError: the data are missing, have one class, an empty class, sets with different classes, or (with
+            "error") an unreadable image.
+        UsageError: ``spec`` is something else; torchvision has no such dataset, or a package is missing; or
+            ``multi_label`` is given and this is no manifest.
     """
     check_is_data(spec)
     name = os.fspath(spec)
@@ -81,17 +78,22 @@ def open_data(
         return _open_torchvision(name, os.fspath(data_dir), training, download)
     train, val = _list(name, training, multi_label, unlabelled)
     sets = _needed_sets(name, train, val, training, fewest=1 if multi_label or unlabelled else 2)
-    checks = _check(sets, on_bad_image, workers, on_progress)
-    unusable = frozenset(checked.file for checked in checks if checked.problem is not None)
-    sets = [found.without(unusable) for found in sets]
+    checks = check_images([file for found in sets for file in found.paths], workers=workers, on_progress=on_progress)
+    skipped = bad_images(checks)
+    if skipped and on_bad_image == "error":
+        raise DataError(
+            describe_bad_images(skipped, len(checks)),
+            hint="Repair or remove them, or leave them out with --on-bad-image skip.",
+        )
+    unreadable = frozenset(checked.file for checked in checks if checked.problem is not None)
+    sets = [found.without(unreadable) for found in sets]
     ignored = tuple(path for found in sets for path in found.ignored)
     share = val_split if val is None else None
     if share is not None:
         sets = list(sets[0].split(share, seed))
     elif training and val is None:
         raise DataError(f"The data {name} have no validation set.", hint="Hold a share out with --val-split.")
-    if isinstance(sets[-1], LabelSets):
-        check_some_labelled(sets[-1])
+    _check_some_labelled(sets[-1])
     return Data(
         name=name,
         classes=sets[0].classes,
@@ -101,17 +103,14 @@ def open_data(
         multi_label=multi_label,
         val_split=share,
         seed=None if share is None else seed,
-        skipped=tuple(checked.bad for checked in checks if checked.bad is not None),
+        skipped=skipped,
         ignored=ignored,
         notes=(*aside_notes(sets), *ignored_notes(ignored), *conversion_notes(checks), *class_notes(sets)),
     )
 
 
-def _list(name: str, training: bool, multi_label: bool, unlabelled: bool) -> tuple[FileSet | None, FileSet | None]:
-    """The training set, or all there is, and the validation set, if it is apart."""
+def _list(name: str, training: bool, multi_label: bool, unlabelled: bool) -> Listing:
     path = Path(name)
-    if multi_label:
-        return manifest.list_label_sets(path)
     if unlabelled:
         return list_unlabelled(path), None
     if name.startswith(hfds.PREFIX):
@@ -119,7 +118,7 @@ def _list(name: str, training: bool, multi_label: bool, unlabelled: bool) -> tup
     if name.startswith(shards.PREFIX):
         return shards.list_shards(name.removeprefix(shards.PREFIX), training=training)
     if _is_manifest(name):
-        return manifest.list_manifest(path)
+        return manifest.list_manifest(path, multi_label=multi_label)
     if path.suffix.lower() == archives.SUFFIX and not path.is_dir():
         return archives.list_tar(path)
     return list_folder(path, training=training)
@@ -130,10 +129,12 @@ def _is_manifest(name: str) -> bool:
     return path.suffix.lower() in manifest.SUFFIXES and not path.is_dir()
 
 
-def _needed_sets(name: str, train: FileSet | None, val: FileSet | None, training: bool, fewest: int) -> list[FileSet]:
-    """What is still to be split or used whole; or training and validation set; or the latter alone."""
+def _needed_sets(
+    name: str, train: LabelledFiles | None, val: LabelledFiles | None, training: bool, fewest: int
+) -> list[LabelledFiles]:
+    """Training and validation set; or the validation set alone; or all images, which are still to be split."""
     if train is not None and val is not None and training:
-        sets: list[FileSet] = [train, val.over(train.classes)]
+        sets = [train, val.with_classes(train.classes)]
     elif val is not None and not training:
         sets = [val]
     elif train is not None and val is None:
@@ -148,17 +149,15 @@ def _needed_sets(name: str, train: FileSet | None, val: FileSet | None, training
     return sets
 
 
-def _check(sets: list[FileSet], on_bad_image: OnBadImage, workers: int, on_progress: OnProgress) -> tuple[Checked, ...]:
-    files = [file for found in sets for file in found.paths]
-    checks = check_images(files, workers=workers, report=lambda done: on_progress(ImagesChecked(done, len(files))))
-    bad = [checked.bad for checked in checks if checked.bad is not None]
-    if bad and on_bad_image == "error":
-        listed = "\n".join(f"  {image.path}: {image.reason}" for image in bad)
+def _check_some_labelled(found: LabelledFiles) -> None:
+    """Raises:
+    DataError: no image has a label, so that nothing could be measured.
+    """
+    if not any(found.targets):
         raise DataError(
-            f"{len(bad)} of {len(files)} images cannot be read:\n{listed}",
-            hint="Mend or remove them, or leave them out with --on-bad-image skip.",
+            f"None of the {len(found.paths):,} images to measure with in {found.where} has a label.",
+            hint="Put images of each class there.",
         )
-    return checks
 
 
 def _open_torchvision(spec: str, data_dir: str, training: bool, download: bool) -> Data:

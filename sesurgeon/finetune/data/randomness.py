@@ -1,4 +1,4 @@
-"""The three sources of random numbers: Python's, NumPy's, torch's."""
+"""The random numbers of Python, NumPy and torch together."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from sesurgeon.models.isolation import random_states, restore_random_states
+
 
 def random_states_to_keep() -> dict[str, Any]:
-    """What :func:`set_random_states` takes, as plain data and tensors: it can be kept in a file."""
+    """The states of all random numbers, those of the current GPU included, as plain data and tensors for a file."""
     version, numbers, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     states = {
@@ -26,7 +28,7 @@ def random_states_to_keep() -> dict[str, Any]:
 
 
 def set_random_states(states: dict[str, Any]) -> None:
-    """Go on with random numbers where :func:`random_states_to_keep` was asked; on the accelerator in use likewise."""
+    """Restore what :func:`random_states_to_keep` gave."""
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers.tolist()), gauss))
     kind, keys, *rest = states["numpy"]
@@ -37,7 +39,7 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 
 def reseed(seed: int, device: torch.device) -> None:
-    """Start the random numbers of the CPU, and of ``device``, anew; seeds go round at 2**32, where NumPy's end."""
+    """Seed the CPU's random numbers, and those of ``device``, by ``seed`` modulo 2**32, NumPy's limit."""
     seed %= 2**32
     random.seed(seed)
     np.random.seed(seed)
@@ -48,12 +50,7 @@ def reseed(seed: int, device: torch.device) -> None:
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Random numbers by ``seed`` alone for a while, below 2**32; afterwards they go on as if nothing had been drawn.
-
-    Args:
-        seed: of all of them.
-        device: an accelerator whose numbers are seeded, too; without one only the CPU's are.
-    """
+    """Seed the random numbers of the CPU, and of ``device``, for a while; afterwards they are as they were before."""
     with untouched(device):
         reseed(seed, device or torch.device("cpu"))
         yield
@@ -61,15 +58,11 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def untouched(device: torch.device | None = None) -> Iterator[None]:
-    """Afterwards random numbers go on as if nothing had been drawn, on the CPU and on ``device``."""
-    python, numpy = random.getstate(), np.random.get_state()
-    state = torch.get_rng_state()
-    on_device = torch.cuda.get_rng_state(device) if device is not None and device.type == "cuda" else None
+    """Put the state of the random numbers back at the end, on the CPU, on GPUs in use, and on ``device``."""
+    if device is not None and device.type == "cuda":
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # its state counts even where nobody has used it yet
+    states = random_states()
     try:
         yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(state)
-        if on_device is not None and device is not None:
-            torch.cuda.set_rng_state(on_device, device)
+        restore_random_states(states)

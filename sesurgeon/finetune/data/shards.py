@@ -1,8 +1,8 @@
-"""WebDataset shards: tar files in which an image and its label stand side by side, as key.jpg and key.cls.
+"""WebDataset shards: tar files in which an image and its label lie side by side, as key.jpg and key.cls.
 
-The package webdataset, and timm's reader on it, stream shards: they give images in passing, in an order that depends
-on the number of workers, and pass over broken ones. Shards are tar files, so they are listed once and read by place
-like any other: every image can be had at any time, which is what repeatable epochs and resuming need.
+The package webdataset, and timm's reader on top of it, stream shards: the order of the images depends on the number of
+workers, and broken ones are passed over. Here shards are listed once and read by offset, as other tar files are: images
+can be read in any order, which repeatable epochs and resuming need.
 https://github.com/webdataset/webdataset#the-webdataset-format
 """
 
@@ -17,8 +17,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sesurgeon.errors import DataError
-from sesurgeon.finetune.data.archives import SUFFIX, Member
-from sesurgeon.finetune.data.classfiles import SUFFIXES, TRAIN_NAME, VAL_NAMES, ClassFiles, by_class, sorted_labels
+from sesurgeon.finetune.data.archives import SUFFIX, Member, files_in, member_of
+from sesurgeon.finetune.data.images import SUFFIXES
+from sesurgeon.finetune.data.labelled_files import LabelledFiles, by_class, sorted_labels
+from sesurgeon.finetune.data.sets import SET_NAMES, TRAIN_NAME, Listing, val_name_in
 from sesurgeon.words import some
 
 PREFIX = "wds:"
@@ -28,16 +30,12 @@ _MOST = 5
 _FORM = "A sample is an image and its label: key.jpg and key.cls (a class), or key.json with the field label."
 
 
-def list_shards(pattern: str, *, training: bool) -> tuple[ClassFiles | None, ClassFiles | None]:
-    """The training set, or all there is, and the validation set, if it is apart.
-
-    A shard with the word train in its name belongs to the training set, one with val, valid, validation or test to
-    the validation set (of these the first that is there is taken). Without ``training`` a validation set that is
-    there is listed alone.
+def list_shards(pattern: str, *, training: bool) -> Listing:
+    """List the samples of shards. A shard belongs to the set whose name is a word in its file name.
 
     Args:
         pattern: a folder of shards, or their paths with ``*`` or ``{0000..0127}``.
-        training: see above.
+        training: without it, a validation set that is there is listed alone.
 
     Raises:
         DataError: there are no such shards, one cannot be read, or a sample has no label.
@@ -45,12 +43,12 @@ def list_shards(pattern: str, *, training: bool) -> tuple[ClassFiles | None, Cla
     if "://" in pattern or pattern.startswith("pipe:"):
         raise DataError(f"The shards {pattern} are not on this machine.", hint="Fetch them first: they are read often.")
     shards = _shards(pattern)
-    sets = {name: [shard for shard in shards if _is_of(shard, name)] for name in (TRAIN_NAME, *VAL_NAMES)}
-    val_name = next((name for name in VAL_NAMES if sets[name]), None)
+    sets = {name: found for name in SET_NAMES if (found := [shard for shard in shards if _is_of(shard, name)])}
+    val_name = val_name_in(sets)
     if val_name is None:
-        return _listed(f"{PREFIX}{pattern}", sets[TRAIN_NAME] or shards), None
+        return _listed(f"{PREFIX}{pattern}", sets.get(TRAIN_NAME, shards)), None
     val = _listed(f"{PREFIX}{pattern} ({val_name})", sets[val_name])
-    if not training or not sets[TRAIN_NAME]:
+    if not training or TRAIN_NAME not in sets:
         return None, val
     return _listed(f"{PREFIX}{pattern} ({TRAIN_NAME})", sets[TRAIN_NAME]), val
 
@@ -89,7 +87,7 @@ def _is_of(shard: Path, name: str) -> bool:
     return name in re.split(r"[^a-z]+", shard.name.lower())
 
 
-def _listed(where: str, shards: list[Path]) -> ClassFiles:
+def _listed(where: str, shards: list[Path]) -> LabelledFiles:
     samples = [sample for shard in shards for sample in _samples(shard)]
     if not samples:
         raise DataError(f"The shards {where} hold no images.", hint=_FORM)
@@ -97,19 +95,17 @@ def _listed(where: str, shards: list[Path]) -> ClassFiles:
 
 
 def _samples(shard: Path) -> Iterator[tuple[str, Member]]:
-    """(Label, image) of each sample, in the shard's order."""
+    """The (label, image) pairs of a shard, in its order."""
     images: dict[str, Member] = {}
     labels: dict[str, str] = {}
     try:
         with tarfile.open(shard, "r:") as archive:
-            for info in archive:
+            for info, file in files_in(archive):
                 key, suffix = _key_and_suffix(info.name)
-                if not info.isreg():
-                    continue
                 if suffix in SUFFIXES:
-                    images[key] = Member(shard, info.name, info.offset_data, info.size)
-                elif suffix in _LABELS:
-                    content = archive.extractfile(info)
+                    images[key] = member_of(shard, info.name, file or info)
+                elif suffix in _LABELS and file is not None:
+                    content = archive.extractfile(file)
                     label = None if content is None else _label(suffix, content.read())
                     if label is not None and (suffix == _LABELS[0] or key not in labels):
                         labels[key] = label

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sesurgeon.errors import DataError, UsageError
-from sesurgeon.models.nearest import nearest
+from sesurgeon.finetune.data.images import known_targets
+from sesurgeon.finetune.data.sets import TRAIN_NAME, VAL_NAMES
+from sesurgeon.words import nearest
 
 PREFIX = "torchvision:"
-_VAL_SPLITS = ("val", "valid", "test")  # the first that the dataset has
 
 
 def open_split(name: str, data_dir: str, *, training: bool, download: bool) -> Any:
@@ -24,10 +25,10 @@ def open_split(name: str, data_dir: str, *, training: bool, download: bool) -> A
     parameters = inspect.signature(maker).parameters
     if "train" in parameters:
         return _make(name, maker, data_dir, download, train=training)
-    for split in ("train",) if training else _VAL_SPLITS:
+    for split in (TRAIN_NAME,) if training else VAL_NAMES:
         try:
             return _make(name, maker, data_dir, download, split=split)
-        except ValueError:  # how torchvision says that a dataset has no part of that name
+        except ValueError:  # what torchvision raises for a part that the dataset does not have
             continue
     raise _unfit(name)
 
@@ -36,16 +37,25 @@ def classes_of(dataset: Any) -> tuple[str, ...]:
     """The dataset's class names; the numbers from 0 to its highest label, where it has none (SVHN, USPS).
 
     Raises:
-        UsageError: it has no labels either, or others than numbers (CelebA, Kitti).
+        UsageError: it has no labels either, or labels that are no numbers (CelebA, Kitti).
     """
     names = getattr(dataset, "classes", None)
     if names is None:
-        labels = next((getattr(dataset, key) for key in ("targets", "labels", "_labels") if hasattr(dataset, key)), ())
         try:
-            names = range(max(int(label) for label in labels) + 1)
+            names = range(max(int(label) for label in known_targets(dataset)) + 1)
         except (TypeError, ValueError) as error:
             raise _unfit(type(dataset).__name__) from error
+    if any(isinstance(name, tuple) for name in names):
+        return _imagenet_names(names)
     return tuple(str(name) for name in names)
+
+
+def _imagenet_names(synonyms: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The first name of each class. All of ImageNet's are named as in the published weights: it has two cranes."""
+    from torchvision.models import ResNet18_Weights
+
+    published = tuple(ResNet18_Weights.DEFAULT.meta["categories"])
+    return published if len(synonyms) == len(published) else tuple(names[0] for names in synonyms)
 
 
 def _maker(name: str) -> Callable[..., Any]:
@@ -79,7 +89,7 @@ def _missing(name: str, data_dir: str, download: bool, error: Exception) -> Data
             f"The dataset {PREFIX}{name} could not be fetched into {data_dir}: {reason}",
             hint="Check the network, or copy the dataset there in torchvision's layout.",
         )
-    reason = reason.partition(" You can use download=True")[0]  # which is not how it is said here
+    reason = reason.partition(" You can use download=True")[0]  # here it is an option of the command
     return DataError(
         f"The dataset {PREFIX}{name} is not in {data_dir}: {reason}",
         hint="Fetch it with --download, or say where it lies with --data-dir.",

@@ -1,4 +1,4 @@
-"""From an image to the tensor that a model sees: timm's recipe by torchvision's transforms."""
+"""From an image to the tensor that a model sees: timm's recipe with torchvision's transforms."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from sesurgeon.models.provenance import provenance_of
 
 Transform: TypeAlias = Callable[[Image.Image], Tensor]
 
-SMALL = 64  # pixels; up to here images are shifted rather than zoomed, and never flipped
+_SMALL = 64  # pixels; images up to this size are shifted instead of zoomed, and never flipped
 _LARGEST_OWN_SIZE = 256
 _USUAL_SIZE = 224
 _USUAL_CHANNELS = 3
 _LOOKED_AT = 64  # images
-_TRIES = 300  # of a policy that draws two out of fifteen operations, each done every other time
+_TRIES = 300  # a policy draws two of fifteen operations, and applies each with probability 1/2
 _COLOUR = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's
 _STATISTICS = {
     1: ((0.5,), (0.5,)),
@@ -36,16 +36,16 @@ _STATISTICS = {
 
 
 def preprocessing_for(model: nn.Module, images: Images, img_size: int | None = None) -> Preprocessing:
-    """What images go through before ``model``: what its checkpoint says, else a default.
+    """How images are prepared for ``model``: as its checkpoint says, else by default.
 
-    The default takes the channels of the model's first convolution; the images' own size when the first ones
-    share one of at most 256 pixels, else 224 x 224; ImageNet's mean and deviation for colour, 0.5 and 0.5 for
-    grey and for transparency.
+    The default takes the channels of the model's first convolution; the size of the images if a sample of them has
+    one size of at most 256 pixels, else 224 x 224; ImageNet's mean and standard deviation for colour, and 0.5 for both
+    for grey and for transparency.
 
     Args:
         model: the model, with its provenance.
         images: the images that it will see.
-        img_size: side in pixels, in place of the size found.
+        img_size: side in pixels, instead of that in the checkpoint or of the images.
 
     Raises:
         DataError: the model takes more channels than images have.
@@ -61,7 +61,7 @@ def preprocessing_for(model: nn.Module, images: Images, img_size: int | None = N
 
 
 def default_preprocessing(channels: int, height: int, width: int) -> Preprocessing:
-    """For a model that says nothing: ImageNet's mean and deviation for colour, 0.5 and 0.5 for the rest."""
+    """The default: ImageNet's mean and standard deviation for colour, 0.5 for both for the rest."""
     mean, std = _STATISTICS.get(channels, ((), ()))
     return Preprocessing((channels, height, width), mean, std)
 
@@ -83,7 +83,7 @@ def mode_of(preprocessing: Preprocessing) -> str:
 
 
 def eval_transform(preprocessing: Preprocessing) -> Transform:
-    """As timm evaluates: resize by ``crop_mode``, so that the centre crop keeps ``crop_pct`` of a side; normalise."""
+    """timm's recipe: resize by ``crop_mode``, crop the centre, which is ``crop_pct`` of a side, and normalise."""
     from torchvision import transforms
 
     steps = [*_fit(preprocessing), transforms.ToTensor(), _normalize(preprocessing)]
@@ -92,12 +92,12 @@ def eval_transform(preprocessing: Preprocessing) -> Transform:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to training images beside shifts and crops, in timm's words.
+    """How training images are augmented beside shifts and crops; the names are timm's.
 
     Attributes:
         hflip: probability of a horizontal flip; None means 0.5 for colour images above 64 pixels and 0 for the rest
-            (digits, letters and signs are small or grey, and a mirrored one is wrong).
-        aa: a policy of timm's, as "rand-m9-mstd0.5"; None for none.
+            (digits, letters and signs are small or grey, and wrong when mirrored).
+        aa: one of timm's policies, such as "rand-m9-mstd0.5"; None for none.
         reprob: probability of random erasing.
     """
 
@@ -110,22 +110,22 @@ MILD = Augmentation()
 
 
 def train_transform(preprocessing: Preprocessing, augmentation: Augmentation = MILD) -> Transform:
-    """Mild augmentation, and what is asked for above it.
+    """Mild augmentation, and what ``augmentation`` adds.
 
-    Mild is what a photographer or a scanner could have done, so that no label changes: images of at most 64 pixels are
-    brought to size as in evaluation and shifted by up to an eighth, their edge repeated; larger ones lose up to 40 % of
-    their area to a random crop of slightly different aspect.
+    Mild augmentation is what a photographer or a scanner could have done, so that no label changes: images of at most
+    64 pixels are resized as in evaluation and shifted by up to an eighth, with edges repeated; larger ones lose up to
+    40 % of their area to a random crop of slightly different aspect ratio.
     """
     from torchvision import transforms
 
     channels, height, width = preprocessing.input_size
-    small = max(height, width) <= SMALL
+    small = max(height, width) <= _SMALL
     hflip = augmentation.hflip
     if hflip is None:
         hflip = 0.5 if channels >= 3 and not small else 0.0
     on_pictures = [transforms.RandomHorizontalFlip(hflip)] if hflip > 0 else []
     if augmentation.aa is not None:
-        on_pictures.append(make_policy(augmentation.aa, preprocessing))
+        on_pictures.append(_make_policy(augmentation.aa, preprocessing))
     if small:
         padding = [max(1, width // 8), max(1, height // 8)]
         shift = transforms.RandomCrop([height, width], padding=padding, padding_mode="edge")
@@ -142,11 +142,11 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation = M
     return transforms.Compose(steps)  # type: ignore[no-any-return]  # as above
 
 
-def make_policy(name: str, preprocessing: Preprocessing) -> Any:
-    """An augmentation policy of timm's, with timm's usual settings for images of that size.
+def _make_policy(name: str, preprocessing: Preprocessing) -> Any:
+    """One of timm's augmentation policies, with timm's usual settings for images of that size.
 
     Raises:
-        UsageError: timm has none of that name; or images have a transparency, with which none of them works.
+        UsageError: timm has no such policy; or images have transparency, for which none of them works.
     """
     from timm.data import auto_augment as aa
 
@@ -171,17 +171,18 @@ def make_policy(name: str, preprocessing: Preprocessing) -> Any:
     except (AssertionError, KeyError, ValueError, IndexError) as error:
         raise UsageError(
             f"timm has no augmentation policy {name!r} ({error}).",
-            hint="Take one as rand-m9-mstd0.5 (RandAugment), augmix-m5-w4-d2 or original.",
+            hint="Use one such as rand-m9-mstd0.5 (RandAugment), augmix-m5-w4-d2 or original.",
         ) from error
 
 
 def check_policy(name: str, preprocessing: Preprocessing) -> None:
-    """Try an augmentation policy, before a run meets in the midst of an epoch what it cannot do.
+    """Try an augmentation policy, so that it does not fail in the middle of a run.
 
     Raises:
-        UsageError: see :func:`make_policy`; or it asks Pillow for what that refuses, as Posterize for no bits.
+        UsageError: timm has no such policy; or images have transparency, for which none of them works; or Pillow
+            refuses what the policy asks for, such as Posterize to 0 bits.
     """
-    policy, image = make_policy(name, preprocessing), Image.new(mode_of(preprocessing), (8, 8))
+    policy, image = _make_policy(name, preprocessing), Image.new(mode_of(preprocessing), (8, 8))
     try:
         with seeded(0):
             for _ in range(_TRIES):
@@ -195,7 +196,7 @@ def check_policy(name: str, preprocessing: Preprocessing) -> None:
 
 def _fill(preprocessing: Preprocessing) -> Any:
     """The mean colour: a tuple for colour images, a number for grey ones."""
-    levels = [min(255, round(255 * level)) for level in preprocessing.mean]
+    levels = [round(255 * level) for level in preprocessing.mean]
     return tuple(levels) if len(levels) > 1 else levels[0]
 
 
@@ -217,7 +218,7 @@ def _fit(preprocessing: Preprocessing) -> list[Any]:
 
 
 def _fit_whole(preprocessing: Preprocessing, larger: list[int]) -> list[Any]:
-    """Into ``larger`` (height, width) pixels, over the mean colour."""
+    """Fit the whole image into ``larger`` (height, width) pixels, padded with the mean colour."""
     from timm.data.transforms import CenterCropOrPad, ResizeKeepRatio
 
     resize = ResizeKeepRatio(larger, longest=1.0, interpolation=preprocessing.interpolation)
@@ -237,7 +238,7 @@ def _interpolation(preprocessing: Preprocessing) -> Any:
 
 
 def _own_size(images: Images) -> tuple[int, int]:
-    """(height, width) of the images when those looked at, from all over the set, agree and are small."""
+    """(height, width) of the images, if a sample from all over the set has one small size; else the default."""
     step = max(1, len(images) // _LOOKED_AT)
     sizes = {images[index][0].size for index in range(0, len(images), step)}
     width, height = sizes.pop()

@@ -1,4 +1,4 @@
-"""Images without labels: enough to keep a network as it is while its new parts learn (``--distill 1.0``)."""
+"""Images without labels, which are enough for distillation alone (``--distill 1``)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path, PurePath
 
 from sesurgeon.errors import DataError
 from sesurgeon.finetune.data import archives, folder
-from sesurgeon.finetune.data.classfiles import SUFFIXES, ClassFiles
-from sesurgeon.finetune.data.images import ImageFile
+from sesurgeon.finetune.data.images import SUFFIXES, ImageFile
+from sesurgeon.finetune.data.labelled_files import LabelledFiles, by_class
 
 
 def lacks_classes(name: str, known: Collection[str] | None) -> bool:
     """Is ``name`` a folder or a tar of images without class folders?
 
-    It is when no folder in it has the name of a class that the network knows; for a network without names, when all
-    its images lie in one folder.
+    For a network with named classes: no folder in it has the name of one of them. For a network without: all images
+    lie in one folder.
 
     Args:
-        name: the data, as a user writes them; manifests, shards and names of datasets have labels.
+        name: the data, as a user writes them. Manifests, shards and named datasets always have labels.
         known: the network's classes.
     """
     path = Path(name)
@@ -30,8 +30,8 @@ def lacks_classes(name: str, known: Collection[str] | None) -> bool:
     return bool(places) and set(known).isdisjoint(name for place in places for name in place)
 
 
-def list_unlabelled(path: Path) -> ClassFiles:
-    """All images in a folder or a tar, however deep, sorted, as if they were of one class without a name.
+def list_unlabelled(path: Path) -> LabelledFiles:
+    """All images in a folder or a tar, at any depth, sorted, as images of one class with the name "".
 
     Raises:
         DataError: there are none.
@@ -39,7 +39,7 @@ def list_unlabelled(path: Path) -> ClassFiles:
     files = _images(path) if path.is_dir() or _is_tar(path) else []
     if not files:
         raise DataError(f"{path} holds no images.", hint=f"Images are files with {', '.join(SUFFIXES)}.")
-    return ClassFiles(str(path), ("",), (tuple(files),))
+    return by_class(str(path), (("", file) for file in files))
 
 
 def _is_tar(path: Path) -> bool:
@@ -51,5 +51,5 @@ def _images(path: Path) -> list[ImageFile]:
 
 
 def _folders(path: Path, file: ImageFile) -> tuple[str, ...]:
-    """The folders between the data and an image."""
+    """The folders between the root of the data and an image."""
     return PurePath(str(file)).relative_to(path).parts[:-1]

@@ -1,4 +1,4 @@
-"""A run as a picture: loss and top-1 against the epochs."""
+"""The curve of a run as a picture: loss and a score against the epochs."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _TRAIN = "#7a869a"
 
 
 def draw_curve(rows: tuple[EpochRow, ...], phases: tuple[Phase, ...], path: Path, metric: str | None = "top1") -> None:
-    """Write a PNG: losses on the left, a score on the right, against finished epochs (0: before training).
+    """Write a PNG: the losses on the left, a score on the right, against finished epochs (0: before training).
 
     Args:
         rows: the epochs.
         phases: of the run.
         path: of the PNG.
-        metric: the score by which the best epoch is chosen; for "loss" top-1 is drawn. None: it is the last.
+        metric: the score that chooses the best epoch, None for the last. Top-1 is drawn for "loss" and None.
 
     Raises:
         OutputError: ``path`` cannot be written.
@@ -67,7 +67,7 @@ def _draw_phases(axes: Any, phases: tuple[Phase, ...]) -> None:
 
     for before, after in pairwise(phases):
         axes.axvline(after.first_epoch, color=GREY, linestyle="--", linewidth=1)
-        # on both sides of the line, where they have room even if a phase has none
+        # on both sides of the line, where they have room even if a phase is short
         for phase, aside, side in ((before, -4, "right"), (after, 4, "left")):
             axes.annotate(
                 _PHASES[phase.name], (after.first_epoch, 1), xycoords=("data", "axes fraction"), xytext=(aside, 2),

@@ -1,4 +1,4 @@
-"""What all pictures have in common."""
+"""Figures of matplotlib, as all pictures use them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BLUE, RED, GREY = "#0b5fa5", "#b3261e", "#8c8c8c"
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure of matplotlib's, in inches, that needs no screen."""
+    """An empty figure of that size in inches; it needs no screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -21,11 +21,11 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write it as a PNG, whole or not at all."""
+    """Write ``figure`` as a PNG, whole or not at all."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120, bbox_inches="tight", format="png")
 
 
 def without_box(axes: Any) -> None:
-    """Only the two sides of the frame that are axes."""
+    """Hide the sides of the frame that are no axes."""
     axes.spines[["top", "right"]].set_visible(False)

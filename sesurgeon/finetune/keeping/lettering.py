@@ -1,4 +1,4 @@
-"""Names in pictures: any text that a user may have given a class, in the fonts that are there."""
+"""Names of classes in pictures: any text, in the fonts that are installed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sesurgeon.finetune.keeping.spaces import spaces_shown
+from sesurgeon.words import spaces_shown
 
 _OURS = "DejaVu Sans"  # comes with matplotlib; it lacks the scripts of East Asia
 _WIDE = (
@@ -31,8 +31,8 @@ class Lettering:
     """How the names of classes are written.
 
     Attributes:
-        names: by output index, shortened; ``#7`` for a name that no font here can write, or that is not known.
-        style: what matplotlib's text functions need to be given.
+        names: by output index, shortened, without those that no font here can write; ``lettering[7]`` is ``#7`` then.
+        style: keyword arguments for matplotlib's text functions.
     """
 
     names: Mapping[int, str]
@@ -43,9 +43,9 @@ class Lettering:
 
 
 def lettering_for(classes: Mapping[int, str]) -> Lettering:
-    """Choose fonts for these names: a glyph that is missing would be drawn as a box, with a warning.
+    """Choose fonts for the names of ``classes``: a missing glyph would be drawn as a box, with a warning.
 
-    Dollar signs stay dollar signs: matplotlib would read what is between two of them as a formula.
+    Text between dollar signs is not read as a formula.
     """
     from matplotlib import font_manager
 

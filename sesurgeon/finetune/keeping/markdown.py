@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from sesurgeon.finetune.keeping.spaces import spaces_shown
+from sesurgeon.words import spaces_shown
 
 
 def table(header: Sequence[str], lines: Iterable[Sequence[str]], text: int = 1) -> list[str]:

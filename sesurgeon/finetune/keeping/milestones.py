@@ -1,4 +1,4 @@
-"""What the states of a network scored, one beside the other, for the report."""
+"""The table that compares the states of a network, for the report."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from dataclasses import dataclass
 import torch
 
 from sesurgeon.finetune.keeping.markdown import escaped, per_cent, table
+from sesurgeon.finetune.scoring.evaluation import Evaluation
 from sesurgeon.finetune.scoring.measured import SHARES, Measured, score_label
-from sesurgeon.finetune.scoring.scores import Evaluation
 
 _FLATTERED = (
-    "Where the same images chose the best epoch, they flatter it. What the blocks did and what the training did "
-    "only the same training without blocks would tell."
+    "If the best epoch was chosen on the same images, its score is optimistic. Only the same training without blocks "
+    "would separate the effect of the blocks from that of the training."
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Milestone:
-    """A state of the network that was measured: "base", "after surgery", "after phase 1", "best", …"""
+    """A state of the network that was evaluated: "base", "after surgery", "after phase 1", "best", …"""
 
     name: str
     evaluation: Measured
 
 
 def milestone_lines(milestones: Sequence[Milestone]) -> list[str]:
-    """A table of what each scored, and what the difference between the first and the last is worth."""
+    """A table of their scores, and how significant the difference between the first and the last is."""
     first, last = milestones[0], milestones[-1]
     header, lines = _scores(milestones)
     if isinstance(last.evaluation, Evaluation):
@@ -49,7 +49,7 @@ def _scores(milestones: Sequence[Milestone]) -> tuple[tuple[str, ...], list[tupl
 
 
 def _comparison(first: Milestone, last: Milestone) -> list[str]:
-    """What the difference between the two is worth, when the same images were measured."""
+    """How significant the difference between the two is; nothing if they were measured on different images."""
     if first is last:
         return []
     what = f'From "{escaped(first.name)}" to "{escaped(last.name)}"'
@@ -70,14 +70,14 @@ def _comparison(first: Milestone, last: Milestone) -> list[str]:
     return [
         "",
         f'Mended: wrong at "{escaped(first.name)}" and right now; broken: the other way round.',
-        f"{what} top-1 changed by {difference:+.2f} points. The standard error of that, by the choice of the "
-        f"{images:,} images, is {error:.2f} points, and the change is {verdict}.",
+        f"{what} top-1 changed by {difference:+.2f} points. The standard error of this change, from the choice of the "
+        f"{images:,} images, is {error:.2f} points; the change is {verdict}.",
         _FLATTERED,
     ]
 
 
 def _changes(first: Milestone, later: Milestone) -> tuple[int, int] | None:
-    """How many images became right, and how many wrong; None where the images differ, or there is nothing later."""
+    """How many images became right, and how many wrong; None if the images differ or both are the same milestone."""
     before, after = first.evaluation, later.evaluation
     if first is later or not isinstance(before, Evaluation) or not isinstance(after, Evaluation):
         return None

@@ -1,4 +1,4 @@
-"""Keeping a run: after every epoch it is evaluated and its files are written."""
+"""The recorder of a run: after every epoch it evaluates the network and writes the run's files."""
 
 from __future__ import annotations
 
@@ -11,29 +11,33 @@ from torch import nn
 
 from sesurgeon.errors import DivergedError
 from sesurgeon.finetune.events import EpochFinished, OnProgress
-from sesurgeon.finetune.keeping.records import EpochRow, best_of, epochs_since_best
+from sesurgeon.finetune.keeping.records import EpochRow, best_of
 from sesurgeon.finetune.keeping.runfolder import RunFolder
 from sesurgeon.finetune.scoring.measured import Measured, restored
 from sesurgeon.models.provenance import attach_provenance, provenance_of
 
 
 class Recorder:
-    """Evaluates the network and writes what came of it.
+    """Evaluates the network and writes the results.
 
     Args:
-        measure: evaluates a network on the validation images, on all processes.
+        measure: evaluates a network on the validation images, on all processes together.
         folder: where the files go; None on processes that write nothing.
-        metric: by which the best epoch is chosen; None for the last, where no score tells which one is best.
-        settings: what the checkpoints' history says of this run, beside the epoch's numbers.
+        metric: the score that chooses the best epoch; None if no score can: the last epoch counts as the best then.
+        settings: what the checkpoints' history says about this run, beside the numbers of the epoch.
         history: of the network before this run.
-        on_progress: gets :class:`EpochFinished`.
+        on_progress: receives :class:`EpochFinished`.
 
     Attributes:
-        rows: one an epoch; the first is the state before training.
-        best: the evaluation of the best epoch.
-        milestones: evaluations that the report compares, by name.
-        notes: what the report says of the run's beginning, in sentences.
+        rows: one per epoch; the first is the state before training.
+        best: the evaluation of the best epoch; there is none before the first :meth:`record`.
+        milestones: the evaluations that the report compares, by name.
+        notes: sentences about the beginning of the run, for the report.
+        held: the epoch in ``best.pt``, if it is better than all of ``rows``: the run was stopped after it, and went on
+            from a state before it.
     """
+
+    best: Measured
 
     def __init__(
         self,
@@ -51,9 +55,9 @@ class Recorder:
         self.history = history
         self.on_progress = on_progress
         self.rows: tuple[EpochRow, ...] = ()
-        self.best: Measured | None = None
         self.milestones: dict[str, Measured] = {}
         self.notes: tuple[str, ...] = ()
+        self.held: EpochRow | None = None
 
     def record(
         self, model: nn.Module, epoch: int, phase: str = "", train_loss: float | None = None, lr: float | None = None
@@ -61,8 +65,8 @@ class Recorder:
         """Evaluate ``model`` after ``epoch`` (-1: before training) and write checkpoints, rows and metrics.
 
         Raises:
-            DivergedError: the model's outputs are not finite numbers; nothing is written then.
-            OutputError: a file cannot be written; the one before stays whole.
+            DivergedError: the model's outputs are not finite; nothing is written then.
+            OutputError: a file cannot be written; the one that it was to replace stays whole.
         """
         found = self.measure(model)
         if not math.isfinite(found.loss):
@@ -74,36 +78,38 @@ class Recorder:
         row = EpochRow(epoch, phase, train_loss, found.scores(), lr)
         self.rows = (*self.rows, row)
         is_best = best_of(self.rows, self.metric) is row
-        self.best = found if is_best or self.best is None else self.best
+        if is_best:  # as the first row always is
+            self.best = found
         if self.folder is not None:
-            self._write(self.folder, model, row, self.best, is_best)
+            if is_best and self.held is not None and best_of((row, self.held), self.metric) is row:
+                self.held = None
+            self._write(self.folder, model, row, is_best=is_best and self.held is None)
         self.on_progress(EpochFinished(row, is_best and self.metric is not None))
         return found
-
-    def epochs_without_gain(self, phase: str) -> int:
-        """Epochs of ``phase`` since the best one."""
-        return epochs_since_best(self.rows, self.metric, phase)
 
     def state(self) -> dict[str, Any]:
         """What :meth:`restore` takes, as plain data and tensors."""
         return {
             "history": [dict(record) for record in self.history],
             "rows": [row.to_dict() for row in self.rows],
-            "best": None if self.best is None else self.best.to_dict(),
+            "best": self.best.to_dict(),
             "milestones": {name: found.to_dict() for name, found in self.milestones.items()},
             "notes": list(self.notes),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where another recorder was."""
+        """Take over the state of another recorder, from its :meth:`state`."""
         self.history = tuple(state["history"])
         self.rows = tuple(EpochRow.from_dict(row) for row in state["rows"])
-        self.best = None if state["best"] is None else restored(state["best"])
+        self.best = restored(state["best"])
         self.milestones = {name: restored(found) for name, found in state["milestones"].items()}
-        self.notes = tuple(state.get("notes", ()))  # a state of an older sesurgeon has none
+        self.notes = tuple(state["notes"])
+        if self.folder is not None and self.metric is not None:
+            held = self.folder.read_best_row()
+            self.held = None if held == best_of(self.rows, self.metric) else held
 
-    def _write(self, folder: RunFolder, model: nn.Module, row: EpochRow, best: Measured, is_best: bool) -> None:
+    def _write(self, folder: RunFolder, model: nn.Module, row: EpochRow, *, is_best: bool) -> None:
         record = {"command": "finetune", **self.settings, **row.to_dict()}
         attach_provenance(model, replace(provenance_of(model), history=(*self.history, record)))
         folder.write_checkpoints(model, is_best=is_best)
-        folder.write_rows(self.rows, best, self.metric)
+        folder.write_rows(self.rows, self.best, self.metric)

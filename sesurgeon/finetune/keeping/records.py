@@ -1,8 +1,8 @@
-"""What is written down of a run, epoch by epoch."""
+"""The rows of a run's tables, one per epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ class EpochRow:
         epoch: from 0; -1 is the state before training.
         phase: the name of the epoch's phase; "" before training.
         train_loss: mean over the epoch's images; None before training.
-        scores: of the validation images, by name: see :meth:`sesurgeon.finetune.Evaluation.scores`.
+        scores: on the validation images, by name: see :meth:`sesurgeon.finetune.Evaluation.scores`.
         lr: the largest learning rate of the epoch's last update; None before training.
     """
 
@@ -30,7 +30,7 @@ class EpochRow:
         return self.scores["loss"]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, the scores in timm's column names: ``eval_loss``, ``eval_top1``, …"""
+        """Plain data, with the scores named as in timm: ``eval_loss``, ``eval_top1``, …"""
         scores = {f"eval_{name}": value for name, value in self.scores.items()}
         return {"epoch": self.epoch, "phase": self.phase, "train_loss": self.train_loss, **scores, "lr": self.lr}
 
@@ -42,26 +42,14 @@ class EpochRow:
 
 
 def best_of(rows: Sequence[EpochRow], metric: str | None) -> EpochRow:
-    """The row with the best score, the earliest of equals: training that gains nothing changes nothing.
-
-    Without a metric, where nothing tells which one is best, it is the last.
-    """
+    """The row with the best score, the earliest of equal ones; without a metric the last."""
     if metric is None:
         return rows[-1]
-    return max(rows, key=lambda row: (goodness(row.scores, metric), -row.epoch))
-
-
-def goodness(scores: Mapping[str, float], metric: str) -> float:
-    """A score turned so that more is better."""
-    return -scores[metric] if metric == "loss" else scores[metric]
+    sign = -1 if metric == "loss" else 1
+    return max(rows, key=lambda row: (sign * row.scores[metric], -row.epoch))
 
 
 def epochs_since_best(rows: Sequence[EpochRow], metric: str | None, phase: str) -> int:
     """How many epochs of ``phase`` went by without a new best."""
     best = best_of(rows, metric)
     return sum(row.epoch > best.epoch and row.phase == phase for row in rows)
-
-
-def summary_columns(rows: Iterable[EpochRow]) -> list[str]:
-    """Those of ``summary.csv``, in timm's order; the phase is left out."""
-    return [column for column in next(iter(rows)).to_dict() if column != "phase"]

@@ -1,4 +1,4 @@
-"""``report.md``: what a run did, for people, in one page of Markdown."""
+"""``report.md``: what a run did, for people, on one page of Markdown."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from sesurgeon.errors import UsageError
 from sesurgeon.files import atomic_write
-from sesurgeon.finetune.keeping.classes import class_lines, confusion_lines
+from sesurgeon.finetune.keeping.class_tables import class_lines, confusion_lines
 from sesurgeon.finetune.keeping.markdown import escaped, number, per_cent, table
 from sesurgeon.finetune.keeping.milestones import Milestone, milestone_lines
 from sesurgeon.finetune.keeping.records import EpochRow, best_of
-from sesurgeon.finetune.scoring.gatewatch import GateMovement
+from sesurgeon.finetune.scoring.gatestatistics import GateStatistics
 from sesurgeon.finetune.scoring.measured import SHARES, Measured, score_label
 
 _MOST_EPOCHS = 30
@@ -27,29 +26,26 @@ def write_report(
     *,
     rows: tuple[EpochRow, ...] = (),
     metric: str | None = "top1",
-    gates: Sequence[GateMovement] = (),
+    gates: Sequence[GateStatistics] = (),
     pictures: Sequence[Path] = (),
     notes: Sequence[str] = (),
 ) -> None:
-    """Write a report; what is not given has no section in it.
+    """Write a report. It has a section for everything that is given.
 
     Args:
         path: of the Markdown file.
         title: of the page.
-        milestones: in the order of time, all measured on the same images; the first is what the others are
-            compared with, the last is the network that is shipped.
+        milestones: at least one, in order of time, all measured on the same images. The first is what the others are
+            compared with, the last is the network to ship.
         rows: the epochs.
-        metric: by which the best of them is chosen; None for the last.
-        gates: from :func:`watch_gates`, of the network that is shipped.
-        pictures: PNG files beside the report or below it.
+        metric: the score that chooses the best of them; None for the last.
+        gates: from :func:`watch_gates`, of the network to ship.
+        pictures: PNG files in the folder of the report or below it.
         notes: sentences that the reader should see first.
 
     Raises:
-        UsageError: there is no milestone.
         OutputError: ``path`` cannot be written.
     """
-    if not milestones:
-        raise UsageError("A report needs at least one milestone.", hint="Give what was measured last.")
     sections = [
         [f"# {escaped(title)}"],
         *([escaped(note)] for note in notes),
@@ -62,7 +58,7 @@ def write_report(
     ]
     with atomic_write(path) as temporary:
         text = "\n\n".join("\n".join(lines) for lines in sections if lines)
-        temporary.write_text(f"{text}\n", encoding="utf-8")
+        temporary.write_text(f"{text}\n", encoding="utf-8", errors="backslashreplace")  # of names that are no UTF-8
 
 
 def _pictures(pictures: Sequence[Path], folder: Path) -> list[str]:
@@ -70,14 +66,14 @@ def _pictures(pictures: Sequence[Path], folder: Path) -> list[str]:
     return [f"![{escaped(picture.stem)}]({link})" for picture, link in zip(pictures, links, strict=True)]
 
 
-def _gates(gates: Sequence[GateMovement], *, before_training: bool) -> list[str]:
+def _gates(gates: Sequence[GateStatistics], *, before_training: bool) -> list[str]:
     if not gates:
         return []
     still = [f"`{gate.gate}`" for gate in gates if not gate.moved]
     verdict = f"All {len(gates)} gates moved." if len(gates) > 1 else "The gate moved."
     if still:
         verdict = (
-            f"{len(still)} of {len(gates)} gates did not move, no factor of theirs by a hundredth: {', '.join(still)}. "
+            f"{len(still)} of {len(gates)} gates did not move (none of their factors by 0.01): {', '.join(still)}. "
             "Those blocks have learned nothing."
         )
     if before_training:
@@ -98,7 +94,7 @@ def _gates(gates: Sequence[GateMovement], *, before_training: bool) -> list[str]
         "## Gates",
         "",
         f"The factors by which the inserted blocks scale channels; those of a fresh block are 1. {verdict}",
-        f"Seen on {gates[0].images:,} images. Without spread over images, a gate is a constant.",
+        f"Measured on {gates[0].images:,} images. A gate without spread over images is a constant.",
         "",
         *table(header, lines),
     ]
@@ -122,4 +118,4 @@ def _epochs(rows: tuple[EpochRow, ...], metric: str | None, found: Measured) -> 
     left_out = "" if len(shown) == len(rows) else " Not all are shown; `summary.csv` has them."
     labels = (score_label(score, found) for score in scores)
     header = ("epoch", "phase", "training loss", "loss", *labels, "largest learning rate")
-    return ["## Epochs", "", f"`best.pt` is the bold one.{left_out}", "", *table(header, lines, text=2)]
+    return ["## Epochs", "", f"The epoch in bold is `best.pt`.{left_out}", "", *table(header, lines, text=2)]

@@ -14,9 +14,10 @@ from torch import nn
 
 from sesurgeon.errors import OutputError, UnreadableFileError
 from sesurgeon.files import atomic_write
-from sesurgeon.finetune.keeping.claim import check_unclaimed
-from sesurgeon.finetune.keeping.records import EpochRow, best_of, summary_columns
+from sesurgeon.finetune.keeping.lock import check_unclaimed
+from sesurgeon.finetune.keeping.records import EpochRow, best_of
 from sesurgeon.finetune.keeping.settings import problems_of
+from sesurgeon.finetune.keeping.states import TORN
 from sesurgeon.finetune.scoring.measured import Measured
 
 _BEST, _LAST, _TEACHER = "best.pt", "last.pt", "teacher.pt"
@@ -26,12 +27,12 @@ _CURVE, _CONFUSION, _MISTAKES, _CLASSES = "curve.png", "confusion.png", "mistake
 FILES = (
     _BEST, _LAST, _TEACHER, _SETTINGS, _PLAN, _SUMMARY, _METRICS, _REPORT, _CURVE, _CONFUSION, _MISTAKES, _CLASSES,
 )  # fmt: skip
-TRACKED = "sesurgeon"  # the project's name for trackers, and so TensorBoard's folder in that of a run
+TRACKED = "sesurgeon"  # the project's name for trackers, and so the folder of TensorBoard's files in a run's folder
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A folder with checkpoints, settings, the plan, one row an epoch and a picture of them."""
+    """A folder with checkpoints, settings, the plan, tables, pictures and a report."""
 
     path: Path
 
@@ -57,7 +58,7 @@ class RunFolder:
 
     @property
     def classes(self) -> Path:
-        """What each class scored, where an image may have several."""
+        """The picture of each class's score, for images with several labels."""
         return self.path / _CLASSES
 
     @property
@@ -66,24 +67,24 @@ class RunFolder:
 
     @property
     def teacher(self) -> Path:
-        """The network as it came, where the run keeps it in mind."""
+        """The network before training, with distillation."""
         return self.path / _TEACHER
 
     @property
     def states(self) -> Path:
-        """The folder of what a resumed run goes on from."""
+        """The folder of the states from which the run can be resumed."""
         return self.path / "states"
 
     def read_settings(self) -> dict[str, Any]:
         """What :meth:`write_settings` wrote.
 
         Raises:
-            UnreadableFileError: there is no such file, it is none of ours, or somebody took out or changed what a run
-                cannot do without.
+            UnreadableFileError: there is no such file, it is not one of ours, or entries that a run needs are missing
+                or have the wrong type.
         """
         path = self.path / _SETTINGS
         if not path.exists():
-            raise UnreadableFileError(f"{self.path} is no folder of a run: there is no {_SETTINGS} in it.")
+            raise UnreadableFileError(f"{self.path} is not a run folder: there is no {_SETTINGS} in it.")
         try:
             settings = yaml.safe_load(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -93,9 +94,26 @@ class RunFolder:
         if problems := list(problems_of(settings)):
             raise UnreadableFileError(
                 f"{path} holds no settings of a run: {'; '.join(problems)}.",
-                hint="Mend that in the file, or start a new run from the last.pt beside it.",
+                hint="Correct that in the file, or start a new run from the last.pt beside it.",
             )
         return settings
+
+    def has_trained(self) -> bool:
+        """Whether ``summary.csv`` has an epoch of training: its first row is the state before."""
+        try:
+            with (self.path / _SUMMARY).open(newline="") as file:
+                return any(row.get("epoch") != "-1" for row in csv.DictReader(file))
+        except FileNotFoundError:
+            return False
+
+    def read_best_row(self) -> EpochRow | None:
+        """The epoch in ``best.pt``, by its history; None if the file is gone or damaged, or not of a run."""
+        from sesurgeon.models import read_history
+
+        try:
+            return EpochRow.from_dict(read_history(self.best)[-1])
+        except (UnreadableFileError, LookupError):
+            return None
 
     def write_settings(self, model: nn.Module, settings: Mapping[str, Any]) -> None:
         """``args.yaml``, and ``plan.yaml`` when blocks were inserted."""
@@ -108,7 +126,7 @@ class RunFolder:
             self._write(_PLAN, plan_to_yaml(plan))
 
     def write_checkpoints(self, model: nn.Module, *, is_best: bool) -> None:
-        """``last.pt``, and ``best.pt`` when this is the best so far."""
+        """``last.pt``, and ``best.pt`` if this is the best so far."""
         from sesurgeon.surgery import save
 
         save(model, self.last)
@@ -118,7 +136,8 @@ class RunFolder:
     def write_rows(self, rows: tuple[EpochRow, ...], best: Measured, metric: str | None) -> None:
         """``summary.csv`` and ``metrics.json``; ``best`` is the evaluation behind the best row by ``metric``."""
         with atomic_write(self.path / _SUMMARY) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, summary_columns(rows), extrasaction="ignore")
+            columns = [column for column in rows[0].to_dict() if column != "phase"]  # timm's, in its order
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(row.to_dict() for row in rows)
         metrics = {
@@ -133,14 +152,15 @@ class RunFolder:
 
     def _write(self, name: str, text: str) -> None:
         with atomic_write(self.path / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            # bytes of a folder's name that are no UTF-8, which Python keeps as surrogates, become escapes
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def make_run_folder(output: Path, name: str | None, *, force: bool = False) -> RunFolder:
-    """Make ``output/name``; without a name the first free one of exp, exp2, exp3, …
+    """Make ``output/name``; without a name the first of exp, exp2, exp3, … that is free.
 
     Raises:
-        UsageError: it is going on at this moment.
+        UsageError: a run is going on in it.
         OutputError: there is a run of that name (and not ``force``), or the folder cannot be made.
     """
     try:
@@ -155,11 +175,12 @@ def make_run_folder(output: Path, name: str | None, *, force: bool = False) -> R
             )
         run.path.mkdir(exist_ok=True)
         check_unclaimed(run.path)
-        # TensorBoard would show both runs as one
+        # TensorBoard would show the logs of both runs as one
         logs = (run.path / TRACKED).rglob
         for file in (
             *(run.path / name for name in FILES),
             *run.states.glob("*.pt"),
+            *run.states.glob(f"*{TORN}"),
             *logs("events.out.tfevents.*"),
             *logs("hparams.yml"),
         ):
@@ -177,7 +198,7 @@ def _first_free(output: Path) -> Path:
     while True:
         folder = output / ("exp" if number == 1 else f"exp{number}")
         try:
-            folder.mkdir()  # fails when it is there, also for a run that starts at this very moment
+            folder.mkdir()  # fails if it exists, even if another run made it just now
             return folder
         except FileExistsError:
             number += 1

@@ -1,4 +1,4 @@
-"""A run's numbers for TensorBoard and its like, through accelerate."""
+"""A run's numbers for experiment trackers such as TensorBoard, through accelerate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def trackers_for(asked: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The trackers that a run logs with: those asked for, or TensorBoard where it is installed.
+    """The trackers that a run logs to: those ``asked`` for, or TensorBoard if it is installed.
 
     Raises:
         UsageError: one that was asked for is not installed.
@@ -36,16 +36,17 @@ def trackers_for(asked: tuple[str, ...] | None) -> tuple[str, ...]:
 def tracking(
     accelerator: Accelerator, folder: Path, settings: Mapping[str, Any], updates_per_epoch: int, on_progress: OnProgress
 ) -> Iterator[OnProgress]:
-    """``on_progress`` for a while, and the same events to the trackers that ``accelerator`` was made with.
+    """Yield a function that calls ``on_progress`` and logs the numbers of its events to ``accelerator``'s trackers.
 
-    They are finished at the end, be it an error or an interrupt: some send their last numbers only then.
+    The trackers are finished at the end of the block, even after an error or an interrupt: some send their last numbers
+    only then.
 
     Args:
-        accelerator: with or without trackers.
-        folder: of the run; trackers that keep files write there.
-        settings: kept beside the numbers.
-        updates_per_epoch: for all numbers are told by the updates before them, for W&B drops what goes back.
-        on_progress: is called as before.
+        accelerator: made with or without trackers.
+        folder: of the run; trackers that write files do so there.
+        settings: logged with the numbers.
+        updates_per_epoch: converts epochs to updates: W&B wants one counter for all numbers, which never goes back.
+        on_progress: receives every event.
     """
     if not accelerator.log_with:
         yield on_progress
@@ -71,4 +72,5 @@ def tracking(
 
 
 def _is_installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is not None  # a plain folder of that name, as W&B makes, has no origin

@@ -1,1 +1,1 @@
-"""What a network scores, guesses, and multiplies by."""
+"""What a network scores and predicts, and what its gates do."""

@@ -1,176 +1,105 @@
-"""Measuring a classifier on labelled images."""
+"""The scores of a classifier on a set of images."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
-from sesurgeon.errors import UsageError
-from sesurgeon.finetune.data.dataset import Data, check_is_data
-from sesurgeon.finetune.data.heldout import held_out_notes, runs_on
-from sesurgeon.finetune.data.labels import Labels, ManyLabels, map_classes
-from sesurgeon.finetune.data.loader import check_loading, eval_loader, read
-from sesurgeon.finetune.data.opening import open_data
-from sesurgeon.finetune.data.transforms import preprocessing_for
-from sesurgeon.finetune.devices import find_device
-from sesurgeon.finetune.events import EvaluationStep, OnProgress, ignore
-from sesurgeon.finetune.scoring.measured import Measured
-from sesurgeon.finetune.scoring.multilabel import MultiLabelEvaluation
-from sesurgeon.finetune.scoring.outputs import as_input, count_outputs, device_of, evaluating, main_logits
-from sesurgeon.finetune.scoring.scores import Evaluation
-from sesurgeon.models.provenance import provenance_of
-
-
-class Batches(Protocol):
-    """Pairs of images (N, C, H, W) and labels, and how many pairs.
-
-    Labels are output indices of shape (N,), or ones and zeros of shape (N, outputs) for several labels an image.
-    """
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Any: ...
-
-
-def evaluate(
-    model: nn.Module,
-    data: Data | str | os.PathLike[str],
-    *,
-    split: str = "val",
-    batch_size: int = 64,
-    workers: int = 4,
-    img_size: int | None = None,
-    device: str | None = None,
-    on_progress: OnProgress = ignore,
-) -> Measured:
-    """Measure ``model`` on one set of ``data``; its train and eval flags are left as they were.
-
-    Classes are matched by name with those of the model's checkpoint, so their order in the data does not
-    matter and some may be missing.
-
-    Args:
-        model: a classifier.
-        data: opened data, or what :func:`open_held_out` takes.
-        split: "val" or "train".
-        batch_size: images a step.
-        workers: processes that read images, at most one a core.
-        img_size: side in pixels, in place of what the model's preprocessing says.
-        device: "auto", "cpu", "cuda" or "mps"; the model is moved there. None stays where the model is.
-        on_progress: gets :class:`EvaluationStep`.
-
-    Returns:
-        An :class:`Evaluation`; a :class:`MultiLabelEvaluation` where images may have several labels.
-
-    Raises:
-        DataError: bad data (see :func:`open_data`), a class that the model does not know, images that it
-            cannot take.
-        UsageError: the model is no classifier, or the device is not there; or it gives several labels an image, and
-            the data were opened with one; or ``batch_size`` is less than 1, or ``workers`` less than 0.
-    """
-    check_loading(batch_size, workers)
-    data = data if isinstance(data, Data) else open_held_out(model, data, on_progress=on_progress)
-    given = prepared(model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device)
-    return measure(model, given.batches, given.classes, on_progress, multi_label=data.multi_label)
+from sesurgeon.finetune.scoring.perimage import PerImage
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """The images of one set as a model sees them.
+class ClassScore:
+    """One class of the data. ``accuracy`` is in per cent; None for a class without images."""
+
+    name: str
+    images: int
+    correct: int
+
+    @property
+    def accuracy(self) -> float | None:
+        return 100 * self.correct / self.images if self.images else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "accuracy": self.accuracy}
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation(PerImage):
+    """What was measured for each image, and the scores that follow from it.
 
     Attributes:
-        batches: images and labels.
-        classes: names of the classes in the data, by output index, in the order of the data.
-        input_size: (channels, height, width) of the images.
+        classes: the names of the data's classes by output index of the model, in ascending order.
+        outputs: the number of outputs of the model.
+        k: 5, or the number of outputs if that is smaller.
+        labels: the correct output index of each image, shape (images,), int64.
+        predictions: the index of its highest output, shape (images,), int64.
+        hits: whether the label is among the ``k`` highest outputs, shape (images,), bool.
+        losses: cross-entropy of each image, shape (images,), float32.
     """
 
-    batches: Batches
-    classes: Mapping[int, str]
-    input_size: tuple[int, int, int]
+    outputs: int
+    k: int
+    labels: Tensor
+    predictions: Tensor
+    hits: Tensor
+    losses: Tensor
+
+    @classmethod
+    def of(cls, batches: Iterable[tuple[Tensor, Tensor]], classes: Mapping[int, str]) -> Evaluation:
+        """From batches of logits (N, outputs) and labels (N,)."""
+        found: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        k = outputs = 0
+        for logits, labels in batches:
+            outputs = logits.shape[1]
+            k = min(5, outputs)
+            hits = (logits.topk(k).indices == labels[:, None]).any(1)
+            found.append((labels, logits.argmax(1), hits, F.cross_entropy(logits, labels, reduction="none")))
+        labels, predictions, hits, losses = (torch.cat(column).cpu() for column in zip(*found, strict=True))
+        return cls(classes, outputs, k, labels, predictions, hits, losses)
+
+    @property
+    def images(self) -> int:
+        return len(self.labels)
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy."""
+        return self.losses.double().mean().item()
+
+    @property
+    def top1(self) -> float:
+        """Share of the images whose label has the highest output, in per cent."""
+        return _per_cent(self.predictions == self.labels)
+
+    @property
+    def top5(self) -> float:
+        """Share of the images whose label is among the ``k`` highest outputs, in per cent."""
+        return _per_cent(self.hits)
+
+    @property
+    def balanced(self) -> float:
+        """Mean top-1 of the classes that have images, in per cent: rare classes count like others."""
+        found = [score.accuracy for score in self.per_class if score.accuracy is not None]
+        return sum(found) / len(found)
+
+    def scores(self) -> dict[str, float]:
+        """The scores that an epoch can be chosen by."""
+        return {"loss": self.loss, "top1": self.top1, "top5": self.top5, "balanced": self.balanced}
+
+    @property
+    def per_class(self) -> tuple[ClassScore, ...]:
+        """The scores of the data's classes, in the order of the model's outputs."""
+        images = torch.bincount(self.labels, minlength=self.outputs).tolist()
+        correct = torch.bincount(self.labels[self.predictions == self.labels], minlength=self.outputs).tolist()
+        return tuple(ClassScore(name, images[index], correct[index]) for index, name in self.classes.items())
 
 
-def prepared(
-    model: nn.Module,
-    data: Data,
-    *,
-    split: str = "val",
-    batch_size: int = 64,
-    workers: int = 4,
-    img_size: int | None = None,
-    device: str | None = None,
-    labelled: bool = True,
-) -> Prepared:
-    """Move ``model`` to the device and make one set of ``data`` ready for it.
-
-    Arguments and errors are those of :func:`evaluate`. Images without labels are taken where they need not be
-    ``labelled``, as if they were of one class without a name.
-    """
-    images = data.split(split)
-    if provenance_of(model).multi_label and not data.multi_label:
-        raise UsageError(
-            f"The model gives several labels an image, and {data.name} was opened with one.",
-            hint="Open it by open_data(..., multi_label=True).",
-        )
-    if device is not None:
-        model.to(find_device(device))
-    preprocessing = preprocessing_for(model, images, img_size)
-    outputs = count_outputs(model, preprocessing)
-    unlabelled = data.unlabelled and not labelled
-    indices = (0,) if unlabelled else map_classes(data.classes, provenance_of(model).classes, outputs)
-    labels: Labels = ManyLabels(indices, outputs) if data.multi_label else indices
-    loader = eval_loader(images, preprocessing, labels, batch_size=batch_size, workers=workers)
-    return Prepared(loader, dict(zip(indices, data.classes, strict=True)), preprocessing.input_size)
-
-
-def open_held_out(model: nn.Module, spec: str | os.PathLike[str], **options: Any) -> Data:
-    """Open data to measure ``model`` with: never the images that it was fine-tuned on.
-
-    When the model's history says that a share of these very data was held out, it is held out again; other
-    data without a validation set count whole. Where other images are held out now than a run of before did, the data's
-    notes say so. Whether images may have several labels, the model says. ``options`` are those of :func:`open_data`.
-    """
-    check_is_data(spec)
-    split = split_of_run(model, spec) or {"val_split": None}
-    multi_label = provenance_of(model).multi_label
-    data = open_data(spec, training=False, **{"multi_label": multi_label, **split, **options})
-    return replace(data, notes=(*data.notes, *held_out_notes(data, runs_on(model, spec))))
-
-
-def split_of_run(model: nn.Module, spec: str | os.PathLike[str]) -> dict[str, Any]:
-    """Which share of these data was held out when the model was fine-tuned on them last, and by which seed."""
-    return next(({key: run[key] for key in ("val_split", "seed")} for run in reversed(runs_on(model, spec))), {})
-
-
-def measure(
-    model: nn.Module,
-    batches: Batches,
-    classes: Mapping[int, str],
-    on_progress: OnProgress = ignore,
-    *,
-    multi_label: bool = False,
-) -> Measured:
-    """Run ``model`` over all ``batches``; its train and eval flags are left as they were.
-
-    Args:
-        model: a classifier.
-        batches: images and labels.
-        classes: names of the classes in the data, by output index.
-        on_progress: gets :class:`EvaluationStep`.
-        multi_label: images may have several labels.
-    """
-    ordered = dict(sorted(classes.items()))
-    with evaluating(model), torch.no_grad():
-        found = _outputs(model, batches, on_progress)
-        return MultiLabelEvaluation.of(found, ordered) if multi_label else Evaluation.of(found, ordered)
-
-
-def _outputs(model: nn.Module, batches: Batches, on_progress: OnProgress) -> Iterator[tuple[Tensor, Tensor]]:
-    """(Logits, labels) of each batch."""
-    device = device_of(model)
-    for step, (images, labels) in enumerate(read(batches), start=1):
-        yield main_logits(model(as_input(images, model))).float(), labels.to(device)
-        on_progress(EvaluationStep(step, len(batches)))
+def _per_cent(hits: Tensor) -> float:
+    return 100 * hits.double().mean().item()

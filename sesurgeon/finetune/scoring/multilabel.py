@@ -1,4 +1,4 @@
-"""What a network that gives several labels an image scored on a set of images."""
+"""The scores of a network that gives several labels per image."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class LabelScore:
 
     Attributes:
         name: of the class.
-        images: how many show it.
-        average_precision: area under the curve of precision against recall, in per cent; None where no image shows it.
-        f1: harmonic mean of precision and recall at 0.5, in per cent; likewise.
+        images: the number of images that show it.
+        average_precision: area under the curve of precision against recall, in per cent; None if no image shows it.
+        f1: harmonic mean of precision and recall at a threshold of 0.5, in per cent; likewise.
     """
 
     name: str
@@ -38,12 +38,12 @@ class LabelScore:
 
 @dataclass(frozen=True, eq=False)
 class MultiLabelEvaluation(PerImage):
-    """What was measured, image by image, and the numbers that follow from it.
+    """What was measured for each image, and the scores that follow from it.
 
     Attributes:
-        classes: name of each class of the data by output index of the model, in ascending order of the index. These
-            are the columns below; outputs that the data say nothing of are left out.
-        targets: does the image show the class? Shape (images, classes), bool.
+        classes: the names of the data's classes by output index of the model, in ascending order. These are the columns
+            below; other outputs are left out.
+        targets: whether the image shows the class, shape (images, classes), bool.
         probabilities: sigmoid of the outputs, shape (images, classes), float32.
         losses: binary cross-entropy of each image, mean over the classes, shape (images,), float32.
     """
@@ -73,10 +73,10 @@ class MultiLabelEvaluation(PerImage):
         return self.losses.double().mean().item()
 
     def scores(self) -> dict[str, float]:
-        """What an epoch is judged by: ``loss``, ``map`` and ``f1``.
+        """The scores that an epoch can be chosen by: ``loss``, ``map`` and ``f1``.
 
-        ``map`` is the mean of the classes' average precisions and ``f1`` that of their F1 at 0.5 (macro), over the
-        classes that any image shows, in per cent.
+        ``map`` is the mean average precision and ``f1`` the mean F1 at 0.5 (macro) over the classes that any image
+        shows, in per cent.
         """
         scores = self.per_class
         return {
@@ -87,7 +87,7 @@ class MultiLabelEvaluation(PerImage):
 
     @property
     def per_class(self) -> tuple[LabelScore, ...]:
-        """The data's classes, in the order of the model's outputs."""
+        """The scores of the data's classes, in the order of the model's outputs."""
         columns = zip(self.classes.values(), self.probabilities.T, self.targets.T, strict=True)
         return tuple(_score(name, probabilities, targets) for name, probabilities, targets in columns)
 

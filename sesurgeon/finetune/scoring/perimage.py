@@ -1,10 +1,10 @@
-"""What is measured image by image: kept in files, put together from parts."""
+"""Evaluations that keep one row per image."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PerImage:
-    """An evaluation: its tensors have a row for each image, everything else is the same for all of them."""
+    """An evaluation. Its tensors have a row per image; everything else is the same for all images."""
 
     classes: Mapping[int, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data and tensors, as :meth:`from_dict` takes them."""
+        """Plain data and tensors, for :meth:`from_dict`."""
         return {**{field.name: getattr(self, field.name) for field in fields(self)}, "classes": dict(self.classes)}
 
     @classmethod
@@ -27,16 +27,19 @@ class PerImage:
         """The inverse of :meth:`to_dict`."""
         return cls(**data)
 
-    @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """One evaluation of which each of ``parts`` has every n-th image, dealt out in turn."""
-        columns = {name: [getattr(part, name) for part in parts] for name in parts[0].to_dict()}
-        rows: dict[str, Any] = {name: in_turn(of) for name, of in columns.items() if isinstance(of[0], Tensor)}
-        return replace(parts[0], **rows)
+
+Part = TypeVar("Part", bound=PerImage)
 
 
-def in_turn(parts: Sequence[Tensor]) -> Tensor:
-    """The rows that were dealt out in turn: the first of each part, the second of each, …"""
+def joined(parts: Sequence[Part]) -> Part:
+    """One evaluation from n ``parts`` of it, of which part i has the images i, i + n, i + 2n, …"""
+    columns = {name: [getattr(part, name) for part in parts] for name in parts[0].to_dict()}
+    rows: dict[str, Any] = {name: _interleaved(of) for name, of in columns.items() if isinstance(of[0], Tensor)}
+    return replace(parts[0], **rows)
+
+
+def _interleaved(parts: Sequence[Tensor]) -> Tensor:
+    """The first row of each part, then the second of each, …"""
     whole = parts[0].new_empty((sum(map(len, parts)), *parts[0].shape[1:]))
     for number, part in enumerate(parts):
         whole[number :: len(parts)] = part

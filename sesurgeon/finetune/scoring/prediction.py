@@ -1,4 +1,4 @@
-"""What a classifier sees in image files."""
+"""The labels that a classifier predicts for image files."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import DataError, SesurgeonError, UsageError
-from sesurgeon.finetune.data.classfiles import SUFFIXES
 from sesurgeon.finetune.data.folder import list_images
-from sesurgeon.finetune.data.images import BadImage, FileImages, find_bad_images
-from sesurgeon.finetune.data.loader import check_loading, eval_loader, read
+from sesurgeon.finetune.data.image_checks import BadImage, bad_images, check_images, describe_bad_images
+from sesurgeon.finetune.data.images import SUFFIXES, FileImages
+from sesurgeon.finetune.data.loader import check_loading, eval_loader
 from sesurgeon.finetune.data.transforms import preprocessing_for
 from sesurgeon.finetune.devices import find_device
-from sesurgeon.finetune.events import EvaluationStep, ImagesChecked, OnProgress, ignore
+from sesurgeon.finetune.events import OnProgress, ignore
+from sesurgeon.finetune.scoring.evaluate import outputs
+from sesurgeon.finetune.scoring.forward import count_outputs, evaluating, output_names
 from sesurgeon.finetune.scoring.multilabel import THRESHOLD
-from sesurgeon.finetune.scoring.outputs import as_input, count_outputs, evaluating, main_logits, output_names
 from sesurgeon.models.provenance import provenance_of
 
 _USUAL_TOPK = 5
@@ -30,10 +31,10 @@ class Guess:
     """A class that an image may show.
 
     Attributes:
-        label: the class's name; the index in digits where the model has no names.
+        label: the name of the class; the index in digits if the model has no names.
         index: the model's output.
-        probability: softmax over all outputs, in [0, 1]; sigmoid of this output for a model that gives several labels
-            an image.
+        probability: softmax over all outputs, in [0, 1]; for a model that gives several labels per image, the sigmoid
+            of this output.
     """
 
     label: str
@@ -43,7 +44,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What one image shows, the most probable class first; where it may be several, perhaps none."""
+    """The guesses for one image, the most probable first; none are possible where there may be several labels."""
 
     path: Path
     guesses: tuple[Guess, ...]
@@ -51,13 +52,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model sees in a set of images.
+    """The guesses for a set of images.
 
     Attributes:
-        images: one a readable image, in the order in which they were given; those of a folder by name.
+        images: one for each image that can be read, in the order given; those of a folder are sorted by name.
         skipped: the files that cannot be read.
-        input_size: (channels, height, width) of what the model saw.
-        multi_label: the model gives several labels an image.
+        input_size: (channels, height, width) of the model's input.
+        multi_label: the model gives several labels per image.
     """
 
     images: tuple[Prediction, ...]
@@ -77,27 +78,26 @@ def predict(
     device: str | None = None,
     on_progress: OnProgress = ignore,
 ) -> Predictions:
-    """Say what ``model`` sees in image files; its train and eval flags are left as they were.
+    """Predict the labels of image files; the model's train and eval modes are left as they were.
 
-    Images are prepared as for :func:`evaluate`, by what the model's checkpoint says. All files are decoded once
-    before the model runs, and those that cannot be read are left out and listed.
+    Images are prepared as for :func:`evaluate`. All files are decoded once before the model runs, and those that
+    cannot be read are left out and listed.
 
     Args:
-        model: a classifier, also one that :func:`load_onnx` gave.
-        images: a file, a folder (searched with its folders for image files), or several of them. Each file
-            counts once.
-        topk: guesses an image, at most as many as the model has outputs. None gives 5; of a model that gives several
-            labels an image, all that it finds more probable than not.
-        batch_size: images a step.
-        workers: processes that read images, at most one a core and one a step.
-        img_size: side in pixels, in place of what the model's preprocessing says.
+        model: a classifier, also one from :func:`load_onnx`.
+        images: a file, a folder (all image files in it and in its folders), or several of them. Each file counts once.
+        topk: guesses per image, at most as many as the model has outputs. None gives 5; for a model that gives several
+            labels per image, those more probable than not.
+        batch_size: images per step.
+        workers: processes that read images, at most one per core and one per step.
+        img_size: side in pixels, instead of that in the model's preprocessing.
         device: "auto", "cpu", "cuda" or "mps"; the model is moved there. None stays where the model is.
         on_progress: gets :class:`ImagesChecked`, then :class:`EvaluationStep`.
 
     Raises:
         DataError: a path is missing, a folder has no image, no image can be read, or the model cannot take them.
         UsageError: ``topk`` or ``batch_size`` is less than 1, ``workers`` less than 0, the model is no classifier, or
-            the device is not there.
+            the device is not available.
         SesurgeonError: the model's outputs are not finite.
     """
     if topk is not None and topk < 1:
@@ -106,37 +106,35 @@ def predict(
     paths = find_images([images] if isinstance(images, (str, os.PathLike)) else images)
     if device is not None:
         model.to(find_device(device))
-    bad = find_bad_images(paths, workers=workers, report=lambda done: on_progress(ImagesChecked(done, len(paths))))
-    skipped = frozenset(image.path for image in bad)
-    readable = tuple(path for path in paths if path not in skipped)
+    skipped = bad_images(check_images(paths, workers=workers, on_progress=on_progress))
+    unreadable = frozenset(image.path for image in skipped)
+    readable = tuple(path for path in paths if path not in unreadable)
     if not readable:
-        raise DataError(describe_bad_images(bad, len(paths)), hint="Give image files that a viewer can show.")
+        raise DataError(describe_bad_images(skipped, len(paths)), hint="Give image files that a viewer can show.")
     files = FileImages(readable, (0,) * len(readable))
     preprocessing = preprocessing_for(model, files, img_size)
     multi_label = provenance_of(model).multi_label
     names = output_names(model, count_outputs(model, preprocessing))
     steps = -(-len(readable) // batch_size)
-    # a single step is read sooner here than by a process that has to start
+    # one step is read sooner here than by a process that has to start
     workers = min(workers, steps) if steps > 1 else 0
     loader = eval_loader(files, preprocessing, (0,), batch_size=batch_size, workers=workers)
     rows: list[tuple[Guess, ...]] = []
     with evaluating(model), torch.no_grad():
-        for step, (batch, _) in enumerate(read(loader), start=1):
-            logits = main_logits(model(as_input(batch, model))).float()
+        for logits, _ in outputs(model, loader, on_progress):
             _check_finite(logits, readable[len(rows) :])
             rows += _guesses(logits, names, topk, multi_label)
-            on_progress(EvaluationStep(step, steps))
     found = tuple(Prediction(path, guesses) for path, guesses in zip(readable, rows, strict=True))
-    return Predictions(found, bad, preprocessing.input_size, multi_label)
+    return Predictions(found, skipped, preprocessing.input_size, multi_label)
 
 
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
-    """The files among ``paths`` as they are, and the image files in the folders among them, sorted; each once.
+    """All files that ``paths`` mean: the files themselves, and the image files in folders, sorted; each once.
 
-    A file that is given by name may have any suffix; hidden files in folders are passed over.
+    A file given by name may have any suffix. Hidden files in folders are passed over.
 
     Raises:
-        DataError: a path is missing, or a folder has no image; all such are named.
+        DataError: a path is missing, or a folder has no image; all such paths are named.
         UsageError: there are no paths, or something else.
     """
     listed = list(paths) if isinstance(paths, Iterable) else [paths]
@@ -160,15 +158,8 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
 
 
 def names_images(path: str | os.PathLike[str]) -> bool:
-    """Is it a folder, or does it end as image files do?"""
+    """Is it a folder, or has it the suffix of an image file?"""
     return Path(path).is_dir() or Path(path).suffix.lower() in SUFFIXES
-
-
-def describe_bad_images(bad: Sequence[BadImage], total: int) -> str:
-    """A sentence and a line for each file that cannot be read."""
-    return "\n".join(
-        [f"{len(bad)} of {total} images cannot be read:", *(f"  {image.path}: {image.reason}" for image in bad)]
-    )
 
 
 def _guesses(logits: Tensor, names: Sequence[str], topk: int | None, multi_label: bool) -> Iterator[tuple[Guess, ...]]:

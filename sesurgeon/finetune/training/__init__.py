@@ -1,1 +1,1 @@
-"""Which parameters learn, how fast, step by step."""
+"""Training: phases, the loop, what is minimised, stopping and resuming."""

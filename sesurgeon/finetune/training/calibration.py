@@ -1,37 +1,34 @@
-"""The hidden units of fresh blocks start where they tell the training images apart."""
+"""Calibration: scale the hidden layer of fresh blocks so that each unit has mean 0 and variance 1."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sesurgeon.blocks import Block, UnitSums, is_asleep, standardise_
+from sesurgeon.blocks.layout import Convolution
 from sesurgeon.finetune.data.loader import read
-from sesurgeon.finetune.data.updates import UpdateSampler
-from sesurgeon.finetune.scoring.outputs import as_input, evaluating
-from sesurgeon.finetune.training.engine import from_all
+from sesurgeon.finetune.data.sampler import UpdateSampler
+from sesurgeon.finetune.scoring.forward import as_input, evaluating, watching
+from sesurgeon.finetune.training.processes import from_all
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-_IMAGES = 512  # a mean over so many is off by 4 % of the deviation
+_IMAGES = 512  # the standard error of a mean over so many is 4 % of the deviation
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Which blocks were calibrated, and on how much.
+    """Which blocks were calibrated, and on how many images.
 
     Attributes:
-        blocks: paths of those that were.
-        left: paths of the inserted blocks that were not, with what they have that is against it.
-        images: training images that were looked at, over all processes.
+        blocks: paths of the blocks that were calibrated.
+        left: paths of the inserted blocks that were not, each with the reason.
+        images: training images that were seen, over all processes.
     """
 
     blocks: tuple[str, ...]
@@ -39,7 +36,7 @@ class Calibration:
     images: int
 
     def __str__(self) -> str:
-        """In sentences."""
+        """For people, in sentences."""
         said = []
         if self.blocks:
             which = ", ".join(self.blocks) if self.left or len(self.blocks) == 1 else f"all {len(self.blocks)} blocks"
@@ -50,74 +47,61 @@ class Calibration:
         return " ".join(said)
 
 
-def calibrate(model: nn.Module, batches: Any, updates: UpdateSampler, accelerator: Accelerator) -> Calibration:
-    """Give the hidden units of fresh blocks zero mean and unit variance over the first batches of training, in place.
+def calibrate(model: nn.Module, batches: Any, updates: UpdateSampler) -> Calibration:
+    """Give the hidden units of fresh blocks mean 0 and variance 1 over the first batches of training, in place.
 
-    The outputs of ``model`` stay what they are: nothing follows those units but a layer of zeros. The images are
-    those that training begins with, as it sees them; nothing random is drawn. All processes must call this together,
-    and get the same weights.
+    The outputs of ``model`` stay the same: behind those units there is only a layer of zeros. The images are those that
+    training begins with, augmented as it will see them; no random numbers are drawn. All processes must call this
+    together, and get the same weights.
 
     Args:
         model: a network with inserted blocks; blocks that were trained are left alone.
         batches: a loader of the training images, in the order of ``updates``.
         updates: of this process.
-        accelerator: the machine.
 
     Raises:
         DataError: an image cannot be read.
     """
     from sesurgeon.surgery import blocks_of
 
-    inserted = blocks_of(model)
-    left = {path: reason for path, block in inserted.items() if (reason := _reason_against(block)) is not None}
-    blocks = {path: block for path, block in inserted.items() if isinstance(block, Block) and path not in left}
-    if not blocks:
+    layers, left = _hidden_layers(blocks_of(model))
+    if not layers:
         return Calibration((), left, 0)
     updates.start(0)
-    a_step = updates.shape.batch_size * updates.shape.processes
-    own, images = _sums_over(model, blocks, islice(read(batches), -(-_IMAGES // a_step)))
-    per_process = from_all(accelerator, (images, own))
-    for path, block in blocks.items():
-        layers = block.hidden()
-        seen = [sums[path] for _, sums in per_process if path in sums]
-        if layers is not None and seen:
-            standardise_(layers[0], reduce(UnitSums.plus, seen))
-    return Calibration(tuple(blocks), left, sum(images for images, _ in per_process))
+    a_step = updates.size.batch_size * updates.size.processes
+    per_process = from_all(_sums_over(model, layers, islice(read(batches), -(-_IMAGES // a_step))))
+    for path, layer in layers.items():
+        seen = [sums[path] for sums, _ in per_process if path in sums]
+        if seen:
+            standardise_(layer, reduce(UnitSums.plus, seen))
+    return Calibration(tuple(layers), left, sum(images for _, images in per_process))
 
 
-def _reason_against(block: nn.Module) -> str | None:
-    if not isinstance(block, Block) or block.hidden() is None:
-        return "which has no hidden units with a bias"
-    return None if is_asleep(block) else "which was trained already or does not start as an identity"
+def _hidden_layers(inserted: Mapping[str, nn.Module]) -> tuple[dict[str, Convolution], dict[str, str]]:
+    """The layers before the hidden units of fresh blocks, by path; and why the other blocks are left, by path."""
+    layers, left = dict[str, Convolution](), dict[str, str]()
+    for path, block in inserted.items():
+        if not isinstance(block, Block) or (hidden := block.hidden()) is None:
+            left[path] = "which has no hidden units with a bias"
+        elif not is_asleep(block):
+            left[path] = "which was trained already or does not start as an identity"
+        else:
+            layers[path] = hidden[0]
+    return layers, left
 
 
 def _sums_over(
-    model: nn.Module, blocks: Mapping[str, Block], batches: Iterable[tuple[Tensor, Any]]
+    model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[tuple[Tensor, Any]]
 ) -> tuple[dict[str, UnitSums], int]:
-    """Sums over the hidden units of each block, and how many images were seen."""
-    images = 0
-    with _watching(blocks) as sums, evaluating(model), torch.no_grad():
+    """Sums over the outputs of each of ``layers``, and how many images were seen."""
+    sums, images = dict[str, UnitSums](), 0
+
+    def see(path: str, values: Tensor) -> None:
+        seen = UnitSums.of(values)
+        sums[path] = sums[path].plus(seen) if path in sums else seen
+
+    with watching(layers, see), evaluating(model), torch.no_grad():
         for batch, _ in batches:
             images += len(batch)
             model(as_input(batch, model))
     return sums, images
-
-
-@contextlib.contextmanager
-def _watching(blocks: Mapping[str, Block]) -> Iterator[dict[str, UnitSums]]:
-    sums: dict[str, UnitSums] = {}
-    hooks = []
-    try:
-        for path, block in blocks.items():
-            layers = block.hidden()
-            if layers is not None:
-                hooks.append(layers[0].register_forward_hook(partial(_see, sums, path)))
-        yield sums
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _see(sums: dict[str, UnitSums], path: str, layer: nn.Module, inputs: object, values: Tensor) -> None:
-    seen = UnitSums.of(values)
-    sums[path] = sums[path].plus(seen) if path in sums else seen

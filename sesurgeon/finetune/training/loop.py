@@ -15,36 +15,36 @@ from torch import Tensor
 from sesurgeon.errors import DivergedError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.loader import read
-from sesurgeon.finetune.data.updates import UpdateSampler
+from sesurgeon.finetune.data.sampler import UpdateSampler
 from sesurgeon.finetune.events import OnProgress, TrainStep
-from sesurgeon.finetune.training.engine import any_of_all, from_all
+from sesurgeon.finetune.training.losses import Tally
 from sesurgeon.finetune.training.objective import Objective
 from sesurgeon.finetune.training.phase_training import PhaseTraining
 from sesurgeon.finetune.training.phases import set_train_mode
+from sesurgeon.finetune.training.processes import any_of_all, from_all
 from sesurgeon.finetune.training.sync_bn import synced_batch_norm
-from sesurgeon.finetune.training.tally import Tally
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_UPDATES_BETWEEN_LOOKS = 20  # on an accelerator, where looking at the loss waits for the device
+_UPDATES_BETWEEN_LOOKS = 20  # on an accelerator, where reading the loss waits for the device
 _BROKEN_IMAGES = "The images of that step are not finite themselves: look at the data."
 
 AfterUpdate: TypeAlias = Callable[[int, Tally], None]
-"""Called after each update with its number, counted from 1, and when it was looked at, the losses so far."""
+"""Called after each update with its number, counted from 1, and the losses of the epoch so far."""
 
 
 @dataclass(frozen=True, eq=False)
 class Loop:
-    """What is the same for all updates of a run.
+    """What all updates of a run have in common.
 
     Attributes:
         updates: which images make which update.
-        batches: a loader of them.
+        batches: a loader of the training images, in the order of ``updates``.
         objective: what is minimised.
-        config: of the run; clipping and the memory order are wanted here.
-        accelerator: the machine.
-        on_progress: gets :class:`TrainStep`.
+        config: of the run: gradient clipping, memory format, sync_bn and precision.
+        accelerator: devices and processes.
+        on_progress: receives :class:`TrainStep`.
     """
 
     updates: UpdateSampler
@@ -55,15 +55,15 @@ class Loop:
     on_progress: OnProgress
 
     def train_epoch(self, training: PhaseTraining, tally: Tally, after_update: AfterUpdate) -> None:
-        """Train on what is left of an epoch.
+        """Train on the rest of the epoch at which ``updates`` stand.
 
         Args:
             training: the phase.
-            tally: the epoch's losses, so far none unless it was taken up in its middle.
+            tally: the epoch's losses, those from before the run was stopped included.
             after_update: is called after each update.
 
         Raises:
-            DivergedError: the loss is not a finite number.
+            DivergedError: the loss is not finite.
             DataError: a process that reads images died, or could not read one.
         """
         set_train_mode(training.model, training.phase, training.new)
@@ -72,7 +72,7 @@ class Loop:
         stream = read(self.batches)
         for update in range(updates.first, updates.per_epoch):
             lr = tally.lr = training.lr
-            images = self._update(training, list(islice(stream, updates.shape.steps)), update, tally)
+            images = self._update(training, list(islice(stream, updates.size.steps)), update, tally)
             number = update + 1
             if number % self.updates_between_looks == 0 or number == updates.per_epoch:
                 loss = self._look(tally, images, number)
@@ -84,14 +84,14 @@ class Loop:
 
     @property
     def updates_between_looks(self) -> int:
-        """After how many updates losses are looked at: looking waits for the device."""
+        """After how many updates the losses are read, which waits for the device."""
         return 1 if self.accelerator.device.type == "cpu" else _UPDATES_BETWEEN_LOOKS
 
     def _update(self, training: PhaseTraining, hand: list[tuple[Tensor, Tensor]], update: int, tally: Tally) -> Tensor:
-        """One update of the weights, unless a loss on the CPU is not finite; the images of its last step."""
+        """One update of the weights, unless a loss on the CPU is not finite. Returns the images of its last step."""
         accelerator = self.accelerator
         alone = accelerator.num_processes == 1
-        share = accelerator.num_processes / self.updates.size(update)  # of an image; processes' gradients are averaged
+        share = accelerator.num_processes / self.updates.images_of(update)  # an image's; processes average theirs
         images = torch.empty(0)
         for step, (images, labels) in enumerate(hand, start=1):
             images, labels = self._on_device(images, labels)
@@ -116,10 +116,10 @@ class Loop:
         return images, labels.to(self.accelerator.device, non_blocking=True)
 
     def _look(self, tally: Tally, images: Tensor, number: int) -> float:
-        """The mean loss so far; a DivergedError where on any process it is not a finite number."""
+        """The mean loss so far, on this process; raises DivergedError if a loss is not finite on any process."""
         loss = tally.look()
         if any_of_all(self.accelerator, not math.isfinite(loss)):
-            seen = from_all(self.accelerator, (loss, bool(images.isfinite().all())))
+            seen = from_all((loss, bool(images.isfinite().all())))
             broken, whole_images = next(pair for pair in seen if not math.isfinite(pair[0]))
             when = f"in epoch {self.updates.epoch + 1}, step {number} of {self.updates.per_epoch}"
             raise DivergedError(

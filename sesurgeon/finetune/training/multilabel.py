@@ -1,4 +1,4 @@
-"""What a step minimises where an image may have several labels: each output says yes or no for itself."""
+"""The losses for images with several labels: each output is a binary classifier of its own."""
 
 from __future__ import annotations
 
@@ -31,25 +31,23 @@ class MultiLabelLoss(nn.Module):
 
 
 def positive_weights(counts: Sequence[int], images: int) -> list[float]:
-    """For each class, the weight by which the images that show it count as much as those that do not.
+    """For each class, the weight that gives the images that show it the same total weight as the others.
 
     Args:
-        counts: how many images show each class; where none does, the weight is 1.
-        images: how many there are.
+        counts: how many images show each class; if none does, the weight is 1.
+        images: how many images there are.
     """
-    # where all show it the weight would be 0, and nothing would be learned
+    # if all show it, the weight would be 0, and nothing would be learned
     return [max(images - count, 1) / count if count else 1.0 for count in counts]
 
 
 def multi_label_distillation_loss(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence of each softened output by itself, times the temperature's square.
-
-    The mean over images and classes; see :func:`.objective.distillation_loss`.
+    """Like :func:`distillation_loss`, for each output by itself; the mean over images and classes.
 
     Args:
         logits: of the student, shape (N, classes).
-        wanted: of the teacher, likewise.
-        temperature: above 0.
+        wanted: of the teacher, of the same shape.
+        temperature: divides both; above 0.
     """
     student, teacher = logits / temperature, wanted / temperature
     shares = teacher.sigmoid()

@@ -1,7 +1,8 @@
-"""What a step minimises: the labels' loss, and the distance from the network as it was."""
+"""What training minimises: the loss on the labels, and the distance from the teacher."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,20 +11,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sesurgeon.errors import UsageError
 from sesurgeon.finetune.config import FinetuneConfig
-from sesurgeon.finetune.scoring.outputs import main_logits
+from sesurgeon.finetune.scoring.forward import main_logits
 from sesurgeon.finetune.training.multilabel import MultiLabelLoss, multi_label_distillation_loss, positive_weights
 
 
 def distillation_loss(logits: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    """Kullback-Leibler divergence of softened outputs, times the temperature's square (Hinton et al., section 2.1).
+    """Kullback-Leibler divergence of the softened outputs, times the square of the temperature.
 
-    So its gradient keeps its size whatever the temperature (https://arxiv.org/abs/1503.02531).
+    The square keeps the size of the gradients independent of the temperature (Hinton et al., section 2.1,
+    https://arxiv.org/abs/1503.02531).
 
     Args:
         logits: of the student, shape (N, classes).
-        wanted: of the teacher, likewise.
-        temperature: above 0.
+        wanted: of the teacher, of the same shape.
+        temperature: divides both; above 0.
     """
     student = F.log_softmax(logits / temperature, dim=1)
     teacher = F.log_softmax(wanted / temperature, dim=1)
@@ -35,12 +38,12 @@ class Objective:
     """A loss that is a plain mean over images, so that parts of an update add up to the whole.
 
     Attributes:
-        criterion: labels' loss of each image, shape (N,).
-        mixing: timm's Mixup; None where images stay apart.
-        teacher: the network whose outputs are to be kept, in eval mode; None without distillation.
+        criterion: the loss of each image on its labels, shape (N,).
+        mixing: timm's Mixup; None without mixup and CutMix.
+        teacher: the network to stay close to, in eval mode; None without distillation.
         weight: of the distance from the teacher; the labels get the rest.
-        temperature: at which outputs are compared.
-        distance: of the outputs from the teacher's at a temperature, mean over the images.
+        temperature: of the distance.
+        distance: of the outputs from the teacher's, the mean over the images.
     """
 
     criterion: nn.Module
@@ -51,10 +54,10 @@ class Objective:
     distance: Callable[[Tensor, Tensor, float], Tensor] = distillation_loss
 
     def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, C, H, W) and targets: class indices (N,); or probabilities (N, classes) of mixed images, and where
-        an image may have several labels.
+        """Images (N, C, H, W) and their targets: class indices (N,), or probabilities (N, classes) if images were mixed
+        or have several labels.
 
-        A last batch of odd size stays as it is: timm mixes pairs.
+        A last batch of odd size is left as it is: timm mixes pairs.
         """
         if self.mixing is None or len(images) % 2:
             return images, labels
@@ -62,7 +65,7 @@ class Objective:
         return mixed
 
     def loss(self, output: Any, targets: Tensor, images: Tensor) -> Tensor:
-        """The mean over the images of what the model gave for them."""
+        """The mean loss over the images, from the model's ``output`` for them."""
         logits = main_logits(output).float()
         if self.teacher is None:
             return self._from_labels(logits, targets)
@@ -79,28 +82,35 @@ class Objective:
 
 
 def make_objective(
-    config: FinetuneConfig, counts: Sequence[int], images: int, device: torch.device, teacher: nn.Module | None
+    config: FinetuneConfig,
+    classes: int,
+    images: int,
+    device: torch.device,
+    *,
+    counts: Sequence[int] | None = None,
+    teacher: nn.Module | None = None,
 ) -> Objective:
     """The objective that ``config`` asks for.
 
     Args:
         config: of the run.
-        counts: training images by output index of the model; only their number matters without ``class_weights``.
+        classes: how many outputs the model has.
         images: how many training images there are.
         device: where it is computed.
-        teacher: the network as it was; needed for distillation.
+        counts: training images of each output, to weight the classes by; None for a loss without weights.
+        teacher: the network before training; None without distillation.
     """
     criterion: nn.Module
     if config.multi_label:
-        weights = torch.tensor(positive_weights(counts, images), device=device) if config.class_weights else None
+        weights = None if counts is None else torch.tensor(positive_weights(counts, images), device=device)
         criterion = MultiLabelLoss(config.smoothing, weights)
     else:
-        weights = torch.tensor(balancing_weights(counts), device=device) if config.class_weights else None
+        weights = None if counts is None else torch.tensor(balancing_weights(counts), device=device)
         criterion = nn.CrossEntropyLoss(weights, label_smoothing=config.smoothing, reduction="none")
     return Objective(
         criterion=criterion,
-        mixing=_mixing(config, len(counts)),
-        teacher=teacher if config.distill > 0 else None,
+        mixing=_mixing(config, classes),
+        teacher=teacher,
         weight=config.distill,
         temperature=config.kd_temperature,
         distance=multi_label_distillation_loss if config.multi_label else distillation_loss,
@@ -108,9 +118,27 @@ def make_objective(
 
 
 def balancing_weights(counts: Sequence[int]) -> list[float]:
-    """A weight for each class by which all of those that have images count alike; 1 on average over the images."""
+    """Weights that give all classes with images the same total weight; their mean over the images is 1."""
     present = sum(count > 0 for count in counts)
     return [sum(counts) / (present * count) if count else 0.0 for count in counts]
+
+
+def check_mixing(config: FinetuneConfig) -> None:
+    """Refuse to mix images with several labels if the installed timm cannot.
+
+    Raises:
+        UsageError: timm is older than 1.0.31.
+    """
+    import timm
+    from timm.data import Mixup
+
+    known = "multi_label" in inspect.signature(Mixup).parameters
+    if config.multi_label and not config.mixup == config.cutmix == 0 and not known:
+        raise UsageError(
+            f"mixup (={config.mixup:g}) and cutmix (={config.cutmix:g}) with multi_label need timm 1.0.31 or newer; "
+            f"installed is {timm.__version__}.",
+            hint="pip install 'timm>=1.0.31', or leave --mixup and --cutmix out.",
+        )
 
 
 def _mixing(config: FinetuneConfig, classes: int) -> Any | None:
@@ -118,6 +146,6 @@ def _mixing(config: FinetuneConfig, classes: int) -> Any | None:
         return None
     from timm.data import Mixup
 
-    several = {"multi_label": True} if config.multi_label else {}  # which older versions of timm do not have
+    several = {"multi_label": True} if config.multi_label else {}  # see check_mixing
     # smoothing is left to the criterion, which smooths mixed targets as well
     return Mixup(config.mixup, config.cutmix, label_smoothing=0.0, num_classes=classes, **several)

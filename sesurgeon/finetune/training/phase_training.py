@@ -1,4 +1,4 @@
-"""A phase under way: what it trains, with which optimiser, at which rates."""
+"""A phase in training: its optimiser, its schedule, its learning rates."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import nn
 
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune.config import FinetuneConfig
-from sesurgeon.finetune.training.engine import shared
-from sesurgeon.finetune.training.phases import Phase, enter, param_groups
+from sesurgeon.finetune.training.phases import Phase, param_groups, set_trainable
+from sesurgeon.finetune.training.processes import wrap_model
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class PhaseTraining:
-    """What training changes within a phase, beside the model itself.
+    """What training changes in a phase, beside the model itself.
 
     Attributes:
         model: the network.
-        wrapped: the network as it is called: gradients shared between processes, compiled.
-        phase: the epochs that this is about.
+        wrapped: the network as the loop calls it: for several processes, compiled.
+        phase: which epochs, and what they train.
         new: paths of the modules that are new: inserted blocks, a new head.
         optimizer: over the parameters that the phase trains, as accelerate wraps it.
         scheduler: timm's, stepped after every update; None for constant rates.
-        warmup: updates of a linear warm-up.
+        warmup: length of the linear warm-up, in updates.
         average: timm's moving average of the weights; None without one.
     """
 
@@ -43,9 +43,10 @@ class PhaseTraining:
     average: Any | None = None
 
     def set_rates(self, updates: int) -> None:
-        """Set the learning rates as they are after so many updates of the phase.
+        """Set the learning rates for the update that follows so many ``updates`` of the phase.
 
-        Warm-up goes up from 0, and is a step ahead: the first update shall not be in vain.
+        timm's warm-up starts at a rate of 0. During warm-up the schedule is asked one update ahead, so that the first
+        update already moves the weights.
         """
         step = updates + (updates < self.warmup)
         if self.scheduler is not None and step > 0:
@@ -67,10 +68,10 @@ def start_phase(
     accelerator: Accelerator,
     average: Any | None = None,
 ) -> PhaseTraining:
-    """Freeze or release the backbone and make the phase's optimiser and schedule."""
+    """Freeze or unfreeze the backbone, and make the optimiser and the schedule of ``phase``."""
     from timm.scheduler import create_scheduler_v2
 
-    enter(model, phase, new, trainable)
+    set_trainable(model, phase, new, trainable)
     optimizer = _make_optimizer(param_groups(model, new, config), config)
     warmup = min(config.warmup_epochs, phase.longest_warmup) * updates_per_epoch
     warmup = warmup if warmup >= 1 else 0.0
@@ -85,14 +86,14 @@ def start_phase(
     )
     accelerator.free_memory()  # accelerate keeps the optimiser of the phase before
     prepared = accelerator.prepare_optimizer(optimizer)
-    wrapped = shared(model, accelerator, compiled=config.compile)
+    wrapped = wrap_model(model, accelerator, compiled=config.compile)
     training = PhaseTraining(model, wrapped, phase, new, prepared, scheduler, warmup, average)
     training.set_rates(0)
     return training
 
 
 def check_optimizer(config: FinetuneConfig, device: torch.device) -> None:
-    """Refuse an optimiser that wants another device, or a package that is not installed.
+    """Refuse an optimiser that needs another device, or a package that is not installed.
 
     Raises:
         UsageError: the optimiser cannot be built on this device.
@@ -102,9 +103,9 @@ def check_optimizer(config: FinetuneConfig, device: torch.device) -> None:
             # without it Kron's sums take 110 GB for a convolution of 192 channels; timm only warns
             warnings.filterwarnings("error", message=".*opt_einsum")
             _make_optimizer([{"params": [nn.Parameter(torch.zeros(1, device=device))]}], config)
-    except Exception as error:  # each of timm's says it in its own way
+    except Exception as error:  # each of timm's optimisers raises its own kind
         raise UsageError(
-            f"opt (={config.opt!r}) cannot be had here: {error}.", hint="Take adamw, sgd or lamb, which need nothing."
+            f"opt (={config.opt!r}) is not available here: {error}.", hint="Use adamw, sgd or lamb, which need nothing."
         ) from error
 
 
@@ -118,7 +119,7 @@ def _make_optimizer(groups: list[dict[str, Any]], config: FinetuneConfig) -> tor
 
 
 def _kernel(opt: str) -> dict[str, bool]:
-    """Torch's own optimisers can update all parameters at once: a quarter of the time for ResNet-50 on a CPU."""
+    """Use the fused kernels of torch's own optimisers: a quarter of the time for ResNet-50 on a CPU."""
     from timm.optim import get_optimizer_info
 
     fused = (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD)

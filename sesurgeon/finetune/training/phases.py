@@ -1,4 +1,4 @@
-"""Which parameters train, when, and how fast."""
+"""The phases of a run: which parameters train, when, and how fast."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _PARAMETERS_A_LAYER = 12  # as timm.optim.auto_group_layers
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of epochs in which the same parameters train.
+    """Consecutive epochs in which the same parameters train.
 
     Attributes:
-        name: "blocks" trains what is new (inserted blocks, a new head) with the backbone frozen, its statistics too;
-            "all" trains all.
+        name: "blocks" trains what is new (inserted blocks, a new head) with the backbone and its BatchNorm statistics
+            frozen; "all" trains everything.
         first_epoch: counted from 0 over the whole run.
         epochs: how many.
     """
@@ -30,13 +30,18 @@ class Phase:
     epochs: int
 
     @property
+    def end(self) -> int:
+        """The epoch after its last."""
+        return self.first_epoch + self.epochs
+
+    @property
     def longest_warmup(self) -> float:
-        """In epochs: a schedule needs some of its phase to come down again."""
+        """In epochs; the other half is left for the rates to fall again."""
         return self.epochs / 2
 
 
 def phases_of(config: FinetuneConfig, *, anything_new: bool) -> tuple[Phase, ...]:
-    """The phases of a run. With nothing new to train alone, all epochs train everything, where they may."""
+    """The phases of a run. Without anything new, there is no phase that trains only that."""
     frozen = config.freeze_epochs if anything_new else 0
     if config.train == "blocks":
         frozen = config.epochs
@@ -45,27 +50,31 @@ def phases_of(config: FinetuneConfig, *, anything_new: bool) -> tuple[Phase, ...
 
 
 def is_new(name: str, new: Iterable[str]) -> bool:
-    """Is the parameter or module ``name`` one of the modules ``new`` (dotted paths), or inside one?"""
+    """Whether the parameter or module ``name`` is one of the modules ``new`` (dotted paths), or inside one."""
     return any(name == path or name.startswith(f"{path}.") for path in new)
 
 
-def enter(model: nn.Module, phase: Phase, new: Collection[str], trainable: Collection[str]) -> None:
-    """Set ``requires_grad``: what is new trains, the rest of ``trainable`` in the phase "all" only."""
+def set_trainable(model: nn.Module, phase: Phase, new: Collection[str], trainable: Collection[str]) -> None:
+    """Set ``requires_grad``: what is new always trains, the rest of ``trainable`` only in the phase "all"."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_new(name, new) or (phase.name == "all" and name in trainable))
 
 
 def set_train_mode(model: nn.Module, phase: Phase, new: Collection[str]) -> None:
-    """Train mode, but for frozen modules with buffers: a BatchNorm's statistics belong to the backbone."""
+    """Set train mode, except for frozen modules with buffers: BatchNorm statistics are part of what is frozen.
+
+    In the phase "all" these are the modules whose own parameters all have ``requires_grad`` off: as the caller wants.
+    """
     model.train()
-    if phase.name == "blocks":
-        for name, module in model.named_modules():
-            if not is_new(name, new) and any(True for _ in module.buffers(recurse=False)):
-                module.training = False
+    for name, module in model.named_modules():
+        own = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
+        frozen = phase.name == "blocks" or (own and not any(own))
+        if frozen and not is_new(name, new) and any(True for _ in module.buffers(recurse=False)):
+            module.training = False
 
 
 def changing_buffers(model: nn.Module) -> list[str]:
-    """Names of the buffers that training changes: those of modules that are in train mode."""
+    """Names of the buffers that training changes: those of the modules in train mode."""
     return [
         join(path, name)
         for path, module in model.named_modules()
@@ -75,17 +84,17 @@ def changing_buffers(model: nn.Module) -> list[str]:
 
 
 def infinite_buffers(model: nn.Module) -> frozenset[str]:
-    """Names of the buffers that are not finite, as a mask of attention is."""
+    """Names of the buffers that are not finite, such as attention masks."""
     buffers = model.named_buffers(remove_duplicate=False)
     return frozenset(name for name, buffer in buffers if not bool(buffer.isfinite().all()))
 
 
 def param_groups(model: nn.Module, new: Collection[str], config: FinetuneConfig) -> list[dict[str, Any]]:
-    """The trainable parameters by learning rate and weight decay, as optimisers take them.
+    """The trainable parameters, grouped by learning rate and weight decay for an optimiser.
 
-    New parameters get ``lr * lr_block_mult`` wherever they are, the others ``lr * lr_backbone_mult``, less in lower
-    layers where ``layer_decay`` says so: what those have learned is general, and what is new there has learned nothing.
-    Vectors and biases get no decay.
+    New parameters get ``lr * lr_block_mult`` in any layer; the others get ``lr * lr_backbone_mult``, which
+    ``layer_decay`` lowers from layer to layer, because what lower layers have learned is general. Vectors and biases
+    get no weight decay.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     scales = _layer_scales(model, new, config.layer_decay)
@@ -93,7 +102,7 @@ def param_groups(model: nn.Module, new: Collection[str], config: FinetuneConfig)
         if parameter.requires_grad:
             mult = config.lr_block_mult if is_new(name, new) else config.lr_backbone_mult
             if mult is None:
-                raise ValueError("The rates of this configuration are open: FinetuneConfig.settled says what they are.")
+                raise ValueError("The rates of this configuration are open: fill them in by FinetuneConfig.with_rates.")
             lr = config.lr * mult * scales.get(parameter, 1.0)
             decays = parameter.ndim > 1 and not name.endswith(".bias")
             groups.setdefault((lr, config.weight_decay if decays else 0.0), []).append(parameter)
@@ -101,7 +110,7 @@ def param_groups(model: nn.Module, new: Collection[str], config: FinetuneConfig)
 
 
 def _layer_scales(model: nn.Module, new: Collection[str], decay: float | None) -> dict[nn.Parameter, float]:
-    """The scale of the rate of each parameter that is not new: ``decay`` to the power of the layers above it."""
+    """A factor for the rate of each parameter that is not new: ``decay`` to the power of the number of layers above."""
     if decay is None:
         return {}
     layers = _layers(model, new)
@@ -111,10 +120,10 @@ def _layer_scales(model: nn.Module, new: Collection[str], decay: float | None) -
 
 
 def _layers(model: nn.Module, new: Collection[str]) -> dict[str, int]:
-    """The layer of each parameter, from the input on: timm's own where it knows the network, else a dozen in a row.
+    """The layer of each parameter by number, counted from the input.
 
-    Without knowing a network timm takes a dozen parameters for a layer, too; the head, and what else is new, is one
-    above all.
+    timm tells the layers of its own networks. In others every twelve parameters in a row make a layer, as in timm, and
+    the head and whatever is new make the top one.
     """
     from timm.models import group_parameters
 

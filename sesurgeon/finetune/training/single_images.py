@@ -1,4 +1,4 @@
-"""Steps of a single image, of which some networks cannot learn."""
+"""Steps with a single image, on which some networks cannot train."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from torch import nn
 
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune.data.randomness import untouched
-from sesurgeon.finetune.data.updates import UpdateSampler
-from sesurgeon.finetune.scoring.outputs import as_input, device_of
+from sesurgeon.finetune.data.sampler import UpdateSampler
+from sesurgeon.finetune.scoring.forward import as_input, device_of
 from sesurgeon.finetune.task import Task
 from sesurgeon.finetune.training.phases import set_train_mode
 from sesurgeon.models.copies import copy_of
@@ -17,14 +17,14 @@ _OF_TORCH = "Expected more than 1 value per channel"
 
 
 def check_single_images(model: nn.Module, task: Task, updates: UpdateSampler, *, sync_bn: bool) -> None:
-    """Try a step of one image on a copy, where there will be such steps.
+    """If there will be steps with a single image, try one on a copy of the network.
 
-    A BatchNorm behind the pooling sees one value a channel then, whose variance is none.
+    A BatchNorm behind the pooling sees one value per channel then, which has no variance.
 
     Raises:
-        UsageError: the network has such a BatchNorm, and it trains.
+        UsageError: the network has such a BatchNorm, and trains it.
     """
-    if updates.fewest > 1 or (sync_bn and updates.shape.processes > 1):
+    if updates.fewest > 1 or (sync_bn and updates.size.processes > 1):
         return
     trial = copy_of(model)
     image = as_input(torch.zeros(1, *task.preprocessing.input_size), trial)
@@ -38,7 +38,7 @@ def check_single_images(model: nn.Module, task: Task, updates: UpdateSampler, *,
             raise
         raise UsageError(
             "Steps have a single image here, and a BatchNorm of the network, behind its pooling, cannot train on one "
-            f"value a channel: batch_size (={updates.shape.batch_size}), grad_accum_steps (={updates.shape.steps}), "
+            f"value per channel: batch_size (={updates.size.batch_size}), grad_accum_steps (={updates.size.steps}), "
             f"{updates.images} training images.",
             hint="Give --batch-size 2 or more, fewer --grad-accum-steps, or more images.",
         ) from error

@@ -1,7 +1,7 @@
 """BatchNorm over the images of all processes.
 
-torch's SyncBatchNorm is for accelerators only, and would replace modules of the network. This works wherever
-torch.distributed does, and for whatever module normalises by ``torch.nn.functional.batch_norm``, timm's included.
+torch's SyncBatchNorm runs on accelerators only, and replaces modules of the network. This works wherever
+torch.distributed does, for every module that calls ``torch.nn.functional.batch_norm``, timm's included.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from sesurgeon.errors import UsageError
 
 @contextlib.contextmanager
 def synced_batch_norm(*, active: bool = True) -> Iterator[None]:
-    """For a forward and backward pass: BatchNorm over the images of all processes, where ``active``.
+    """If ``active``, let BatchNorm work over the images of all processes, in a forward and backward pass.
 
     Raises:
-        UsageError: the network computes parts of its forward once more in the backward pass, where torch does not let
-            this in.
+        UsageError: the network recomputes activations in the backward pass (gradient checkpointing), where torch does
+            not apply this mode.
     """
     try:
         with SyncBatchNorm() if active else contextlib.nullcontext():
@@ -35,13 +35,13 @@ def synced_batch_norm(*, active: bool = True) -> Iterator[None]:
         if not active:
             raise
         raise UsageError(
-            "sync_bn cannot be had in a network that forgets activations and computes them again.",
+            "sync_bn does not work in a network with activation checkpointing.",
             hint="Leave --sync-bn out, or build the network without checkpointing (memory_efficient=false).",
         ) from error
 
 
 class SyncBatchNorm(TorchFunctionMode):
-    """While it is entered, BatchNorm in training takes its mean and variance from all processes' images."""
+    """While active, BatchNorm in training takes its mean and variance over the images of all processes."""
 
     def __torch_function__(
         self,
@@ -65,7 +65,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """As :func:`torch.nn.functional.batch_norm`, over all processes where ``training``."""
+    """:func:`torch.nn.functional.batch_norm`, over all processes if ``training``."""
     if not training:
         return functional.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     x = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
@@ -95,7 +95,7 @@ def _summed(values: Tensor) -> Tensor:
 
 
 class _SumOverAll(torch.autograd.Function):
-    """The sum over all processes. Each one's loss depends on it, so gradients are summed likewise."""
+    """The sum over all processes. The loss of each depends on it, so gradients are summed over them, too."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The network as it came to a run, to be kept in mind."""
+"""The teacher of distillation: a frozen copy of the network before training."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.finetune.scoring.outputs import as_input, evaluating
+from sesurgeon.finetune.scoring.forward import as_input, evaluating
 from sesurgeon.models.copies import copy_of
 from sesurgeon.models.files.own_weights import take_weights
 
 
 def make_teacher(model: nn.Module, images: Tensor) -> nn.Module:
-    """A frozen copy of ``model`` in eval mode; without its blocks, which cost time, where they change nothing.
+    """A frozen copy of ``model`` in eval mode; without its blocks, which cost time, if its outputs stay the same.
 
     Args:
-        model: as it comes to the run.
-        images: of shape (N, C, H, W), on which that is tried.
+        model: the network before training.
+        images: to compare the outputs on, of shape (N, C, H, W).
     """
     from sesurgeon.surgery import blocks_of, remove_se
 
@@ -30,16 +30,16 @@ def make_teacher(model: nn.Module, images: Tensor) -> nn.Module:
     return teacher.requires_grad_(False).eval()
 
 
-def teacher_again(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> nn.Module:
-    """The teacher of a run that goes on.
+def restore_teacher(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -> nn.Module:
+    """The teacher of a resumed run.
 
     Args:
-        model: the network as it is now.
-        weights: tensors of what :func:`make_teacher` gave.
+        model: the network in training.
+        weights: the tensors of the teacher that :func:`make_teacher` made.
         origin: the file that they come from.
 
     Raises:
-        UnreadableFileError: they are of another network.
+        UnreadableFileError: the weights belong to another network.
     """
     from sesurgeon.surgery import blocks_of, remove_se
 

@@ -10,9 +10,9 @@ from sesurgeon.graph.flow import Flow
 
 
 def around(flow: Flow, residual: Candidate) -> list[Candidate]:
-    """The places of the paper's other integration strategies (section 6.5, Figure 7), as far as they can be told.
+    """The places of the paper's other integration strategies (section 6.5, Figure 7), as far as they exist.
 
-    A branch that starts from several tensors has no fork, and one without a shortcut has none of them.
+    A branch that starts from several tensors has no fork; a branch without a shortcut has none of these places.
     """
     if residual.join is None or residual.shortcut is None:
         return []
@@ -30,7 +30,7 @@ def around(flow: Flow, residual: Candidate) -> list[Candidate]:
 
 
 def _sums_into_a_slice(flow: Flow, join: fx.Node) -> bool:
-    """``y[:, :k] += x``: what a block there kept for its backward pass, the sum, is written over by the assignment."""
+    """``y[:, :k] += x``: the assignment overwrites the sum, which a block there keeps for its backward pass."""
     summed = ops.operand(join)
     return ops.is_in_place(flow.owner, join) and isinstance(summed, fx.Node) and ops.is_slice(summed)
 
@@ -42,19 +42,13 @@ def _activated(flow: Flow, join: fx.Node) -> fx.Node:
 
 def _fork(flow: Flow, branch: frozenset[fx.Node]) -> fx.Node | None:
     """The one tensor that all of the branch is computed from."""
-    entries = {
-        parent
-        for node in branch
-        if not ops.is_shape_access(node)
-        for parent in node.all_input_nodes
-        if _enters(flow, parent, branch)
-    }
+    entries = {parent for node in branch for parent in flow.parents(node) if _enters(flow, parent, branch)}
     fork = _as_changed(flow, entries.pop(), branch) if len(entries) == 1 else None
     return None if fork is None or _is_written_later(flow, fork) else fork
 
 
 def _is_written_later(flow: Flow, fork: fx.Node) -> bool:
-    """Whether the forward writes into that tensor (``x += branch(x)``), which a block there keeps for its backward."""
+    """Whether the forward writes into the fork (``x += branch(x)``), which a block there keeps for its backward."""
     seen = {fork}
     for node in flow.nodes:
         if not seen.isdisjoint(node.all_input_nodes):
@@ -67,7 +61,7 @@ def _is_written_later(flow: Flow, fork: fx.Node) -> bool:
 
 
 def _enters(flow: Flow, node: fx.Node, branch: frozenset[fx.Node]) -> bool:
-    """Comes from outside; or is the branch's own, but of none of its tensors: an argument, a part of a split."""
+    """Whether the branch starts from ``node``: it lies outside, or is made from no tensor inside (an argument)."""
     if ops.tensor_of(node) is None or not flow.depends_on_data(node):
         return False
     before = {*node.all_input_nodes, *((flow.upto(node) - {node}) & branch)}
@@ -75,10 +69,10 @@ def _enters(flow: Flow, node: fx.Node, branch: frozenset[fx.Node]) -> bool:
 
 
 def _as_changed(flow: Flow, fork: fx.Node, branch: frozenset[fx.Node]) -> fx.Node | None:
-    """``fork``, or what an operation in place makes of it at once (the ReLU that a shortcut sees too)."""
-    users = [node for node in flow.nodes if node in fork.users and not ops.is_shape_access(node)]
+    """``fork``, or the result of the operation that first changes it in place (the ReLU that a shortcut sees too)."""
+    users = ops.readers(fork)
     if any(node in branch and ops.writes_inside(flow.owner, node) for node in users):
-        return None  # what it makes of the fork comes out of no node
+        return None  # no node has the changed tensor for its result
     mutators = [node for node in users if node in branch and ops.is_in_place(flow.owner, node)]
     if not mutators:
         return fork

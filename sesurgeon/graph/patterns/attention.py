@@ -10,20 +10,48 @@ from sesurgeon.graph import ops
 from sesurgeon.graph.flow import Flow
 from sesurgeon.graph.paths import is_within, join
 
-
-def attention_modules(model: nn.Module, flows: Mapping[str, Flow]) -> frozenset[str]:
-    """Paths of the modules that gate a tensor, whatever they are called, and of those that are known by their names."""
-    gated = {path for path, flow in flows.items() if any(_is_gating(flow, node) for node in flow.nodes)}
-    named = {path for path, module in model.named_modules() if ops.is_attention(module)}
-    return frozenset(gated | named)
+Gated = Mapping[fx.Node, fx.Node]
+"""The products of a tensor and a gate in one graph, and the tensor that each scales."""
 
 
-def attention_in(branch: frozenset[fx.Node], flow: Flow, path: str, attention: frozenset[str]) -> str | None:
-    """What gates a tensor within ``branch``: the path of a module, or of ``path`` itself; None where nothing does."""
+def gated(flow: Flow) -> Gated:
+    """Each product of a tensor and a gate, and the tensor that it scales."""
+    scaled = {node: _scaled_by_gate(flow, node) for node in flow.nodes}
+    return {node: tensor for node, tensor in scaled.items() if tensor is not None}
+
+
+def attention_modules(gates: Mapping[str, Gated], named: frozenset[str]) -> frozenset[str]:
+    """Paths of the modules that gate a tensor.
+
+    Args:
+        gates: path of a module -> what is :func:`gated` in its graph.
+        named: paths of the modules that are known as attention by their class names.
+    """
+    return named | {path for path, found in gates.items() if found}
+
+
+def gates_its_input(gates: Mapping[str, Gated], named: frozenset[str]) -> frozenset[str]:
+    """Those of :func:`attention_modules` that scale what they are given, and not what they compute from it."""
+    return named | {
+        path for path, found in gates.items() if any(scaled.op == "placeholder" for scaled in found.values())
+    }
+
+
+def attention_in(
+    branch: frozenset[fx.Node], flow: Flow, path: str, found: Gated, attention: frozenset[str]
+) -> str | None:
+    """What gates a tensor within ``branch``: the path of a module, or ``path`` itself; None where nothing does.
+
+    Args:
+        branch: nodes of the graph of the module at ``path``, whose flow is ``flow``.
+        flow, path: of that graph.
+        found: what is :func:`gated` in it.
+        attention: paths of the modules that gate a tensor.
+    """
     for node in flow.nodes:
         if node not in branch:
             continue
-        if _is_gating(flow, node):
+        if node in found:
             return path
         if node.op == "call_module":
             called = join(path, node.target)
@@ -33,72 +61,65 @@ def attention_in(branch: frozenset[fx.Node], flow: Flow, path: str, attention: f
     return None
 
 
-def gates_its_input(model: nn.Module, flows: Mapping[str, Flow]) -> frozenset[str]:
-    """Those of :func:`attention_modules` that scale what they are given, and not what they compute from it."""
-    named = {path for path, module in model.named_modules() if ops.is_attention(module)}
-    gating = {
-        path
-        for path, flow in flows.items()
-        if any(_is_gating(flow, node) and _scaled(node).op == "placeholder" for node in flow.nodes)
-    }
-    return frozenset(named | gating)
+def attended(flow: Flow, path: str, found: Gated, gates: frozenset[str]) -> dict[fx.Node, str]:
+    """The tensors in one graph that are gated right away, and what does it: a module, or ``path`` itself.
 
-
-def attended(flow: Flow, path: str, attention: frozenset[str]) -> dict[fx.Node, str]:
-    """The tensors in one graph that attention scales right away, and what does it: a module, or ``path`` itself."""
-    found: dict[fx.Node, str] = {}
+    Args:
+        flow, path, found: as for :func:`attention_in`.
+        gates: paths of the modules that scale what they are given.
+    """
+    by: dict[fx.Node, str] = {}
     for node in flow.nodes:
-        called = join(path, node.target) if node.op == "call_module" else None
-        if called in attention and called is not None:
-            scaled = ops.operand(node)
-        elif _is_gating(flow, node):
-            called, scaled = path, _scaled(node)
+        called = join(path, node.target)
+        if node.op == "call_module" and called in gates:
+            gate, scaled = called, ops.operand(node)
+        elif node in found:
+            gate, scaled = path, found[node]
         else:
             continue
         while isinstance(scaled, fx.Node):
-            found.setdefault(scaled, called)
+            by.setdefault(scaled, gate)
             scaled = ops.operand(scaled) if ops.is_noise_or_scale(flow.owner, scaled) else None
-    return found
+    return by
 
 
-def _scaled(node: fx.Node) -> fx.Node:
-    """The larger operand of a product of two tensors."""
-    first, second = (operand for operand in ops.operands(node) if isinstance(operand, fx.Node))
-    return max(first, second, key=lambda operand: _before_expansion(operand).meta["value"].numel())
+def _scaled_by_gate(flow: Flow, node: fx.Node) -> fx.Node | None:
+    """``x`` of ``x * g`` where g has one factor a channel and is computed from data; None for any other node.
 
-
-def _is_gating(flow: Flow, node: fx.Node) -> bool:
-    """``x * g`` where g has one factor a channel and was computed from data (squeezed from x, or from elsewhere).
-
-    Statistics of x alone make a norm (instance norm, ConvNeXt-V2's GRN), and no gate.
+    g may be squeezed from x, or come from elsewhere; but a norm's factors, statistics of x alone, are no gate
+    (instance norm, ConvNeXt-V2's GRN).
     """
     if ops.name_of(node) != "mul":
-        return False
-    nodes = [_before_expansion(arg) for arg in ops.operands(node) if isinstance(arg, fx.Node)]
-    tensors = [ops.tensor_of(arg) for arg in nodes]
-    if len(nodes) != 2 or tensors[0] is None or tensors[1] is None:
-        return False
-    by_size = sorted(zip(tensors, nodes, strict=True), key=lambda pair: pair[0].numel() if pair[0] is not None else 0)
-    (gate, gate_node), (scaled, scaled_node) = by_size
-    if gate is None or scaled is None or gate.ndim != scaled.ndim or scaled.ndim < 3:
-        return False
+        return None
+    factors = [factor for factor in ops.operands(node) if isinstance(factor, fx.Node)]
+    sized = [(tensor, factor) for factor in factors if (tensor := ops.tensor_of(_before_expansion(factor))) is not None]
+    if len(sized) != 2:
+        return None
+    (gate, gate_node), (scaled, scaled_node) = sorted(sized, key=lambda pair: pair[0].numel())
+    if gate.ndim != scaled.ndim or scaled.ndim < 3:
+        return None
     squeezed = gate.shape[2:].numel() == 1 < scaled.shape[2:].numel() and gate.shape[1] == scaled.shape[1]
     squeezed_last = gate.shape[1:-1].numel() == 1 < scaled.shape[1:-1].numel() and gate.shape[-1] == scaled.shape[-1]
+    gate_node = _before_expansion(gate_node)
     if not (squeezed or squeezed_last) or not flow.depends_on_data(gate_node):
-        return False
-    return any(_judges(flow.owner, node) for node in flow.private(gate_node, scaled_node))
+        return None
+    computed = flow.private(gate_node, _before_expansion(scaled_node))
+    return scaled_node if any(_judges(flow.owner, part) for part in computed) else None
 
 
 def _judges(owner: nn.Module, node: fx.Node) -> bool:
-    """Does more than statistics: has weights, squashes, or comes from where nobody looks."""
+    """Whether ``node`` does more than statistics: it has weights, squashes, or comes from outside of the graph."""
     module = ops.module_of(owner, node)
-    if module is not None and any(True for _ in (*module.parameters(), *module.children())):
+    if module is not None and not (ops.is_leaf(module) and next(module.parameters(), None) is None):
         return True
     return node.op == "placeholder" or ops.is_activation(owner, node) or ops.weight(owner, node) > 0
 
 
 def _before_expansion(node: fx.Node) -> fx.Node:
     """``g`` of ``g.expand_as(x)``."""
-    while ops.name_of(node) in ("expand", "expand_as", "broadcast_to") and isinstance(node.args[0], fx.Node):
-        node = node.args[0]
+    while ops.name_of(node) in ("expand", "expand_as", "broadcast_to"):
+        source = ops.operand(node)
+        if not isinstance(source, fx.Node):
+            break
+        node = source
     return node

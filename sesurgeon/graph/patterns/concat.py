@@ -1,4 +1,4 @@
-"""Multi-branch modules: the concatenation of branches that compute."""
+"""Multi-branch modules: concatenations of branches that have layers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sesurgeon.graph.flow import Flow
 def concatenations(flow: Flow, residuals: list[Candidate]) -> list[Candidate]:
     """Channel concatenations of at least two branches, one of them with layers (the paper's Fig. 2, Inception).
 
-    Left out are those within another one, those that a residual branch of the same graph holds or feeds, and those
-    that only put together what came in from outside (the inputs of a dense layer).
+    Left out are those inside another one, those inside or after a residual branch of the same graph, and those that
+    only join what came in from outside (the inputs of a dense layer).
     """
     inside = frozenset[fx.Node]().union(*(residual.branch for residual in residuals))
     found: list[Candidate] = []
@@ -21,11 +21,10 @@ def concatenations(flow: Flow, residuals: list[Candidate]) -> list[Candidate]:
         operands = _operands(node)
         if len(operands) < 2 or node in inside or any(residual.node in flow.upto(node) for residual in residuals):
             continue
-        shared = frozenset.intersection(*(flow.upto(operand) for operand in operands))
-        own = frozenset[fx.Node]().union(*(flow.upto(operand) for operand in operands)) - shared
+        shared = flow.shared(operands)
         with_layers = sum(flow.weight(flow.upto(operand) - shared) > 0 for operand in operands)
         if with_layers >= 2 or (with_layers == 1 and len(operands) > 2):
-            found.append(Candidate("concat", node, own | {node}))
+            found.append(Candidate("concat", node, (flow.behind(operands) - shared) | {node}))
     return [
         candidate
         for candidate in found

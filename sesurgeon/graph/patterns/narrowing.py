@@ -1,4 +1,4 @@
-"""Branches that shrink their maps and let them grow again: one level of a U-Net, and no residual block."""
+"""Branches that shrink their maps and enlarge them again: a level of a U-Net, and no residual block."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _RESIZES = re.compile(r"conv\w*|\w*_pool[123]d|interpolate|pixel_unshuffle|\w*Po
 
 
 def narrows(flow: Flow, path: str, children: Mapping[str, Flow], branch: frozenset[fx.Node], end: fx.Node) -> bool:
-    """Whether all that reaches the end of a branch went through maps smaller than it, in this graph or in children's.
+    """Whether every way to the end of a branch leads through smaller maps, in this graph or in those of children.
 
-    Smaller maps are those that an operation made that resizes, and those of a single place, whatever made them: what
-    is expanded from there is the same everywhere (PointNet's global feature). A narrow way beside a wide one, as that
-    of a gate, counts as none.
+    Smaller maps are those made by an operation that resizes, and those of a single place, whatever made them: what is
+    expanded from one is the same everywhere (PointNet's global feature). A narrow way beside a wide one, such as that
+    of a gate, does not count.
 
     Args:
         flow: in the graph that holds the branch.
@@ -50,7 +50,7 @@ def _is_one_place(node: fx.Node, than: Tensor) -> bool:
 def _reached(
     flow: Flow, path: str, children: Mapping[str, Flow], nodes: frozenset[fx.Node], last: Tensor
 ) -> set[fx.Node]:
-    """Those of ``nodes`` that data reach from outside of them through maps that are all as large as ``last``."""
+    """Those of ``nodes`` that data from outside reach through maps which are all as large as ``last``."""
     reached: set[fx.Node] = set()
     for node in flow.nodes:
         sources = [parent for parent in flow.parents(node) if flow.depends_on_data(parent)]

@@ -15,12 +15,12 @@ from sesurgeon.graph.patterns.units import unit_candidate, unit_from
 
 
 def parallel_convolutions(flows: Mapping[str, Flow], path: str) -> list[Candidate]:
-    """The sums in the graph at ``path`` that structural re-parameterisation makes one convolution of, as units.
+    """Sums of parallel convolutions that RepVGG-style re-parameterisation merges into one; each is treated as one unit.
 
     All summands come from one tensor, through a convolution with its norm, a norm alone, or nothing; and there are at
-    least two convolutions, or a norm alone beside one (a tensor plus its convolution is a residual block). Such a sum
-    is a unit as a whole, with the norm and activation behind it, and its summands are none
-    (`RepVGG <https://arxiv.org/abs/2101.03697>`_, section 3; RepVGG's and MobileOne's own SE stands there).
+    least two convolutions, or a norm alone beside one (a tensor plus its convolution is a residual block). The unit
+    includes the norm and activation that follow the sum, and its summands are no units of their own
+    (`RepVGG <https://arxiv.org/abs/2101.03697>`_, section 3; RepVGG and MobileOne have their own SE after the sum).
 
     Args:
         flows: path of a module -> the flow in its graph.
@@ -32,7 +32,7 @@ def parallel_convolutions(flows: Mapping[str, Flow], path: str) -> list[Candidat
         summands = _summands(flow, node)
         if len(summands) < 2 or any(node in one.branch for one in found):
             continue
-        shared = frozenset.intersection(*map(flow.upto, summands))
+        shared = flow.shared(summands)
         own = flow.upto(node) - shared
         if not _is_one_convolution(flows, path, summands, shared):
             continue
@@ -44,7 +44,7 @@ def parallel_convolutions(flows: Mapping[str, Flow], path: str) -> list[Candidat
 
 
 def _summands(flow: Flow, node: fx.Node) -> list[fx.Node]:
-    """What a sum of sums adds up; [] where the node is no sum of tensors."""
+    """The tensors that a sum, or a sum of sums, adds up; [] where the node is no sum of tensors."""
     if ops.joins(node) != "add":
         return []
     found: list[fx.Node] = []
@@ -58,7 +58,7 @@ def _summands(flow: Flow, node: fx.Node) -> list[fx.Node]:
 
 
 def _inner_sum(flow: Flow, node: fx.Node, user: fx.Node) -> fx.Node | None:
-    """``node``, or what drop-path was put on to give it; None where others than ``user`` read it."""
+    """``node``, without the drop-path on it; None where anything but ``user`` reads it."""
     if ops.only_user(node) is not user:
         return None
     source = ops.operand(node) if ops.is_noise_or_scale(flow.owner, node) else None
@@ -74,7 +74,8 @@ def _is_one_convolution(
     entries |= {summand for summand in summands if summand in shared}
     convolutions = [flow.weight(branch) for branch in branches]
     norms_alone = sum(
-        weight == 0 and any(map(flow.is_norm, branch)) for weight, branch in zip(convolutions, branches, strict=True)
+        weight == 0 and any(map(flow.ends_in_norm, branch))
+        for weight, branch in zip(convolutions, branches, strict=True)
     )
     return (
         len(entries) == 1
@@ -85,7 +86,7 @@ def _is_one_convolution(
 
 
 def _is_affine(flows: Mapping[str, Flow], path: str, node: fx.Node) -> bool:
-    """Whether nothing but convolutions, norms, noise and sums stands for ``node``."""
+    """Whether ``node`` consists of nothing but convolutions, norms, noise and sums."""
     module = ops.module_of(flows[path].owner, node)
     if module is None or ops.joins(node) == "add":
         return node.op in ("placeholder", "output") or ops.joins(node) == "add"
@@ -96,7 +97,7 @@ def _is_affine(flows: Mapping[str, Flow], path: str, node: fx.Node) -> bool:
 
 
 def _largest(flow: Flow, nodes: frozenset[fx.Node]) -> tuple[str, _ConvNd] | None:
-    """Path of the convolution with the largest kernel, and itself; None where they are none of torch's."""
+    """The convolution with the largest kernel, after its path; None where there is none of torch's own."""
     convolutions = {
         join(str(node.target), path): part
         for node in flow.nodes

@@ -12,16 +12,16 @@ from sesurgeon.graph.flow import Flow
 from sesurgeon.graph.patterns.narrowing import is_smaller, narrows
 
 # A shortcut may hold a projection, but the branch has at least this many times its layers (ResNet: 2 or 3 to 1,
-# GhostNet: 5 to 2); what is nearer to equal are parallel branches (RepVGG: 1 to 1).
+# GhostNet: 5 to 2); with less they are parallel branches (RepVGG: 1 to 1).
 _LAYERS_TO_PROJECTIONS = 2
 
 
 def residual_branches(flow: Flow, path: str, children: Mapping[str, Flow]) -> list[Candidate]:
     """The residual branches of one local graph, in order (the paper's Fig. 3: SE before the sum).
 
-    No residual is: a sum of parallel branches with as many layers each (RepVGG, HRNet's fusion), of tensors that
-    nothing forks (feature pyramids). Those that shrink and grow again (a U-Net's long skip), be it in a child, are
-    marked as such. No branch holds a shortcut of its own fork: of ``x + a(x) + b(x)`` the branches are a and b.
+    A sum is not residual if its branches are parallel, with as many layers each (RepVGG, HRNet's fusion), or do not
+    come from one fork (feature pyramids). Branches that shrink and grow again (a U-Net's long skip), here or in a
+    child, are marked as such. No branch includes a shortcut from its own fork: those of ``x + a(x) + b(x)`` are a, b.
 
     Args:
         flow: in the graph of the module to look at.
@@ -63,7 +63,7 @@ def residual_branches(flow: Flow, path: str, children: Mapping[str, Flow]) -> li
 
 
 def _operands(node: fx.Node, summed: bool) -> tuple[fx.Node, fx.Node] | None:
-    """The two tensors that ``node`` joins; None where it joins no two tensors of one size."""
+    """The two tensors that ``node`` joins; None where it does not join two tensors of one size."""
     if summed:
         joined = ops.operands(node)
     elif ops.joins(node) == "cat" and ops.cat_dim(node) == 1:
@@ -93,7 +93,7 @@ def _shrinks_between(branch: frozenset[fx.Node], end: fx.Node) -> bool:
 
 
 def _adds_the_fork(flow: Flow, end: fx.Node, branch: frozenset[fx.Node]) -> bool:
-    """Whether ``end`` is a sum with what the branch starts from, as that in ``(x + a(x)) + b(x)``."""
+    """Whether ``end`` is itself a sum with the fork of the branch, as the first in ``(x + a(x)) + b(x)``."""
     if ops.joins(end) != "add":
         return False
     summands = [flow.branch_end(operand) for operand in ops.operands(end) if isinstance(operand, fx.Node)]

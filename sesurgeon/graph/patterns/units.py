@@ -11,7 +11,7 @@ from sesurgeon.graph.flow import Flow
 
 
 def conv_units(flow: Flow) -> list[Candidate]:
-    """Every convolution that a norm or an activation follows, up to the last of them, in order (the paper's VGG)."""
+    """Every convolution that a norm or an activation follows, with these, in order (as in the paper's VGG)."""
     sequential = type(flow.owner).forward is nn.Sequential.forward
     found = []
     for node in flow.nodes:
@@ -43,12 +43,12 @@ def unit_candidate(
 
 
 def unit_from(flow: Flow, conv: fx.Node) -> list[fx.Node]:
-    """The convolution (or what stands for one), its norm if one follows, its activation if one follows.
+    """The convolution (or the sum that stands for one), then its norm and its activation, as far as they follow.
 
-    Between them may be permutations (ConvNeXt's norm works on channels in the last place), or drop-block.
+    Permutations (ConvNeXt's norm wants channels last) and drop-block may lie between them.
     """
     chain = [conv]
-    for is_next in (flow.is_norm, flow.is_activation):
+    for is_next in (flow.ends_in_norm, flow.ends_in_activation):
         passed, following = [], ops.only_user(chain[-1])
         while following is not None and _is_passed(flow.owner, following):
             passed.append(following)

@@ -16,7 +16,7 @@ from sesurgeon.models import is_plain_text
 
 
 def compile_graph(graph: fx.Graph, name: str) -> Callable[..., Any]:
-    """``forward(self, ...)`` that does what ``graph`` says, with the signature of the forward that was traced.
+    """A ``forward(self, ...)`` that runs ``graph``, with the parameters of the forward that was traced.
 
     Args:
         graph: a local graph; ``self`` is the module that owns it.
@@ -39,7 +39,7 @@ def compile_graph(graph: fx.Graph, name: str) -> Callable[..., Any]:
 
 
 def _give_defaults(forward: FunctionType, graph: fx.Graph) -> None:
-    """Let optional arguments be what they are in the forward that was traced: fx writes down how they are printed."""
+    """Give optional arguments the very defaults of the forward that was traced: fx writes only what they print as."""
     defaults = {node.target: node.meta["default"] for node in graph.nodes if "default" in node.meta}
     code = forward.__code__
     names = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
@@ -49,7 +49,7 @@ def _give_defaults(forward: FunctionType, graph: fx.Graph) -> None:
 
 
 def check_names(node: fx.Node) -> None:
-    """Refuse names that fx would write into the source as they are, and that would say something else there.
+    """Refuse names that fx would write into the source unchanged, where they would mean something else.
 
     Raises:
         UntraceableError: a child, a parameter or an argument has such a name.

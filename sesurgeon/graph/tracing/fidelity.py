@@ -1,11 +1,11 @@
-"""Does a local graph do exactly what the module it was traced from does?"""
+"""Does a local graph do exactly what the module from which it was traced does?"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MethodType
 from typing import Any
 from unittest import mock
@@ -17,43 +17,46 @@ from torch.utils._pytree import tree_flatten
 
 from sesurgeon.errors import UntraceableError
 from sesurgeon.graph.tracing.codegen import compile_graph
-from sesurgeon.graph.tracing.local import LocalGraphs
+from sesurgeon.graph.tracing.local_graphs import LocalGraphs
 from sesurgeon.graph.tracing.memo import LayerMemo, is_pure
-from sesurgeon.models import fresh, isolated, random_states, restore_buffers, restore_random_states
-from sesurgeon.models.isolation import same_random_states
+from sesurgeon.models import fresh, isolated
+from sesurgeon.models.isolation import Leftovers, same_random_states
 
 
-def unfaithful(graphs: Mapping[bool, LocalGraphs], inputs: tuple[Any, ...], owners: set[str]) -> dict[str, str]:
-    """Those of ``owners`` whose local graph gives other bits than the module, on any call of a forward pass; and why.
+def unfaithful(local: LocalGraphs, owners: Collection[str]) -> dict[str, str]:
+    """Those of ``owners`` whose local graph gives other bits than the module in some call of a forward pass; and why.
 
     Each call of an owner is repeated by its graph, on copies of the same arguments, from the same buffers and the
     same random state, through the same hooks. Outputs must be equal, and so must what became of the arguments
     (in-place operations), of the buffers and of the random state.
     Convolutions that get the same bits again are not computed again.
+
+    Args:
+        local: the graphs. Nothing is compared where the network does not run in their mode.
+        owners: paths of modules that have a graph.
     """
+    if not owners or local.failure is not None:
+        return {}
     wrong: dict[str, str] = {}
-    for training, local in graphs.items():
-        if not local.proven:
-            continue
-        forwards: dict[nn.Module, tuple[str, Any]] = {}
-        for path in owners:
-            module = local.model.get_submodule(path)
-            try:
-                forwards[module] = path, compile_graph(local.graphs[path], path or "model")
-            except Exception as error:  # of a forward that was traced wrongly the code may be none
-                wrong[path] = f"{type(module).__name__}: its graph cannot be written as code: {error}"
-        replay = _Replay(forwards, wrong)
-        with isolated(local.model, training=training), mock.patch.object(nn.Module, "__call__", replay.as_method()):
-            local.model(*fresh(inputs))
+    forwards: dict[nn.Module, tuple[str, Any]] = {}
+    for path in owners:
+        module = local.model.get_submodule(path)
+        try:
+            forwards[module] = path, compile_graph(local.graphs[path], path or "model")
+        except Exception as error:  # a forward that was traced wrongly may give no valid code
+            wrong[path] = f"{type(module).__name__}: its graph cannot be written as code: {error}"
+    replay = _Replay(forwards, wrong)
+    with isolated(local.model, training=local.training), mock.patch.object(nn.Module, "__call__", replay.as_method()):
+        local.model(*fresh(local.inputs))
     return wrong
 
 
 class _Replay:
-    """``nn.Module.__call__`` in a pass in which each call of an owner is repeated by its graph.
+    """``nn.Module.__call__`` for a pass in which each call of an owner is repeated by its graph.
 
     Args:
-        forwards: owner -> its path, and what its graph does.
-        wrong: path -> why its graph is wrong; it is filled.
+        forwards: owner -> its path, and its graph as a forward.
+        wrong: path -> why its graph is wrong; filled during the pass.
     """
 
     def __init__(self, forwards: Mapping[nn.Module, tuple[str, Any]], wrong: dict[str, str]) -> None:
@@ -66,7 +69,7 @@ class _Replay:
         self._thread = threading.get_ident()
 
     def as_method(self) -> Callable[..., Any]:
-        """It as a function, which a class binds to its instances."""
+        """This as a function, which a class binds to its instances."""
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             return self(module, args, kwargs)
@@ -82,16 +85,16 @@ class _Replay:
         if self._replaying or module not in self._forwards:
             return self._run(module, *args, **kwargs)
         copies = fresh((args, kwargs))
-        before = _State(module)
+        before = Leftovers(module)
         with self._deeper(replaying=False):
             output = self._run(module, *args, **kwargs)
-        after = _State(module)
+        after = Leftovers(module)
         before.restore()
         path, forward = self._forwards[module]
         try:
             with self._deeper(replaying=True), mock.patch.object(module, "forward", MethodType(forward, module)):
                 again = self._run(module, *copies[0], **copies[1])
-            if reason := _difference((output, (args, kwargs), after), (again, copies, _State(module))):
+            if reason := _difference((output, (args, kwargs), after), (again, copies, Leftovers(module))):
                 self._wrong[path] = f"{type(module).__name__}: {reason}"
         except Exception as error:  # generated code of a forward that was traced wrongly may raise anything
             self._wrong[path] = f"{type(module).__name__}: its graph does not run: {type(error).__name__}: {error}"
@@ -112,29 +115,18 @@ class _Replay:
             self._replaying = outside
 
 
-class _State:
-    """What a call leaves behind: buffers of ``module``, and the random state."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-        self.values = [value for _, value in self._buffers]
-        self.random = random_states()
-
-    def restore(self) -> None:
-        restore_buffers(self._buffers)
-        restore_random_states(self.random)
-
-
-def _difference(first: tuple[Any, Any, _State], second: tuple[Any, Any, _State]) -> str:
-    """What a graph does otherwise than the forward: of each, the output, the arguments after it, and the state."""
-    (output, arguments, state), (again, copies, state_again) = first, second
+def _difference(first: tuple[Any, Any, Leftovers], second: tuple[Any, Any, Leftovers]) -> str:
+    """How a graph differs from the forward; of each, the output, the arguments after it, and what it leaves behind."""
+    (output, arguments, left), (again, copies, left_again) = first, second
     if not same(output, again):
         return "its graph gives other values than its forward"
     if not same(arguments, copies):
         return "its forward changes its arguments, and its graph does not"
-    if not same(state.values, state_again.values):
+    if not same(left.buffers, left_again.buffers):
         return "its forward leaves other values in buffers than its graph"
-    return "" if same_random_states(state.random, state_again.random) else "its graph draws other random numbers"
+    if not same_random_states(left.random_states, left_again.random_states):
+        return "its graph draws other random numbers"
+    return ""
 
 
 def same(first: Any, second: Any) -> bool:

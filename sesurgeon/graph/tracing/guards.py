@@ -1,8 +1,8 @@
 """What a traced forward took for granted, checked each time it runs.
 
-A local graph holds the branches that were taken on the example inputs. Where a branch hung on an optional
-argument or on a shape, the generated code checks that the choice would be the same again, instead of computing
-something else silently.
+A local graph holds the branches that were taken on the example inputs. Where a branch depended on an optional
+argument or on a shape, the generated code checks that the choice would be the same again, instead of silently computing
+something else.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _SYMBOLIC = (torch.SymInt, torch.SymBool, torch.SymFloat, torch.Tensor)
 
 
 def expect(value: Any, expected: Any, what: str) -> None:
-    """Raise unless ``value`` is what it was while tracing.
+    """Raise unless ``value`` is the one ``expected``, as it was while tracing.
 
     Raises:
-        UntraceableError: it is not; ``what`` names it.
+        UntraceableError: it is another; ``what`` names it.
     """
     if isinstance(value, fx.Proxy) or value is expected or (_kind(value) is _kind(expected) and value == expected):
         return  # torch.fx traces along the same choices
@@ -34,4 +34,4 @@ def expect(value: Any, expected: Any, what: str) -> None:
 
 
 def _kind(value: Any) -> type:
-    return tuple if isinstance(value, torch.Size) else type(value)  # as tuples they stand in the code
+    return tuple if isinstance(value, torch.Size) else type(value)  # the code holds sizes as tuples

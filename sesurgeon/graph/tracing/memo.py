@@ -1,4 +1,4 @@
-"""Layers need not compute twice what they computed already."""
+"""Layers that get the same input again do not compute again."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.blocks.kernel.eager import is_itself
+from sesurgeon.modules import is_itself
 
-# These give the same bits for the same bits: they draw nothing, change nothing, and do not know in which mode they are.
+# These give the same bits for the same bits: they draw nothing, change nothing, and do the same in both modes.
 _PURE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
-_LIMIT = 64 * 2**20  # bytes; what comes first is kept, because it is asked for again in the same order
+_LIMIT = 64 * 2**20  # bytes; once they are used up no more is kept: what came first is asked for again first
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """A tensor, and how often it had been written into when it was kept: a copy would take as long as many layers."""
+    """A tensor, and how often it had been written into when it was kept. A copy would take as long as many a layer."""
 
     tensor: Tensor
     version: int
@@ -29,9 +29,9 @@ class _Kept:
 
 
 class LayerMemo:
-    """Inputs and outputs of convolutions and linear layers: almost all the time of a forward pass is spent in them.
+    """Inputs and outputs of convolutions and linear layers, in which a forward pass spends almost all of its time.
 
-    What a network writes into later is not known any more. Copies are given.
+    A tensor that the network writes into later is no longer used. Callers get copies.
 
     Args:
         run: ``nn.Module.__call__``.
@@ -63,18 +63,18 @@ class LayerMemo:
             self._size += size
 
     def forget(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._known.clear()
         self._size = 0
 
 
 def is_pure(module: nn.Module) -> bool:
-    """Whether ``module`` is a plain convolution or linear layer, to which nothing was hooked."""
+    """Whether ``module`` is a plain convolution or linear layer without hooks."""
     return is_itself(module, *_PURE)
 
 
 def _setting(x: Tensor) -> tuple[Any, ...]:
-    """What the result hangs on beside the values in ``x``."""
+    """What the result depends on beside the values in ``x``."""
     device = x.device.type
     autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     return x.shape, x.stride(), x.dtype, x.device, autocast

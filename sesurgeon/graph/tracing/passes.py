@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,78 +11,50 @@ from torch.utils._pytree import tree_leaves
 
 from sesurgeon.errors import UntraceableError, UsageError
 from sesurgeon.graph import ops
-from sesurgeon.graph.tracing.local import LocalGraphs, trace_local_graphs
+from sesurgeon.graph.tracing.local_graphs import LocalGraphs, trace_local_graphs
 from sesurgeon.models import candidate_inputs, eval_inputs, is_detector, train_inputs
-from sesurgeon.words import first_line
+from sesurgeon.words import first_line, mode_name
 
 
-@dataclass(frozen=True)
-class Passes:
-    """Inputs that a network runs on, and what the passes showed.
-
-    Attributes:
-        inputs, train_inputs: positional arguments of its forward, in eval and in train mode.
-        graphs: by mode (``training``).
-        train_failure: why it does not run in train mode, so that it was run in eval mode for both; None where it does.
-    """
-
-    inputs: tuple[Any, ...]
-    train_inputs: tuple[Any, ...]
-    graphs: Mapping[bool, LocalGraphs]
-    train_failure: str | None
-
-    @property
-    def image(self) -> tuple[int, ...]:
-        """The sides of the input images, in pixels: (height, width), (depth, height, width) or (length,); () for none.
-
-        Where images are no arguments of their own, or are scaled first as detectors do: of what the convolutions get.
-        """
-        local = self.graphs[False]
-        for argument in self.inputs:
-            if isinstance(argument, Tensor) and argument.ndim >= 3 and not is_detector(local.model):
-                return tuple(argument.shape[2:])
-        maps = [tuple(tensor.shape[2:]) for tensor in convolved(local) if tensor.ndim >= 3]
-        return max(maps, key=lambda sides: sides[-1], default=())
-
-
-def run_in_both_modes(model: nn.Module, example_inputs: Any = None) -> Passes:
-    """Run ``model`` on the first inputs that it takes in both modes, or else in eval mode.
+def run_in_both_modes(model: nn.Module, example_inputs: Any = None) -> dict[bool, LocalGraphs]:
+    """Run ``model`` on the first inputs that it takes in both modes, or else on the first that it takes in eval mode.
 
     Args:
         model: the network; it is left as it was.
         example_inputs: a tensor, or a tuple of positional arguments of forward; by default made from the model.
 
+    Returns:
+        What was seen, by mode (``training``). Where it does not run in train mode, it was run in eval mode for both.
+
     Raises:
-        UsageError: what was given is no tensor but a numpy array.
+        UsageError: a numpy array was given instead of a tensor.
         UntraceableError: it does not run on any of them.
     """
-    in_eval_only: Passes | None = None
-    failure: UntraceableError | None = None
+    first: tuple[LocalGraphs, str] | None = None  # in eval mode, and why not in train mode
+    failures: list[UntraceableError] = []  # only the first: each holds on to the tensors in its traceback
     for given in candidate_inputs(model) if example_inputs is None else [_as_arguments(example_inputs)]:
-        inputs = eval_inputs(model, given)
         try:
-            graphs = {False: _trace(model, inputs, training=False)}
+            in_eval = _trace(model, eval_inputs(model, given), training=False)
         except UntraceableError as error:
-            failure = failure or error
+            failures = failures or [error]
             continue
-        reason: UntraceableError | None = None
-        for arguments in train_inputs(model, given):
+        reasons: list[str] = []
+        for inputs in train_inputs(model, given):
             try:
-                trained = _trace(model, arguments, training=True, known=graphs[False])
-                return Passes(inputs, arguments, graphs | {True: trained}, None)
+                return {False: in_eval, True: _trace(model, inputs, training=True, known=in_eval)}
             except UntraceableError as error:
-                reason = reason or error
-        in_eval_only = in_eval_only or Passes(inputs, inputs, graphs, reason.message if reason else None)
-    if in_eval_only is None:
-        raise failure or UntraceableError("There are no example inputs to run the model on.")
-    known = in_eval_only.graphs[False]
-    instead = trace_local_graphs(model, in_eval_only.inputs, training=True, run_in_eval=True, known=known)
-    return replace(in_eval_only, graphs={**in_eval_only.graphs, True: instead})
+                reasons.append(error.message)
+        first = first or (in_eval, reasons[0])
+    if first is None:
+        raise failures[0]
+    in_eval, reason = first
+    instead = trace_local_graphs(model, in_eval.inputs, training=True, failure=reason, known=in_eval)
+    return {False: in_eval, True: instead}
 
 
 def _as_arguments(inputs: Any) -> tuple[Any, ...]:
     if any(isinstance(leaf, np.ndarray) for leaf in tree_leaves(inputs)):
-        raise UsageError("The example inputs are a numpy array.", hint="A tensor is wanted: torch.from_numpy(array).")
+        raise UsageError("The example inputs are a numpy array.", hint="Give a tensor: torch.from_numpy(array).")
     return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
@@ -93,12 +64,24 @@ def _trace(
     try:
         return trace_local_graphs(model, inputs, training=training, known=known)
     except Exception as error:  # the caller's own code runs here and may raise anything
-        mode = "train" if training else "eval"
         raise UntraceableError(
-            f"{type(model).__name__} does not run in {mode} mode on example inputs of shape {shapes_of(inputs)}: "
-            f"{type(error).__name__}: {first_line(error)}",
+            f"{type(model).__name__} does not run in {mode_name(training)} mode on example inputs of shape "
+            f"{shapes_of(inputs)}: {type(error).__name__}: {first_line(error)}",
             hint="Give an input that it takes: --input-shape 2,3,224,224 (in Python: example_inputs=).",
         ) from error
+
+
+def image_sides(local: LocalGraphs) -> tuple[int, ...]:
+    """The sides of the input images, in pixels: (height, width), (depth, height, width) or (length,); () for none.
+
+    Where the images are not arguments themselves, or are resized first (as by detectors), the largest that a
+    convolution gets.
+    """
+    for argument in local.inputs:
+        if isinstance(argument, Tensor) and argument.ndim >= 3 and not is_detector(local.model):
+            return tuple(argument.shape[2:])
+    maps = [tuple(tensor.shape[2:]) for tensor in convolved(local) if tensor.ndim >= 3]
+    return max(maps, key=lambda sides: sides[-1], default=())
 
 
 def shapes_of(inputs: tuple[Any, ...]) -> str:

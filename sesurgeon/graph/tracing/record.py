@@ -25,11 +25,10 @@ class ModuleCall:
 
     Attributes:
         module: the callee.
-        args, kwargs: as given, before the call could change them; () and {} for a module without children and kernels,
-            the forward of which is of no interest.
+        args, kwargs: as given, before the call could change them; () and {} for a module whose forward is not traced.
         output: as returned.
         writes: it wrote into a tensor that it was given.
-        autocast: the network itself calls it under ``torch.autocast``.
+        autocast: the network itself called it under ``torch.autocast``.
         children: the calls that this module's forward made itself, in order.
     """
 
@@ -61,7 +60,7 @@ def record_calls(model: nn.Module, inputs: tuple[Any, ...], fakes: FakeTensorMod
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if threading.get_ident() != thread:
             return run(module, *args, **kwargs)
-        given = (args, kwargs) if module._modules or ops.holds_kernels(module) else ((), {})
+        given = (args, kwargs) if ops.is_composite(module) else ((), {})
         with interrupts_held():
             described, keywords = _described(given, fakes)
             entry = ModuleCall(module, described, keywords, autocast=bool(autocasts()))
@@ -100,7 +99,7 @@ def _described(value: Any, fakes: FakeTensorMode) -> Any:
 
 
 def _fake(tensor: Tensor, fakes: FakeTensorMode) -> Tensor:
-    """``fakes.from_tensor``, which takes ten times as long (for views fifty times): it wants to know of what."""
+    """What ``fakes.from_tensor`` gives. That takes ten times as long, for views fifty times: it looks into the base."""
     plain = type(tensor) is Tensor and tensor.layout is torch.strided and not tensor.is_quantized
     if not plain or tensor.requires_grad or tensor.ndim == 0 or tensor.is_conj() or tensor.is_neg():
         return fakes.from_tensor(tensor)

@@ -1,7 +1,7 @@
-"""When a module has the same graph in train mode as in eval mode, and need not be traced again.
+"""When a module has the same graph in train mode as in eval mode, so that it need not be traced again.
 
-A forward that is traced sees attributes of modules, its arguments, and what its children give. Where these are the
-same in both modes and no module was asked for its mode, the forward does the same in both.
+A traced forward sees attributes of modules, its arguments, and what its children return. Where these are the same in
+both modes and no module was asked for its mode, the forward does the same in both.
 """
 
 from __future__ import annotations
@@ -21,18 +21,22 @@ _CONSTANTS = (type(None), bool, int, float, str)
 
 @dataclass(frozen=True)
 class Grounds:
-    """What the graphs of one mode hang on.
+    """What the graphs of one mode depend on.
 
     Attributes:
         footprint: all modules, as they were when they were traced.
-        looks: module path -> the looks of its calls; only where no module was asked for its mode.
+        looks: module path -> what its calls look like; only where no module was asked for its mode.
     """
 
     footprint: Footprint
     looks: Mapping[str, Any]
 
     def hold_for(self, footprint: Footprint) -> bool:
-        """Whether the modules, of which another footprint was taken, are what they were, but for their mode."""
+        """Whether nothing about the modules has changed since, except train/eval mode.
+
+        Args:
+            footprint: of the modules as they are now.
+        """
         kinds = {type(module) for module in footprint.modules}
         own_train = any(kind.train is not nn.Module.train or kind.eval is not nn.Module.eval for kind in kinds)
         own_mode = any("training" in vars(base) for kind in kinds for base in kind.__mro__)
@@ -40,7 +44,7 @@ class Grounds:
 
 
 def looks_of(calls: Iterable[ModuleCall]) -> list[Any]:
-    """Arguments and children's outputs, equal for calls that a traced forward cannot tell from each other."""
+    """Arguments and children's outputs, in a form that is equal where a traced forward could tell no difference."""
     return [(_look(call.args), _look(call.kwargs), _children(call)) for call in calls]
 
 

@@ -1,7 +1,7 @@
-"""Tracing many calls in one go: Python and torch are changed once, and one call after the other is traced.
+"""Tracing many calls in one go: Python and torch are patched once, and then one call after the other is traced.
 
-To replace a method of ``nn.Module`` takes milliseconds where timm is loaded (each of its 1,300 subclasses is told),
-more than it takes to trace a block.
+Replacing a method of ``nn.Module`` takes milliseconds where timm is loaded (each of its 1,300 subclasses is told), more
+than tracing a block.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _FACTORIES = (
     "arange", "as_tensor", "empty", "eye", "full", "linspace", "ones", "rand", "randint", "randn", "randperm", "tensor",
     "zeros",
 )  # fmt: skip
-# Blocks of code under these mean more than the operations in them, and a graph would forget that; and under those
-# contexts of torch that are written as generators (fork_rng, sdpa_kernel, the flags of backends).
+# Code under these means more than the operations in it, and a graph would forget that; so does code under torch's
+# contexts that are written as generators (fork_rng, sdpa_kernel, the flags of backends).
 _CONTEXTS = (
     torch.no_grad, torch.enable_grad, torch.inference_mode, torch.autocast, saved_tensors_hooks, DeviceContext,
 )  # fmt: skip
@@ -53,9 +53,9 @@ _SWITCHES = ("is_grad_enabled", "is_autocast_enabled", "is_inference_mode_enable
 class TracingSession(fx.Tracer):
     """Traces recorded calls of the modules of ``model``, as they are now.
 
-    Its own trace, in the sense of fx, is that of a function that traces the calls: so fx's changes to ``nn.Module``
-    and ``math`` are made once. Whatever the changed functions are asked is answered by the tracer of the call that is
-    being traced; without one they do as always.
+    Its own trace, in the sense of fx, is that of a function that traces the calls, so that fx patches ``nn.Module``
+    and ``math`` only once. The patched functions ask the tracer of the call that is being traced; while there is none,
+    they do what they always do.
 
     Args:
         model: the network; its modules must be in the same train or eval mode as they were when recorded.
@@ -63,7 +63,7 @@ class TracingSession(fx.Tracer):
 
     Attributes:
         footprint: the modules as they are.
-        mode_matters: whether the call that was traced last may be another one in the other mode of the modules.
+        mode_matters: whether the forward that was traced last may do something else in the other mode.
     """
 
     def __init__(self, model: nn.Module, fakes: FakeTensorMode) -> None:
@@ -77,12 +77,8 @@ class TracingSession(fx.Tracer):
 
     def run(self, work: Callable[[], None]) -> None:
         """Do ``work``, which may call :meth:`trace_call`."""
-
-        def trace_calls() -> None:
-            work()
-
         with self._patches():
-            self.trace(trace_calls)
+            self.trace(work)
 
     def trace_call(self, call: ModuleCall, *, freeze_numbers: bool) -> fx.Graph:
         """The graph of ``call.module``'s own forward, as it was called; node.meta["value"] holds the (fake) values.

@@ -1,6 +1,6 @@
-"""From one recorded call of a module to an fx graph of that module's own forward, its children being leaves.
+"""From one recorded call of a module to an fx graph of that module's own forward, in which its children are leaves.
 
-Differences to ``torch.fx.symbolic_trace``: every proxy knows the (fake) value it had in the recorded call, so that
+Differences from ``torch.fx.symbolic_trace``: every proxy knows the (fake) value it had in the recorded call, so that
 Python control flow can be followed, with a guard in the graph; optional arguments keep the pattern of the real call;
 tensors made while running (``torch.rand``, ``torch.arange``) are recorded as operations; and whatever a graph could
 not reproduce raises instead of being dropped.
@@ -25,9 +25,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from sesurgeon.errors import UntraceableError
 from sesurgeon.graph.tracing.codegen import check_names
 from sesurgeon.graph.tracing.guards import expect
+from sesurgeon.graph.tracing.in_place import use_results
 from sesurgeon.graph.tracing.proxy import ValueProxy, value_of_proxies
 from sesurgeon.graph.tracing.record import ModuleCall
-from sesurgeon.graph.tracing.statements import use_results
 
 _OF_TRAINING = ("requires_grad", "grad_fn", "grad", "is_leaf")
 
@@ -38,13 +38,13 @@ class CallTracer(fx.Tracer):
     Args:
         call: the recorded call.
         fakes: the mode under which it was recorded.
-        freeze_numbers: take int and float arguments for constants (guarded), so that they can steer control flow.
+        freeze_numbers: treat int and float arguments as constants (guarded), so that they can steer control flow.
 
     Attributes:
         pending: the recorded calls that the forward has not made yet.
-        evaluating: it is computing a value itself; whatever is called now, the forward did not call it.
-        finished: the forward has come to its end.
-        mode_matters: some module was asked for its mode, or its code was run, which may ask anything.
+        evaluating: the tracer is computing a value itself; what is called now was not called by the forward.
+        finished: the forward has returned.
+        mode_matters: some module was asked for its mode, or ran its own code, which may ask anything.
     """
 
     def __init__(self, call: ModuleCall, fakes: FakeTensorMode, freeze_numbers: bool) -> None:
@@ -119,7 +119,7 @@ class CallTracer(fx.Tracer):
             return target(*args, **kwargs)
 
     def look_up(self, value: Any, name: str) -> Any:
-        """The attribute of a recorded value."""
+        """That attribute of a recorded value."""
         with self._by_itself():
             return getattr(value, name)
 
@@ -133,7 +133,7 @@ class CallTracer(fx.Tracer):
             self.evaluating = before
 
     def attribute(self, value: Any) -> Any:
-        """What the forward gets to see of an attribute of some module: a node where it is a parameter or buffer."""
+        """What the forward sees of an attribute of some module: a proxy for a parameter or buffer, else the value."""
         name = self._tensor_names.get(id(value)) if isinstance(value, Tensor) else None
         if name is None:
             return value
@@ -142,13 +142,13 @@ class CallTracer(fx.Tracer):
         return self._parameters[name]
 
     def settle(self, proxy: ValueProxy, convert: Callable[[Any], Any] = lambda value: value, what: str = "") -> Any:
-        """The recorded value of ``proxy`` as a Python constant; the graph will check that it is still so."""
+        """The recorded value of ``proxy`` as a Python constant; the graph will check that it is still the same."""
         value = proxy.value
         if isinstance(value, Tensor):
             raise UntraceableError("its control flow depends on the values in a tensor")
         if proxy.node.target is getattr and proxy.node.args[1] in _OF_TRAINING:
-            raise UntraceableError("it asks whether a tensor needs gradients, which is so in training alone")
-        converted = convert(value)  # where that cannot be done nothing is taken for granted
+            raise UntraceableError("it asks whether a tensor needs gradients, which depends on the mode")
+        converted = convert(value)  # before the guard: where it fails, nothing was taken for granted
         kind = "a shape or number" if isinstance(value, (int, float, tuple)) else "something"
         if not self.finished:
             self._guard(proxy, value, what or f"{kind} that steers the forward")
@@ -194,7 +194,7 @@ class CallTracer(fx.Tracer):
     # -- children are leaves -------------------------------------------------------------------------------------
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """What the forward gets for a call of ``m``; the first is that of the module itself."""
+        """What the forward gets for calling ``m``; the first call is that of the module itself."""
         if not self._running:
             self._running = True
             return type(m).forward(m, *args, **kwargs)
@@ -213,7 +213,7 @@ class CallTracer(fx.Tracer):
     # -- arguments -----------------------------------------------------------------------------------------------
 
     def _arguments(self, forward: Callable[..., Any]) -> tuple[list[Any], dict[str, Any]]:
-        """What the forward is to be called with: a placeholder for each of its parameters."""
+        """What to call the forward with: a placeholder for each of its parameters."""
         signature = inspect.signature(forward)
         given = signature.bind(self.root, *self._call.args, **self._call.kwargs).arguments
         positional: list[Any] = []
@@ -241,7 +241,7 @@ class CallTracer(fx.Tracer):
         return self._lift(proxy, value, f"the argument '{name.lstrip('*')}'")
 
     def _lift(self, proxy: Any, value: Any, what: str) -> Any:
-        """What the forward gets to see of an argument: proxies for tensors and numbers, in the same containers."""
+        """What the forward sees of an argument: proxies for tensors and numbers, in the same containers."""
         if isinstance(value, Tensor) or proxy is None or isinstance(proxy, str):
             return proxy
         if isinstance(value, (list, tuple)):
@@ -258,7 +258,7 @@ class CallTracer(fx.Tracer):
 
 
 def _is_the_same(module: nn.Module, recorded: nn.Module, *, made_anew: bool) -> bool:
-    """Whether it is the one that was called when recorded, or one that each call makes anew, of the same parts."""
+    """Whether it is the recorded module, or one of the same parts that each call makes anew."""
     return module is recorded or (
         made_anew
         and type(module) is type(recorded)

@@ -6,17 +6,17 @@ Allowed are
 
 - classes of layers and networks: subclasses of ``nn.Module`` in the places of :data:`_MODULE_HOMES`. These
   leave out what compiles or looks up code (``torch.fx``, ``torch.jit``, ``torch.nn.cpp``),
-  ``torchvision.transforms.Lambda``, and whatever is no class of a network. Reading a file makes them by
+  ``torchvision.transforms.Lambda``, and whatever is not a class of networks. Reading a file makes them by
   ``__new__`` and fills them in; it never calls them, nor anything else outside of :data:`CALLABLES` (held by
   :mod:`sesurgeon.models.files.scan`);
 - functions on tensors alone (``torch.nn.functional``, timm's activations), and a few helpers that
   torchvision's and timm's models carry: with these every pickled model of torchvision 0.29 and timm 1.0.31
-  loads but for torchvision's ViT (``functools.partial``) and timm's FasterNet (``builtins.getattr``, which
+  loads except torchvision's ViT (``functools.partial``) and timm's FasterNet (``builtins.getattr``, which
   reaches anything);
 - plain data that training checkpoints carry, as itself or as a stand-in.
 
-Names are looked up as they are written, in a module of that exact name: ``torch.nn.modules.module.os.system``
-is none.
+Names are looked up as they are written, in a module of that exact name: there is no module
+``torch.nn.modules.module.os``, whose ``system`` could be reached.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def allowed(name: str) -> Any | None:
 
 
 def _is_network_class(found: object) -> bool:
-    """A layer or network from one of the homes, which is made as any object is: without code of its own."""
+    """A layer or network from one of the homes, without a ``__new__`` of its own that would run code."""
     return (
         isinstance(found, type)
         and issubclass(found, nn.Module)

@@ -1,4 +1,4 @@
-"""Which kind of file is this? Its first bytes say, so that the wrong ones get a message of their own."""
+"""Which kind of file is this? Told by its first bytes, so that each wrong kind gets its own message."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 from sesurgeon.errors import UnreadableFileError
-from sesurgeon.models.nearest import nearest
+from sesurgeon.models.sources.source import BUILDERS
+from sesurgeon.words import nearest
 
 Format = Literal["safetensors", "zip", "legacy"]
 
 _SAMPLE = 4096
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.serialization.MAGIC_NUMBER, pickled
 _MODEL_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".tar")
-_BUILDERS = ("timm", "torchvision", "factory")
 _SAVE_AGAIN = "Save the model's weights from Python: torch.save(model.state_dict(), 'model.pt'), and give --arch."
 
 # (offset, bytes there, what such a file is, what to do)
@@ -42,7 +42,7 @@ _FOREIGN: tuple[tuple[int, bytes, str, str], ...] = (
 
 
 def format_of(path: Path) -> Format:
-    """How ``path`` has to be read: "zip" and "legacy" are of ``torch.save``, since and before version 1.6.
+    """How ``path`` has to be read: "zip" is what ``torch.save`` writes since version 1.6, "legacy" before.
 
     Raises:
         UnreadableFileError: there is no such file, or it is none of these.
@@ -66,7 +66,7 @@ def format_of(path: Path) -> Format:
 
 
 def check_is_file(path: Path) -> None:
-    """Raise an UnreadableFileError where there is no file at ``path``, with what is near."""
+    """Raise an UnreadableFileError unless there is a file at ``path``; it names similar ones."""
     if path.is_dir():
         raise UnreadableFileError(f"{path} is a folder, not a model file.", hint=_contents(_model_files(path)))
     if path.is_symlink() and not path.exists():
@@ -83,12 +83,12 @@ def check_is_file(path: Path) -> None:
 
 
 def _by_name(text: str) -> str:
-    """How the architecture is named that ``text`` may mean."""
+    """How to name the architecture that ``text`` may mean."""
     kind, colon, name = text.partition(":")
     if not colon:
-        return f"For an architecture by its name write timm:{text} or torchvision:{text}."
-    close = difflib.get_close_matches(kind.lower(), _BUILDERS, n=1)
-    return f"For an architecture by its name write {' or '.join(f'{one}:{name}' for one in close or _BUILDERS)}."
+        return f"To name an architecture, write timm:{text} or torchvision:{text}."
+    close = difflib.get_close_matches(kind.lower(), BUILDERS, n=1)
+    return f"To name an architecture, write {' or '.join(f'{one}:{name}' for one in close or BUILDERS)}."
 
 
 def _model_files(folder: Path) -> list[str]:
@@ -142,12 +142,12 @@ def _foreign(path: Path, sample: bytes) -> UnreadableFileError:
         if start.startswith((b"<!doctype", b"<html", b"<?xml")):
             return UnreadableFileError(
                 f"{path} is a web page, not a model.",
-                hint="The download gave a login, a notice or an error instead. Open it to see.",
+                hint="The download returned a login page, a notice or an error instead. Open the file to see.",
             )
         first_line = sample.decode(errors="replace").strip().partition("\n")[0]
         return UnreadableFileError(f"{path} is a text file, not a model. It begins with: {first_line[:60]!r}")
     return UnreadableFileError(
-        f"{path} is no file of torch.save or safetensors.",
+        f"{path} is not a file of torch.save or safetensors.",
         hint=f"It begins with the bytes {sample[:8].hex(' ')}. {_SAVE_AGAIN}",
     )
 

@@ -1,7 +1,7 @@
 """NumPy's values in a checkpoint, without NumPy's unpickling.
 
-A pickled ``dtype`` sets its own flags and offsets when it is filled in, which is no safe thing to do with a
-file that nobody vouches for. Best scores and learning rates are plain numbers; arrays (random states, mostly)
+A pickled ``dtype`` sets its own flags and offsets when it is filled in, which is not safe with a file that
+nobody vouches for. Best scores and learning rates are plain numbers; arrays (random states, mostly)
 are not needed.
 """
 

@@ -1,11 +1,12 @@
-"""The weights in a checkpoint of our own, by themselves: read without the rest of it, and put into a network."""
+"""The weights in a checkpoint of our own: read without the rest of it, and put into a network."""
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import types
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from sesurgeon.models.files.allowlist import CALLABLES, PLAIN_DATA
 from sesurgeon.models.files.formats import format_of
 from sesurgeon.models.files.pickles import damaged
 
+CHECKPOINT_KEY = "sesurgeon"  # what marks a file as a checkpoint of our own, which surgery/ reads
+_IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
+
 
 def read_weights(path: str | Path) -> Mapping[str, Tensor]:
-    """The tensors of the state dict in a checkpoint of our own; all else in it is passed over, and no code is run.
+    """The tensors of the state dict in a checkpoint of our own; everything else is skipped, and no code is run.
 
-    So it reads the weights of networks that :func:`sesurgeon.models.read` wants to be trusted for.
+    So it also reads checkpoints that :func:`sesurgeon.models.read` reads only with ``trust_pickle``.
 
     Args:
         path: of the file.
@@ -29,14 +33,30 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
     Raises:
         UnreadableFileError: missing, damaged, or without weights.
     """
-    path = Path(path)
+    with _content(Path(path)) as content:
+        return {name: value for name, value in content["state_dict"].items() if isinstance(value, Tensor)}
+
+
+def read_history(path: str | Path) -> tuple[Mapping[str, Any], ...]:
+    """The records of what was done to the network in a checkpoint of our own, read as by :func:`read_weights`.
+
+    Raises:
+        UnreadableFileError: missing, damaged, or without records.
+    """
+    with _content(Path(path)) as content:
+        return tuple(dict(record) for record in content[CHECKPOINT_KEY]["provenance"]["history"])
+
+
+@contextlib.contextmanager
+def _content(path: Path) -> Iterator[Any]:
+    """What a file holds; raises an UnreadableFileError if the block does not find what it looks for."""
     try:
         if format_of(path) != "zip":
             raise TypeError("no checkpoint of sesurgeon")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_PASSING_OVER)
-        return {name: value for name, value in content["state_dict"].items() if isinstance(value, Tensor)}
+        yield content
     except SesurgeonError:
         raise
     except Exception as error:  # of many kinds: torn records, ends in the middle, calls of what is passed over
@@ -54,13 +74,14 @@ def take_weights(model: nn.Module, weights: Mapping[str, Tensor], origin: str) -
     try:
         if names != weights.keys():
             raise RuntimeError(f"{len(names ^ weights.keys())} names differ")
-        model.load_state_dict({**own, **weights})
+        own.update(weights)  # itself, not a copy: it carries the versions of its modules, which loading asks for
+        model.load_state_dict(own)
     except RuntimeError as error:
         raise UnreadableFileError(f"{origin} holds the weights of another network: {error}") from error
 
 
 class _Passed:
-    """Stands in for whatever is not read: takes all, does nothing."""
+    """Stands in for whatever is not read: accepts everything, does nothing."""
 
     def __new__(cls, *_: object, **__: object) -> _Passed:
         return super().__new__(cls)
@@ -77,16 +98,37 @@ class _Passed:
     extend = add = append
 
 
+class _Call:
+    """Calls a function. A pickle can set attributes of what it names; of this, it cannot."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __call__(self, *args: object) -> Any:
+        return self._function(*args)
+
+    def __setstate__(self, state: object) -> None: ...
+
+
 class _PassingOver(pickle.Unpickler):
-    """Knows tensors and plain data; a pickle can only call what it finds here."""
+    """Knows tensors and plain data; a pickle can only call what it finds here, and change only what it made itself.
+
+    So of classes it gets those that Python does not let anyone change, and functions in a :class:`_Call`.
+    """
 
     def find_class(self, module: str, name: str) -> Any:
         full = f"{module}.{name}"
-        if full in PLAIN_DATA:
-            return PLAIN_DATA[full]
-        if full in CALLABLES or (module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)):
-            return super().find_class(module, name)
-        return _Passed
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if full not in CALLABLES and not is_dtype:
+            return _Passed
+        found = PLAIN_DATA[full] if full in PLAIN_DATA else super().find_class(module, name)
+        if is_dtype:
+            return found
+        if not isinstance(found, type):
+            return _Call(found)
+        return found if found.__flags__ & _IMMUTABLE else _Passed
 
 
 # as much of a pickle module as torch asks for

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from sesurgeon.errors import UnreadableFileError, UnsafeFileError
 from sesurgeon.models.files.allowlist import CALLABLES, PLAIN_DATA, allowed
 from sesurgeon.models.files.formats import format_of
+from sesurgeon.models.files.quantised import refuse_quantised_names
 from sesurgeon.models.files.scan import misdeeds
 from sesurgeon.models.files.smuggling import smuggled
-from sesurgeon.models.quantised import refuse_quantised_names
-from sesurgeon.models.sources.factory import working_folder_importable
+from sesurgeon.models.importing import working_folder_importable
 
 _SAFER = (
     "Safer: save only the weights, torch.save(model.state_dict(), 'model.pt'), and give the architecture "
@@ -34,9 +36,9 @@ def read(path: str | Path, *, trust_pickle: bool = False, mapped: bool = False) 
     Args:
         path: of the file.
         trust_pickle: run whatever code the file brings along.
-        mapped: let the tensors lie in the file, from which they come as they are used; writing to them copies them
-            and leaves the file alone. The file must not be written into meanwhile (but another may take its name).
-            Files from before PyTorch 1.6 cannot be mapped, and are read.
+        mapped: leave the tensors in the file, mapped, from which they are read as they are used; writing to a tensor
+            copies it and leaves the file alone. The file must not be written into meanwhile (but another may take its
+            name). Files from before PyTorch 1.6 cannot be mapped, and are read.
 
     Raises:
         UnsafeFileError: reading it would run code; the names are listed.
@@ -92,7 +94,7 @@ def _read_trusting(path: Path, mapped: bool) -> object:
             return torch.load(path, map_location="cpu", weights_only=False, mmap=mapped)
     except (ImportError, AttributeError) as error:
         raise UnreadableFileError(
-            f"{path} needs code that is not here: {error}",
+            f"{path} needs code that cannot be imported: {error}",
             hint="Run the command where that code can be imported. A class of a script that was run "
             "(__main__) is not found: save the state dict, and give --arch factory:pkg.mod:function.",
         ) from error
@@ -101,13 +103,10 @@ def _read_trusting(path: Path, mapped: bool) -> object:
 
 
 def _read_safetensors(path: Path, mapped: bool) -> object:
-    import safetensors
-    import safetensors.torch
-
     try:
-        state = safetensors.torch.load_file(path)  # which maps it
+        state = load_file(path)  # which maps it
         return state if mapped else {name: tensor.clone() for name, tensor in state.items()}
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise damaged(path, error) from error
 
 
@@ -121,21 +120,21 @@ def _misdeeds(path: Path) -> list[str]:
 
 def _unsafe(path: Path, names: list[str]) -> UnsafeFileError:
     return UnsafeFileError(
-        f"{path} was not read: it is a pickle that could run code. Not allowed in it: {', '.join(names)}.",
+        f"{path} was not read: it is a pickle that could run code. It asks for: {', '.join(names)}.",
         hint=_SAFER,
     )
 
 
 def damaged(path: Path, error: Exception) -> UnreadableFileError:
-    """What to raise for a file that a reader failed on."""
+    """The error to raise for a file on which a reader failed."""
     reason = str(error).partition("\n")[0] or type(error).__name__
     return UnreadableFileError(
-        f"{path} is damaged, or no file of torch.save: {reason}", hint="Download, copy or save it again."
+        f"{path} is damaged, or not a torch.save file: {reason}", hint="Download, copy or save it again."
     )
 
 
 def _reason(message: str) -> str:
-    """The one thing to know out of what torch's safe reader says."""
+    """The part of the message of torch's safe reader that matters."""
     if named := re.search(r"GLOBAL (\S+)", message):
         return named[1]
     if "persistent_load" in message:

@@ -1,4 +1,4 @@
-"""What the pickle of a module does, read off its instructions without executing them.
+"""What the pickle of a module does, told from its instructions without executing them.
 
 torch's safe reader lets a pickle call whatever is allowed in it. For the class of a network that would be a
 constructor with any arguments, while an honest pickle never calls one: it makes each object by ``__new__``
@@ -12,7 +12,7 @@ import pickletools
 from collections.abc import Set as AbstractSet
 
 # what is got by calling these is not new: it is everybody's, and nobody may change it
-SINGLETONS = frozenset({"timm.layers.format.Format"})
+_SINGLETONS = frozenset({"timm.layers.format.Format"})
 _KEEP_THEIR_TARGET = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD")
 
 
@@ -25,11 +25,11 @@ class _Made:
 def misdeeds(pickle: bytes, callables: AbstractSet[str]) -> list[str]:
     """What ``pickle`` does beyond making objects, filling each in once, and calling ``callables``; sorted.
 
-    The stack machine is followed with names for globals, an own token for each object made, and a blank for
-    any other value; calling or filling in a blank counts as a misdeed.
+    The stack machine is followed with names for globals, a token for each object that is made, and None for
+    any other value; calling or filling in None counts as a misdeed.
 
     Raises:
-        ValueError: ``pickle`` is no well-formed pickle.
+        ValueError: ``pickle`` is not well formed.
     """
     stack: list[object] = []
     memo: dict[object, object] = {}
@@ -78,6 +78,6 @@ def _step(stack: list[object], operation: pickletools.OpcodeInfo) -> None:
     if operation.name in _KEEP_THEIR_TARGET:
         stack.append(popped[-1])
     elif operation.name in ("NEWOBJ", "REDUCE"):
-        stack.append(None if popped[-1] in SINGLETONS else _Made())
+        stack.append(None if popped[-1] in _SINGLETONS else _Made())
     else:
         stack.extend(kind if kind is pickletools.markobject else None for kind in operation.stack_after)

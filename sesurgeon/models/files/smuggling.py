@@ -1,8 +1,7 @@
-"""What a module in a file carries to have things called: methods, hooks and names of its own.
+"""What a module in a file can bring along to have something called: methods, hooks and names.
 
-A module's state can put any allowed object in the place of a method (``forward``), or hang it up as a hook, and it can
-give a child a name that ends a string in the code that torch.fx writes of it. No model of torchvision or timm that can
-be pickled does so.
+A module's state can put any allowed object in the place of a method (``forward``) or among the hooks, and give a child
+a name that ends a string in the code that torch.fx writes. No model of torchvision or timm that can be pickled does so.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _NAMED = ("_modules", "_parameters", "_buffers")
 def smuggled(content: object) -> list[str]:
     """``Class.attribute`` of each method that a module in ``content`` overrides and each hook list in use.
 
-    And ``Class['name']`` of each child, parameter and buffer whose name is no plain text. Modules are looked for in
+    And ``Class['name']`` of each child, parameter and buffer whose name is not plain text. Modules are looked for in
     containers and in attributes, at any depth.
     """
     modules = [one for one in _objects(content) if isinstance(one, nn.Module)]
@@ -28,7 +27,7 @@ def smuggled(content: object) -> list[str]:
 
 
 def is_plain_text(name: object) -> bool:
-    """Whether a name can stand between double quotes in source code and mean itself."""
+    """Whether a name can be written between double quotes in source code as it is."""
     return isinstance(name, str) and name.isprintable() and not set(name) & {'"', "\\"}
 
 

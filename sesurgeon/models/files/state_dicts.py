@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import UnreadableFileError
-from sesurgeon.models.quantised import refuse_quantised_state
+from sesurgeon.models.files.quantised import refuse_quantised_state
 
 # Where training scripts keep the model, in the order in which we look. Trained weights come before their
 # average.
@@ -65,16 +65,28 @@ def find_weights(content: object, origin: str) -> Found:
     if isinstance(found.weights, nn.Module):
         return found
     refuse_quantised_state(found.weights, origin)
-    return Found(without_wrapper_prefixes(found.weights), found.place)
+    return Found(_without_wrapper_prefixes(found.weights, origin), found.place)
 
 
-def without_wrapper_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names as the bare model has them: no ``module.`` (DDP, EMA), no ``_orig_mod.`` (``torch.compile``)."""
+def _without_wrapper_prefixes(state: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
+    """Names as the bare model has them: no ``module.`` (DDP, EMA), no ``_orig_mod.`` (``torch.compile``).
+
+    Raises:
+        UnreadableFileError: two names become one.
+    """
     names = {name: ".".join(part for part in name.split(".") if part != "_orig_mod") for name in state}
     names.pop("n_averaged", None)  # the counter of torch.optim.swa_utils.AveragedModel
     while names and all(name.startswith("module.") for name in names.values()):
         names = {old: name.removeprefix("module.") for old, name in names.items()}
-    return {name: state[old] for old, name in names.items()}
+    given: dict[str, str] = {}
+    for old, name in names.items():
+        if name in given:
+            raise UnreadableFileError(
+                f"{origin} holds two tensors for {name}: {given[name]} and {old}.",
+                hint="Save the model's weights alone.",
+            )
+        given[name] = old
+    return {name: state[old] for name, old in given.items()}
 
 
 def _search(content: object, path: tuple[str, ...], depth: int) -> Found | None:

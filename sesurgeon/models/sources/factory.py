@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -14,33 +12,22 @@ import torch
 from torch import nn
 
 from sesurgeon.errors import UsageError
-from sesurgeon.models.nearest import nearest
+from sesurgeon.models.importing import working_folder_importable
 from sesurgeon.models.provenance import Provenance
 from sesurgeon.models.sources.source import Source
-
-
-@contextlib.contextmanager
-def working_folder_importable() -> Iterator[None]:
-    """The user's own code in the working folder can be imported, as under ``python -m``."""
-    folder = os.getcwd()
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(folder)
+from sesurgeon.words import nearest
 
 
 def build_from_factory(source: Source, pretrained: bool) -> tuple[nn.Module, Provenance]:
     """Import the function and call it with the source's arguments.
 
     Raises:
-        UsageError: no such module or function, it failed, it gave no ``nn.Module``, or ``pretrained`` was
+        UsageError: there is no such module or function, it failed or gave no ``nn.Module``, or ``pretrained`` was
             asked for.
     """
     if pretrained:
         raise UsageError(
-            f"{source} cannot be had pretrained: only timm and torchvision have weights of their own.",
+            f"{source} has no pretrained weights to download: only timm and torchvision do.",
             hint="Let the function load its weights, or give the file with the weights as the model.",
         )
     with working_folder_importable():
@@ -50,7 +37,7 @@ def build_from_factory(source: Source, pretrained: bool) -> tuple[nn.Module, Pro
         except Exception as error:
             raise UsageError(
                 f"{source} failed, called with {dict(source.kwargs)}: {type(error).__name__}: {error}",
-                hint="Arguments are given by --model-kwargs NAME=VALUE; --debug shows where it failed.",
+                hint="Give arguments with --model-kwargs NAME=VALUE; --debug shows where it failed.",
             ) from error
     if not isinstance(model, nn.Module):
         raise UsageError(f"{source} gave a {type(model).__name__}, not a torch.nn.Module.")

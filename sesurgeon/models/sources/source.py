@@ -12,6 +12,9 @@ from sesurgeon.errors import UnreadableFileError, UsageError
 
 Kind = Literal["timm", "torchvision", "factory", "module"]
 
+BUILDERS: tuple[Kind, ...] = ("timm", "torchvision", "factory")
+"""The kinds that can be named, as ``timm:resnet50``."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -35,15 +38,15 @@ class Source:
         """Read ``kind:name``.
 
         Raises:
-            UsageError: ``text`` is not of that form, or its kind is none that can be named.
+            UsageError: ``text`` is not of that form, or its kind cannot be named.
         """
         kind, _, name = text.partition(":")
-        if kind not in get_args(Kind) or kind == "module" or not name:
+        if kind not in BUILDERS or not name:
             raise UsageError(
                 f"'{text}' does not name an architecture.",
                 hint="Write timm:NAME, torchvision:NAME or factory:pkg.mod:function.",
             )
-        return cls(kind, name, dict(kwargs or {}))  # type: ignore[arg-type]  # narrowed by get_args above
+        return cls(kind, name, dict(kwargs or {}))
 
     @property
     def options(self) -> str:
@@ -60,7 +63,7 @@ class Source:
         """The inverse of :meth:`to_dict`. Nothing is built or imported.
 
         Raises:
-            UnreadableFileError: ``data`` describes no source.
+            UnreadableFileError: ``data`` does not describe a source.
         """
         kind, name, kwargs = data.get("kind"), data.get("name", ""), data.get("kwargs", {})
         if kind not in get_args(Kind) or not isinstance(name, str) or not isinstance(kwargs, Mapping):

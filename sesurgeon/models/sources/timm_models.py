@@ -6,10 +6,10 @@ from torch import nn
 
 from sesurgeon.errors import SesurgeonError, UsageError
 from sesurgeon.models.inputs import input_channels
-from sesurgeon.models.nearest import nearest
-from sesurgeon.models.preprocessing import Preprocessing
+from sesurgeon.models.preprocessing import Preprocessing, per_channel
 from sesurgeon.models.provenance import Provenance
 from sesurgeon.models.sources.source import Source
+from sesurgeon.words import nearest
 
 
 def build_from_timm(source: Source, pretrained: bool) -> tuple[nn.Module, Provenance]:
@@ -17,7 +17,7 @@ def build_from_timm(source: Source, pretrained: bool) -> tuple[nn.Module, Proven
 
     Raises:
         UsageError: timm has no model or tag of that name, or does not take these arguments.
-        SesurgeonError: the pretrained weights cannot be had.
+        SesurgeonError: the pretrained weights cannot be downloaded.
     """
     import timm
 
@@ -29,8 +29,8 @@ def build_from_timm(source: Source, pretrained: bool) -> tuple[nn.Module, Proven
     except Exception as error:
         if (pretrained or at_hub) and not isinstance(error, TypeError):
             raise SesurgeonError(
-                f"The weights of {source} could not be had from the Hugging Face Hub: {error}",
-                hint="Without a network give a local file, with --arch, or leave out --pretrained.",
+                f"The weights of {source} could not be downloaded from the Hugging Face Hub: {error}",
+                hint="Offline, give a local file with --arch, or leave out --pretrained.",
             ) from error
         raise UsageError(f"timm cannot build {source} with {dict(source.kwargs)}: {error}") from error
     preprocessing = timm_preprocessing(model)
@@ -50,11 +50,11 @@ def timm_preprocessing(model: nn.Module) -> Preprocessing | None:
     if not getattr(model, "pretrained_cfg", None):
         return None
     config = timm.data.resolve_model_data_config(model)
-    interpolation, crop_mode = config["interpolation"], config["crop_mode"]
+    interpolation, crop_mode, size = config["interpolation"], config["crop_mode"], tuple(config["input_size"])
     found = Preprocessing(
-        input_size=tuple(config["input_size"]),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
+        input_size=size,
+        mean=per_channel(tuple(config["mean"]), size[0]),  # a record of one's own may have the size alone
+        std=per_channel(tuple(config["std"]), size[0]),
         interpolation=interpolation if interpolation in ("bilinear", "bicubic", "nearest") else "bicubic",
         crop_pct=float(config["crop_pct"]),
         crop_mode=crop_mode if crop_mode in ("squash", "border") else "center",  # as timm takes any other

@@ -1,1 +1,1 @@
-"""Gates, and constants in their place, taken into the layers beside a block."""
+"""Folding the factor of a gate, or constants in place of a block, into the layers beside it."""

@@ -1,8 +1,8 @@
-"""Operations that the factors of a tensor pass: one factor for all, or one a channel.
+"""Operations that the factors of a tensor pass through: one factor for all, or one for each channel.
 
-What one factor passes is in :mod:`sesurgeon.surgery.folding.homogeneous`. Of that, factors by channel pass what works
-on each channel alone (an activation, a pooling over places), and what moves channels in a way that is known (a
-permutation of dimensions, a flattening of places, a mean over them, a concatenation).
+Those for one factor are in :mod:`sesurgeon.surgery.folding.homogeneous`. Of these, factors of channels pass through
+what works on each channel alone (an activation, a pooling over places), and through what moves channels in a known way
+(a permutation of dimensions, a flattening of places, a mean over them, a concatenation).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sesurgeon.surgery.folding import homogeneous
 from sesurgeon.surgery.folding.scale import Scale
 
 Way = tuple[tuple[fx.Node, Scale], ...]
-"""Nodes that must all be multiplied, and what by."""
+"""Nodes that must all be multiplied, and by what."""
 
 _MIXES = re.compile(r"Shuffle|Unshuffle|Permute|Flatten|Unflatten")
 _KEEPS = re.compile(rf"{homogeneous.ON_EACH_CHANNEL}|add|sub|mul|div|pad")
@@ -31,7 +31,7 @@ def ways_back(owner: nn.Module, node: fx.Node, scale: Scale) -> list[Way]:
     Args:
         owner: the module whose local graph holds ``node``.
         node: a call of a leaf module, of a function or of a method.
-        scale: see :class:`Scale`; factors that are no power of two pass but for rounding.
+        scale: see :class:`Scale`; factors that are not powers of two pass up to rounding.
 
     Returns:
         The ways to do it; empty where none is known.
@@ -54,7 +54,10 @@ def ways_back(owner: nn.Module, node: fx.Node, scale: Scale) -> list[Way]:
 
 
 def way_on(owner: nn.Module, node: fx.Node, given: fx.Node, scale: Scale) -> Scale | None:
-    """The inverse: what the value of ``node`` is multiplied by if ``scale`` multiplies ``given``; None if not known."""
+    """Forward direction: if ``given`` is multiplied by ``scale``, by what is ``node``'s value multiplied?
+
+    None if unknown.
+    """
     tensor = ops.tensor_of(node)
     rank = 0 if tensor is None else tensor.ndim
     moved = [scale.along(dim) for dim in range(-rank, 0)]
@@ -62,7 +65,7 @@ def way_on(owner: nn.Module, node: fx.Node, given: fx.Node, scale: Scale) -> Sca
 
 
 def _scale_before(owner: nn.Module, node: fx.Node, scale: Scale) -> Scale | None:
-    """The factors of what the operation works on; None where they would not stay those of channels."""
+    """The factors of the operation's input; None where they would not be factors of its channels."""
     assert scale.dim is not None  # one factor has no channels
     order = ops.permutation(owner, node)
     if order is not None:
@@ -77,8 +80,8 @@ def _scale_before(owner: nn.Module, node: fx.Node, scale: Scale) -> Scale | None
 
 
 def _before_reshape(node: fx.Node, scale: Scale) -> Scale | None:
-    """Elements stay in order, so channels are those that are as many, with as many elements of each in a row."""
-    before, after = ops.tensor_of(node.args[0]), ops.tensor_of(node)
+    """Elements keep their order: channels are the dimension with as many entries of as many elements in a row."""
+    before, after = ops.tensor_of(ops.operand(node)), ops.tensor_of(node)
     if before is None or after is None or scale.dim is None:
         return None
     dims = [dim for dim in range(-before.ndim, 0) if _row(before, dim) == _row(after, scale.dim)]
@@ -86,13 +89,13 @@ def _before_reshape(node: fx.Node, scale: Scale) -> Scale | None:
 
 
 def _row(tensor: Tensor, dim: int) -> tuple[int, int]:
-    """How many channels there are, and how many elements of each are in a row."""
+    """How many entries the dimension has, and how many elements of each are in a row."""
     return tensor.shape[dim], math.prod(tensor.shape[tensor.ndim + dim + 1 :])
 
 
 def _before_reduction(node: fx.Node, scale: Scale) -> Scale | None:
-    """Channels are still there where a sum or mean was over other dimensions."""
-    before, after = ops.tensor_of(node.args[0]), ops.tensor_of(node)
+    """Channels are still there after a sum or mean over other dimensions."""
+    before, after = ops.tensor_of(ops.operand(node)), ops.tensor_of(node)
     given = node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
     dims = given if isinstance(given, (list, tuple)) else (given,)
     if before is None or after is None or scale.dim is None or not all(isinstance(dim, int) for dim in dims):

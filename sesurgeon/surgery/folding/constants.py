@@ -1,8 +1,8 @@
-"""A block in place of which stand constants, one a channel, that a layer beside it takes into its weights.
+"""Constants in place of a block, one for each channel, that a layer beside it takes into its weights.
 
-A network without the block, that costs nothing where it was. Constants are seldom powers of two, so the weights are
-rounded once more: the outputs are those of a multiplication by the constants but for rounding, which is compared.
-Where all constants are 1 no weight changes, and the outputs are those bit for bit.
+The network loses the block and its cost. Constants are seldom powers of two, so the weights are rounded once more:
+outputs are those of a multiplication by the constants up to rounding, which is checked. Where all constants are 1 no
+weight changes, and outputs are the same bit for bit.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from sesurgeon.models import copy_of
 from sesurgeon.placement import Entry, Plan
 from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.bare import take_out
-from sesurgeon.surgery.below import outputs_of, path_of, survey_below
+from sesurgeon.surgery.below import outputs_of, survey_below
 from sesurgeon.surgery.folding.destinations import destination
 from sesurgeon.surgery.folding.origins import origin
 from sesurgeon.surgery.folding.scale import Scale, multiply
 from sesurgeon.surgery.folding.walk import NoTakerError
-from sesurgeon.surgery.planned import own_plan
 from sesurgeon.surgery.rewrite import blocks_of
+from sesurgeon.surgery.unchanged import own_plan
+from sesurgeon.words import mode_name
 
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}  # up to 3e-5 was seen, on MobileNetV2 in train mode
 _OF_HALF = 2e-2
-_ROUNDINGS = 30  # of the constants, which those of all weights and sums may come to
+_ROUNDINGS = 30  # of the constants: as much as the roundings of all weights and sums may come to
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """A network in which one block gave way to constants.
+    """A network in which constants replaced one block.
 
     Attributes:
         model: the network without the block.
         site: where the block was.
         tensors: names of the weights and biases that took the constants; none where all of them are 1.
-        difference: between its outputs and those of a multiplication by the constants in the block's place: the
-            largest one, as a share of the largest output, on the plan's inputs. 0 where none of them differ by a bit.
+        difference: the largest one between its outputs and those of a multiplication by the constants in the block's
+            place, as a share of the largest output, on the plan's inputs; 0 where they are equal bit for bit.
     """
 
     model: nn.Module
@@ -53,10 +54,10 @@ class Replacement:
 
 
 def replace_block(model: nn.Module, path: str, constants: Tensor, found: Survey | None = None) -> Replacement:
-    """A copy of ``model`` without one of its blocks, whose scaling by constants a layer beside it has taken.
+    """A copy of ``model`` in which constants replace one of its blocks, taken into the weights of a layer beside it.
 
     That is the layer before the block (a norm, convolution or linear layer, with nothing between but operations on
-    each channel alone, as a ReLU), or else the one behind it that alone reads its result, which may be the classifier.
+    each channel alone, such as a ReLU), or else the one layer that reads its result, which may be the classifier.
 
     Args:
         model: from :func:`sesurgeon.add_se`, :func:`sesurgeon.apply_plan` or :func:`sesurgeon.load`. It stays as it is.
@@ -74,7 +75,7 @@ def replace_block(model: nn.Module, path: str, constants: Tensor, found: Survey 
     if plan is None or path not in blocks_of(model):
         raise UsageError(f"There is no inserted block {path} in this {type(model).__name__}.")
     found = found or survey_below(model, plan)
-    (entry,) = (entry for entry in plan.entries if path_of(entry, found) == path)
+    (entry,) = (entry for entry in plan.entries if entry.path == path)
     if constants.shape != (entry.channels,):
         raise UsageError(f"{path} scales {entry.channels} channels, not {tuple(constants.shape)}.")
     scale = _scale(constants, entry, found)
@@ -119,7 +120,7 @@ def _without(model: nn.Module, path: str, plan: Plan, gone: Entry, found: Survey
 
 
 class _Constants(nn.Module):
-    """What the block is taken for."""
+    """A multiplication by the constants, as the reference in the block's place."""
 
     def __init__(self, scale: Scale) -> None:
         super().__init__()
@@ -138,7 +139,7 @@ def _difference(target: nn.Module, model: nn.Module, path: str, scale: Scale, fo
     reference = _with_constants(model, path, scale)
     largest = 0.0
     for training, local in found.graphs.items():
-        if not local.proven:
+        if local.failure is not None:
             continue
         ours, theirs = (outputs_of(network, found, training) for network in (target, reference))
         if same(ours, theirs):
@@ -149,10 +150,9 @@ def _difference(target: nn.Module, model: nn.Module, path: str, scale: Scale, fo
             rounded = outputs_of(_with_constants(model, path, _an_ulp_off(scale, model)), found, training)
             allowed = _ROUNDINGS * _relative_difference(rounded, theirs)[0]
         if _are_ones(scale) or not difference <= allowed:
-            mode = "train" if training else "eval"
             raise VerificationError(
-                f"Without the block {path} the outputs in {mode} mode are not those with its constants: they differ by "
-                f"{difference:.2g} of the largest one.",
+                f"Without the block {path} the outputs in {mode_name(training)} mode are not those with its constants: "
+                f"they differ by {difference:.2g} of the largest one.",
                 hint="Nothing was written. Please report it.",
             )
         largest = max(largest, difference)
@@ -166,7 +166,7 @@ def _with_constants(model: nn.Module, path: str, scale: Scale) -> nn.Module:
 
 
 def _an_ulp_off(scale: Scale, model: nn.Module) -> Scale:
-    """Its factors a rounding up and down in turn: all alike would be taken back by the next norm."""
+    """Its factors a rounding up and down in turn: the next norm would undo a change that all have in common."""
     step = max((torch.finfo(one.dtype).eps for one in model.parameters() if one.is_floating_point()), default=0.0)
     return scale.with_values([value * (1 + step * (-1) ** number) for number, value in enumerate(scale.values)])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import fx, nn
@@ -12,16 +12,15 @@ from sesurgeon.graph import Survey, ops
 from sesurgeon.graph.paths import join
 from sesurgeon.surgery.folding.channelwise import way_on
 from sesurgeon.surgery.folding.scale import Scale
-from sesurgeon.surgery.folding.tensor_uses import readers
 from sesurgeon.surgery.folding.trials import input_passes, reader_passes
 from sesurgeon.surgery.folding.walk import NoTakerError, Walk, described
 
 
-def destination(found: Survey, site_id: str, occupied: Iterable[str], scale: Scale) -> dict[str, Scale]:
-    """The weight, by name, that can be multiplied instead of the result of a block, and what by.
+def destination(found: Survey, site_id: str, occupied: Sequence[str], scale: Scale) -> dict[str, Scale]:
+    """The weight, by name, that can be multiplied instead of the result of a block, and its factors.
 
-    It is that of the convolution or linear layer that alone reads the result, or reads it behind operations that keep
-    its channels apart. Nothing else changes that the network computes, but for rounding.
+    It is that of the convolution or linear layer that alone reads the result, directly or behind operations that keep
+    its channels apart. Up to rounding, nothing else that the network computes changes.
 
     Args:
         found: of the network without blocks.
@@ -32,29 +31,30 @@ def destination(found: Survey, site_id: str, occupied: Iterable[str], scale: Sca
     Raises:
         NoTakerError: there is none.
     """
-    occupied = tuple(occupied)
     by_mode = [_Onward(found, mode, occupied, site_id).tensors(scale) for mode in found.graphs]
     if any(tensors != by_mode[0] for tensors in by_mode):
-        raise NoTakerError("the layers after it differ between train and eval mode")
+        raise NoTakerError("the layers after the block differ between train and eval mode")
     return by_mode[0]
 
 
 class _Onward(Walk):
     """One site's way on, in one mode."""
 
+    side = "after"
+
     def tensors(self, scale: Scale) -> dict[str, Scale]:
-        """The weight that multiplies the block's result, and what multiplies the result if it multiplies that."""
+        """The weight that multiplies the block's result, and the factors that do as much there."""
         path, node = self.start()
-        return self._read(path, node, self.through or readers(node), scale)
+        return self._read(path, node, self.through or ops.readers(node), scale)
 
     def _after(self, path: str, node: fx.Node, scale: Scale) -> dict[str, Scale]:
         if self.blocks_after(path, node):
-            raise NoTakerError(f"another block hangs after it, at {described(None, node)}")
-        return self._read(path, node, readers(node), scale)
+            raise NoTakerError(f"there is another block after it, at {described(None, node)}")
+        return self._read(path, node, ops.readers(node), scale)
 
     def _read(self, path: str, node: fx.Node, users: Sequence[fx.Node], scale: Scale) -> dict[str, Scale]:
         if len(users) != 1:
-            raise NoTakerError("several operations after it use its result")
+            raise NoTakerError("several operations use its result")
         (user,) = users
         if user.op == "output":
             return self._beyond(path, user, node, scale)
@@ -66,30 +66,31 @@ class _Onward(Walk):
     def _beyond(self, path: str, output: fx.Node, node: fx.Node, scale: Scale) -> dict[str, Scale]:
         """What comes after the module that returns the tensor."""
         if output.args[0] is not node:
-            raise NoTakerError(f"{path or 'the model itself'} after it returns several tensors")
+            raise NoTakerError(f"{self.beside(path)} returns several tensors")
         parent, call = self.call_of(path)
-        self.check_followed(path, "after")
-        self.check_calls(path, "after")
+        self.check_followed(path)
+        self.check_calls(path)
         return self._after(parent, call, scale)
 
     def _by_module(self, path: str, call: fx.Node, node: fx.Node, scale: Scale) -> dict[str, Scale]:
         called = join(path, call.target)
         module = self.local.model.get_submodule(called)
-        self.check_followed(called, "after")
+        self.check_followed(called)
         if called in self.local.graphs:
-            self.check_calls(called, "after")
+            self.check_calls(called)
             first = next(iter(self.local.graphs[called].nodes))  # the argument that got the tensor
             return self._after(called, first, scale)
         by = _by_columns(module, scale)
         if by is None:
             return self._through(path, call, node, scale)
-        self.check_calls(called, "after")
+        self.check_calls(called)
         name = join(called, "weight")
-        self.check_weights((name,), "after", reads=0)
+        self.check_weights((name,), reads=0)
         trial = _by_columns(module, scale.exact())
         assert trial is not None  # there is one for the same channels
-        if self.local.proven and not reader_passes(module, trial, call, scale.exact(), training=self.training):
-            raise NoTakerError(f"{called} ({type(module).__name__}) after it is not exactly proportional to its weight")
+        if self.local.failure is None and not reader_passes(module, trial, call, scale.exact(), training=self.training):
+            layer = self.beside(f"{called} ({type(module).__name__})")
+            raise NoTakerError(f"{layer} is not exactly proportional to its weight")
         return {name: by}
 
     def _through(self, path: str, user: fx.Node, node: fx.Node, scale: Scale) -> dict[str, Scale]:
@@ -97,10 +98,10 @@ class _Onward(Walk):
         owner = self.local.model.get_submodule(path)
         module = ops.module_of(owner, user)
         after = way_on(owner, user, node, scale)
-        if after is not None and module is not None and self.local.proven:
+        if after is not None and module is not None and self.local.failure is None:
             after = after if input_passes(module, user, scale, after, training=self.training) else None
         if after is None:
-            raise NoTakerError(f"no factor passes {described(module, user)} after it")
+            raise NoTakerError(f"no factor passes through {described(module, user)} after the block")
         return self._after(path, user, after)
 
 

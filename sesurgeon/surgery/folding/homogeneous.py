@@ -1,4 +1,4 @@
-"""Operations that a power of two passes: ``f(s * x) == s * f(x)``, bit for bit.
+"""Operations that a power of two passes through: ``f(s * x) == s * f(x)``, bit for bit.
 
 Multiplying by a power of two changes the exponent of a float alone, and sums, products, maxima and averages commute
 with that. SiLU, GELU, ReLU6, sigmoids and norms are not among them.
@@ -7,7 +7,7 @@ with that. SiLU, GELU, ReLU6, sigmoids and norms are not among them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -40,7 +40,7 @@ _WEIGHT_AND_BIAS: Mapping[Callable[..., Any], tuple[int, int]] = MappingProxyTyp
         F.batch_norm: (3, 4),
     }
 )
-"""Where the two stand among the arguments."""
+"""Their positions among the arguments."""
 
 
 def ways_back(owner: nn.Module, node: fx.Node) -> list[tuple[fx.Node, ...]]:
@@ -53,31 +53,28 @@ def ways_back(owner: nn.Module, node: fx.Node) -> list[tuple[fx.Node, ...]]:
     Returns:
         The ways to do it, each the nodes that must all be multiplied; empty where none is known.
     """
-    tensor = ops.tensor_of(node)
-    first = node.args[0] if node.args else None
+    tensor, name, operands = ops.tensor_of(node), ops.name_of(node), ops.operands(node)
     if tensor is None or not tensor.is_floating_point():
         return []
-    if ops.name_of(node) in ("cat", "stack"):
-        joined = first if node.args else node.kwargs.get("tensors")
-        return [tuple(joined)] if isinstance(joined, (list, tuple)) else []
-    if not isinstance(first, fx.Node):
+    if name in ("cat", "stack"):
+        return [joined] if (joined := ops.joined(node)) else []
+    if not (operands and isinstance(operands[0], fx.Node)):
         return []
-    if ops.name_of(node) in ("add", "sub"):
-        return [(first, node.args[1])] if isinstance(node.args[1], fx.Node) else []
-    if ops.name_of(node) == "mul":
-        factors = [arg for arg in node.args[:2] if isinstance(arg, fx.Node) and ops.tensor_of(arg) is not None]
+    if name in ("add", "sub"):
+        return [operands] if len(operands) == 2 and isinstance(operands[1], fx.Node) else []
+    if name == "mul":
+        factors = [one for one in operands if isinstance(one, fx.Node) and ops.tensor_of(one) is not None]
         return [(factor,) for factor in factors if factors.count(factor) == 1]
-    return [(first,)] if _passes_first_argument(owner, node) else []
+    return [operands[:1]] if _passes_first_operand(owner, node, operands) else []
 
 
-def _passes_first_argument(owner: nn.Module, node: fx.Node) -> bool:
-    module = ops.module_of(owner, node)
-    if module is not None:
+def _passes_first_operand(owner: nn.Module, node: fx.Node, operands: Sequence[Any]) -> bool:
+    module, name = ops.module_of(owner, node), ops.name_of(node)
+    if module is not None:  # called by position, as the trials call it
         known = isinstance(module, _LEAVES) or _LEAF_NAMES.search(type(module).__name__)
-        return bool(known or ops.is_noise_or_scale(owner, node)) and node.args.count(node.args[0]) == 1
-    name = ops.name_of(node)
+        return bool(known or ops.is_noise_or_scale(owner, node)) and node.args.count(operands[0]) == 1
     if name == "div":
-        return "rounding_mode" not in node.kwargs and node.args[0] is not node.args[1]
+        return "rounding_mode" not in node.kwargs and operands.count(operands[0]) == 1
     if name == "pad":
         return not node.kwargs.get("value", node.args[3] if len(node.args) > 3 else None)
     return ops.is_slice(node) or bool(_FUNCTIONS.fullmatch(name))

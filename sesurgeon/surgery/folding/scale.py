@@ -19,8 +19,8 @@ class Scale:
     Attributes:
         values: one for the whole tensor, or one a channel.
         dim: that of the channels, counted from the back (-1 is the last); None for one factor.
-        groups: of the weight of a grouped convolution: as many parts of its rows, each with its own part of the
-            channels as columns.
+        groups: more than 1 for the weight of a grouped convolution: its rows fall into as many parts, each with its
+            own part of the channels as columns.
     """
 
     values: tuple[float, ...]
@@ -37,9 +37,10 @@ class Scale:
         return len(self.values)
 
     def exact(self) -> Scale:
-        """Powers of two in its place, with which nothing is rounded: what they pass bit for bit, others pass, too.
+        """The same shape with powers of two, which multiply without rounding.
 
-        One factor stands for itself: those of gates are powers of two.
+        An operation that commutes with these exactly commutes with any factors, up to rounding. A single factor stays:
+        those of gates are powers of two.
         """
         if self.dim is None:
             return self
@@ -59,7 +60,7 @@ class Scale:
         return tensor.ndim >= -self.dim and tensor.shape[self.dim] == self.channels
 
     def times(self, tensor: Tensor) -> Tensor:
-        """``tensor`` times the factors, rounded once, to its own type; a tensor that is multiplied by 1 stays."""
+        """``tensor`` times the factors, rounded once, to its own type; factors of 1 change nothing."""
         if self.dim is None:
             return tensor * self.values[0]
         factors = torch.tensor(self.values, dtype=torch.float64).reshape(-1, *[1] * (-self.dim - 1))

@@ -6,11 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 
-from torch import fx
-
 from sesurgeon.graph import ops
 from sesurgeon.graph.paths import join
-from sesurgeon.graph.tracing.local import LocalGraphs
+from sesurgeon.graph.tracing.local_graphs import LocalGraphs
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class TensorUses:
         return self._names[id(self._tensors[name])] > 1
 
     def kept(self, name: str) -> bool:
-        """Whether a state dict has it; a buffer may be there while the network runs alone."""
+        """Whether a state dict has it. False for buffers registered with persistent=False."""
         return name in self._kept
 
     def reads(self, name: str) -> int:
@@ -55,10 +53,5 @@ class TensorUses:
         for path, graph in self.local.graphs.items():
             for node in graph.nodes:
                 if node.op == "get_attr":
-                    reads[join(path, node.target)] += len(readers(node))
+                    reads[join(path, node.target)] += len(ops.readers(node))
         return reads
-
-
-def readers(node: fx.Node) -> list[fx.Node]:
-    """The nodes that read the values of ``node``, and not only its shape."""
-    return [user for user in node.users if not ops.is_shape_access(user)]

@@ -1,15 +1,16 @@
-"""Walking from a block's site through the local graphs, from one graph to the next, and what would make it wrong."""
+"""Walking from a block's site through the local graphs, from one graph to the next, and what forbids it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import ClassVar, Literal
 
 from torch import fx, nn
 
 from sesurgeon.graph import Survey, ops
 from sesurgeon.graph.paths import join
-from sesurgeon.graph.tracing.local import LocalGraphs
+from sesurgeon.graph.tracing.local_graphs import LocalGraphs
 from sesurgeon.surgery.folding.tensor_uses import TensorUses
 
 
@@ -25,28 +26,32 @@ class Walk:
         training: the mode.
         occupied: ids of all sites that have a block.
         site_id: of the site.
+
+    Attributes:
+        side: of the block on which it walks.
     """
 
+    side: ClassVar[Literal["before", "after"]]
+
     def __init__(self, found: Survey, training: bool, occupied: Sequence[str], site_id: str) -> None:
+        place, others = found.places[site_id], [found.places[other] for other in occupied]
         self.local: LocalGraphs = found.graphs[training]
         self.uses = TensorUses(self.local)
-        self.site, self.training = found.site(site_id), training
-        self.through = found.users[site_id][training]
-        owners = {site: found.site(site).owner for site in occupied}
-        self.node = found.nodes[site_id][training]
-        self.nodes = Counter((owners[site], found.nodes[site][training]) for site in occupied)
-        self.hosts = Counter(owners[site] for site in occupied if found.nodes[site][training] is None)
+        self.site, self.training = place.site, training
+        self.node, self.through = place.nodes[training], place.users[training]
+        self.nodes = Counter((other.site.owner, other.nodes[training]) for other in others)
+        self.hosts = Counter(other.site.owner for other in others if other.nodes[training] is None)
 
     def start(self) -> tuple[str, fx.Node]:
         """The graph and the node whose tensor the block gets."""
         owner = self.site.owner
         path, node = self.call_of(owner) if self.node is None else (owner, self.node)
         if self.blocks_after(path, node) > 1:
-            raise NoTakerError("another block hangs at the same tensor")
+            raise NoTakerError("another block scales the same tensor")
         return path, node
 
     def blocks_after(self, path: str, node: fx.Node) -> int:
-        """How many blocks read the value of ``node``; some hang at the output of the module that it calls."""
+        """How many blocks scale the value of ``node``, those behind the whole module that it calls included."""
         at_module = self.hosts[join(path, node.target)] if node.op == "call_module" else 0
         return self.nodes[path, node] + at_module
 
@@ -62,24 +67,36 @@ class Walk:
             raise NoTakerError(f"what calls {path or 'the model itself'} is not known")
         return callers[0]
 
-    def check_weights(self, names: Iterable[str], where: str, reads: int) -> None:
+    def check_weights(self, names: Iterable[str], reads: int) -> None:
+        """Raise NoTakerError unless these weights belong to one layer alone, and files keep them.
+
+        Args:
+            names: of parameters and buffers.
+            reads: how many operations of that layer read each by its name.
+        """
         for name in names:
             if self.uses.tied(name) or self.uses.reads(name) != reads:
-                raise NoTakerError(f"{name} {where} it is used by another layer too")
+                raise NoTakerError(f"{name}, of the layer {self.side} the block, is also used by another layer")
             if not self.uses.kept(name):
-                raise NoTakerError(f"{name} {where} it is a buffer that no state dict keeps")
+                raise NoTakerError(f"{name}, of the layer {self.side} the block, is a buffer that no state dict keeps")
 
-    def check_calls(self, called: str, where: str) -> None:
+    def check_calls(self, called: str) -> None:
+        """Raise NoTakerError unless the module at this path runs once for each call of the block."""
         if self.local.times_called[called] != self.site.calls:
-            raise NoTakerError(f"{called or 'the model itself'} {where} it runs for other tensors too")
+            raise NoTakerError(f"{self.beside(called)} also runs for other tensors")
 
-    def check_followed(self, called: str, where: str) -> None:
+    def check_followed(self, called: str) -> None:
+        """Raise NoTakerError unless all that the module at this path does is known, and no hook sees its tensors."""
         module = self.local.model.get_submodule(called)
         parts = [module] if called in self.local.graphs else module.modules()
         if any(part._forward_hooks or part._forward_pre_hooks for part in parts):
-            raise NoTakerError(f"a hook on {called} {where} it would see other values")
+            raise NoTakerError(f"a hook on {self.beside(called)} would see other values")
         if called in self.local.unfollowed:
-            raise NoTakerError(f"{called} {where} it cannot be followed: {self.local.unfollowed[called]}")
+            raise NoTakerError(f"{self.beside(called)} cannot be followed: {self.local.unfollowed[called]}")
+
+    def beside(self, what: str) -> str:
+        """``what``, or the path of a module, and on which side of the block it is: the subject of a message."""
+        return f"{what or 'the model itself'}, {self.side} the block,"
 
 
 def described(module: nn.Module | None, node: fx.Node) -> str:

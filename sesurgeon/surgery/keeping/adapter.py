@@ -15,19 +15,14 @@ from sesurgeon.models.copies import AnyModule
 from sesurgeon.placement import architecture_of, survey_for
 from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.below import renewed
-from sesurgeon.surgery.folding.gates import takers
+from sesurgeon.surgery.folding.gate_scale import folded_factors
 from sesurgeon.surgery.folding.scale import Scale, multiply
 from sesurgeon.surgery.head import set_head
 from sesurgeon.surgery.keeping.adapterfile import Adapter, read_adapter, write_adapter
-from sesurgeon.surgery.keeping.backbone import (
-    changed_tensors,
-    fingerprint_of,
-    is_statistic,
-    listed,
-    own_tensors,
-)
-from sesurgeon.surgery.planned import check_blocks, own_plan
+from sesurgeon.surgery.keeping.backbone import changed_tensors, fingerprint_of, is_statistic, own_tensors
 from sesurgeon.surgery.remove import remove_se
+from sesurgeon.surgery.unchanged import check_blocks, own_plan
+from sesurgeon.words import some
 
 _AGAIN = "Extract or copy it again."
 
@@ -44,8 +39,8 @@ def extract_adapter(
         model: with its plan and provenance, as :func:`sesurgeon.load` gives it. Without inserted blocks the head is
             all that is kept.
         path: of the file, by custom ``NAME.adapter.safetensors``.
-        base: the network that it was made of, to be compared: of a training loop other than ``finetune`` the history
-            knows nothing, and a backbone in train mode has other BatchNorm statistics even where it is frozen.
+        base: the network that it was made of, to compare the backbones: the history records no training loop other than
+            ``finetune``, and in train mode even a frozen backbone gets other BatchNorm statistics.
         force: replace a file of that name.
 
     Raises:
@@ -79,7 +74,7 @@ def apply_adapter(base: AnyModule, adapter: Adapter | str | Path) -> AnyModule:
     """The network of which ``adapter`` was extracted, every tensor bit for bit, in eval mode.
 
     Args:
-        base: the network whose backbone that one has; it stays as it is. Its own blocks and head, if it has any, are
+        base: the network with the same backbone; it stays as it is. Its own blocks and head, if it has any, are
             replaced in the result.
         adapter: from :func:`extract_adapter`, or its file. No code in it is run.
 
@@ -99,7 +94,7 @@ def apply_adapter(base: AnyModule, adapter: Adapter | str | Path) -> AnyModule:
     provenance = replace(adapter.provenance, source=own.source, built=own.built)
     if adapter.plan is not None:
         model = insert_blocks(model, adapter.plan, survey_for(adapter.plan, model), inplace=True)
-        folded = {name: Scale.uniform(factor) for name, factor in takers(model).items()}
+        folded = {name: Scale.uniform(factor) for name, factor in folded_factors(model).items()}
         multiply(model, folded)  # as the layers before were then
     _take(model, adapter)
     if provenance.num_classes is None:  # unless the base had another head
@@ -109,19 +104,19 @@ def apply_adapter(base: AnyModule, adapter: Adapter | str | Path) -> AnyModule:
 
 
 def _check_backbone_untouched(provenance: Provenance) -> None:
-    """Nothing since its last training began may have changed the backbone: the base is the network before that."""
+    """Raise a UsageError if the backbone changed since the last training began: the base is the network before."""
     history = provenance.history
     runs = [index for index, record in enumerate(history) if record.get("command") == "finetune"]
     since = history[runs[-1] :] if runs else history
     if runs and since[0].get("phase") == "all":
         raise UsageError(
-            "The network was trained as a whole, its backbone too: blocks and head alone would not give it back.",
+            "The network was trained as a whole, its backbone too: blocks and head alone cannot restore it.",
             hint="Train with finetune --train blocks, or ship the whole checkpoint.",
         )
     pruned = [block for record in since if record.get("command") == "prune" for block in record.get("blocks", ())]
     if any(block.get("folded") for block in pruned):
         raise UsageError(
-            "The network was pruned: constants of its blocks went into its backbone, which is the base's no more.",
+            "The network was pruned: its backbone holds constants of its blocks and is no longer that of the base.",
             hint="Extract the adapter of the network before it was pruned, or ship the whole checkpoint.",
         )
 
@@ -133,7 +128,7 @@ def _check_backbone_is_of(base: nn.Module, bare: nn.Module) -> None:
     differences = architecture_of(bare).differences(architecture_of(given))
     if not differences and (changed := changed_tensors(bare, given)):
         what = "BatchNorm statistics" if all(map(is_statistic, changed)) else "weights"
-        differences = [f"other {what}: {listed(changed)}"]
+        differences = [f"other {what}: {some(changed)}"]
     if differences:
         raise UsageError(
             f"The network has not the backbone of the base: {'; '.join(differences)}.",
@@ -143,7 +138,7 @@ def _check_backbone_is_of(base: nn.Module, bare: nn.Module) -> None:
 
 
 def _of_outputs(provenance: Provenance, outputs: int | None) -> Provenance:
-    """Without names of classes that a head of the user's own hand has not."""
+    """Without class names where the user put in a head of another number of outputs."""
     if outputs is None or provenance.classes is None or len(provenance.classes) == outputs:
         return provenance
     return replace(provenance, num_classes=outputs, classes=None)
@@ -154,7 +149,7 @@ def _check_base(adapter: Adapter, bare: nn.Module) -> None:
     if not differences:
         parts = adapter.weights.differences(weights := fingerprint_of(bare))
         if parts or weights.whole != adapter.weights.whole:
-            differences = [f"its weights differ in {listed(parts)}" if parts else "its weights differ"]
+            differences = [f"its weights differ in {some(parts)}" if parts else "its weights differ"]
     if differences:
         source = adapter.provenance.source
         named = "" if source.kind == "module" else f": {source}, with the weights that it had then"
@@ -165,7 +160,7 @@ def _check_base(adapter: Adapter, bare: nn.Module) -> None:
 
 
 def _check_head(adapter: Adapter, bare: nn.Module) -> None:
-    """Compare what it says of its head with the tensors that it holds, before one as wide is built."""
+    """Compare what it says of its head with its tensors, before a head of that width is built."""
     named, outputs, heads = adapter.provenance.head, adapter.num_classes, heads_if_any(bare)
     if named is not None and named not in heads:
         raise UnreadableFileError(f"The adapter names a head that is none: {named}.", hint=_AGAIN)
@@ -182,7 +177,7 @@ def _take(model: nn.Module, adapter: Adapter) -> None:
     wrong = [name for name in {**own, **adapter.tensors} if not _fits(name, own, adapter)]
     if wrong:
         raise UnreadableFileError(
-            f"The adapter does not hold the tensors that its plan and its classes ask for: {listed(wrong)}.",
+            f"The adapter does not hold the tensors that its plan and its classes ask for: {some(wrong)}.",
             hint=_AGAIN,
         )
     with torch.no_grad():

@@ -17,14 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from sesurgeon import __version__
 from sesurgeon.errors import UnreadableFileError, UsageError
 from sesurgeon.files import atomic_write
 from sesurgeon.models import CHECKPOINT_KEY, Provenance, format_of
 from sesurgeon.placement import Architecture, Plan, plan_from_data, plan_to_data
 from sesurgeon.surgery.keeping.backbone import Fingerprint
+from sesurgeon.version import __version__
 
 FORMAT = 1
 SUFFIX = ".adapter.safetensors"
@@ -69,8 +71,6 @@ def write_adapter(adapter: Adapter, path: str | Path, *, force: bool = True) -> 
     Raises:
         OutputError: it cannot be written; nothing was changed.
     """
-    from safetensors.torch import save_file
-
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in adapter.tensors.items()}
     with atomic_write(Path(path), force=force) as temporary:
         save_file(tensors, temporary, {CHECKPOINT_KEY: json.dumps(_document(adapter), ensure_ascii=False)})
@@ -98,7 +98,7 @@ def read_adapter(path: str | Path) -> Adapter:
         return _adapter(document, tensors, f"The plan in {path}")
     except UsageError as error:  # of the plan
         raise _damaged(path, error.message) from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise _damaged(path, repr(error)) from error
 
 
@@ -106,13 +106,13 @@ def is_adapter(path: str | Path) -> bool:
     """Whether a file is an adapter by its looks; whatever cannot be read is none."""
     path = Path(path)
     try:
-        return path.suffix == ".safetensors" and CHECKPOINT_KEY in _metadata(path)
+        return path.suffix == ".safetensors" and CHECKPOINT_KEY in _read(path, tensors=False)[0]
     except UnreadableFileError:
         return False
 
 
 def _document(adapter: Adapter) -> dict[str, Any]:
-    architecture, weights = adapter.architecture, adapter.weights
+    weights = adapter.weights
     return {
         "format": FORMAT,
         "version": adapter.version,
@@ -120,25 +120,19 @@ def _document(adapter: Adapter) -> dict[str, Any]:
         "plan": None if adapter.plan is None else plan_to_data(adapter.plan),
         "provenance": adapter.provenance.to_dict(),
         "num_classes": adapter.num_classes,
-        "architecture": {
-            "class": architecture.class_name,
-            "fingerprint": architecture.fingerprint,
-            "parts": dict(architecture.parts),
-        },
+        "architecture": adapter.architecture.to_dict(),
         "weights": {"sha256": weights.whole, "parts": dict(weights.parts)},
     }
 
 
 def _adapter(document: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: str) -> Adapter:
     _check_types(document)
-    architecture, weights = document["architecture"], document["weights"]
+    weights = document["weights"]
     return Adapter(
         plan=None if document["plan"] is None else plan_from_data(document["plan"], origin=origin),
         provenance=Provenance.from_dict(document["provenance"]),
         num_classes=document["num_classes"],
-        architecture=Architecture(
-            str(architecture["class"]), str(architecture["fingerprint"]), dict(architecture["parts"])
-        ),
+        architecture=Architecture.from_dict(document["architecture"]),
         weights=Fingerprint(str(weights["sha256"]), dict(weights["parts"])),
         tensors=tensors,
         version=document["version"],
@@ -146,7 +140,7 @@ def _adapter(document: Mapping[str, Any], tensors: Mapping[str, Tensor], origin:
 
 
 def _check_types(document: Mapping[str, Any]) -> None:
-    """Refuse what would be taken for something else: a text for a list of names, say."""
+    """Refuse what would pass for something else, such as a text for a list of names."""
     outputs, classes, head = document["num_classes"], *(document["provenance"].get(key) for key in ("classes", "head"))
     if document["kind"] != "adapter":
         raise ValueError("its kind is another")
@@ -164,30 +158,19 @@ def _check_types(document: Mapping[str, Any]) -> None:
         raise ValueError(f"it names {len(classes)} classes for {outputs} outputs")
 
 
-def _metadata(path: Path) -> dict[str, str]:
-    import safetensors
-
+def _read(path: Path, *, tensors: bool = True) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """The metadata of a file, and its tensors where they are wanted."""
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            return dict(file.metadata() or {})
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise _damaged(path, str(error).partition("\n")[0]) from error
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    import safetensors
-    from safetensors.torch import load_file
-
-    metadata = _metadata(path)
-    try:
-        return metadata, load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        with safe_open(path, "pt") as file:
+            names = file.keys() if tensors else ()
+            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError, ValueError) as error:
         raise _damaged(path, str(error).partition("\n")[0]) from error
 
 
 def _no_adapter(path: Path) -> UnreadableFileError:
     return UnreadableFileError(
-        f"{path} is no adapter.", hint="sesurgeon adapter extract writes one, by custom NAME.adapter.safetensors."
+        f"{path} is not an adapter.", hint="sesurgeon adapter extract writes one, as NAME.adapter.safetensors."
     )
 
 

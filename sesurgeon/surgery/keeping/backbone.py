@@ -1,9 +1,9 @@
-"""The part of a network that is neither inserted block nor head, and whether two networks have the same one."""
+"""The part of a network outside of inserted blocks and heads, and whether two networks have the same one."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,14 +11,11 @@ from torch import Tensor, nn
 
 from sesurgeon.models import heads_if_any
 from sesurgeon.surgery.rewrite import blocks_of
-from sesurgeon.words import some
-
-_MOST_PARTS = 8
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Hashes of weights and buffers, so that those of another network can be told from them.
+    """Hashes of weights and buffers. Compares the base of an adapter with a network; kept in adapters.
 
     Attributes:
         whole: of all of them, with their names, types and shapes.
@@ -29,7 +26,7 @@ class Fingerprint:
     parts: Mapping[str, str]
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """Names of the parts in which ``other`` is not this; all of them are there in both, of one architecture."""
+        """Names of the parts that differ in ``other``, which is of the same architecture."""
         return [part for part in self.parts if self.parts[part] != other.parts.get(part)]
 
 
@@ -39,7 +36,7 @@ def is_inside(name: str, paths: Iterable[str]) -> bool:
 
 
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """What a task of its own has of ``model``: the tensors of inserted blocks and of heads, by their names."""
+    """The tensors of ``model`` that belong to its task: of inserted blocks and of heads, by their names."""
     paths = _own_paths(model)
     return {name: tensor for name, tensor in _tensors(model).items() if is_inside(name, paths)}
 
@@ -58,10 +55,7 @@ def fingerprint_of(model: nn.Module) -> Fingerprint:
 
 
 def changed_tensors(model: nn.Module, other: nn.Module) -> list[str]:
-    """Names of the backbone's weights and buffers that are not the same, to the last bit, in the other network.
-
-    Both are of one architecture.
-    """
+    """Names of the backbone's weights and buffers that differ in any bit between two networks of one architecture."""
     paths, theirs = _own_paths(model), _tensors(other)
     mine = {name: tensor for name, tensor in _tensors(model).items() if not is_inside(name, paths)}
     return [
@@ -74,11 +68,6 @@ def changed_tensors(model: nn.Module, other: nn.Module) -> list[str]:
 def is_statistic(name: str) -> bool:
     """Whether a tensor of that name is what a BatchNorm counts in train mode, frozen or not."""
     return name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked")
-
-
-def listed(parts: Sequence[str]) -> str:
-    """Names for a message, not too many of them."""
-    return some(parts, _MOST_PARTS)
 
 
 def _own_paths(model: nn.Module) -> tuple[str, ...]:

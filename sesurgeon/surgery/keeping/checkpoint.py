@@ -33,14 +33,14 @@ from sesurgeon.models import (
     structure_of,
 )
 from sesurgeon.models.forwards import forget_own_forwards
-from sesurgeon.placement import survey_for
+from sesurgeon.placement import Plan, survey_for
 from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.bare import bare_view
 from sesurgeon.surgery.below import renewed
 from sesurgeon.surgery.keeping.adapterfile import is_adapter
 from sesurgeon.surgery.keeping.checkpointfile import Checkpoint, check_checkpoint_path, from_content, to_content
 from sesurgeon.surgery.keeping.ties import tie
-from sesurgeon.surgery.planned import check_blocks, own_plan
+from sesurgeon.surgery.unchanged import check_blocks, own_plan
 
 
 def save(model: nn.Module, path: str | Path, *, force: bool = True) -> None:
@@ -50,7 +50,8 @@ def save(model: nn.Module, path: str | Path, *, force: bool = True) -> None:
         model: its provenance (source, classes, preprocessing, history) and plan go along. A model whose source is
             not known, or that is no longer what its source builds, is embedded as a pickled module, which loads safely
             if its classes are torch's, torchvision's or timm's, and otherwise only with ``trust_pickle``. Of hooks
-            only an embedded model keeps those outside of blocks.
+            only an embedded model keeps those outside of blocks. The same goes for the values of buffers
+            that no state dict holds (``persistent=False``): a source makes them anew.
         path: of the file, by custom ``NAME.se.pt``.
         force: replace a file of that name.
 
@@ -63,8 +64,9 @@ def save(model: nn.Module, path: str | Path, *, force: bool = True) -> None:
     """
     path = Path(path)
     check_checkpoint_path(path, force=force)
-    check_blocks(model, own_plan(model, "saved"), "saved")
-    content = to_content(_checkpoint_of(model))
+    plan = own_plan(model, "saved")
+    check_blocks(model, plan, "saved")
+    content = to_content(_checkpoint_of(model, plan))
     for name, module in content.get("module", nn.Module()).named_modules():
         if parametrize.is_parametrized(module):
             raise _cannot_be_embedded(model, "modules with parametrizations never can")
@@ -88,19 +90,19 @@ def load(
     trust_pickle: bool = False,
     mapped: bool = False,
 ) -> nn.Module:
-    """Any model that sesurgeon knows how to get: a name, a file of somebody's, or a checkpoint of our own.
+    """Any model that sesurgeon can load: one with a name, a file of others, or a checkpoint of our own.
 
     The result is in eval mode, on the CPU, with its provenance attached.
 
     Args:
         model: a path, or ``timm:NAME``, ``torchvision:NAME``, ``factory:pkg.mod:function``.
         arch: the architecture (as such a name) of the weights in a file of weights. A checkpoint of ours knows its
-            own; one that would run code to build it wants to have it typed, with its arguments.
+            own; where building it would run code, it must be given all the same, with its arguments.
         num_classes: outputs of the classifier of an architecture; by default its own, or as in the file.
         pretrained: with a name: take the published weights.
         trust_pickle: run whatever code a file brings along.
-        mapped: let the weights lie in the file, for a network that would fill the memory. It must not be written
-            into as long as the model is used; :func:`save` may replace it.
+        mapped: leave the weights in the file, mapped, for a network that would fill the memory. The file must not be
+            written into as long as the model is used; :func:`save` may replace it.
 
     Raises:
         UsageError, UnreadableFileError, UnsafeFileError, SesurgeonError: see
@@ -123,16 +125,16 @@ def load(
     return model_from(content, origin, arch=source, num_classes=num_classes)
 
 
-def _checkpoint_of(model: nn.Module) -> Checkpoint:
-    provenance, plan = provenance_of(model), own_plan(model, "saved")
-    weights, built = model.state_dict(), provenance.built
+def _checkpoint_of(model: nn.Module, plan: Plan | None) -> Checkpoint:
+    provenance, weights = provenance_of(model), model.state_dict()
+    built = provenance.built
     bare = bare_view(model)  # shares all its tensors with the model: they are written once
     plan = None if plan is None else renewed(plan, model, bare)
     structure = structure_of(bare)
     if provenance.source.kind != "module" and built is not None and structure.body != built.body:
         provenance = replace(provenance, source=Source("module"))
     known = provenance.num_classes or (None if built is None else built.outputs)
-    if known is not None and structure.outputs != known:  # a head of the user's own hand
+    if known is not None and structure.outputs != known:  # the user put in another head
         provenance = replace(provenance, num_classes=structure.outputs, classes=None)
     if provenance.source.kind != "module":
         return Checkpoint(provenance, plan, weights)
@@ -142,7 +144,7 @@ def _checkpoint_of(model: nn.Module) -> Checkpoint:
 
 
 def _has_foreign_method(module: nn.Module) -> bool:
-    """Whether its forward is a method bound to it by hand, which a pickle would look for by name in vain."""
+    """Whether its forward was bound to it by hand and is none of its class, where a pickle would look for it."""
     forward = vars(module).get("forward")
     if not isinstance(forward, MethodType):
         return False

@@ -51,7 +51,7 @@ def check_checkpoint_path(path: Path, *, force: bool = False) -> None:
     """
     if path.suffix.lower() in _OTHERS:
         raise UsageError(
-            f"{path} cannot be the name of a checkpoint, which is no {path.suffix} file but one of torch.save.",
+            f"{path} cannot be the name of a checkpoint, which is not a {path.suffix} file but one of torch.save.",
             hint="Let its name end in .pt; sesurgeon export --plain writes .safetensors.",
         )
     check_writable(path, force=force)
@@ -93,7 +93,7 @@ def from_content(content: Mapping[str, Any], origin: str) -> Checkpoint:
         )
     except UsageError as error:  # of the plan
         raise _damaged(origin, error.message) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise _damaged(origin, repr(error)) from error
 
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def tie(model: nn.Module) -> None:
-    """Make one tensor of those that lie in one place: ``load_state_dict(assign=True)`` makes several of a tied one."""
+    """Make tensors that share all their memory one: ``load_state_dict(assign=True)`` makes several of a tied one."""
     for named in (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)):
         found: dict[object, Tensor] = {}
         for name, tensor in list(named):

@@ -1,0 +1,64 @@
+"""From a module to an ONNX program, through torch's exporter."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sesurgeon.errors import UntraceableError, UsageError
+from sesurgeon.export.capture import capture, quiet_exporter
+from sesurgeon.export.outputs import ONLY_INPUT, Selected
+from sesurgeon.export.prepare import Prepared
+from sesurgeon.words import first_line
+
+
+def to_onnx(prepared: Prepared, opset: int | None) -> torch.onnx.ONNXProgram:
+    """Convert a network to ONNX.
+
+    Args:
+        prepared: the network.
+        opset: of the file; by default the exporter's own choice.
+
+    Raises:
+        UntraceableError: the network cannot be captured or converted.
+        UsageError: the exporter cannot write this opset.
+    """
+    import onnx
+    import onnx_ir.passes.common
+
+    names = tuple(prepared.outputs)
+    exported = capture(_without_names(prepared.network, (ONLY_INPUT, *names)), prepared.images)
+    try:
+        with quiet_exporter():
+            program = torch.onnx.export(
+                exported,
+                input_names=[ONLY_INPUT],
+                output_names=names,
+                dynamic_shapes=({0: "batch"},),  # names the dimension that capture made dynamic
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter's errors are private classes
+        raise UntraceableError(f"The network has no translation to ONNX: {first_line(_root(error))}") from error
+    if program is None:
+        raise UntraceableError(f"torch {torch.__version__} returned no ONNX program.")
+    onnx_ir.passes.common.NameFixPass()(program.model)  # a value inside may have the name that an output was given
+    got = program.model.opset_imports[""]
+    if opset is not None and got != opset:  # without a word, the exporter falls back to its own
+        raise UsageError(
+            f"Opset {opset} is not available: asked for it, torch {torch.__version__} writes {got}.",
+            hint=f"Ask for one from {got} to {onnx.defs.onnx_opset_version()}, or leave it to the exporter.",
+        )
+    return program
+
+
+def _without_names(network: nn.Module, names: tuple[str, ...]) -> nn.Module:
+    """``network``, nested in another module if one of its own tensors has one of these names."""
+    if any(isinstance(getattr(network, name, None), Tensor) for name in names):
+        return Selected(network, lambda outputs: outputs)
+    return network
+
+
+def _root(error: BaseException) -> BaseException:
+    return error if error.__cause__ is None else _root(error.__cause__)

@@ -1,0 +1,34 @@
+"""What is kept of the epochs of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from sesurgeon.finetune import EpochRow, Evaluation
+from sesurgeon.finetune.keeping.recorder import Recorder
+from sesurgeon.finetune.keeping.runfolder import RunFolder
+
+MakeNet = Callable[..., nn.Module]
+
+
+def scored(right: int) -> Evaluation:
+    """``right`` of four images."""
+    labels = torch.zeros(4).long()
+    return Evaluation({0: "a"}, 2, 2, labels, (torch.arange(4) >= right).long(), labels == 0, torch.ones(4))
+
+
+def test_a_better_epoch_in_the_file_is_only_replaced_by_one_that_is_no_worse(make_net: MakeNet, tmp_path: Path) -> None:
+    scores = iter([0, 2, 3])
+    recorder = Recorder(lambda model: scored(next(scores)), RunFolder(tmp_path), "top1", {}, (), lambda event: None)
+    recorder.record(make_net(), -1)
+    recorder.held = EpochRow(2, "all", 0.5, {"loss": 1.0, "top1": 75.0}, 1e-3)
+    before = (tmp_path / "best.pt").read_bytes()
+    recorder.record(make_net(), 1, "all", 0.5, 1e-3)
+    assert (tmp_path / "best.pt").read_bytes() == before
+    recorder.record(make_net(), 2, "all", 0.5, 1e-3)
+    assert recorder.held is None
+    assert RunFolder(tmp_path).read_best_row() == recorder.rows[-1]

@@ -1,0 +1,22 @@
+"""Requests to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from sesurgeon.finetune.training.stopping import stop_request
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_the_process_was_started_to_ignore_stays_ignored(number: int) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with stop_request() as stop:
+            os.kill(os.getpid(), number)
+            assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+    assert not stop.asked
