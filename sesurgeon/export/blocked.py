@@ -64,6 +64,8 @@ def _pool_earlier(graph: Any, pool: Any) -> None:
     conv, readers = pool.inputs[0].producer(), pool.outputs[0].consumers()
     if conv is None or not _is_pointwise(conv) or len(readers) != 1 or not _is_pointwise(readers[0]):
         return
+    if pool.outputs[0].is_graph_output():
+        return
     fc = readers[0]
     (inner, inner_bias), (outer, outer_bias) = _weights(conv), _weights(fc)
     weight = _constant(graph, f"{fc.outputs[0].name}_merged_weight", (outer @ inner)[:, :, None, None])
@@ -83,6 +85,8 @@ def _fill_blocks(graph: Any, fc1: Any) -> None:
     width = fc1.inputs[1].const_value.shape[0]
     missing = -width % _CHANNELS
     if not missing or len(readers) != 1 or not _is_pointwise(readers[0]):
+        return
+    if any(node.outputs[0].is_graph_output() for node in (fc1, activations[0])):
         return
     for node, operand, axis in ((fc1, 1, 0), (fc1, 2, 0), (readers[0], 1, 1)):
         if operand < len(node.inputs) and (value := node.inputs[operand]) is not None:

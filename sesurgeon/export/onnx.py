@@ -166,7 +166,7 @@ def _check_choices(precision: object, opset: object) -> None:
 
 
 def _images_of(name: str, batches: Iterable[Batch], like: Tensor) -> list[Tensor]:
-    """The images of each batch, without labels; they must have as many dimensions as ``like``."""
+    """The images of each batch in float32, without labels; they must have as many dimensions as ``like``."""
     found = [batch[0] if isinstance(batch, (list, tuple)) and batch else batch for batch in batches]
     others = [images for images in found if not (isinstance(images, Tensor) and images.ndim == like.ndim)]
     if others:
@@ -175,7 +175,7 @@ def _images_of(name: str, batches: Iterable[Batch], like: Tensor) -> list[Tensor
             f"{name} must be batches of images, tensors of {like.ndim} dimensions, not of {what}.",
             hint="Give them as a list, or a DataLoader of images or of (images, labels).",
         )
-    return [images for images in found if isinstance(images, Tensor)]
+    return [images.detach().to("cpu", torch.float32) for images in found if isinstance(images, Tensor)]
 
 
 def _save(model: Any, path: Path, data: Path) -> None:

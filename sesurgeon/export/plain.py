@@ -39,7 +39,8 @@ def export_plain(model: nn.Module, path: str | os.PathLike[str], *, force: bool 
 
     Args:
         model: from :func:`sesurgeon.add_se` or :func:`sesurgeon.load`; it stays as it is.
-        path: a name that ends in .pth, .pt (both for ``torch.load``) or .safetensors.
+        path: a name that ends in .pth, .pt (both for ``torch.load``) or .safetensors, which has no place for the
+            versions of modules.
         force: replace an existing file.
 
     Raises:
@@ -52,11 +53,9 @@ def export_plain(model: nn.Module, path: str | os.PathLike[str], *, force: bool 
     check_writable(path, force=force)
     _check_state(model)
     folding = fold(model)
-    # safetensors wants contiguous tensors that share no memory
-    tensors = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in folding.model.state_dict().items()
-    }
+    tensors = folding.model.state_dict()  # with the versions of its modules, which MNASNet and our blocks look at
+    for name, value in tensors.items():  # safetensors wants contiguous tensors that share no memory
+        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
     with atomic_write(path, force=force) as temporary:
         if path.suffix == ".safetensors":
             save_file(tensors, temporary, metadata={"format": "pt"})

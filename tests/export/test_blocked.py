@@ -160,6 +160,24 @@ class SharedLayer(nn.Module):
         return torch.flatten(first - 2 * second, 1)
 
 
+class ShowsItsParts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc1, self.fc2 = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        pooled = self.conv(x).mean((2, 3), keepdim=True)
+        hidden = self.fc1(pooled).relu()
+        return {"pooled": pooled, "hidden": hidden, "out": self.fc2(hidden)}
+
+
+def test_what_the_network_gives_is_not_rewritten(tmp_path: Path) -> None:
+    report = export_onnx(
+        ShowsItsParts(), tmp_path / "net.onnx", example_inputs=torch.randn(2, 3, 8, 8), for_cpu=True, all_outputs=True
+    )
+    assert {name: shape[0] for name, shape in report.outputs.items()} == {"pooled": 8, "hidden": 12, "out": 8}
+
+
 def test_a_layer_merges_with_each_that_it_reads(tmp_path: Path) -> None:
     torch.manual_seed(0)
     _, for_cpu = written(SharedLayer().eval(), torch.randn(2, 3, 20, 32), tmp_path)

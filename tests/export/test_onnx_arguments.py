@@ -47,6 +47,14 @@ def test_batches_may_come_from_a_loader_of_images_and_labels(choice: str, tmp_pa
     assert report.parity.batch_sizes[-3 if choice == "compare_on" else -2 :][:2] == (2, 2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.uint8])
+def test_batches_may_have_any_type(dtype: torch.dtype, tmp_path: Path) -> None:
+    batches = [(10 * IMAGES.abs()).to(dtype)]
+    for choice in ({"compare_on": batches}, {"calibration": batches, "precision": "int8"}):
+        report = export_onnx(network(), tmp_path / "net.onnx", example_inputs=IMAGES, **choice)
+        assert report.parity is not None
+
+
 def test_batches_may_be_given_one_by_one(tmp_path: Path) -> None:
     batches = (IMAGES for _ in range(2))
     report = export_onnx(network(), tmp_path / "net.onnx", example_inputs=IMAGES, precision="int8", calibration=batches)

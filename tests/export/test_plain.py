@@ -41,6 +41,14 @@ def test_the_file_holds_the_folded_weights(name: str, tmp_path: Path) -> None:
     assert all(block.gate_scale == 2 for block in blocks_of(model).values())
 
 
+def test_the_file_keeps_the_versions_of_modules(tmp_path: Path) -> None:
+    export_plain(augmented(PlainNet()), tmp_path / "net.pth")
+    content = read(tmp_path / "net.pth")
+    nn.Sequential(*PlainNet()).load_state_dict({name: content[name] for name in PlainNet().state_dict()})
+    with pytest.raises(RuntimeError, match="gate"):  # the 2 would be in the norm, and in the gate again
+        augmented(PlainNet()).load_state_dict(content)
+
+
 def test_what_keeps_its_factor_is_reported(tmp_path: Path) -> None:
     report = export_plain(augmented(OddNet()), tmp_path / "net.pth")
     assert [item.path for item in report.folding.left] == ["mixed.se"]

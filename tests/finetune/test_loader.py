@@ -10,7 +10,7 @@ from PIL import Image
 from sesurgeon.errors import DataError
 from sesurgeon.finetune import batches, open_data
 from sesurgeon.finetune.data.labels import Labels, ManyLabels
-from sesurgeon.finetune.data.loader import PreparedImages, eval_loader, read, train_loader
+from sesurgeon.finetune.data.loader import PreparedImages, _report_unless_left, eval_loader, read, train_loader
 from sesurgeon.finetune.data.sampler import UpdateSampler, UpdateSize
 from sesurgeon.finetune.data.transforms import eval_transform
 from sesurgeon.models.preprocessing import Preprocessing
@@ -92,3 +92,13 @@ def test_a_batch_that_a_dead_process_had_is_named_so(error: Exception) -> None:
     assert next(reading) == 1
     with pytest.raises(DataError, match="A process that reads images died"):
         next(reading)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(BrokenPipeError("gone"), ""), (EOFError(), ""), (ValueError("odd"), "ValueError: odd\n")]
+)
+def test_a_reader_says_nothing_of_a_main_process_that_was_interrupted(
+    error: Exception, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _report_unless_left(type(error), error, None)
+    assert capsys.readouterr().err == said

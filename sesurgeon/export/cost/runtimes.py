@@ -56,9 +56,11 @@ def in_torch(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Runner]:
 
 @contextlib.contextmanager
 def _compiled(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Runner]:
-    with in_torch(torch.compile(copy_of(model)), arguments) as run:  # type: ignore[arg-type]
-        yield run
-    torch.compiler.reset()
+    try:
+        with in_torch(torch.compile(copy_of(model)), arguments) as run:  # type: ignore[arg-type]
+            yield run
+    finally:
+        torch.compiler.reset()
 
 
 @contextlib.contextmanager

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -189,21 +191,28 @@ def _loader(dataset: PreparedImages, workers: int, **order: Any) -> DataLoader[I
         **order,
         generator=torch.Generator(),  # otherwise the loader draws from the caller's random numbers
         num_workers=workers,
-        worker_init_fn=_outlive_a_request_to_stop,
+        worker_init_fn=_start_reader,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
 
 
-def _outlive_a_request_to_stop(worker: int) -> None:
+def _start_reader(worker: int) -> None:
     """Ignore Ctrl-C and SIGHUP and delay SIGTERM, which reach all processes: the main one still needs batches.
 
     SIGTERM is not ignored, because Python also ends workers by it.
     """
+    sys.excepthook = _report_unless_left
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):  # not on Windows
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
+
+
+def _report_unless_left(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    """The hook of the thread that hands batches over: it is no error that an interrupted main process takes no more."""
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, where)
 
 
 def _cores() -> int:

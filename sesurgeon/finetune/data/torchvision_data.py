@@ -39,7 +39,7 @@ def classes_of(dataset: Any) -> tuple[str, ...]:
     Raises:
         UsageError: it has no labels either, or labels that are no numbers (CelebA, Kitti).
     """
-    names = getattr(dataset, "classes", None)
+    names: Any = getattr(dataset, "classes", None)
     if names is None:
         try:
             names = range(max(int(label) for label in known_targets(dataset)) + 1)
