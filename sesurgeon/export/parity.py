@@ -22,9 +22,9 @@ class Parity:
         batch_sizes: of the batches that were compared.
         max_abs: largest absolute difference of two outputs.
         max_rel: ``max_abs`` divided by the spread of PyTorch's outputs, which is the largest distance, over all images
-            compared, of an output from the mean of its image's outputs. An output near zero is no measure, and neither is what all outputs have in
-            common, because no label depends on it. If an image has only one output, or all are equal, it is divided by
-            the largest absolute output.
+            compared, of an output from the mean of its image's outputs. An output near zero is no measure, and neither
+            is what all outputs have in common, because no label depends on it. If an image has only one output, or all
+            are equal, it is divided by the largest absolute output.
         top1_agreement: share of the images with the same largest output, from 0 to 1.
         tolerance: the largest ``max_rel`` that passes.
         rounding: allowed on top of it: what a rounding of the largest output comes to, relative to the spread.
