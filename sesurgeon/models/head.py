@@ -34,14 +34,14 @@ def head_of(model: nn.Module, outputs: int | None = None) -> str:
     """
     classifier, known = _answer_of_timm(model), provenance_of(model).head
     searched, within = set(classifier.modules()), _feeding(model) if classifier is model else set()
-    candidates = [
+    fitting = [
         path
         for path, layer in _layers(model).items()
-        if layer in searched
-        and not _is_auxiliary(path)
-        and outputs in (None, _outputs(layer))
-        and (path == known or path not in within)
+        if layer in searched and not _is_auxiliary(path) and outputs in (None, _outputs(layer))
     ]
+    candidates = [path for path in fitting if path == known or path not in within]
+    if outputs is not None:  # known from what the network gives
+        candidates = candidates or fitting
     if not candidates or detects(model):
         wide = "" if outputs is None else f" that gives its {outputs} outputs"
         raise UsageError(
@@ -163,11 +163,12 @@ def _layers(model: nn.Module) -> dict[str, Layer]:
 
 
 def _feeding(model: nn.Module) -> set[str]:
-    """Paths of layers within the backbone: a norm comes behind them, and the next layer takes what they give.
+    """Paths of convolutions within the backbone: a norm comes behind them, and the next layer takes what they give.
 
     These would be taken for the head of a network without one: downsampling convolutions, the last ones of residual
     blocks, the gates of SE. All goes by the order of the modules. A norm behind a layer alone does not tell: the head
-    may be declared first, and heads of several scales one after another.
+    may be declared first, and heads of several scales one after another. Linear layers are none of them, as some
+    classifiers end in a norm.
     """
     weighted = [
         (path, module)
@@ -178,19 +179,16 @@ def _feeding(model: nn.Module) -> set[str]:
     return {
         path
         for index, (path, layer) in enumerate(weighted[:last_norm])
-        if isinstance(layer, Layer) and _takes(weighted[index + 1][1], layer)
+        if index > 0 and isinstance(layer, _Conv) and _takes(weighted[index + 1][1], layer.out_channels)
     }
 
 
-def _takes(module: nn.Module, layer: Layer) -> bool:
-    """Whether ``module`` is a norm, or a layer of the same kind, for as many channels as ``layer`` gives."""
-    if isinstance(module, nn.Linear):
-        return isinstance(layer, nn.Linear) and module.in_features == layer.out_features
-    if isinstance(module, _Conv):
-        return isinstance(layer, _Conv) and module.in_channels == layer.out_channels
+def _takes(module: nn.Module, channels: int) -> bool:
+    """Whether ``module`` is a norm or a convolution for as many channels."""
     if isinstance(module, nn.LayerNorm):
-        return module.normalized_shape[-1:] == (_outputs(layer),)
-    return _outputs(layer) == (module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features)
+        return module.normalized_shape[-1:] == (channels,)
+    names = ("in_channels", "num_channels", "num_features")  # of convolutions, group norms, other norms
+    return channels in (getattr(module, name, None) for name in names)
 
 
 def _is_pointwise(layer: Layer) -> bool:

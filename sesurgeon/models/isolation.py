@@ -89,16 +89,21 @@ def fresh(inputs: Any) -> Any:
 
 @contextlib.contextmanager
 def parameters_kept(model: nn.Module) -> Iterator[None]:
-    """Refuse a network whose forward writes into its parameters, as a codebook that follows its inputs.
+    """Refuse a network whose forward changes its parameters, as a codebook that follows its inputs.
 
-    They are not copied, so they stay as the forward left them. Writes through ``.data`` are not seen.
+    They are not copied, which would take as much memory again, but compared by their sums; so they stay as the forward
+    left them. Where the body raises, they are not looked at.
 
     Raises:
-        UntraceableError: a parameter was written into meanwhile.
+        UntraceableError: a parameter was changed meanwhile.
     """
-    before = {name: _version(parameter) for name, parameter in model.named_parameters()}
+    before = {name: _sum(parameter) for name, parameter in model.named_parameters()}
     yield
-    written = [name for name, parameter in model.named_parameters() if before.get(name) != _version(parameter)]
+    written = [
+        name
+        for name, parameter in model.named_parameters()
+        if name in before and not torch.equal(before[name], _sum(parameter))
+    ]
     if written:
         raise UntraceableError(
             f"The forward of {type(model).__name__} writes into its own parameters: {', '.join(written)}. Running it "
@@ -107,9 +112,12 @@ def parameters_kept(model: nn.Module) -> Iterator[None]:
         )
 
 
-def _version(parameter: Tensor) -> int | None:
-    """How often it was written into; None for those of inference mode, which do not count that."""
-    return None if parameter.is_inference() else parameter._version
+def _sum(parameter: Tensor) -> Tensor:
+    """Of its values; those that are not numbers count as zeros."""
+    values = parameter.detach()
+    values = torch.view_as_real(values) if values.is_complex() else values
+    values = values.float() if values.element_size() == 1 else values  # torch does not sum float8
+    return values.nansum(dtype=torch.float64) if values.is_floating_point() else values.sum()
 
 
 class Leftovers:
@@ -127,11 +135,11 @@ class Leftovers:
 
     def restore(self) -> None:
         """Put them back."""
+        restore_random_states(self.random_states)
         with torch.no_grad():
             for name, buffer in self._originals.items():
                 if not torch.equal(buffer, self.buffers[name]):  # an expanded buffer cannot be written to
                     buffer.copy_(self.buffers[name])
-        restore_random_states(self.random_states)
 
 
 def random_states() -> tuple[Any, ...]:

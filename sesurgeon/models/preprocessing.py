@@ -86,8 +86,8 @@ class Preprocessing:
 
 
 def per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
-    """``values`` if there is one for each channel, else their average for each."""
-    return values if len(values) == channels else (sum(values) / len(values),) * channels
+    """``values`` if there is one for each channel, or none, else their average for each."""
+    return values if len(values) in (0, channels) else (sum(values) / len(values),) * channels
 
 
 def _crop_mode(name: object) -> CropMode:

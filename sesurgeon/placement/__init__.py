@@ -7,7 +7,7 @@ from sesurgeon.placement.costs import Cost, block_cost, images_in, model_cost
 from sesurgeon.placement.document import plan_from_data, plan_to_data
 from sesurgeon.placement.filters import Filters
 from sesurgeon.placement.inputs import inputs_of
-from sesurgeon.placement.make import attended, choose, make_plan, plan_from_survey, survey_to_plan
+from sesurgeon.placement.make import choose, left_for_attention, make_plan, plan_from_survey, survey_to_plan
 from sesurgeon.placement.plan import Entry, Plan, by_owner
 from sesurgeon.placement.planfile import plan_to_yaml, read_in_part, read_plan, write_plan
 from sesurgeon.placement.policies import POLICIES
@@ -23,7 +23,6 @@ __all__ = [
     "Plan",
     "Price",
     "architecture_of",
-    "attended",
     "block_cost",
     "by_owner",
     "check_not_augmented",
@@ -32,6 +31,7 @@ __all__ = [
     "completed",
     "images_in",
     "inputs_of",
+    "left_for_attention",
     "make_plan",
     "model_cost",
     "plan_costs",

@@ -54,7 +54,7 @@ def plan_from_survey(found: Survey, policies: Sequence[str], config: BlockConfig
     """
     check_not_augmented(found.model)
     chosen, left_alone = choose(found.sites, policies)
-    gated = [attended(site) for site in chosen if site.attention is not None]
+    gated = [left_for_attention(site) for site in chosen if site.attention is not None]
     free = _free(chosen)
     if not free:
         raise NoSiteError(
@@ -91,7 +91,7 @@ def choose(sites: Sequence[Site], policies: Sequence[str]) -> tuple[list[Site], 
     return list(chosen.values()), left_alone
 
 
-def attended(site: Site) -> LeftAlone:
+def left_for_attention(site: Site) -> LeftAlone:
     """Why ``site``, which has attention, gets no block."""
     return LeftAlone(site.owner, f"has attention already: {site.attention or 'the model itself'}")
 

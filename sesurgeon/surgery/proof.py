@@ -88,8 +88,16 @@ def prove_identity(augmented: nn.Module, found: Survey) -> Proof:
 def _is_blind(local: LocalGraphs) -> bool:
     """Whether all numbers that the network gives are NaN or infinite: those of any other network might be, too."""
     leaves = [leaf for leaf in tree_leaves(local.outputs) if isinstance(leaf, Tensor)]
-    numbers = [leaf for leaf in (*leaves, *local.witnesses) if leaf.is_floating_point() and leaf.numel()]
-    return bool(numbers) and not any(leaf.isfinite().any() for leaf in numbers)
+    numbers = [leaf for leaf in (*leaves, *local.witnesses) if _may_be_nan(leaf) and leaf.numel()]
+    return bool(numbers) and not any(_finite(leaf).any() for leaf in numbers)
+
+
+def _may_be_nan(values: Tensor) -> bool:
+    return values.is_floating_point() or values.is_complex()
+
+
+def _finite(values: Tensor) -> Tensor:
+    return (values.float() if values.element_size() == 1 else values).isfinite()  # torch cannot tell of float8
 
 
 def _difference(model: nn.Module, found: Survey, training: bool) -> str:

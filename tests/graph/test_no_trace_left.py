@@ -240,7 +240,18 @@ def test_slices_can_be_assigned_to() -> None:
     assert list(blocks_of(augmented)) == ["1.se"]
 
 
-def test_a_forward_that_writes_into_a_parameter_is_refused() -> None:
+def test_a_forward_that_writes_the_same_into_a_parameter_is_taken() -> None:
+    class Clamps(Block):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                next(self.parameters()).clamp_(-100, 100)
+            return self.body(x) + x
+
+    find_sites(network(Clamps()), IMAGES)  # under no_grad it gets no block, but the network is looked at
+
+
+@pytest.mark.parametrize("by_data", [False, True])
+def test_a_forward_that_changes_a_parameter_is_refused(by_data: bool) -> None:
     class FollowsItsInputs(Block):
         def __init__(self) -> None:
             super().__init__()
@@ -250,7 +261,8 @@ def test_a_forward_that_writes_into_a_parameter_is_refused() -> None:
             y = self.body(x)
             if self.training:
                 with torch.no_grad():
-                    self.code.mul_(0.9).add_(y.mean((0, 2, 3)), alpha=0.1)
+                    code = self.code.data if by_data else self.code
+                    code.mul_(0.9).add_(y.mean((0, 2, 3)), alpha=0.1)
             return y + x + self.code[:, None, None]
 
     with pytest.raises(UntraceableError, match=r"writes into its own parameters: 1\.code"):

@@ -24,6 +24,23 @@ from sesurgeon.models import (
 from tests.detectors import detector
 
 
+def backbone(*behind: nn.Module) -> list[nn.Module]:
+    return [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 16, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), *behind]
+
+
+@pytest.mark.parametrize(
+    ("model", "head"),
+    [
+        (nn.Sequential(*backbone(nn.Flatten(), nn.Linear(16, 10), nn.BatchNorm1d(10))), "6"),
+        (nn.Sequential(*backbone(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 10), nn.LayerNorm(10))), "8"),
+        (nn.ModuleDict({"head": nn.Conv2d(16, 3, 1), "body": nn.Sequential(*backbone()[:2])}), "head"),
+    ],
+    ids=["a norm behind it", "two layers and a norm", "declared first, as wide as images"],
+)
+def test_odd_heads_are_found(model: nn.Module, head: str) -> None:
+    assert head_of(model) == head
+
+
 class OwnDetector(FasterRCNN):
     """A class of the user's."""
 

@@ -42,3 +42,4 @@ def test_what_makes_no_sense_is_refused(odd: dict[str, Any]) -> None:
 def test_what_networks_of_timm_and_of_many_channels_have_is_taken(given: dict[str, Any]) -> None:
     preprocessing = Preprocessing.from_dict({**COLOUR, **given})
     assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
+    assert preprocessing.for_channels(1).input_size[0] == 1

@@ -10,6 +10,7 @@ import os
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from timm.layers.format import Format
@@ -241,6 +242,12 @@ def test_weights_are_read_past_whatever_else_there_is(saved, mark):
     assert weights.keys() == {"weight"}
     assert torch.equal(weights["weight"], weight)
     assert not mark.exists()
+
+
+def test_weights_are_read_past_numbers_of_numpy(tmp_path) -> None:
+    content = {"state_dict": {"weight": torch.ones(2)}, "rate": np.float64(0.1), "rates": np.linspace(0, 1, 3)}
+    torch.save(content, tmp_path / "net.pt")
+    assert [value.tolist() for value in read_weights(tmp_path / "net.pt").values()] == [[1.0, 1.0]]
 
 
 def test_weights_do_not_come_from_a_payload(saved, mark):

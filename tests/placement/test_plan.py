@@ -8,7 +8,7 @@ from torch import nn
 
 from sesurgeon import NoSiteError, UsageError, make_plan
 from sesurgeon.graph import find_sites
-from sesurgeon.placement import Plan, block_cost, plan_from_data, plan_to_yaml
+from sesurgeon.placement import Entry, Plan, block_cost, plan_from_data, plan_to_yaml
 from sesurgeon.placement.architecture import architecture_of
 from tests.networks import OddNet, PlainNet
 
@@ -102,6 +102,12 @@ def test_unknown_names_are_usage_errors(resnet: nn.Module) -> None:
         make_plan(resnet, policy="everywhere")
     with pytest.raises(UsageError, match="must be one of: se"):
         make_plan(resnet, block="sea")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121", "mobilenet_v2", "googlenet", "vgg11_bn"])
+def test_the_id_of_a_site_tells_its_owner(name: str) -> None:
+    for site in find_sites(torchvision.models.get_model(name), torch.randn(2, 3, 64, 64)):
+        assert Entry(site.id).owner == site.owner
 
 
 def test_a_plan_survives_yaml(resnet: nn.Module) -> None:

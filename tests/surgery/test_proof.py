@@ -127,6 +127,15 @@ def test_outputs_that_are_not_finite_prove_nothing(value: float) -> None:
     assert operate(model, example_inputs=SMALL).proof == Proof(True, True)
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64, torch.int64])
+def test_outputs_of_odd_types_are_proved(dtype: torch.dtype) -> None:
+    class Converts(FunctionalResNet):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).to(dtype)
+
+    assert operate(Converts(), example_inputs=SMALL).proof.in_eval
+
+
 def test_in_train_mode_alone_they_are_noted() -> None:
     class LosesItselfInTraining(FunctionalResNet):
         def forward(self, x: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ class Findings:
 
 def findings_body(findings: Findings, *, all_sites: bool) -> Group:
     """The network, its sites (or only those that the policies select), and what blocks at the chosen ones cost."""
-    from sesurgeon.placement import Price, attended
+    from sesurgeon.placement import Price, left_for_attention
     from sesurgeon.surgery import blocks_of
 
     found, cost, inserted = findings.survey, findings.cost, blocks_of(findings.model)
@@ -92,7 +92,7 @@ def findings_body(findings: Findings, *, all_sites: bool) -> Group:
         body.append(Text(f"Not shown: {more}; --all lists all."))
     if found.train_failure is not None:
         body.append(Text(f"Train mode: {found.train_failure}", style="yellow"))
-    left_alone = (*map(attended, gated), *findings.left_alone)
+    left_alone = (*map(left_for_attention, gated), *findings.left_alone)
     return Group(*body, *left_alone_lines(dict.fromkeys(left_alone)))
 
 

@@ -99,7 +99,10 @@ class _Passed:
 
 
 class _Call:
-    """Calls a function. A pickle can set attributes of what it names; of this, it cannot."""
+    """Calls a function. A pickle can set attributes of what it names; of this, it cannot.
+
+    What is made of something that was passed over, as a NumPy number of its dtype, is passed over, too.
+    """
 
     __slots__ = ("_function",)
 
@@ -107,7 +110,8 @@ class _Call:
         self._function = function
 
     def __call__(self, *args: object) -> Any:
-        return self._function(*args)
+        passed = any(arg is _Passed or isinstance(arg, _Passed) for arg in args)
+        return _Passed() if passed else self._function(*args)
 
     def __setstate__(self, state: object) -> None: ...
 

@@ -33,7 +33,10 @@ def build_from_timm(source: Source, pretrained: bool) -> tuple[nn.Module, Proven
                 hint="Offline, give a local file with --arch, or leave out --pretrained.",
             ) from error
         raise UsageError(f"timm cannot build {source} with {dict(source.kwargs)}: {error}") from error
-    preprocessing = timm_preprocessing(model)
+    try:
+        preprocessing = timm_preprocessing(model)
+    except ValueError as error:  # of a model of the hub, which brings a record of its own
+        raise UsageError(f"What {source} says of its images makes no sense: {error}") from error
     if preprocessing is not None and "in_chans" in source.kwargs:
         preprocessing = preprocessing.for_channels(int(source.kwargs["in_chans"]))
     # a model of the hub brings arguments of its own along, which its name alone does not give again
