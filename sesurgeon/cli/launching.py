@@ -50,9 +50,10 @@ def _in_group() -> bool:
 
 @contextlib.contextmanager
 def main_explains() -> Iterator[None]:
-    """Let the main process alone print an error that all have, which is most likely before they are a group.
+    """Let the main process alone print an error that all processes have.
 
-    When it has failed, the launcher ends the others, which wait for that. One that is not ended has its own error.
+    Before the processes are a group, an error is most likely the same for all: the others wait for the launcher to end
+    them, which it does when the main process fails, and print theirs only if it does not, half a minute later.
     """
     try:
         yield

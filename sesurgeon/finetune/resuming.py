@@ -13,7 +13,7 @@ from sesurgeon.files import remove_drafts
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.images import FileImages, Images
-from sesurgeon.finetune.keeping.lock import check_unclaimed
+from sesurgeon.finetune.keeping.lock import check_unlocked
 from sesurgeon.finetune.keeping.runfolder import FILES, RunFolder
 from sesurgeon.finetune.keeping.states import STATES, FoundState, RunState, newest_state, states_in
 from sesurgeon.finetune.task import Task
@@ -96,7 +96,7 @@ def state_of(folder: RunFolder) -> FoundState:
         UsageError: there is none, or the run is going on.
         UnreadableFileError: all are damaged, or another version of sesurgeon wrote it.
     """
-    check_unclaimed(folder.path)
+    check_unlocked(folder.path)
     states = states_in(folder.states)
     if not states:
         raise UsageError(

@@ -22,7 +22,7 @@ from sesurgeon.finetune.data.randomness import reseed, seeded
 from sesurgeon.finetune.data.unlabelled import lacks_classes
 from sesurgeon.finetune.events import BlocksCalibrated, OnProgress, RunResumed, RunStarted, ignore
 from sesurgeon.finetune.keeping.curve import draw_curve
-from sesurgeon.finetune.keeping.lock import claimed
+from sesurgeon.finetune.keeping.lock import locked
 from sesurgeon.finetune.keeping.overview import write_overview
 from sesurgeon.finetune.keeping.records import EpochRow, best_of
 from sesurgeon.finetune.keeping.runfolder import RunFolder, make_run_folder
@@ -139,7 +139,7 @@ def finetune(
     task, updates_per_epoch = _checked(model, data, config, accelerator, state)
     config = config.with_rates(new_head=task.new_head)
     folder = _new_folder(config, accelerator) if resumed is None else resumed
-    held = claimed(folder.path) if accelerator.is_main_process else contextlib.nullcontext()
+    held = locked(folder.path) if accelerator.is_main_process else contextlib.nullcontext()
     tracked = tracking(accelerator, folder.path, config.to_dict(), updates_per_epoch, on_progress)
     with (
         held,

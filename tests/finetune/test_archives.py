@@ -120,6 +120,18 @@ def test_links_in_a_tar_are_followed_and_those_that_lead_out_are_named(class_fol
     ]
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_file_that_a_tar_was_told_twice_to_take_is_there_once(class_folder: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        archive.add(class_folder, "photos")
+        link(archive, "photos/left/000.png", "photos/left/000.png", tarfile.LNKTYPE)  # as GNU tar does
+        link(archive, "photos/right/same.png", "photos/left/000.png", tarfile.LNKTYPE)
+    data = open_data(tmp_path / "photos.tar", training=False, val_split=None)
+    assert isinstance(data.val, FileImages)
+    assert data.skipped == ()
+    assert len(data.val) == sum(1 for _ in class_folder.rglob("*.png")) + 1
+
+
 def test_one_class_keeps_its_folder(class_folder: Path, tmp_path: Path) -> None:
     data = open_data(pack(class_folder / "left", tmp_path / "one.tar", "left"), training=False, val_split=None)
     assert data.classes == ("left",)

@@ -305,13 +305,13 @@ def test_a_backbone_that_a_loop_of_ones_own_trained_is_told_from_the_base(tmp_pa
     model = task_on(base)
     with torch.no_grad():
         model.train()(IMAGES)  # frozen, but not in eval mode
-    with pytest.raises(UsageError, match=r"not the backbone of the base: other BatchNorm statistics: .*running_mean"):
+    with pytest.raises(VerificationError, match=r"base: other BatchNorm statistics: .*running_mean"):
         sesurgeon.extract_adapter(model, tmp_path / "a.adapter.safetensors", base=base)
     with torch.no_grad():
         model.get_parameter("stem.weight").mul_(2)
-    with pytest.raises(UsageError, match=r"other weights: stem\.weight, .*\n.*frozen and in eval mode"):
+    with pytest.raises(VerificationError, match=r"other weights: stem\.weight, .*\n.*frozen and in eval mode"):
         sesurgeon.extract_adapter(model, tmp_path / "a.adapter.safetensors", base=base)
-    with pytest.raises(UsageError, match="made for the class OddNet, this is Sequential"):
+    with pytest.raises(VerificationError, match="made for the class OddNet, this is Sequential"):
         sesurgeon.extract_adapter(model, tmp_path / "a.adapter.safetensors", base=nn.Sequential(*PlainNet()))
     assert list(tmp_path.iterdir()) == []
 

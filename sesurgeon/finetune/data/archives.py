@@ -120,12 +120,19 @@ def _images_in(archive: tarfile.TarFile, path: Path, folder: str = "", start: in
 
 def files_in(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarInfo | None]]:
     """Each file and link in a tar, in its order, with the file that holds its bytes: None for a link to none."""
-    infos = archive.getmembers()
-    by_name = {posixpath.normpath(info.name): info for info in infos}
+    infos = [info for info in archive.getmembers() if not _is_repeated(info)]
+    at_the_end = {posixpath.normpath(info.name): info for info in infos}
+    so_far: dict[str, tarfile.TarInfo] = {}
     for info in infos:
-        file = _followed(info, by_name)
+        file = _followed(info, so_far if info.islnk() else at_the_end)  # a hard link is to what came before it
+        so_far[posixpath.normpath(info.name)] = info
         if file is None or file.isreg():
             yield info, file
+
+
+def _is_repeated(info: tarfile.TarInfo) -> bool:
+    """Whether it is a hard link to itself: so GNU tar writes a file that it was told twice to take."""
+    return info.islnk() and posixpath.normpath(info.linkname) == posixpath.normpath(info.name)
 
 
 def member_of(path: Path, name: str, held: tarfile.TarInfo, start: int = 0) -> Member:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Literal, Protocol, TypeAlias
@@ -17,6 +18,8 @@ MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _BY_WAY_OF = {"LAB": "RGB", "La": "LA", "RGBa": "RGBA"}  # Pillow converts these to few others
 _16_BIT = ("PNG", "PPM")  # formats whose integers have at most 16 bits, though Pillow may read them as 32
 _TURNED = range(2, 9)  # EXIF orientations
+
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")  # of damaged EXIF; they do not name the file
 
 Target: TypeAlias = int | tuple[int, ...]
 """What an image shows: the index of its class, or the indices of its classes where there may be several."""
@@ -93,6 +96,13 @@ def upright(image: Image.Image) -> Image.Image:
     return turned
 
 
+def _has_16_bits(image: Image.Image) -> bool:
+    """Whether an image of 32-bit integers holds 16-bit values: by its file's format, or else by its values."""
+    if image.format is not None:
+        return image.format in _16_BIT
+    return bool(((values := np.asarray(image)) >= 0).all() and (values < 2**16).all())
+
+
 def to_mode(image: Image.Image, mode: str) -> Image.Image:
     """``image`` in one of :data:`MODES`, with 8 bits per channel.
 
@@ -107,7 +117,7 @@ def to_mode(image: Image.Image, mode: str) -> Image.Image:
         image = image.convert(_BY_WAY_OF[image.mode])
     if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers, whose range is not known")
-    if image.mode == "I" and image.format not in _16_BIT:
+    if image.mode == "I" and not _has_16_bits(image):
         raise ValueError("its pixels are 32-bit integers, whose range is not known")
     if image.mode.startswith("I"):
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))

@@ -64,7 +64,7 @@ class LabelledFiles:
         """Hold out ``share`` of the files: (kept, held out).
 
         Stratified: each file is assigned to the rarest of its labels, and ``share`` of each such group is held out, at
-        least one file and never all.
+        least one file and never all; of a group of one, none.
 
         Raises:
             DataError: every group has one file only.

@@ -17,7 +17,7 @@ if sys.platform != "win32":
 _FILE = ".lock"
 
 
-def check_unclaimed(folder: Path) -> None:
+def check_unlocked(folder: Path) -> None:
     """Refuse a folder in which a run of another process is going on.
 
     Raises:
@@ -29,14 +29,14 @@ def check_unclaimed(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Keep other processes' runs out of ``folder`` while the block runs, or until this process is killed.
 
     The empty lock file stays in the folder. If it were removed, a process that had opened it before could lock it while
     the next one locks a new file of that name.
 
     Raises:
-        UsageError: another process claimed the folder since it was checked.
+        UsageError: another process locked the folder since it was checked.
         OutputError: the folder cannot be written.
     """
     try:

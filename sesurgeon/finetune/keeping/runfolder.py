@@ -14,7 +14,7 @@ from torch import nn
 
 from sesurgeon.errors import OutputError, UnreadableFileError
 from sesurgeon.files import atomic_write
-from sesurgeon.finetune.keeping.lock import check_unclaimed
+from sesurgeon.finetune.keeping.lock import check_unlocked
 from sesurgeon.finetune.keeping.records import EpochRow, best_of
 from sesurgeon.finetune.keeping.settings import problems_of
 from sesurgeon.finetune.keeping.states import TORN
@@ -174,7 +174,7 @@ def make_run_folder(output: Path, name: str | None, *, force: bool = False) -> R
                 hint="Give another --name, or --force to replace the run.",
             )
         run.path.mkdir(exist_ok=True)
-        check_unclaimed(run.path)
+        check_unlocked(run.path)
         # TensorBoard would show the logs of both runs as one
         logs = (run.path / TRACKED).rglob
         for file in (

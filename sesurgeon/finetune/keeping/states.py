@@ -16,7 +16,7 @@ from sesurgeon.files import atomic_write
 
 STATES = "epoch-*-update-*.pt"  # their names
 TORN = ".torn"  # is appended to the names of damaged ones
-FORMAT = 1
+FORMAT = 1  # to be raised with every change of RunState: a state that lacks a field counts as damaged
 _KEPT = 2  # the newest, and one more in case the disk damages it
 
 

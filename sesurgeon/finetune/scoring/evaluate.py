@@ -182,7 +182,7 @@ def measure(
 
 
 def check_outputs(found: Measured) -> None:
-    """Raise a SesurgeonError if outputs were not finite: their loss is not, and their other scores mean nothing."""
+    """Raise a SesurgeonError if the loss of an image is not finite: its outputs are not, and scores mean nothing."""
     broken = int(found.losses.isfinite().logical_not().sum())
     if broken:
         raise SesurgeonError(

@@ -26,7 +26,8 @@ class GateStatistics:
 
     A gate has a factor per channel. CBAM's second part has one per place, for all channels, and gather-excite with an
     extent has one per channel and place: "channel" then stands for these, too, in the spreads over images and over
-    channels. If the number of places changes between passes, each channel has one factor, the mean over its places.
+    channels. If the number of places changes between passes, factors are taken per channel, and their spread is that
+    over images and places.
 
     Attributes:
         gate: path of the inserted block; of the part of it, for a block with two gates.

@@ -35,8 +35,9 @@ class StopRequest:
 def stop_request() -> Iterator[StopRequest]:
     """Take SIGINT, SIGTERM and SIGHUP as requests to stop while the block runs; a second SIGINT interrupts at once.
 
-    In a process that torchrun started it does not: a terminal sends Ctrl-C to both, and torchrun passes its own on.
-    Signals that the process was started to ignore stay ignored, as with ``nohup`` or in the background of a script.
+    In a process that torchrun started, a second SIGINT does not interrupt: a terminal sends Ctrl-C to both, and
+    torchrun passes its own on. Signals that the process was started to ignore stay ignored, as with ``nohup`` or in the
+    background of a script; but not SIGINT and SIGTERM under torchrun, which would kill the process.
     Outside the main thread, which alone gets signals, nothing is done.
     """
     request = StopRequest()

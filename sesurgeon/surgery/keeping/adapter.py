@@ -44,9 +44,10 @@ def extract_adapter(
         force: replace a file of that name.
 
     Raises:
-        UsageError: the backbone is not that of ``base``; or it was trained, too, or changed by pruning, as far as the
-            history tells; there are blocks but no plan, because only a network inside was augmented, or others than
-            the plan makes; or there is neither block nor head.
+        UsageError: the backbone was trained, too, or changed by pruning, as far as the history tells; there are blocks
+            but no plan, because only a network inside was augmented, or others than the plan makes; or there is neither
+            block nor head.
+        VerificationError: the backbone is not that of ``base``.
         OutputError: the file cannot be written; nothing was changed.
     """
     provenance, plan = provenance_of(model), own_plan(model, "extracted")
@@ -130,7 +131,7 @@ def _check_backbone_is_of(base: nn.Module, bare: nn.Module) -> None:
         what = "BatchNorm statistics" if all(map(is_statistic, changed)) else "weights"
         differences = [f"other {what}: {some(changed)}"]
     if differences:
-        raise UsageError(
+        raise VerificationError(
             f"The network has not the backbone of the base: {'; '.join(differences)}.",
             hint="Train the blocks and the head alone, with all else frozen and in eval mode (as finetune does with "
             'train="blocks"), or keep the whole network with sesurgeon.save.',

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import sesurgeon
 from sesurgeon.cli.app import app
 from sesurgeon.errors import UsageError
-from sesurgeon.finetune.keeping.lock import check_unclaimed, claimed
+from sesurgeon.finetune.keeping.lock import check_unlocked, locked
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(sesurgeon.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
 
@@ -47,16 +47,16 @@ def test_a_run_that_is_going_on_is_left_alone_and_one_that_was_killed_is_not(wor
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
 def test_a_folder_that_another_run_claims_at_the_last_moment_is_left_alone(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom pathlib import Path\nfrom sesurgeon.finetune.keeping.lock import claimed\n"
-        "with claimed(Path(sys.argv[1])):\n    print('claimed', flush=True)\n    sys.stdin.read()"
+        "import sys\nfrom pathlib import Path\nfrom sesurgeon.finetune.keeping.lock import locked\n"
+        "with locked(Path(sys.argv[1])):\n    print('claimed', flush=True)\n    sys.stdin.read()"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
-    check_unclaimed(tmp_path)
+    check_unlocked(tmp_path)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as run:
         assert run.stdout is not None
         assert run.stdout.readline() == "claimed\n"
-        with pytest.raises(UsageError, match="Another run is in progress"), claimed(tmp_path):
+        with pytest.raises(UsageError, match="Another run is in progress"), locked(tmp_path):
             pass
         run.communicate()
-    with claimed(tmp_path):
+    with locked(tmp_path):
         pass
