@@ -25,7 +25,7 @@ from sesurgeon.finetune.keeping.curve import draw_curve
 from sesurgeon.finetune.keeping.lock import locked
 from sesurgeon.finetune.keeping.overview import write_overview
 from sesurgeon.finetune.keeping.records import EpochRow, best_of
-from sesurgeon.finetune.keeping.runfolder import RunFolder, make_run_folder
+from sesurgeon.finetune.keeping.runfolder import RunFolder, make_run_folder, settings_text
 from sesurgeon.finetune.keeping.states import FoundState, RunState
 from sesurgeon.finetune.keeping.trackers import trackers_for, tracking
 from sesurgeon.finetune.resuming import check_data, check_epochs, state_of, task_of
@@ -113,9 +113,10 @@ def finetune(
 
     Raises:
         DataError: bad data, see :func:`open_data`; or images that the model cannot take.
-        UsageError: the model is no classifier, has no last layer that could be replaced, or the device or the
-            optimiser is not there; images without labels for more than distillation alone; nothing to resume from,
-            another number of processes, or fewer epochs than were begun; a run is going on in that folder.
+        UsageError: ``settings`` are no plain data; the model is no classifier, has no last layer that could be
+            replaced, or the device or the optimiser is not there; images without labels for more than distillation
+            alone; nothing to resume from, another number of processes, or fewer epochs than were begun; a run is going
+            on in that folder.
         OutputError: the run folder is there already, or cannot be written.
         DivergedError: the loss is not finite; the report says how far the run came.
         KeyboardInterrupt: the run was asked to stop.
@@ -138,6 +139,9 @@ def finetune(
     data = _images(model, data, config, accelerator, state, on_progress)
     task, updates_per_epoch = _checked(model, data, config, accelerator, state)
     config = config.with_rates(new_head=task.new_head)
+    source = {"model": str(provenance_of(model).source), "data": spec}
+    kept = {**source, **(settings or {}), **config.to_dict()}
+    settings_text(kept)  # before a folder is made, or another one replaced
     folder = _new_folder(config, accelerator) if resumed is None else resumed
     held = locked(folder.path) if accelerator.is_main_process else contextlib.nullcontext()
     tracked = tracking(accelerator, folder.path, config.to_dict(), updates_per_epoch, on_progress)
@@ -150,8 +154,7 @@ def finetune(
     ):
         run = RunContext(config, accelerator, folder, stop, on_progress)
         if run.writes:
-            source = {"model": str(provenance_of(model).source), "data": spec, **(settings or {})}
-            folder.write_settings(model, {**source, **config.to_dict()})
+            folder.write_settings(model, kept)
         prepare_model(model, task)
         place(model, config, accelerator)
         on_progress(RunStarted(folder.path, data, task))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from torch import nn
 
+from sesurgeon.errors import UsageError
 from sesurgeon.finetune import FinetuneConfig, finetune
 from sesurgeon.models.provenance import provenance_of
 from sesurgeon.surgery import load
@@ -27,3 +29,13 @@ def test_classes_whose_names_are_no_utf8_are_learned(
     assert [score["name"] for score in metrics["best_per_class"]] == [name, "right"]
     assert r"| caf\udce9 |" in (result.folder / "report.md").read_text()
     assert provenance_of(load(result.best, trust_pickle=True)).classes == (name, "right")
+
+
+def test_settings_that_no_file_can_hold_are_refused_before_a_run_is_replaced(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig
+) -> None:
+    config = replace(config, name="mine", force=True)
+    best = finetune(augmented, split_folder, config).best.read_bytes()
+    with pytest.raises(UsageError, match="cannot hold these settings"):
+        finetune(augmented, split_folder, config, settings={"note": object()})
+    assert (Path(config.output) / "mine" / "best.pt").read_bytes() == best

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from sesurgeon.errors import OutputError, UnreadableFileError
+from sesurgeon.errors import OutputError, UnreadableFileError, UsageError
 from sesurgeon.files import atomic_write
 from sesurgeon.finetune.keeping.lock import check_unlocked
 from sesurgeon.finetune.keeping.records import EpochRow, best_of
@@ -120,7 +120,7 @@ class RunFolder:
         from sesurgeon.placement import plan_to_yaml
         from sesurgeon.surgery import plan_of
 
-        self._write(_SETTINGS, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+        self._write(_SETTINGS, settings_text(settings))
         plan = plan_of(model)
         if plan is not None:
             self._write(_PLAN, plan_to_yaml(plan))
@@ -154,6 +154,20 @@ class RunFolder:
         with atomic_write(self.path / name) as temporary:
             # bytes of a folder's name that are no UTF-8, which Python keeps as surrogates, become escapes
             temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """As YAML.
+
+    Raises:
+        UsageError: they are no plain data.
+    """
+    try:
+        return yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)
+    except yaml.YAMLError as error:
+        raise UsageError(
+            f"args.yaml cannot hold these settings: {error}.", hint="Give texts, numbers, lists and dicts of them."
+        ) from error
 
 
 def make_run_folder(output: Path, name: str | None, *, force: bool = False) -> RunFolder:
