@@ -67,8 +67,8 @@ class Survey:
 def survey(model: nn.Module, example_inputs: Any = None, wanted: Wanted | None = None) -> Survey:
     """Run ``model`` in eval and in train mode, trace its modules, and find the places for blocks.
 
-    The model is left exactly as it was (weights, buffers, modes, random state). A forward that writes into parameters
-    is refused; what it wrote stays, and where it does so through ``.data`` it is not seen.
+    The model is left exactly as it was (weights, buffers, modes, random state). A forward that changes parameters is
+    refused; what it wrote stays.
 
     Args:
         model: any ``nn.Module``; not wrapped in DataParallel or DistributedDataParallel.
