@@ -29,19 +29,19 @@ NETWORKS = {
     "retinanet_resnet50_fpn": 16,
     "retinanet_resnet50_fpn_v2": 16,
     "fcos_resnet50_fpn": 16,
-    "ssd300_vgg16": 13,
+    "ssd300_vgg16": 22,
     "fcn_resnet50": 16,
-    "deeplabv3_resnet50": 16,
-    "deeplabv3_mobilenet_v3_large": 7,
+    "deeplabv3_resnet50": 17,
+    "deeplabv3_mobilenet_v3_large": 8,
     "lraspp_mobilenet_v3_large": 7,
     "r3d_18": 8,
     "mc3_18": 8,
     "r2plus1d_18": 8,
     "s3d": 9,
     "raft_small": 14,
-    "raft_large": 14,
+    "raft_large": 15,
     "swin3d_t": 24,
-    "maxvit_t": 14,
+    "maxvit_t": 44,
 }
 
 
@@ -113,7 +113,7 @@ def test_faster_rcnn_of_resnet_50(here: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["vit_b_16", "mvit_v1_b"])
+@pytest.mark.parametrize("name", ["vit_b_16", "vit_b_32"])
 def test_a_transformer_has_no_site(here: Path, name: str) -> None:
     printed = " ".join(run("add-se", f"torchvision:{name}", code=4).output.split())
     assert "no convolutional site: it is a transformer" in printed
