@@ -58,7 +58,7 @@ def main_explains() -> Iterator[None]:
     try:
         yield
     except SesurgeonError:
-        if not is_main() and not _in_group():
+        if is_launched() and not is_main() and not _in_group():
             time.sleep(_HEAD_START)
         raise
 

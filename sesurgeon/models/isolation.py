@@ -113,11 +113,13 @@ def parameters_kept(model: nn.Module) -> Iterator[None]:
 
 
 def _sum(parameter: Tensor) -> Tensor:
-    """Of its values; those that are not numbers count as zeros."""
+    """Of its values, in their own type: a wider one would take a copy of them. What is not a number counts as zero."""
     values = parameter.detach()
     values = torch.view_as_real(values) if values.is_complex() else values
-    values = values.float() if values.element_size() == 1 else values  # torch does not sum float8
-    return values.nansum(dtype=torch.float64) if values.is_floating_point() else values.sum()
+    if not values.is_floating_point():
+        return values.sum()
+    values = values.float() if values.element_size() < 4 else values  # their own sum would round too much
+    return values.nansum().nan_to_num()
 
 
 class Leftovers:

@@ -100,7 +100,8 @@ def _has_16_bits(image: Image.Image) -> bool:
     """Whether an image of 32-bit integers holds 16-bit values: by its file's format, or else by its values."""
     if image.format is not None:
         return image.format in _16_BIT
-    return bool(((values := np.asarray(image)) >= 0).all() and (values < 2**16).all())
+    values = np.asarray(image)
+    return bool((values >= 0).all() and (values < 2**16).all())
 
 
 def to_mode(image: Image.Image, mode: str) -> Image.Image:

@@ -70,7 +70,8 @@ def _enters(flow: Flow, node: fx.Node, branch: frozenset[fx.Node]) -> bool:
 
 def _as_changed(flow: Flow, fork: fx.Node, branch: frozenset[fx.Node]) -> fx.Node | None:
     """``fork``, or the result of the operation that first changes it in place (the ReLU that a shortcut sees too)."""
-    users = [node for node in flow.nodes if node in ops.readers(fork)]  # in the order in which they run
+    readers = set(ops.readers(fork))
+    users = [node for node in flow.nodes if node in readers]  # in the order in which they run
     if any(node in branch and ops.writes_inside(flow.owner, node) for node in users):
         return None  # no node has the changed tensor for its result
     mutators = [node for node in users if node in branch and ops.is_in_place(flow.owner, node)]
