@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import UntraceableError, UsageError
-from sesurgeon.export.capture import capture, quiet_exporter
-from sesurgeon.export.outputs import ONLY_INPUT, Selected
+from sesurgeon.export.capture import capture, for_each_input, quiet_exporter
+from sesurgeon.export.outputs import Selected
 from sesurgeon.export.prepare import Prepared
 from sesurgeon.words import first_line
 
@@ -26,15 +28,17 @@ def to_onnx(prepared: Prepared, opset: int | None) -> torch.onnx.ONNXProgram:
     import onnx
     import onnx_ir.passes.common
 
-    names = tuple(prepared.outputs)
-    exported = capture(_without_names(prepared.network, (ONLY_INPUT, *names)), prepared.images)
+    inputs, outputs = list(prepared.inputs), list(prepared.outputs)
+    network = _without_names(prepared.network, [*inputs, *outputs])
+    exported = capture(network, prepared.inputs.values())
     try:
         with quiet_exporter():
             program = torch.onnx.export(
                 exported,
-                input_names=[ONLY_INPUT],
-                output_names=names,
-                dynamic_shapes=({0: "batch"},),  # names the dimension that capture made dynamic
+                input_names=inputs,
+                output_names=outputs,
+                # names the dimension that capture made dynamic
+                dynamic_shapes=for_each_input(network, len(inputs), {0: "batch"}),
                 opset_version=opset,
                 dynamo=True,
                 verbose=False,
@@ -53,7 +57,7 @@ def to_onnx(prepared: Prepared, opset: int | None) -> torch.onnx.ONNXProgram:
     return program
 
 
-def _without_names(network: nn.Module, names: tuple[str, ...]) -> nn.Module:
+def _without_names(network: nn.Module, names: Sequence[str]) -> nn.Module:
     """``network``, nested in another module if one of its own tensors has one of these names."""
     if any(isinstance(getattr(network, name, None), Tensor) for name in names):
         return Selected(network, lambda outputs: outputs)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -12,10 +11,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import SequenceKey, tree_flatten_with_path
 
 from sesurgeon.errors import UntraceableError
+from sesurgeon.export.inputs import Inputs, takes_unnamed
 from sesurgeon.words import first_line
 
-ONLY_INPUT, ONLY_OUTPUT = "input", "logits"
-"""The name of a file's input, and of its output if it has only one."""
+ONLY_OUTPUT = "logits"
+"""The name of a file's output if it has only one."""
 
 Selection: TypeAlias = tuple[nn.Module, dict[str, Tensor], tuple[str, ...]]
 """A network that returns the selected outputs; these for the example, by name; the names of the other outputs."""
@@ -25,7 +25,7 @@ class Selected(nn.Module):
     """A network that returns what ``select`` makes of its outputs: a tensor, or a tuple of tensors.
 
     Args:
-        network: in eval mode; it takes one tensor.
+        network: in eval mode.
         select: takes what the network returns.
     """
 
@@ -34,66 +34,69 @@ class Selected(nn.Module):
         self.model = network
         self.select = select
 
-    def forward(self, input: Tensor) -> Any:
-        """Images with shape (batch, channels, height, width) -> the selected outputs, each with shape (batch, ...)."""
-        return self.select(self.model(input))
+    def forward(self, *inputs: Tensor) -> Any:
+        """What ``network`` takes -> the selected outputs, each with shape (batch, ...)."""
+        return self.select(self.model(*inputs))
 
 
-def first_output(network: nn.Module, images: Tensor) -> Selection:
+def first_output(network: nn.Module, inputs: Inputs) -> Selection:
     """Select the only output of ``network``, or the first of several, as of torchvision's segmentation networks.
 
     Raises:
-        UntraceableError: the network fails on ``images``, or this output is not a tensor with a batch dimension.
+        UntraceableError: the network fails on ``inputs``, or this output is not a tensor with a batch dimension.
     """
-    result = run(network, images)
+    result = run(network, inputs.values())
     first = _first_of(result)
     if not isinstance(first, Tensor):
         raise UntraceableError(
             f"The network gives {_describe(result)} in eval mode; an export needs a tensor.",
             hint="Wrap it in a module whose forward returns the tensor to export.",
         )
-    if not _has_batch(first, images):
+    if not _has_batch(first, inputs):
         raise UntraceableError(
-            f"The network turns a batch of {len(images)} into an output of shape {tuple(first.shape)}, "
+            f"The network turns a batch of {_batch(inputs)} into an output of shape {tuple(first.shape)}, "
             f"whose first dimension is not the batch."
         )
     has_several = first is not result
-    if has_several or _takes_any_number(network):  # torch.export would take ``*inputs`` for a tuple
+    if has_several or takes_unnamed(network, len(inputs)):  # a ``Selected`` tells torch.export how they are nested
         network = Selected(network, _first_of)
-    return network, {ONLY_OUTPUT: first}, _names_after_first(result) if has_several else ()
+    return network, {_apart_from(inputs, ONLY_OUTPUT): first}, _names_after_first(result) if has_several else ()
 
 
-def all_outputs(network: nn.Module, images: Tensor) -> Selection:
+def all_outputs(network: nn.Module, inputs: Inputs) -> Selection:
     """Select all outputs of ``network`` that are tensors with a batch dimension.
 
     They are named by their keys or by their numbers from one: ``out``, ``output_2``, or ``output_2.1`` if nested.
 
     Raises:
-        UntraceableError: the network fails on ``images``, or no output is a tensor with a batch dimension.
+        UntraceableError: the network fails on ``inputs``, or no output is a tensor with a batch dimension.
     """
-    found = _by_name(run(network, images))
-    selected = {name: value for name, value in found.items() if _has_batch(value, images)}
+    found = _by_name(run(network, inputs.values()))
+    selected = {name: value for name, value in found.items() if _has_batch(value, inputs)}
     if not selected:
         raise UntraceableError(
             "The network gives no tensor in eval mode whose first dimension is the batch.",
             hint="Wrap it in a module whose forward returns the tensors to export.",
         )
     left_out = tuple(name for name in found if name not in selected)
-    return Selected(network, partial(_tuple_of, tuple(selected))), selected, left_out
+    named = {_apart_from(inputs, name): value for name, value in selected.items()}
+    return Selected(network, partial(_tuple_of, tuple(selected))), named, left_out
 
 
-def run(network: nn.Module, images: Tensor) -> Any:
-    """Call ``network`` without gradients.
+def run(network: nn.Module, inputs: Iterable[Tensor]) -> Any:
+    """Call ``network`` on positional arguments, without gradients.
 
     Raises:
         UntraceableError: the network fails.
     """
+    inputs = tuple(inputs)
     try:
         with torch.no_grad():
-            return network(images)
+            return network(*inputs)
     except Exception as error:  # the network's own code may raise anything
+        shapes = " and ".join(str(tuple(value.shape)) for value in inputs)
         raise UntraceableError(
-            f"The network fails on an input of shape {tuple(images.shape)}: {first_line(error)}",
+            f"The network fails on an input of shape {shapes}: {first_line(error)}",
             hint="Give an input that it takes: --input-shape 2,3,224,224 (in Python: example_inputs=).",
         ) from error
 
@@ -127,20 +130,20 @@ def _name(path: tuple[Any, ...]) -> str:
     if not path:
         return ONLY_OUTPUT
     steps = [key.idx + 1 if isinstance(key, SequenceKey) else getattr(key, "key", None) or key.name for key in path]
-    start = "output_" if isinstance(steps[0], int) or steps == [ONLY_INPUT] else ""
+    start = "output_" if isinstance(steps[0], int) else ""
     return start + ".".join(map(str, steps))
 
 
-def _has_batch(output: Any, images: Tensor) -> bool:
-    return isinstance(output, Tensor) and output.ndim > 0 and len(output) == len(images)
+def _apart_from(inputs: Inputs, name: str) -> str:
+    return f"output_{name}" if name in inputs else name
 
 
-def _takes_any_number(network: nn.Module) -> bool:
-    """Whether its forward begins with ``*inputs``."""
-    if isinstance(network, torch.jit.ScriptModule):
-        return False  # its forward has no signature; and torch.export refuses it
-    first = next(iter(inspect.signature(network.forward).parameters.values()), None)
-    return first is not None and first.kind is inspect.Parameter.VAR_POSITIONAL
+def _has_batch(output: Any, inputs: Inputs) -> bool:
+    return isinstance(output, Tensor) and output.ndim > 0 and len(output) == _batch(inputs)
+
+
+def _batch(inputs: Inputs) -> int:
+    return len(next(iter(inputs.values())))
 
 
 def _describe(output: object) -> str:

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
-
 from sesurgeon.errors import UntraceableError
 from sesurgeon.export.capture import quiet_exporter
+from sesurgeon.export.inputs import Inputs
+from sesurgeon.export.sessions import as_arrays
 from sesurgeon.words import first_line
 
 Precision = Literal["float32", "float16", "int8"]
@@ -23,15 +23,15 @@ TOLERANCES: dict[Precision, float] = {
 """The largest ``max_rel`` from PyTorch's outputs that passes; a wrong operator gives 1e-3 or more."""
 
 
-def reduce(source: Path, target: Path, precision: Precision, calibration: Sequence[Tensor]) -> None:
+def reduce(source: Path, target: Path, precision: Precision, calibration: Sequence[Inputs]) -> None:
     """Write the float32 file at ``source`` to ``target`` in another precision; inputs and outputs stay float32.
 
     Args:
-        source: an ONNX file whose input is ``input``.
+        source: an ONNX file.
         target: the new file.
         precision: "float16": all weights and operations; "int8": static quantisation in QDQ format, symmetric for
             weights (one scale per channel, 7 bits, so that sums overflow on no processor), asymmetric for activations.
-        calibration: for "int8": batches of images (N, C, H, W), float32, from which activations get their ranges.
+        calibration: for "int8": batches of its inputs, from which activations get their ranges.
 
     Raises:
         UntraceableError: onnxruntime's tools cannot convert it.
@@ -82,7 +82,7 @@ def _to_half(source: Path, target: Path) -> None:
     onnx_ir.save(half, target)
 
 
-def _to_int8(source: Path, target: Path, calibration: Sequence[Tensor]) -> None:
+def _to_int8(source: Path, target: Path, calibration: Sequence[Inputs]) -> None:
     import onnx
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
@@ -99,9 +99,9 @@ def _to_int8(source: Path, target: Path, calibration: Sequence[Tensor]) -> None:
 
 
 class _Reader:
-    """Calibration images through the interface that onnxruntime wants: one batch per call, then None; and a rewind."""
+    """Calibration batches through the interface that onnxruntime wants: one batch per call, then None; and a rewind."""
 
-    def __init__(self, batches: Sequence[Tensor]) -> None:
+    def __init__(self, batches: Sequence[Inputs]) -> None:
         self._batches = batches
         self.rewind()
 
@@ -109,4 +109,4 @@ class _Reader:
         return next(self._rest, None)
 
     def rewind(self) -> None:
-        self._rest: Iterator[dict[str, Any]] = iter([{"input": batch.numpy()} for batch in self._batches])
+        self._rest: Iterator[dict[str, Any]] = iter([as_arrays(batch) for batch in self._batches])

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import SiteError, UntraceableError, UsageError
+from sesurgeon.export.inputs import Inputs, named_inputs
 from sesurgeon.export.outputs import all_outputs, first_output
 from sesurgeon.models import copy_of
 from sesurgeon.models.provenance import Provenance, provenance_of
-from sesurgeon.surgery import fold, known_inputs, plan_of
+from sesurgeon.surgery import fold, plan_of
 from sesurgeon.words import first_line
 
 
@@ -20,33 +22,28 @@ class Prepared:
     """A copy of a network, ready to be exported.
 
     Attributes:
-        network: in eval mode and float32, on the CPU. It takes one tensor of images and returns a tensor, or a tuple of
-            tensors if all outputs were asked for.
-        outputs: what it returns for ``images``, by the names of the outputs in a file.
+        network: in eval mode and float32, on the CPU. It takes tensors and returns a tensor, or a tuple of tensors if
+            all outputs were asked for.
+        outputs: what it returns for ``inputs``, by the names of the outputs in a file.
         left_out: the outputs of the caller's network that it does not return: their keys, or their numbers.
-        images: an example of its input, float32, with shape (batch, channels, height, width).
+        inputs: an example of what it takes, by the names of the inputs in a file, each with shape (batch, ...).
         provenance: where the caller's network came from.
     """
 
     network: nn.Module
     outputs: dict[str, Tensor]
     left_out: tuple[str, ...]
-    images: Tensor
+    inputs: Inputs
     provenance: Provenance
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """The shape of one image."""
-        return tuple(self.images.shape[1:])
 
-    @property
-    def output_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shape of each output for one image, by name."""
-        return {name: tuple(output.shape[1:]) for name, output in self.outputs.items()}
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of each without the batch, by name."""
+    return {name: tuple(tensor.shape[1:]) for name, tensor in tensors.items()}
 
 
 def prepare(
-    model: nn.Module, example_inputs: Tensor | tuple[Tensor, ...] | None, *, every_output: bool = False
+    model: nn.Module, example_inputs: Tensor | tuple[Any, ...] | None, *, every_output: bool = False
 ) -> Prepared:
     """Copy ``model`` for an export, with the factors of its gates folded into the layers before them where possible.
 
@@ -56,15 +53,15 @@ def prepare(
         every_output: select all outputs with a batch dimension, not only the first.
 
     Raises:
-        UsageError: ``example_inputs`` are more than one tensor.
+        UsageError: ``example_inputs`` are not tensors with a batch.
         UntraceableError: the model cannot be copied, fails on the example, or gives no tensor with a batch.
         VerificationError: folding changed the outputs.
     """
     model = getattr(model, "_orig_mod", model)  # out of torch.compile's wrapper, whose forward takes anything
-    images = _one_tensor(model, example_inputs)
+    inputs = named_inputs(model, example_inputs)
     select = all_outputs if every_output else first_output
-    network, outputs, left_out = select(_in_eval_mode(_folded(model)), images)
-    return Prepared(network, outputs, left_out, images, provenance_of(model))
+    network, outputs, left_out = select(_in_eval_mode(_folded(model)), inputs)
+    return Prepared(network, outputs, left_out, inputs, provenance_of(model))
 
 
 def _folded(model: nn.Module) -> nn.Module:
@@ -82,18 +79,3 @@ def _in_eval_mode(model: nn.Module) -> nn.Module:
         return copy_of(model).cpu().float().eval()
     except Exception as error:  # whatever a module's own attributes raise
         raise UntraceableError(f"The network cannot be copied: {first_line(error)}") from error
-
-
-def _one_tensor(model: nn.Module, given: Tensor | tuple[Tensor, ...] | None) -> Tensor:
-    """The example as one float32 tensor on the CPU."""
-    inputs = known_inputs(model) if given is None else given
-    inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
-    if given is None and not any(isinstance(value, Tensor) for value in inputs[1:]):
-        inputs = inputs[:1]  # the rest are optional arguments that were given when the blocks were inserted
-    if len(inputs) != 1 or not isinstance(inputs[0], Tensor) or not inputs[0].ndim:
-        given_types = ", ".join(type(value).__name__ for value in inputs) or "nothing"
-        raise UsageError(
-            f"An exported file takes one tensor, the images; the example inputs are {given_types}.",
-            hint="Wrap the model in a module whose forward takes the images alone.",
-        )
-    return inputs[0].detach().to("cpu", torch.float32)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -18,7 +19,7 @@ from sesurgeon.export.capture import capture, quiet_exporter
 from sesurgeon.export.outputs import as_tuple
 from sesurgeon.export.parity import Parity, compare_all
 from sesurgeon.export.precision import TOLERANCES
-from sesurgeon.export.prepare import prepare
+from sesurgeon.export.prepare import prepare, shapes_of
 from sesurgeon.export.trials import Trial, usual_trials
 from sesurgeon.files import atomic_write, check_writable
 from sesurgeon.models.provenance import Provenance
@@ -35,15 +36,15 @@ class Pt2Report:
 
     Attributes:
         path: the file.
-        input_shape: (channels, height, width) of the images; the batch size is dynamic.
-        outputs: the shape of each output for one image, by name; the file returns several as a tuple.
+        inputs: the shape of each input for one image, by name; batch sizes are dynamic.
+        outputs: the same of each output; the file returns several as a tuple.
         left_out: the network's other outputs, by key or number, which the file does not have.
         size: bytes on disk.
         parity: how far the file, loaded again, is from the module; None without ``verify``.
     """
 
     path: Path
-    input_shape: tuple[int, ...]
+    inputs: dict[str, tuple[int, ...]]
     outputs: dict[str, tuple[int, ...]]
     left_out: tuple[str, ...]
     size: int
@@ -54,7 +55,7 @@ def export_pt2(
     model: nn.Module,
     path: str | os.PathLike[str],
     *,
-    example_inputs: Tensor | tuple[Tensor, ...] | None = None,
+    example_inputs: Tensor | tuple[Any, ...] | None = None,
     all_outputs: bool = False,
     force: bool = True,
     verify: bool = True,
@@ -65,16 +66,16 @@ def export_pt2(
     ``model`` itself stays as it is: a copy is exported, with the factors of its gates folded where that is exact.
 
     Args:
-        model: any network that takes one tensor of images; if it has several outputs, the first is exported by default.
+        model: any network that takes tensors with a batch; if it has several outputs, the first is exported by default.
         path: a name that ends in .pt2; nothing is written there unless all checks pass.
-        example_inputs: images, as the model takes them; by default :func:`sesurgeon.surgery.known_inputs`.
+        example_inputs: images, or a tuple of what forward takes; by default :func:`sesurgeon.surgery.known_inputs`.
         all_outputs: export all outputs that are tensors with a batch dimension, as a tuple.
         force: replace an existing file.
         verify: load the file again and compare it with the module, at batch sizes 1 and 4.
 
     Raises:
         OutputError: ``path`` cannot be written.
-        UsageError: another suffix, or ``example_inputs`` are more than one tensor.
+        UsageError: another suffix, or ``example_inputs`` are not tensors with a batch.
         UntraceableError: the network cannot be exported, or works for one batch size only.
         VerificationError: the file, or the folded network, does not compute what the model computes.
     """
@@ -82,14 +83,14 @@ def export_pt2(
     check_pt2_path(path)
     check_writable(path, force=force)
     prepared = prepare(model, example_inputs, every_output=all_outputs)
-    program = capture(prepared.network, prepared.images)
+    program = capture(prepared.network, prepared.inputs.values())
     with atomic_write(path, force=force) as temporary:
         temporary.write_bytes(_content(program, prepared.provenance, tuple(prepared.outputs)))
         parity = _parity(temporary, usual_trials(prepared)) if verify else None
     return Pt2Report(
         path=path,
-        input_shape=prepared.input_shape,
-        outputs=prepared.output_shapes,
+        inputs=shapes_of(prepared.inputs),
+        outputs=shapes_of(prepared.outputs),
         left_out=prepared.left_out,
         size=path.stat().st_size,
         parity=parity,
@@ -135,7 +136,7 @@ def _parity(path: Path, trials: Sequence[Trial]) -> Parity:
         with quiet_exporter():
             loaded = torch.export.load(path).module()
         with torch.no_grad():
-            got = [as_tuple(loaded(trial.images)) for trial in trials]
+            got = [as_tuple(loaded(*trial.inputs.values())) for trial in trials]
     except Exception as error:  # torch.export's errors share no narrower base class
         raise VerificationError(f"The exported file cannot be run: {first_line(error)}") from error
     parity = compare_all([trial.outputs for trial in trials], got, TOLERANCES["float32"])

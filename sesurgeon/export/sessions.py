@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sesurgeon.export.inputs import Inputs
+
 
 def open_session(path: Path, *, threads: int | None = None) -> Any:
     """Open an ``onnxruntime.InferenceSession`` that raises errors but logs nothing.
@@ -25,3 +27,8 @@ def open_session(path: Path, *, threads: int | None = None) -> Any:
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def as_arrays(inputs: Inputs) -> dict[str, Any]:
+    """Tensors on the CPU as what a session takes."""
+    return {name: value.numpy() for name, value in inputs.items()}

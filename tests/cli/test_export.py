@@ -259,13 +259,13 @@ def test_a_network_for_one_size_of_images_is_exported_at_that_size(folder: Path,
     assert guessed.exit_code == 4
     assert "--input-shape" in guessed.stderr
     told = export("factory:own_networks:Odd", kind, "--input-shape", "2,3,40,24", "--json")
-    assert json.loads(told.stdout)["input_shape"] == [3, 40, 24], told.stderr
+    assert json.loads(told.stdout)["inputs"] == {"input": [3, 40, 24]}, told.stderr
     options = ["--input-shape", "3,40,24", "--policy", "conv", "-o", "odd.se.pt"]
     added = CliRunner().invoke(app, ["add-se", "factory:own_networks:Odd", *options])
     assert added.exit_code == 0, added.stderr
     remembered = export("odd.se.pt", kind, "--trust-pickle", "--json")
     assert remembered.exit_code == 0, remembered.stderr
-    assert json.loads(remembered.stdout)["input_shape"] == [3, 40, 24]
+    assert json.loads(remembered.stdout)["inputs"] == {"input": [3, 40, 24]}
 
 
 def test_a_checkpoint_is_not_replaced_by_its_export(folder: Path) -> None:

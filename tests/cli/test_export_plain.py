@@ -48,7 +48,7 @@ def test_the_newest_model_is_taken_and_the_onnx_file_has_plain_gates(folder: Pat
     assert report["folded"] == ["2.se", "5.se"]
     assert report["proof"] == {"in_eval": True, "in_train": True, "note": ""}
     session = onnxruntime.InferenceSession(folder / "net.plain.onnx", providers=["CPUExecutionProvider"])
-    images = torch.randn(3, *report["input_shape"])
+    images = torch.randn(3, *report["inputs"]["input"])
     (logits,) = session.run(["logits"], {"input": images.numpy()})
     assert torch.allclose(torch.from_numpy(logits), ours(images), atol=1e-5)
 

@@ -70,7 +70,7 @@ def test_one_file_lies_there(shipped: tuple[Net, OnnxReport]) -> None:
     assert [file.name for file in report.path.parent.iterdir()] == ["net.onnx"]
     assert report.size == report.path.stat().st_size
     assert report.data is None
-    assert (report.input_shape, report.outputs) == ((3, 16, 16), {"logits": (5,)})
+    assert (report.inputs, report.outputs) == ({"input": (3, 16, 16)}, {"logits": (5,)})
 
 
 def test_ends_are_named_and_the_batch_is_free(shipped: tuple[Net, OnnxReport]) -> None:
@@ -295,7 +295,7 @@ def test_a_network_that_was_changed_since_surgery_is_exported_with_its_factors(n
     model = add_se(net, example_inputs=torch.randn(2, 3, 16, 16))
     model.stem = nn.Conv2d(1, 8, 3, stride=2, padding=1)  # no more the network that the plan is for
     report = export_onnx(model, tmp_path / "net.onnx", example_inputs=torch.randn(1, 1, 16, 16))
-    assert report.input_shape == (1, 16, 16)
+    assert report.inputs == {"input": (1, 16, 16)}
 
 
 def test_a_compiled_model_is_exported(net: Net, tmp_path: Path) -> None:
@@ -310,8 +310,10 @@ def test_a_half_precision_model_is_exported_in_float32(net: Net, tmp_path: Path)
     assert net.head.weight.dtype == torch.float16
 
 
-def test_two_inputs_are_refused(net: Net, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="Tensor, Tensor"):
+def test_more_inputs_than_it_takes_are_refused(net: Net, tmp_path: Path) -> None:
+    with pytest.raises(
+        UntraceableError, match=r"\(1, 3, 16, 16\) and \(1, 3, 16, 16\): .* takes 2"
+    ):
         export_onnx(net, tmp_path / "net.onnx", example_inputs=(IMAGE, IMAGE))
 
 

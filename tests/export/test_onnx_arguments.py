@@ -25,9 +25,9 @@ def network() -> nn.Module:
         ({"precision": "fp16"}, r"precision \(='fp16'\) must be one of: float32, float16, int8"),
         ({"opset": "18"}, r"opset \(='18'\) must be a whole number"),
         ({"precision": "int8", "calibration": iter(())}, "int8 needs images"),
-        ({"precision": "int8", "calibration": IMAGES}, r"tensors of 4 dimensions, not of shape \(3, 8, 8\)"),
-        ({"precision": "int8", "calibration": [[1]]}, "calibration must be batches of images.*, not of int"),
-        ({"compare_on": [IMAGES.numpy()]}, "compare_on must be batches of images.*, not of ndarray"),
+        ({"precision": "int8", "calibration": IMAGES}, r"of 4 dimensions; one is a tensor of shape \(3, 8, 8\)"),
+        ({"precision": "int8", "calibration": [[1]]}, "calibration must be batches of what.*; one is of type int"),
+        ({"compare_on": [IMAGES.numpy()]}, "compare_on must be batches of what.*; one is of type ndarray"),
     ],
 )
 def test_what_cannot_be_exported_by_is_refused(choice: dict[str, Any], words: str, tmp_path: Path) -> None:

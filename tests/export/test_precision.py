@@ -119,7 +119,7 @@ def test_what_the_system_cannot_write_is_no_fault_of_the_network(
 ) -> None:
     whole = export_onnx(network, tmp_path / "whole.onnx").path
     with pytest.raises(OSError, match="No such file"):
-        precision.reduce(whole, tmp_path / "nowhere" / "net.onnx", kind, images)
+        precision.reduce(whole, tmp_path / "nowhere" / "net.onnx", kind, [{"input": batch} for batch in images])
     assert list(tmp_path.iterdir()) == [whole]
 
 

@@ -34,7 +34,7 @@ def network() -> nn.Module:
 def test_read_again_it_computes_the_same_bits_at_any_batch(network: nn.Module, tmp_path: Path) -> None:
     report = export_pt2(network, tmp_path / "net.pt2")
     assert [file.name for file in tmp_path.iterdir()] == ["net.pt2"]
-    assert (report.input_shape, report.outputs) == ((3, 32, 32), {"logits": (3,)})
+    assert (report.inputs, report.outputs) == ({"input": (3, 32, 32)}, {"logits": (3,)})
     assert report.size == report.path.stat().st_size
     assert report.parity is not None
     assert report.parity.max_abs == 0

@@ -67,8 +67,8 @@ def _file_table(path: Path, size: int, *, weights: Path | None = None) -> Table:
 
 
 def _add_shapes(table: Table, report: OnnxReport | Pt2Report) -> None:
-    for name, shape in {"input": report.input_shape, **report.outputs}.items():
-        table.add_row(name, f"(batch, {', '.join(map(str, shape))})")
+    for name, shape in {**report.inputs, **report.outputs}.items():
+        table.add_row(name, f"({', '.join(('batch', *map(str, shape)))})")
 
 
 def _at_batches(parity: Parity) -> str:

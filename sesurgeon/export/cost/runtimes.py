@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from sesurgeon.export.inputs import on_cpu
 from sesurgeon.export.onnx import export_onnx
-from sesurgeon.export.outputs import ONLY_INPUT
-from sesurgeon.export.sessions import open_session
+from sesurgeon.export.sessions import as_arrays, open_session
 from sesurgeon.finetune.scoring.forward import device_of
 from sesurgeon.models import copy_of, fresh, isolated
 from sesurgeon.placement import images_in
@@ -87,7 +87,8 @@ def _in_onnxruntime(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Ru
         path = Path(folder) / "network.onnx"
         export_onnx(model, path, example_inputs=arguments, verify=False)
         session = open_session(path, threads=torch.get_num_threads())
-    yield lambda given: session.run(None, {ONLY_INPUT: given[0].detach().to("cpu", torch.float32).numpy()})
+    names = [entry.name for entry in session.get_inputs()]
+    yield lambda given: session.run(None, as_arrays(dict(zip(names, map(on_cpu, given), strict=True))))
 
 
 _OPENERS: Mapping[Runtime, Callable[[nn.Module, tuple[Any, ...]], AbstractContextManager[Runner]]] = MappingProxyType(
