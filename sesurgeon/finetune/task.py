@@ -11,7 +11,7 @@ from sesurgeon.errors import UsageError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.heldout import held_out_notes, runs_on
-from sesurgeon.finetune.data.labels import Labels, ManyLabels, fits, map_classes
+from sesurgeon.finetune.data.labels import Labels, fits, labels_for, map_classes
 from sesurgeon.finetune.data.transforms import check_policy, preprocessing_for
 from sesurgeon.finetune.remarks import remarks_on
 from sesurgeon.finetune.scoring.forward import count_outputs, dtype_of
@@ -29,7 +29,7 @@ class Task:
         classes: the names of the model's outputs, in order.
         indices: the output index of each class of the data.
         head: path of the last layer if it must be replaced, else None.
-        new: paths of the modules that are new: inserted blocks and a new head; with ``train="blocks"`` the old head,
+        new: paths of the modules that are new: inserted blocks and new heads; with ``train="blocks"`` the old head,
             too.
         phases: which parameters train when.
         notes: for the user, in sentences.
@@ -54,7 +54,7 @@ class Task:
     @property
     def labels(self) -> Labels:
         """The label for the model, by an image's target in the data."""
-        return ManyLabels(self.indices, len(self.classes)) if self.multi_label else self.indices
+        return labels_for(self.indices, len(self.classes), multi_label=self.multi_label)
 
 
 def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
@@ -85,8 +85,8 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
             f"distill (={config.distill:g}) asks to keep the network's outputs, but its head is replaced by a new one.",
             hint="Leave --distill out, or fine-tune on the classes that the network knows.",
         )
-    new = frozenset(blocks_of(model)) | (frozenset() if head is None else {head})
-    if config.train == "blocks":
+    new = frozenset(blocks_of(model))
+    if head is not None or config.train == "blocks":
         new |= frozenset(heads_of(model, outputs))
     if not new and not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError(
@@ -137,7 +137,7 @@ def _check_weights(model: nn.Module) -> None:
         raise UsageError(
             f"The model's weights are {dtype}, and fine-tuning takes float32.",
             hint="Convert them in Python: sesurgeon.save(sesurgeon.load('model.pt').float(), 'model.float32.pt'). "
-            "Then --amp computes in bfloat16.",
+            "Load takes trust_pickle=True for --trust-pickle, and arch=… for --arch. Then --amp computes in bfloat16.",
         )
 
 

@@ -8,7 +8,7 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from sesurgeon.graph import ops
-from sesurgeon.graph.paths import join
+from sesurgeon.paths import join
 
 _FIRST = ("conv", "batch_norm", "instance_norm", "group_norm", "max_pool", "avg_pool", "adaptive_", "interpolate",
           "pixel_shuffle", "pixel_unshuffle")  # fmt: skip

@@ -15,12 +15,12 @@ from sesurgeon.graph.candidates import Candidate
 from sesurgeon.graph.channel_dim import channel_dim
 from sesurgeon.graph.flow import Flow
 from sesurgeon.graph.outputs import Calls, calls_in, is_returned
-from sesurgeon.graph.paths import is_within, join
 from sesurgeon.graph.patterns import Gated, attended, attention_in, attention_modules, gated, gates_its_input
 from sesurgeon.graph.site import Site
 from sesurgeon.graph.tensors import tensor_name
 from sesurgeon.graph.tracing.local_graphs import LocalGraphs
 from sesurgeon.graph.tracing.passes import image_sides
+from sesurgeon.paths import is_within, join
 
 _FEW_CHANNELS = 3  # an image's: depth, a mask, flow; a feature map has more
 

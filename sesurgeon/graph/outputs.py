@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from sesurgeon.graph import ops
 from sesurgeon.graph.flow import Flow
-from sesurgeon.graph.paths import join
+from sesurgeon.paths import join
 
 Calls = Mapping[str, list[tuple[str, fx.Node]]]
 """Module path -> the calls of that module: path of the module whose graph has one, and its node."""

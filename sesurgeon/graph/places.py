@@ -14,7 +14,6 @@ from sesurgeon.graph.candidates import Candidate
 from sesurgeon.graph.describe import Network, describe, network_of
 from sesurgeon.graph.flow import Flow
 from sesurgeon.graph.joins import mark_joins
-from sesurgeon.graph.paths import is_within, join
 from sesurgeon.graph.patterns import (
     around,
     concatenations,
@@ -25,6 +24,7 @@ from sesurgeon.graph.patterns import (
 from sesurgeon.graph.site import LeftAlone, Site
 from sesurgeon.graph.tracing.local_graphs import LocalGraphs
 from sesurgeon.models.forwards import runs_class_forward
+from sesurgeon.paths import is_within, join
 
 Candidates = dict[str, list[Candidate]]
 """Module path -> the candidates in that module's graph."""

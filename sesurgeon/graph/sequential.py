@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import fx, nn
 
-from sesurgeon.graph.paths import join
 from sesurgeon.graph.tracing.local_graphs import LocalGraphs
+from sesurgeon.paths import join
 
 
 def child_giving(local: LocalGraphs, path: str, node: fx.Node | None) -> str | None:

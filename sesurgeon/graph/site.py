@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from sesurgeon.graph.candidates import Kind
-from sesurgeon.graph.paths import is_within
+from sesurgeon.paths import is_within
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from sesurgeon.blocks import Block
 from sesurgeon.errors import UsageError
 from sesurgeon.models.detection import detects
 from sesurgeon.models.provenance import attach_provenance, provenance_of
+from sesurgeon.paths import is_within_any
 from sesurgeon.scalars import as_python, is_whole
 
 Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -32,7 +33,7 @@ def head_of(model: nn.Module, outputs: int | None = None) -> str:
     Raises:
         UsageError: there is none.
     """
-    classifier, known = _answer_of_timm(model), provenance_of(model).head
+    classifier, known = next(iter(_classifiers_of_timm(model)), model), provenance_of(model).head
     searched, within = set(classifier.modules()), _feeding(model) if classifier is model else set()
     fitting = [
         path
@@ -52,16 +53,17 @@ def head_of(model: nn.Module, outputs: int | None = None) -> str:
 
 
 def heads_of(model: nn.Module, outputs: int | None = None) -> list[str]:
-    """Module paths of all layers that give class scores: the head, and auxiliary ones of the same width.
+    """Module paths of all that gives class scores: the head, and auxiliary ones of the same width.
+
+    timm's classifiers may have several layers (CAFormer's), a norm (LeViT's), or a twin that learns from a teacher
+    (DeiT's): all of that is the head.
 
     Arguments and errors are those of :func:`head_of`.
     """
-    head, layers = head_of(model, outputs), _layers(model)
-    return [
-        path
-        for path, layer in layers.items()
-        if path == head or (_is_auxiliary(path) and _outputs(layer) == _outputs(layers[head]))
-    ]
+    head, classifiers = head_of(model, outputs), _classifiers_of_timm(model)
+    whole = [path for path, module in model.named_modules() if path and module in classifiers]
+    own = whole if is_within_any(head, whole) else [head]
+    return [*own, *(path for path in _auxiliary_heads(model, head) if not is_within_any(path, own))]
 
 
 def heads_if_any(model: nn.Module) -> list[str]:
@@ -120,19 +122,12 @@ def replace_head(model: nn.Module, num_classes: int) -> None:
     num_classes = _checked(num_classes)
     if num_classes < 1:
         raise UsageError(f"A model cannot have {num_classes} classes.")
-    layers = _layers(model)
-    head, heads = head_of(model), heads_of(model)
-    reset = getattr(model, "reset_classifier", None)
-    if callable(reset):
-        before = dict(model.named_modules())
-        reset(num_classes)
-        heads.remove(head)
-        for path, module in model.named_modules():
-            if module is not before.get(path):  # timm makes more anew than the classifier
-                module.to(layers[head].weight.device, layers[head].weight.dtype)
-                module.training = before.get(path, layers[head]).training
-    for path in heads:
-        model.set_submodule(path, _resized(layers[path], num_classes))
+    head, layers = head_of(model), _layers(model)
+    replaced = {path: layers[path] for path in (head, *_auxiliary_heads(model, head))}
+    if callable(getattr(model, "reset_classifier", None)):
+        _reset_by_timm(model, num_classes, replaced.pop(head))
+    for path, layer in replaced.items():
+        model.set_submodule(path, _resized(layer, num_classes))
     if isinstance(getattr(model, "num_classes", None), int):
         model.num_classes = num_classes  # type: ignore[assignment]
     attach_provenance(model, replace(provenance_of(model), num_classes=num_classes, classes=None, multi_label=False))
@@ -146,12 +141,47 @@ def _checked(num_classes: int) -> int:
     return given
 
 
-def _answer_of_timm(model: nn.Module) -> nn.Module:
-    """What timm calls the classifier (of several, as in distilled models, the first), or the whole model."""
+def _classifiers_of_timm(model: nn.Module) -> list[nn.Module]:
+    """What timm calls the classifier; several modules in distilled models. None of other libraries."""
     get_classifier = getattr(model, "get_classifier", None)
-    answer = get_classifier() if callable(get_classifier) else model
-    first = answer[0] if isinstance(answer, (tuple, list, nn.ModuleList)) else answer
-    return first if isinstance(first, nn.Module) else model
+    answer = get_classifier() if callable(get_classifier) else ()
+    several = isinstance(answer, (tuple, list, nn.ModuleList))
+    return [module for module in (answer if several else [answer]) if isinstance(module, nn.Module)]
+
+
+def _reset_by_timm(model: nn.Module, num_classes: int, like: nn.Module) -> None:
+    """Let timm put in a new classifier on the device of ``like``, in its dtype and mode.
+
+    timm makes more anew than that. What is trained and lies outside the heads stays, such as the norm before the last
+    layer of EfficientViT's.
+    """
+    before, heads, weight = dict(model.named_modules()), heads_of(model), next(like.parameters())
+    model.reset_classifier(num_classes)  # type: ignore[operator]
+    for path, module in list(model.named_modules()):
+        old = before.get(path)
+        if module is old:
+            continue
+        if old is not None and _shapes(old) == _shapes(module) != {} and not is_within_any(path, heads):
+            model.set_submodule(path, old)
+        else:
+            module.to(weight.device, weight.dtype)
+            module.training = (old or like).training
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Of its own tensors, not those of modules within."""
+    tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+    return {name: tuple(tensor.shape) for name, tensor in tensors}
+
+
+def _auxiliary_heads(model: nn.Module, head: str) -> list[str]:
+    """Paths of the auxiliary layers that are as wide as the head."""
+    layers = _layers(model)
+    return [
+        path
+        for path, layer in layers.items()
+        if path != head and _is_auxiliary(path) and _outputs(layer) == _outputs(layers[head])
+    ]
 
 
 def _layers(model: nn.Module) -> dict[str, Layer]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sesurgeon.models.forwards import has_other_forward
 from sesurgeon.models.head import heads_if_any, num_outputs
 from sesurgeon.models.provenance import Structure
+from sesurgeon.paths import is_within_any
 
 
 def structure_of(model: nn.Module) -> Structure:
@@ -27,12 +28,12 @@ def structure_of(model: nn.Module) -> Structure:
 def _lines(model: nn.Module, heads: frozenset[str]) -> Iterator[str]:
     for path, module in model.named_modules():
         kind = type(module)
-        said = "" if path in heads else f"{module.extra_repr()} {_rates(module)}"
+        said = "" if is_within_any(path, heads) else f"{module.extra_repr()} {_rates(module)}"
         forward = " another forward" if has_other_forward(module) else ""
         yield f"{path} {kind.__module__}.{kind.__qualname__} {said}{forward}"
     for name, value in model.state_dict().items():
         if isinstance(value, Tensor):  # what is none is extra state
-            shape = value.shape[1:] if name.rpartition(".")[0] in heads else value.shape
+            shape = value.shape[1:] if is_within_any(name, heads) else value.shape
             yield f"{name} {tuple(shape)}"
 
 

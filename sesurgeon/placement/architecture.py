@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sesurgeon.models import heads_if_any
+from sesurgeon.paths import is_within_any
 from sesurgeon.words import some
 
 
@@ -69,13 +70,14 @@ def architecture_of(model: nn.Module) -> Architecture:
 
 
 def _lines(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """(name, description) of each tensor outside the heads, and of each module."""
-    heads = tuple(f"{path}." for path in heads_if_any(model))
+    """(name, description) of each tensor outside the heads, and of each module but those within a head."""
+    heads = heads_if_any(model)
     for name, value in model.state_dict().items():
-        if isinstance(value, Tensor) and not name.startswith(heads):  # what is no tensor is extra state
+        if isinstance(value, Tensor) and not is_within_any(name, heads):  # what is no tensor is extra state
             yield name, f"{name} {tuple(value.shape)}"
     for path, module in model.named_modules():
-        yield path, f"{path} {type(module).__name__}"
+        if path in heads or not is_within_any(path, heads):
+            yield path, f"{path} {type(module).__name__}"
 
 
 def _hash(lines: Sequence[str], digits: int) -> str:

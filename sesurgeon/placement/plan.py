@@ -8,7 +8,7 @@ from typing import Any
 
 from sesurgeon.blocks import BlockConfig
 from sesurgeon.graph import LeftAlone
-from sesurgeon.graph.paths import join
+from sesurgeon.paths import join
 from sesurgeon.placement.architecture import Architecture
 
 

@@ -18,9 +18,9 @@ from torch import fx, nn
 
 from sesurgeon.errors import UsageError
 from sesurgeon.graph import compile_graph
-from sesurgeon.graph.paths import join
 from sesurgeon.models import check_is_network
 from sesurgeon.models.forwards import runs_class_forward
+from sesurgeon.paths import join
 from sesurgeon.placement.attributes import MARK, before, inserted
 
 Forward = Callable[..., Any]

@@ -9,8 +9,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from sesurgeon.blocks import build_block
 from sesurgeon.errors import UsageError
-from sesurgeon.graph.paths import join
 from sesurgeon.models.forwards import runs_class_forward
+from sesurgeon.paths import join
 from sesurgeon.placement import Entry, Plan
 from sesurgeon.surgery.apply import plan_of
 from sesurgeon.surgery.rewrite import blocks_of

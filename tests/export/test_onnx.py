@@ -311,9 +311,7 @@ def test_a_half_precision_model_is_exported_in_float32(net: Net, tmp_path: Path)
 
 
 def test_more_inputs_than_it_takes_are_refused(net: Net, tmp_path: Path) -> None:
-    with pytest.raises(
-        UntraceableError, match=r"\(1, 3, 16, 16\) and \(1, 3, 16, 16\): .* takes 2"
-    ):
+    with pytest.raises(UntraceableError, match=r"\(1, 3, 16, 16\) and \(1, 3, 16, 16\): .* takes 2"):
         export_onnx(net, tmp_path / "net.onnx", example_inputs=(IMAGE, IMAGE))
 
 

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from finetune_nets import HeadFirst
 from torch import nn
 
 from sesurgeon.finetune import FinetuneConfig, finetune
+from sesurgeon.models import Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance, provenance_of
 from sesurgeon.models.sources.source import Source
 from sesurgeon.surgery import add_se, apply_adapter, extract_adapter, load
@@ -56,3 +58,24 @@ def test_its_adapter_comes_back_with_a_new_head_and_with_the_old_one(
     extract_adapter(model, tmp_path / "a.adapter.safetensors")
     again = apply_adapter(base, tmp_path / "a.adapter.safetensors")
     assert torch.equal(again(images), model.eval()(images))
+
+
+def test_all_parts_of_a_new_head_are_trained_and_nothing_else(
+    split_folder: Path, tmp_path: Path, config: FinetuneConfig
+) -> None:
+    """RepViT has a second head, which is gone when the first is made anew; there is a norm before each."""
+    base = timm.create_model("repvit_m0_9", in_chans=1).eval()
+    preprocessing = Preprocessing((1, 64, 64), (0.5,), (0.5,))
+    attach_provenance(base, Provenance(Source("module"), preprocessing=preprocessing))
+    model = add_se(base, torch.rand(2, 1, 64, 64))
+    result = finetune(model, split_folder, replace(config, train="blocks"))
+    assert result.task.new >= {"head"}
+    assert not any(module.training for module in model.modules())
+    before, after = base.state_dict(), model.state_dict()
+    for name in ("head.head.bn.weight", "head.head.bn.running_mean"):  # untrained in both, but for this run
+        assert not torch.equal(before[name], after[name])
+    body = [name for name in before if not name.startswith("head.")]
+    assert all(torch.equal(before[name], after[name]) for name in body)
+    extract_adapter(model, tmp_path / "a.adapter.safetensors", base=base)
+    images = torch.rand(2, 1, 64, 64)
+    assert torch.equal(apply_adapter(base, tmp_path / "a.adapter.safetensors")(images), model(images))

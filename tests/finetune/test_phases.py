@@ -12,12 +12,12 @@ from torch import nn
 from sesurgeon.finetune import Event, FinetuneConfig, Phase, TrainStep, finetune
 from sesurgeon.finetune.training.phases import (
     changing_buffers,
-    is_new,
     param_groups,
     phases_of,
     set_train_mode,
     set_trainable,
 )
+from sesurgeon.paths import is_within_any
 
 MakeNet = Callable[..., nn.Module]
 
@@ -36,12 +36,12 @@ def test_blocks_alone_have_all_epochs() -> None:
 
 
 def test_a_path_holds_what_is_inside_it_and_not_what_begins_alike() -> None:
-    assert is_new("layer1.0.se.fc1.weight", {"layer1.0.se"})
-    assert is_new("fc", {"fc"})
-    assert not is_new("fc2.weight", {"fc"})
+    assert is_within_any("layer1.0.se.fc1.weight", {"layer1.0.se"})
+    assert is_within_any("fc", {"fc"})
+    assert not is_within_any("fc2.weight", {"fc"})
 
 
-def test_the_frozen_phase_trains_only_what_is_new(make_net: MakeNet) -> None:
+def test_the_frozen_phase_trains_only_what_is_within_any(make_net: MakeNet) -> None:
     model = make_net()
     set_trainable(model, Phase("blocks", 0, 1), {"fc"}, {name for name, _ in model.named_parameters()})
     assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == [

@@ -16,12 +16,15 @@ from sesurgeon.models import (
     attach_provenance,
     build,
     head_of,
+    heads_of,
     num_outputs,
     provenance_of,
     replace_head,
     set_num_classes,
 )
+from sesurgeon.paths import is_within_any
 from tests.detectors import detector
+from tests.networks import trained_like
 
 
 def backbone(*behind: nn.Module) -> list[nn.Module]:
@@ -86,6 +89,30 @@ def test_all_that_is_new_has_the_models_dtype_and_mode(name: str) -> None:
     replace_head(model, 7)
     assert {value.dtype for value in model.parameters()} == {torch.bfloat16}
     assert {path: module.training for path, module in model.named_modules()} == modes
+
+
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [
+        ("repvit_m0_9", ["head"]),  # whose second head is gone when the first is made anew
+        ("swiftformer_xs", ["head", "head_dist"]),
+        ("levit_128s", ["head", "head_dist"]),
+        ("efficientvim_m1_dist", ["heads", "heads_dist"]),
+        ("convformer_s18", ["head.fc"]),  # two layers and a norm
+        ("shvit_s1", ["head.l"]),  # behind a norm that timm makes anew, too
+        ("efficientvit_m0", ["head.linear"]),
+    ],
+)
+def test_what_timm_calls_the_classifier_is_the_head_and_all_else_keeps_its_weights(name: str, heads: list[str]) -> None:
+    model = trained_like(build(Source.parse(f"timm:{name}")))
+    assert heads_of(model) == heads
+    before = {key: value.clone() for key, value in model.state_dict().items() if not is_within_any(key, heads)}
+    replace_head(model, 7)
+    assert heads_of(model) == heads
+    after = {key: value for key, value in model.state_dict().items() if not is_within_any(key, heads)}
+    assert list(after) == list(before)
+    assert all(torch.equal(value, before[key]) for key, value in after.items())
+    assert model.eval()(torch.zeros(1, 3, 224, 224)).shape == (1, 7)
 
 
 def test_auxiliary_heads_follow_and_are_not_taken_for_the_head():

@@ -18,7 +18,7 @@ from torch import nn
 import sesurgeon
 from sesurgeon import UnreadableFileError, UsageError, VerificationError
 from sesurgeon.models import Preprocessing, attach_provenance, provenance_of
-from sesurgeon.models.head import replace_head
+from sesurgeon.models.head import heads_of, replace_head
 from sesurgeon.surgery import blocks_of, fold, plan_of, read_adapter
 from sesurgeon.surgery.keeping.backbone import fingerprint_of
 from tests.networks import OddNet, PlainNet, trained_like
@@ -95,6 +95,21 @@ def test_a_head_alone_is_an_adapter_too(tmp_path: Path) -> None:
     adapter = sesurgeon.extract_adapter(model.eval(), tmp_path / "head.adapter.safetensors")
     assert set(adapter.tensors) == {"fc.weight", "fc.bias"}
     assert_is(sesurgeon.apply_adapter(base, adapter), model)
+
+
+@pytest.mark.parametrize("name", ["repvit_m0_9", "swiftformer_xs", "shvit_s1", "levit_conv_128s"])
+def test_heads_of_several_parts_come_back(name: str, tmp_path: Path) -> None:
+    images = torch.randn(2, 3, 224, 224)
+    base = trained_like(timm.create_model(name)).eval()
+    model = sesurgeon.add_se(base, images)
+    replace_head(model, 3)
+    for path in heads_of(model):
+        for parameter in model.get_submodule(path).parameters():
+            nn.init.normal_(parameter, std=0.1)
+    sesurgeon.extract_adapter(model, tmp_path / "a.adapter.safetensors")
+    again = sesurgeon.apply_adapter(base, tmp_path / "a.adapter.safetensors")
+    assert list(again.state_dict()) == list(model.state_dict())
+    assert torch.equal(again(images), model.eval()(images))
 
 
 def test_a_folded_network_comes_back_folded(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import sesurgeon
 from sesurgeon import UnreadableFileError, UnsafeFileError, UsageError
 from sesurgeon.models import num_outputs, provenance_of
+from sesurgeon.paths import is_within_any
 from sesurgeon.surgery import blocks_of, plan_of
-from sesurgeon.surgery.keeping.backbone import is_inside
 from tests.networks import trained_like
 
 SIDE = 64
@@ -62,7 +62,7 @@ def test_a_plan_made_in_single_precision_is_applied_and_folded_in_half() -> None
 def swap_activations(model: nn.Module) -> None:
     blocks = blocks_of(model)
     for path, module in list(model.named_modules()):
-        if isinstance(module, nn.ReLU) and not is_inside(path, blocks):
+        if isinstance(module, nn.ReLU) and not is_within_any(path, blocks):
             model.set_submodule(path, nn.GELU())
 
 

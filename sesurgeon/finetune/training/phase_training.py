@@ -72,6 +72,7 @@ def start_phase(
     from timm.scheduler import create_scheduler_v2
 
     set_trainable(model, phase, new, trainable)
+    model.zero_grad()  # of what the caller, or the phase before, left there
     optimizer = _make_optimizer(param_groups(model, new, config), config)
     warmup = min(config.warmup_epochs, phase.longest_warmup) * updates_per_epoch
     warmup = warmup if warmup >= 1 else 0.0

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
 
 from sesurgeon.finetune.config import FinetuneConfig
-from sesurgeon.graph.paths import join
+from sesurgeon.paths import is_within_any, join
 
 _PARAMETERS_A_LAYER = 12  # as timm.optim.auto_group_layers
 
@@ -49,15 +49,10 @@ def phases_of(config: FinetuneConfig, *, anything_new: bool) -> tuple[Phase, ...
     return tuple(phase for phase in found if phase.epochs > 0)
 
 
-def is_new(name: str, new: Iterable[str]) -> bool:
-    """Whether the parameter or module ``name`` is one of the modules ``new`` (dotted paths), or inside one."""
-    return any(name == path or name.startswith(f"{path}.") for path in new)
-
-
 def set_trainable(model: nn.Module, phase: Phase, new: Collection[str], trainable: Collection[str]) -> None:
     """Set ``requires_grad``: what is new always trains, the rest of ``trainable`` only in the phase "all"."""
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(is_new(name, new) or (phase.name == "all" and name in trainable))
+        parameter.requires_grad_(is_within_any(name, new) or (phase.name == "all" and name in trainable))
 
 
 def set_train_mode(model: nn.Module, phase: Phase, new: Collection[str]) -> None:
@@ -69,7 +64,7 @@ def set_train_mode(model: nn.Module, phase: Phase, new: Collection[str]) -> None
     for name, module in model.named_modules():
         own = [parameter.requires_grad for parameter in module.parameters(recurse=False)]
         frozen = phase.name == "blocks" or (own and not any(own))
-        if frozen and not is_new(name, new) and any(True for _ in module.buffers(recurse=False)):
+        if frozen and not is_within_any(name, new) and any(True for _ in module.buffers(recurse=False)):
             module.training = False
 
 
@@ -100,7 +95,7 @@ def param_groups(model: nn.Module, new: Collection[str], config: FinetuneConfig)
     scales = _layer_scales(model, new, config.layer_decay)
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            mult = config.lr_block_mult if is_new(name, new) else config.lr_backbone_mult
+            mult = config.lr_block_mult if is_within_any(name, new) else config.lr_backbone_mult
             if mult is None:
                 raise ValueError("The rates of this configuration are open: fill them in by FinetuneConfig.with_rates.")
             lr = config.lr * mult * scales.get(parameter, 1.0)
@@ -115,7 +110,7 @@ def _layer_scales(model: nn.Module, new: Collection[str], decay: float | None) -
         return {}
     layers = _layers(model, new)
     top = max(layers.values())
-    old = {name: parameter for name, parameter in model.named_parameters() if not is_new(name, new)}
+    old = {name: parameter for name, parameter in model.named_parameters() if not is_within_any(name, new)}
     return {parameter: decay ** (top - layers.get(name, top)) for name, parameter in old.items()}
 
 
@@ -127,14 +122,14 @@ def _layers(model: nn.Module, new: Collection[str]) -> dict[str, int]:
     """
     from timm.models import group_parameters
 
-    from sesurgeon.models.head import head_of
+    from sesurgeon.models.head import heads_if_any
 
     matcher = getattr(model, "group_matcher", None)
     if callable(matcher):
         known: dict[str, int] = group_parameters(model, matcher(coarse=False), reverse=True)
         return known
-    above = (head_of(model), *new)
-    body = [name for name, _ in model.named_parameters() if not is_new(name, above)]
+    above = (*heads_if_any(model), *new)
+    body = [name for name, _ in model.named_parameters() if not is_within_any(name, above)]
     layers = {name: index // _PARAMETERS_A_LAYER for index, name in enumerate(body)}
     top = max(layers.values(), default=0) + 1
     return {name: layers.get(name, top) for name, _ in model.named_parameters()}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.finetune.scoring.forward import as_input, evaluating
+from sesurgeon.finetune.scoring.forward import as_input, evaluating, main_logits
 from sesurgeon.models.copies import copy_of
 from sesurgeon.models.files.own_weights import take_weights
 
@@ -26,7 +26,8 @@ def make_teacher(model: nn.Module, images: Tensor) -> nn.Module:
         bare = remove_se(teacher)
         images = as_input(images, model)
         with evaluating(teacher), evaluating(bare), torch.no_grad():
-            teacher = bare if torch.equal(bare(images), teacher(images)) else teacher
+            same = torch.equal(main_logits(bare(images)), main_logits(teacher(images)))
+            teacher = bare if same else teacher
     return teacher.requires_grad_(False).eval()
 
 

@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from sesurgeon.graph import ops
 from sesurgeon.graph.flow import Flow
-from sesurgeon.graph.paths import is_within, join
+from sesurgeon.paths import is_within, join
 
 Gated = Mapping[fx.Node, fx.Node]
 """The products of a tensor and a gate in one graph, and the tensor that each scales."""

@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from sesurgeon.graph import ops
 from sesurgeon.graph.flow import Flow
-from sesurgeon.graph.paths import join
+from sesurgeon.paths import join
 
 _RESIZES = re.compile(r"conv\w*|\w*_pool[123]d|interpolate|pixel_unshuffle|\w*Pool\w*|Upsample|PixelUnshuffle")
 

@@ -10,8 +10,8 @@ from torch.nn.modules.conv import _ConvNd
 from sesurgeon.graph import ops
 from sesurgeon.graph.candidates import Candidate
 from sesurgeon.graph.flow import Flow
-from sesurgeon.graph.paths import join
 from sesurgeon.graph.patterns.units import unit_candidate, unit_from
+from sesurgeon.paths import join
 
 
 def parallel_convolutions(flows: Mapping[str, Flow], path: str) -> list[Candidate]:

@@ -9,7 +9,7 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from sesurgeon.graph import Survey, ops
-from sesurgeon.graph.paths import join
+from sesurgeon.paths import join
 from sesurgeon.surgery.folding.channelwise import way_on
 from sesurgeon.surgery.folding.scale import Scale
 from sesurgeon.surgery.folding.trials import input_passes, reader_passes

@@ -9,7 +9,7 @@ from operator import attrgetter
 from torch import Tensor, fx
 
 from sesurgeon.graph import Survey, ops
-from sesurgeon.graph.paths import join
+from sesurgeon.paths import join
 from sesurgeon.surgery.folding.channelwise import ways_back
 from sesurgeon.surgery.folding.homogeneous import function_weights, module_weights, output_channels
 from sesurgeon.surgery.folding.scale import Scale

@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 from torch import fx, nn
 
 from sesurgeon.graph import Survey, ops
-from sesurgeon.graph.paths import join
 from sesurgeon.graph.tracing.local_graphs import LocalGraphs
+from sesurgeon.paths import join
 from sesurgeon.surgery.folding.tensor_uses import TensorUses
 
 

@@ -10,8 +10,17 @@ import torch
 from torch import nn
 
 from sesurgeon.errors import UnreadableFileError, UsageError, VerificationError
-from sesurgeon.models import Provenance, attach_provenance, heads_if_any, num_outputs, provenance_of, set_num_classes
+from sesurgeon.models import (
+    Provenance,
+    attach_provenance,
+    head_of,
+    heads_if_any,
+    num_outputs,
+    provenance_of,
+    set_num_classes,
+)
 from sesurgeon.models.copies import AnyModule
+from sesurgeon.paths import is_within_any
 from sesurgeon.placement import architecture_of, survey_for
 from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.below import renewed
@@ -163,13 +172,12 @@ def _check_base(adapter: Adapter, bare: nn.Module) -> None:
 def _check_head(adapter: Adapter, bare: nn.Module) -> None:
     """Compare what it says of its head with its tensors, before a head of that width is built."""
     named, outputs, heads = adapter.provenance.head, adapter.num_classes, heads_if_any(bare)
-    if named is not None and named not in heads:
+    if named is not None and (not heads or named != head_of(bare)):
         raise UnreadableFileError(f"The adapter names a head that is none: {named}.", hint=_AGAIN)
     if outputs is None or (heads and outputs == num_outputs(bare)):
         return
-    given = [adapter.tensors.get(f"{path}.weight") for path in heads]
-    asked = [(outputs, *attrgetter(f"{path}.weight")(bare).shape[1:]) for path in heads]
-    if not heads or [None if weight is None else weight.shape for weight in given] != asked:
+    given = [tensor.shape for name, tensor in adapter.tensors.items() if is_within_any(name, heads)]
+    if not heads or (outputs, *attrgetter(f"{head_of(bare)}.weight")(bare).shape[1:]) not in given:
         raise UnreadableFileError(f"The adapter does not hold a head of {outputs} outputs, as it says.", hint=_AGAIN)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sesurgeon.models import heads_if_any
+from sesurgeon.paths import is_within_any
 from sesurgeon.surgery.rewrite import blocks_of
 
 
@@ -30,22 +31,17 @@ class Fingerprint:
         return [part for part in self.parts if self.parts[part] != other.parts.get(part)]
 
 
-def is_inside(name: str, paths: Iterable[str]) -> bool:
-    """Is the tensor ``name`` in one of the modules at ``paths``?"""
-    return any(name.startswith(f"{path}.") for path in paths)
-
-
 def own_tensors(model: nn.Module) -> dict[str, Tensor]:
     """The tensors of ``model`` that belong to its task: of inserted blocks and of heads, by their names."""
     paths = _own_paths(model)
-    return {name: tensor for name, tensor in _tensors(model).items() if is_inside(name, paths)}
+    return {name: tensor for name, tensor in _tensors(model).items() if is_within_any(name, paths)}
 
 
 def fingerprint_of(model: nn.Module) -> Fingerprint:
     """The fingerprint of a network's backbone: of all weights and buffers outside of inserted blocks and heads."""
     paths, whole, parts = _own_paths(model), hashlib.sha256(), dict[str, "hashlib._Hash"]()
     for name, tensor in _tensors(model).items():
-        if is_inside(name, paths):
+        if is_within_any(name, paths):
             continue
         part = parts.setdefault(name.partition(".")[0], hashlib.sha256())
         for piece in (f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), _bytes(tensor)):
@@ -57,7 +53,7 @@ def fingerprint_of(model: nn.Module) -> Fingerprint:
 def changed_tensors(model: nn.Module, other: nn.Module) -> list[str]:
     """Names of the backbone's weights and buffers that differ in any bit between two networks of one architecture."""
     paths, theirs = _own_paths(model), _tensors(other)
-    mine = {name: tensor for name, tensor in _tensors(model).items() if not is_inside(name, paths)}
+    mine = {name: tensor for name, tensor in _tensors(model).items() if not is_within_any(name, paths)}
     return [
         name
         for name, tensor in mine.items()
