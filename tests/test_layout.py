@@ -23,6 +23,7 @@ ROAD = (
     "files",
     "interrupts",
     "modules",
+    "paths",
     "scalars",
     "version",
     "words",

@@ -38,27 +38,21 @@ def leave_group() -> None:
     """Destroy the process group if there is one: torch warns otherwise."""
     import torch.distributed
 
-    if _in_group():
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-
-
-def _in_group() -> bool:
-    import torch.distributed
-
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 @contextlib.contextmanager
 def main_explains() -> Iterator[None]:
     """Let the main process alone print an error that all processes have.
 
-    Before the processes are a group, an error is most likely the same for all: the others wait for the launcher to end
-    them, which it does when the main process fails, and print theirs only if it does not, half a minute later.
+    The others wait for the launcher to end them, which it does when the main process fails, and print theirs only if it
+    does not, half a minute later: then the error is theirs alone.
     """
     try:
         yield
     except SesurgeonError:
-        if is_launched() and not is_main() and not _in_group():
+        if is_launched() and not is_main():
             time.sleep(_HEAD_START)
         raise
 
@@ -97,7 +91,7 @@ def launch(processes: int) -> None:
             raise typer.Exit(next((one.exitcode for one in failures if one.exitcode > 0), 1)) from error
         raise SesurgeonError(
             f"Process {killed.local_rank} of {processes} was killed by {killed.signal_name()}.",
-            hint="Was there too little memory? With --resume the run goes on from its newest state.",
+            hint="Was there too little memory? With --resume a run that wrote a state goes on from it.",
         ) from error
     except (SignalException, KeyboardInterrupt) as error:
         raise typer.Exit(INTERRUPTED) from error

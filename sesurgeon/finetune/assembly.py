@@ -69,7 +69,8 @@ def make_trainer(model: nn.Module, data: Data, task: Task, run: RunContext, stat
         counts=counts if config.class_weights else None,
         teacher=_teacher(model, task, run, resumes=state is not None),
     )  # fmt: skip
-    part = range(accelerator.process_index, len(data.val), accelerator.num_processes)
+    own, of, images_held_out = accelerator.process_index, accelerator.num_processes, len(data.val)
+    part = range(images_held_out * own // of, images_held_out * (own + 1) // of)
     measured = eval_loader(
         data.val, task.preprocessing, task.labels, batch_size=config.batch_size, workers=config.workers, part=part
     )

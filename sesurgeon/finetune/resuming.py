@@ -52,8 +52,9 @@ def _written_at(file: Path) -> int:
 def resumed_config(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> FinetuneConfig:
     """The settings of a resumed run.
 
-    More ``epochs`` lengthen the last phase. It goes on with the schedule of the longer phase, so the learning rate
-    rises again. Fewer epochs end the run earlier, but not before the epoch that it is in.
+    With more ``epochs`` the run goes on as if it had been started with that many: they lengthen the phase that trains
+    everything (or begin it, if ``freeze_epochs`` were all), with the schedule of the longer phase, so the learning rate
+    rises again. Fewer epochs end the run earlier, even within the frozen ones, but not before the epoch that it is in.
 
     Args:
         settings: the run's ``args.yaml``.
@@ -74,7 +75,10 @@ def resumed_config(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> F
             hint=f"Leave them out (these may change: {', '.join(sorted(CHANGEABLE))}), "
             "or start a new run from its last.pt.",
         )
-    return FinetuneConfig(**{**before, **{name: value for name, value in changes.items() if name in CHANGEABLE}})
+    started = FinetuneConfig(**before)
+    changeable = {name: value for name, value in changes.items() if name in CHANGEABLE}
+    changed = replace(started, **{**changeable, "freeze_epochs": 0})
+    return replace(changed, freeze_epochs=min(started.freeze_epochs, changed.epochs))
 
 
 def task_of(state: RunState, task: Task, config: FinetuneConfig) -> Task:
@@ -94,7 +98,7 @@ def state_of(folder: RunFolder) -> FoundState:
 
     Raises:
         UsageError: there is none, or the run is going on.
-        UnreadableFileError: all are damaged, or another version of sesurgeon wrote it.
+        UnreadableFileError: none can be read, another version of sesurgeon wrote it, or the run's best epoch is gone.
     """
     check_unlocked(folder.path)
     states = states_in(folder.states)
@@ -108,8 +112,14 @@ def state_of(folder: RunFolder) -> FoundState:
     found = newest_state(folder.states)
     if found is None:
         raise UnreadableFileError(
-            f"All states of the run are damaged: {', '.join(map(str, reversed(states)))}.",
+            f"No state of the run can be read: {', '.join(map(str, reversed(states)))}. They are damaged; or they hold "
+            "extra state of the network that cannot be read safely, of which the run warned when it started.",
             hint="Start a new run from its last.pt or best.pt.",
+        )
+    if folder.read_best_row() is None:  # unless a later epoch were better, the run would fail at its end
+        raise UnreadableFileError(
+            f"{folder.best} is gone or damaged, or holds no epoch of the run.",
+            hint="Put it back, or start a new run from the last.pt beside it.",
         )
     return found
 

@@ -38,7 +38,7 @@ from sesurgeon.finetune.trainer import Trainer
 from sesurgeon.finetune.training.calibration import calibrate
 from sesurgeon.finetune.training.objective import check_mixing
 from sesurgeon.finetune.training.phase_training import check_optimizer
-from sesurgeon.finetune.training.processes import explain_lost_processes, from_main, make_accelerator
+from sesurgeon.finetune.training.processes import explain_lost_processes, make_accelerator, on_main
 from sesurgeon.finetune.training.single_images import check_single_images
 from sesurgeon.finetune.training.state import check_processes, restore_weights
 from sesurgeon.finetune.training.stopping import stop_request
@@ -127,7 +127,7 @@ def finetune(
     if not isinstance(config, FinetuneConfig):
         raise UsageError(
             f"config must be a FinetuneConfig, not a {type(config).__name__}.",
-            hint="Write sesurgeon.finetune.FinetuneConfig(epochs=3, lr=1e-3).",
+            hint="from sesurgeon.finetune import FinetuneConfig; config = FinetuneConfig(epochs=3, lr=1e-3)",
         )
     trackers = trackers_for(config.log_with)
     resumed = None if resume is None else RunFolder(Path(resume))
@@ -142,7 +142,9 @@ def finetune(
     source = {"model": str(provenance_of(model).source), "data": spec}
     kept = {**source, **(settings or {}), **config.to_dict()}
     settings_text(kept)  # before a folder is made, or another one replaced
-    folder = _new_folder(config, accelerator) if resumed is None else resumed
+    folder = resumed or on_main(
+        accelerator, lambda: make_run_folder(Path(config.output), config.name, force=config.force)
+    )
     held = locked(folder.path) if accelerator.is_main_process else contextlib.nullcontext()
     tracked = tracking(accelerator, folder.path, config.to_dict(), updates_per_epoch, on_progress)
     with (
@@ -150,20 +152,20 @@ def finetune(
         tracked as on_progress,
         seeded(config.seed, accelerator.device),
         stop_request() as stop,
-        _flags_kept(model),
     ):
         run = RunContext(config, accelerator, folder, stop, on_progress)
         if run.writes:
             folder.write_settings(model, kept)
         prepare_model(model, task)
-        place(model, config, accelerator)
-        on_progress(RunStarted(folder.path, data, task))
-        trainer = make_trainer(model, data, task, run, state)
-        reseed(config.seed + accelerator.process_index, accelerator.device)
-        _train(trainer, found, data)
-        gates: tuple[GateStatistics, ...] = ()
-        if run.writes:
-            gates = write_overview(folder, model, trainer.recorder, data, task, config.batch_size)
+        with _flags_kept(model):  # those of a new head, too
+            place(model, config, accelerator)
+            on_progress(RunStarted(folder.path, data, task))
+            trainer = make_trainer(model, data, task, run, state)
+            reseed(config.seed + accelerator.process_index, accelerator.device)
+            _train(trainer, found, data)
+            gates: tuple[GateStatistics, ...] = ()
+            if run.writes:
+                gates = write_overview(folder, model, trainer.recorder, data, task, config.batch_size)
     attach_provenance(model, provenance_of(trainer.shown))  # the average has the history
     recorder = trainer.recorder
     return FinetuneResult(
@@ -188,14 +190,11 @@ def _images(
     on_progress: OnProgress,
 ) -> Data:
     """The images of the run; if they have no labels, with what the network says of them."""
-    main = accelerator.is_main_process
-    if not isinstance(data, Data):
-        spec = os.fspath(data)
-        data = from_main(_open(spec, model, config, on_progress) if main else None)
-    if data.unlabelled:
-        placed = place(model, config, accelerator)
-        data = from_main(labelled_by(placed, data, config, state) if main else None)
-    return data
+    opened = data if isinstance(data, Data) else on_main(accelerator, lambda: _open(data, model, config, on_progress))
+    if not opened.unlabelled:
+        return opened
+    placed = place(model, config, accelerator)
+    return on_main(accelerator, lambda: labelled_by(placed, opened, config, state))
 
 
 def _checked(
@@ -275,14 +274,8 @@ def _restore(trainer: Trainer, found: FoundState) -> None:
     trainer.run.on_progress(RunResumed(found.path, found.state.epoch, found.state.update, torn, held))
 
 
-def _new_folder(config: FinetuneConfig, accelerator: Accelerator) -> RunFolder:
-    made = None
-    if accelerator.is_main_process:
-        made = make_run_folder(Path(config.output), config.name, force=config.force)
-    return from_main(made)
-
-
-def _open(spec: str, model: nn.Module, config: FinetuneConfig, on_progress: OnProgress) -> Data:
+def _open(data: str | os.PathLike[str], model: nn.Module, config: FinetuneConfig, on_progress: OnProgress) -> Data:
+    spec = os.fspath(data)
     return open_data(
         spec,
         multi_label=config.multi_label,

@@ -137,7 +137,7 @@ def _check_weights(model: nn.Module) -> None:
         raise UsageError(
             f"The model's weights are {dtype}, and fine-tuning takes float32.",
             hint="Convert them in Python: sesurgeon.save(sesurgeon.load('model.pt').float(), 'model.float32.pt'). "
-            "Load takes trust_pickle=True for --trust-pickle, and arch=… for --arch. Then --amp computes in bfloat16.",
+            "Give load trust_pickle or arch where --trust-pickle or --arch is needed. Then --amp computes in bfloat16.",
         )
 
 

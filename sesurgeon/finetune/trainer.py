@@ -69,25 +69,25 @@ class Trainer:
             DivergedError: loss or weights are not finite.
             DataError, OutputError: images cannot be read, files cannot be written.
         """
-        start = Position() if state is None else Position(state.epoch, state.update)
+        at = Position() if state is None else Position(state.epoch, state.update)
+        tally: Tally | None = None  # nothing is trained yet
         for phase in self.task.phases:
-            epochs = range(max(phase.first_epoch, start.epoch), phase.end)
+            epochs = range(at.epoch, phase.end)
             if not epochs:
                 continue
             training = start_phase(
                 self.model, phase, self.task.new, self.trainable, self.run.config, self.loop.updates.per_epoch,
                 self.run.accelerator, self.average,
             )  # fmt: skip
-            begun = self._begin(training, start, state) if start.epoch in epochs else Tally()
+            if tally is None:
+                tally = self._begin(training, at, state)
             self._announce(phase)
             for epoch in epochs:
                 if self._has_stalled(phase):
                     self.run.on_progress(RunStopped(epoch))
                     return
-                if epoch == start.epoch:
-                    self._epoch(training, start, begun)
-                else:
-                    self._epoch(training, Position(epoch), Tally())
+                self._epoch(training, at, tally)
+                at, tally = Position(epoch + 1), Tally()
 
     def _begin(self, training: PhaseTraining, start: Position, state: RunState | None) -> Tally:
         """Restore ``state`` in its phase, or write the first one. Returns the losses of the epoch so far."""

@@ -85,7 +85,9 @@ def study_gates(
     check_loading(batch_size, workers)
     check_blocks(model)
     if not isinstance(data, Data):
-        data = open_held_out(model, data, unlabelled=lacks_labels(model, data), on_progress=on_progress)
+        data = open_held_out(
+            model, data, training=split == "train", unlabelled=lacks_labels(model, data), on_progress=on_progress
+        )
     rows = choose_classes(() if data.unlabelled else data.classes, classes)
     given = prepared(
         model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device,

@@ -51,6 +51,7 @@ def test_training_refuses_them_and_says_what_to_do(dtype: torch.dtype, workplace
     assert result.exit_code == 2
     name = str(dtype).removeprefix("torch.")
     assert f"The model's weights are {name}, and fine-tuning takes float32." in result.stderr
+    assert "Give load trust_pickle or arch where" in result.stderr
     assert not (workplace / "runs").exists()
     sesurgeon.save(sesurgeon.load("net.se.pt").float(), "net.float32.pt")  # as the message says
     assert run("finetune", "net.float32.pt", *DATA, "--epochs", "1", "--log-with", "none").exit_code == 0

@@ -266,9 +266,22 @@ def test_without_it_they_do_not(workplace: Path) -> None:
     assert not torch.allclose(losses("two"), losses("one"), rtol=1e-4, atol=1e-6)
 
 
-def test_an_error_before_the_processes_are_a_group_is_told_once(workplace: Path) -> None:
-    result = in_processes("missing.pt", "--data", "data", "--num-processes", "2")
-    assert result.returncode == 3, result.stderr
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["missing.pt"], 3, "missing.pt"),
+        (["net.se.pt", "--name", "taken"], 1, "exists already"),
+        (["net.se.pt", "--aa", "nonsense"], 2, "no augmentation policy"),
+    ],
+    ids=["before they are a group", "on the main one", "on all"],
+)
+def test_an_error_of_several_processes_is_told_once(
+    workplace: Path, arguments: list[str], code: int, message: str
+) -> None:
+    (workplace / "runs/finetune/taken").mkdir(parents=True)
+    result = in_processes(*arguments, *SHORT, "--num-processes", "2")
+    assert result.returncode == code, result.stderr
+    assert message in result.stderr
     assert result.stderr.count("Error: ") == 1
 
 
@@ -277,7 +290,7 @@ def test_an_error_in_several_processes_has_its_exit_code(workplace: Path) -> Non
     assert result.returncode == 1, result.stderr
     assert result.stderr.count("No MODEL given: taking net.se.pt") == 1
     assert "The data folder nowhere does not exist" in result.stderr
-    assert "was killed" not in result.stderr
+    assert result.stderr.count("Error: ") == 1
     assert "Traceback" not in result.stderr
 
 

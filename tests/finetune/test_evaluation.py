@@ -168,3 +168,16 @@ def test_only_what_was_held_out_of_a_folder_is_measured(make_net: MakeNet, class
     assert len(open_held_out(model, class_folder).val) == 4
     assert open_held_out(model, class_folder).val == open_data(class_folder, val_split=0.2, seed=5).val
     assert len(open_held_out(make_net(), class_folder).val) == 20
+    assert evaluate(model, class_folder, split="train", workers=0).images == 16
+    with pytest.raises(DataError, match="have no validation set"):
+        evaluate(make_net(), class_folder, split="train", workers=0)
+
+
+def test_the_training_images_of_a_folder_can_be_measured(make_net: MakeNet, split_folder: Path) -> None:
+    by_path, opened = (
+        evaluate(make_net(), data, split="train", workers=0) for data in (split_folder, open_data(split_folder))
+    )
+    assert by_path.images == 24
+    assert torch.equal(by_path.losses, opened.losses)
+    with pytest.raises(DataError, match=r"have no split 'train'.\nThey were opened for measuring only"):
+        evaluate(make_net(), open_data(split_folder, training=False), split="train", workers=0)

@@ -21,9 +21,10 @@ from sesurgeon.finetune.remarks import remarks_on
 from sesurgeon.finetune.scoring.gatewatch import watch_gates
 from sesurgeon.finetune.training.objective import Objective, balancing_weights, distillation_loss
 from sesurgeon.finetune.training.phase_training import check_optimizer
-from sesurgeon.finetune.training.phases import Phase, is_new, param_groups, phases_of, set_trainable
+from sesurgeon.finetune.training.phases import Phase, param_groups, phases_of, set_trainable
 from sesurgeon.finetune.training.teacher import make_teacher
 from sesurgeon.models import provenance_of
+from sesurgeon.paths import is_within_any
 from sesurgeon.surgery import add_se, blocks_of, load
 
 MakeNet = Callable[..., nn.Module]
@@ -330,7 +331,7 @@ def test_what_is_new_learns_at_its_own_rate_in_every_layer(source: str) -> None:
         {name: of[id(parameter)] for name, parameter in network.named_parameters()}
         for network, of in zip((model, plain), rates, strict=True)
     )
-    assert {with_blocks[name] for name in names if is_new(name, new)} == {3.0}
+    assert {with_blocks[name] for name in names if is_within_any(name, new)} == {3.0}
     assert {name: with_blocks[name] for name in without} == without  # the others as if there were none
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from sesurgeon.errors import UsageError
+from sesurgeon.errors import UnreadableFileError, UsageError
 from sesurgeon.finetune import (
     EpochRow,
     Event,
@@ -19,6 +19,7 @@ from sesurgeon.finetune import (
     RunResumed,
     TrainStep,
     finetune,
+    resumed_config,
 )
 from sesurgeon.models.provenance import add_record
 from sesurgeon.surgery import load, save
@@ -91,7 +92,34 @@ def test_extra_state_that_cannot_be_read_safely_is_told_at_once(
     net = make_net()
     net.drop = Placed(split_folder)
     events: list[Event] = []
-    finetune(net, split_folder, replace(config, epochs=1), on_progress=events.append)
+    result = finetune(net, split_folder, replace(config, epochs=1), on_progress=events.append)
     [told] = [index for index, event in enumerate(events) if isinstance(event, NotResumable)]
     assert "Path" in events[told].refused  # type: ignore[union-attr]
     assert not any(isinstance(event, TrainStep) for event in events[:told])
+    with pytest.raises(UnreadableFileError, match="extra state of the network that cannot be read safely"):
+        finetune(net, split_folder, config, resume=result.folder)
+
+
+@pytest.mark.parametrize("content", [None, b"half"], ids=["gone", "damaged"])
+def test_a_run_whose_best_epoch_is_lost_is_refused_before_training(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig, content: bytes | None
+) -> None:
+    result = finetune(augmented, split_folder, config)
+    result.best.unlink()
+    if content is not None:
+        result.best.write_bytes(content)
+    events: list[Event] = []
+    more = replace(config, epochs=config.epochs + 1)
+    with pytest.raises(UnreadableFileError, match=r"best.pt is gone or damaged"):
+        finetune(augmented, split_folder, more, resume=result.folder, on_progress=events.append)
+    assert not events
+
+
+def test_other_epochs_leave_or_cut_the_frozen_ones() -> None:
+    """As if the run had been started with so many."""
+    for epochs, frozen, changed, left in ((2, 2, 4, 2), (6, 4, 3, 3), (6, 4, 5, 4)):
+        settings = FinetuneConfig(epochs=epochs, freeze_epochs=frozen).to_dict()
+        found = resumed_config(settings, {"epochs": changed})
+        assert (found.epochs, found.freeze_epochs) == (changed, left)
+    with pytest.raises(UsageError, match="epochs \\(='3'\\) must be a whole number"):
+        resumed_config(settings, {"epochs": "3"})

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from sesurgeon.errors import DataError
-from sesurgeon.finetune import batches, open_data
+from sesurgeon.finetune import batches, open_data, preprocessing_for
+from sesurgeon.finetune.data.images import item_of, labels_of
 from sesurgeon.finetune.data.labels import Labels, ManyLabels
 from sesurgeon.finetune.data.loader import PreparedImages, _report_unless_left, eval_loader, read, train_loader
 from sesurgeon.finetune.data.sampler import UpdateSampler, UpdateSize
@@ -71,15 +74,61 @@ def test_the_image_that_a_dataset_cannot_give_is_named(workers: int) -> None:
     loader = eval_loader(Faulty(), PLAIN, (0, 1), batch_size=1, workers=workers)
     reading = read(loader)
     next(reading)
-    with pytest.raises(DataError, match=r"^The image with index 1 cannot be read .*: image file is truncated$"):
+    with pytest.raises(DataError, match=r"^The image with index 1 cannot be read: image file is truncated$"):
         next(reading)
 
 
 @pytest.mark.parametrize("labels", [(0, 1), ManyLabels((0, 1), 2)])
 def test_a_negative_target_is_not_the_last_class(labels: Labels) -> None:
     dataset = PreparedImages(Faulty(), "L", eval_transform(PLAIN), labels)
-    with pytest.raises(DataError, match=r"The image with index 2 .*its target \(=-1\) is negative"):
+    with pytest.raises(DataError, match=r"The image with index 2 .*its target \(=-1\) is no class index"):
         dataset.__getitems__([2])
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ((torch.zeros(1, 8, 8), 0), r"it is a Tensor, not a PIL image; leave out ToTensor\(\)"),
+        ((Image.new("L", (8, 8)), "dog"), r"its target \(='dog'\) is no class index"),
+        ((Image.new("L", (8, 8)), (0, -1)), r"its target \(=\(0, -1\)\) is no class index"),
+    ],
+)
+def test_what_a_dataset_gives_instead_of_an_image_and_its_class_is_named(item: Any, said: str) -> None:
+    for read_first in (lambda: preprocessing_for(torch.nn.Conv2d(1, 1, 1), [item]), lambda: labels_of([item])):
+        with pytest.raises(DataError, match=f"^The image with index 0 cannot be read: {said}"):
+            read_first()
+
+
+@pytest.mark.parametrize("target", [1, True, np.int64(1), torch.tensor(1), (0, 1), ()])
+def test_a_class_index_may_be_a_number_of_any_kind_or_several(target: Any) -> None:
+    images = [(Image.new("L", (8, 8)), target)]
+    assert item_of(images, 0)[1] is target
+
+
+class Stored:
+    """Lists targets as torchvision's datasets do; what it returns is 1 and 2."""
+
+    def __init__(self, listed: Any, **attributes: Any) -> None:
+        self.labels = listed
+        vars(self).update(attributes)
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int, /) -> tuple[Image.Image, int]:
+        return Image.new("L", (8, 8)), index + 1
+
+
+def test_classes_are_counted_as_they_are_returned_not_as_they_are_stored() -> None:
+    for unlike in (
+        Stored([5, 6]),
+        Stored([5, 6], target_transform=lambda target: target - 4),
+        Stored(["dog", "cat"], target_transform=None),
+        Stored(torch.zeros(2, 8), target_transform=None),
+    ):
+        assert labels_of(unlike) == [(1,), (2,)]
+    for listed in ([5, 6], torch.tensor([5, 6]), np.array([5, 6])):  # as they are listed, without reading the images
+        assert labels_of(Stored(listed, target_transform=None)) == [(5,), (6,)]
 
 
 @pytest.mark.parametrize("error", [ConnectionResetError("reset by peer"), FileNotFoundError("socket"), EOFError()])

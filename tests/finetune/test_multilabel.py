@@ -32,7 +32,6 @@ from sesurgeon.finetune import (
     predict,
     resumed_config,
 )
-from sesurgeon.finetune.keeping.milestones import Milestone
 from sesurgeon.finetune.keeping.report import write_report
 from sesurgeon.finetune.scoring.measured import restored
 from sesurgeon.finetune.scoring.perimage import joined
@@ -206,7 +205,9 @@ def test_an_evaluation_is_kept_and_put_together_again() -> None:
     assert isinstance(again, MultiLabelEvaluation)
     assert again.scores() == found.scores()
     columns = ("targets", "probabilities", "losses")
-    parts = [replace(found, **{name: getattr(found, name)[start::2] for name in columns}) for start in (0, 1)]
+    parts = [
+        replace(found, **{name: getattr(found, name)[rows] for name in columns}) for rows in (slice(2), slice(2, 3))
+    ]
     whole = joined(parts)
     assert isinstance(whole, MultiLabelEvaluation)
     assert all(torch.equal(getattr(whole, name), getattr(found, name)) for name in columns)
@@ -214,7 +215,7 @@ def test_an_evaluation_is_kept_and_put_together_again() -> None:
 
 def test_a_report_has_the_right_scores(tmp_path: Path) -> None:
     found = scored()
-    write_report(tmp_path / "report.md", "x-rays", [Milestone("before", found), Milestone("best", found)])
+    write_report(tmp_path / "report.md", "x-rays", {"before": found, "best": found})
     text = (tmp_path / "report.md").read_text()
     assert "|  | mAP | F1 | loss | images |\n| --- | ---: | ---: | ---: | ---: |\n" in text
     assert f"| before | 83.33 % | 50.00 % | {found.loss:.4f} | 3 |\n" in text

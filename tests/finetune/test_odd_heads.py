@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from finetune_nets import HeadFirst
-from torch import nn
+from torch import Tensor, nn
 
 from sesurgeon.finetune import FinetuneConfig, finetune
 from sesurgeon.models import Preprocessing
@@ -79,3 +80,25 @@ def test_all_parts_of_a_new_head_are_trained_and_nothing_else(
     extract_adapter(model, tmp_path / "a.adapter.safetensors", base=base)
     images = torch.rand(2, 1, 64, 64)
     assert torch.equal(apply_adapter(base, tmp_path / "a.adapter.safetensors")(images), model(images))
+
+
+class AlwaysTwo(nn.Module):
+    """Gives a tuple in eval mode, too, and ends in a convolution that is no layer of size 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.stem(x).relu()
+        return self.last(features).mean((2, 3)), features
+
+
+@pytest.mark.parametrize("choice", [{"distill": 0.5}, {"layer_decay": 0.8}])
+def test_a_network_without_a_head_that_could_be_replaced_is_trained(
+    choice: dict[str, Any], split_folder: Path, config: FinetuneConfig
+) -> None:
+    model = add_se(AlwaysTwo(), torch.rand(2, 1, 8, 8), policy="conv")
+    before = model.last.weight.clone()
+    finetune(model, split_folder, replace(config, epochs=2, **choice))
+    assert not torch.equal(model.last.weight, before)

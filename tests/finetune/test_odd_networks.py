@@ -72,6 +72,18 @@ def test_an_average_is_that_of_timms(make_net: Callable[..., TinyNet]) -> None:
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in ours.module.state_dict().items())
 
 
+def test_a_weight_that_layers_share_is_averaged_once() -> None:
+    block, other = nn.Linear(2, 2), nn.Linear(2, 2)
+    other.weight = block.weight
+    model = nn.ModuleList([block, block, other]).requires_grad_(False)
+    nn.init.zeros_(block.weight)
+    average = Average(model, 0.9)
+    nn.init.ones_(block.weight)
+    average.apply_update_(model, 0.9)
+    assert average.module[0].weight is average.module[1].weight is average.module[2].weight
+    assert torch.allclose(average.module[0].weight, torch.full((2, 2), 0.1))
+
+
 @pytest.mark.parametrize("model_ema", [False, True])
 def test_a_mask_may_be_infinite_from_the_start(split_folder: Path, config: FinetuneConfig, model_ema: bool) -> None:
     model = Masked()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sesurgeon.errors import DataError
+from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune import Data, ImagesChecked, open_data
 from sesurgeon.finetune.data.images import FileImages
 
@@ -164,6 +164,26 @@ def test_classes_are_kept_as_plain_strings(classes: Any, class_folder: Path) -> 
     data = Data("mine", classes, open_data(class_folder).val)
     assert data.classes == ("0", "1")
     assert {type(name) for name in data.classes} == {str}
+
+
+@pytest.mark.parametrize("options", [{"val": []}, {"val": [0], "train": []}])
+def test_an_empty_set_is_refused(options: Any) -> None:
+    with pytest.raises(DataError, match=rf"The split '{[*options][-1]}' of the data mine has no images"):
+        Data("mine", ("left", "right"), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"val_split": 1.5}, r"val_split \(=1.5\) must be between 0 and 1, or None"),
+        ({"val_split": -1}, r"val_split \(=-1\) must be between 0 and 1, or None"),
+        ({"seed": -1}, r"seed \(=-1\) must be 0 or more"),
+        ({"on_bad_image": "raise"}, r"on_bad_image \(='raise'\) must be skip or error"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(options: Any, said: str, class_folder: Path) -> None:
+    with pytest.raises(UsageError, match=said):
+        open_data(class_folder, **options)
 
 
 def test_missing_folder() -> None:

@@ -257,6 +257,18 @@ def test_more_epochs_go_on_with_the_longer_schedule(
     assert yaml.safe_load((folder / "args.yaml").read_text())["epochs"] == 5
 
 
+def test_fewer_epochs_end_a_run_within_the_frozen_ones(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig
+) -> None:
+    config = replace(config, epochs=4, freeze_epochs=3)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(augmented, split_folder, config, on_progress=Stopping(1, 2, ask))
+    events = resume(newest_run(Path(config.output)), split_folder, epochs=2)
+    assert [(event.row.epoch, event.row.phase) for event in events if isinstance(event, EpochFinished)] == [
+        (1, "blocks")
+    ]
+
+
 def test_a_finished_run_that_is_resumed_changes_nothing(
     augmented: nn.Module, split_folder: Path, config: FinetuneConfig
 ) -> None:

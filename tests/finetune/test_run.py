@@ -84,6 +84,8 @@ def test_one_seed_gives_the_same_weights(augmented: nn.Module, split_folder: Pat
     once = _state(augmented)
     augmented.load_state_dict(start)
     torch.manual_seed(99)  # what the caller did before plays no part
+    for parameter in augmented.parameters():
+        parameter.grad = torch.ones_like(parameter)
     finetune(augmented, split_folder, settings())
     assert _changed(once, augmented) == set()
     augmented.load_state_dict(start)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,24 @@ def test_a_dataset_that_is_not_there_points_to_download(tmp_path: Path) -> None:
     assert "--download" in (caught.value.hint or "")
 
 
+def test_a_damaged_file_is_to_be_deleted_before_it_is_fetched(fashion: Path, tmp_path: Path) -> None:
+    shutil.copytree(fashion, tmp_path, dirs_exist_ok=True)
+    os.truncate(tmp_path / "FashionMNIST" / "raw" / "t10k-images-idx3-ubyte", 1000)
+    for download in (False, True):
+        with pytest.raises(DataError, match="is invalid for input of size") as caught:
+            open_data("torchvision:FashionMNIST", data_dir=tmp_path, training=False, download=download)
+        assert "delete it first" in (caught.value.hint or "")
+
+
+def test_a_damaged_list_of_images_does_not_pass_for_a_missing_part(tmp_path: Path) -> None:
+    (tmp_path / "food-101" / "images").mkdir(parents=True)
+    (tmp_path / "food-101" / "meta").mkdir()
+    for part in ("train", "test"):
+        (tmp_path / "food-101" / "meta" / f"{part}.json").write_text('{"apple_pie": ["apple')
+    with pytest.raises(DataError, match="or is damaged: Unterminated string"):
+        open_data("torchvision:Food101", data_dir=tmp_path)
+
+
 def test_a_failed_download_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(*args: object, **kwargs: object) -> None:
         raise OSError("Name or service not known")
@@ -87,7 +107,7 @@ def test_parts_by_split_name_and_classes_from_labels(tmp_path: Path, monkeypatch
     class SVHN:
         def __init__(self, root: str, split: str = "train", download: bool = False) -> None:
             if split not in ("train", "test"):
-                raise ValueError(f"Unknown split {split}")
+                raise ValueError(f"Unknown value '{split}' for argument split. Valid values are {{'train', 'test'}}.")
             self.part = split
             self.labels = torch.tensor([1, 0, 3]).numpy()
 

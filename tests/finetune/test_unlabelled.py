@@ -16,6 +16,7 @@ from torch import nn
 
 from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune import (
+    Data,
     EpochFinished,
     Event,
     FinetuneConfig,
@@ -26,7 +27,10 @@ from sesurgeon.finetune import (
     predict,
     resumed_config,
 )
+from sesurgeon.finetune.data.heldout import held_out_record
+from sesurgeon.finetune.data.images import FileImages
 from sesurgeon.finetune.data.unlabelled import lacks_classes
+from sesurgeon.finetune.keeping.states import newest_state
 from sesurgeon.models import attach_provenance, provenance_of
 from sesurgeon.surgery import add_se, load
 
@@ -98,7 +102,8 @@ def test_the_network_is_kept_while_gates_learn(augmented: nn.Module, flat: Path,
     [started] = [event for event in events if isinstance(event, RunStarted)]
     said = {str(image.path): image.guesses[0].index for image in before.images}
     val = started.data.val
-    assert [said[str(path)] for path in val.images.paths] == list(val.targets)  # type: ignore[attr-defined]
+    assert isinstance(val, FileImages)
+    assert [said[str(path)] for path in val.paths] == list(val.targets)
     assert result.rows[0].scores["top1"] == 100
     assert result.task.head is None
     assert "The images have no labels" in result.task.notes[-1]
@@ -151,6 +156,29 @@ def test_labels_are_wanted_by_everything_else(augmented: nn.Module, flat: Path, 
     with pytest.raises(UsageError, match="no labels, which eval_metric needs"):
         finetune(augmented, data, replace(config, eval_metric="loss"))
     assert not Path(config.output).exists()
+
+
+def test_the_held_out_images_are_known_again(augmented: nn.Module, flat: Path, config: FinetuneConfig) -> None:
+    result = finetune(augmented, flat, replace(config, epochs=1))
+    record = provenance_of(augmented).history[-1]
+    assert record["val_images"] == 4
+    assert record["val_digest"] == held_out_record(open_data(flat, unlabelled=True))["val_digest"]
+    state = newest_state(result.folder / "states")
+    assert state is not None
+    assert all(state.state.data["files"])
+
+
+def test_a_dataset_of_ones_own_needs_no_labels_either(augmented: nn.Module, flat: Path, config: FinetuneConfig) -> None:
+    opened = open_data(flat, unlabelled=True)
+    train, val = ([opened.split(name)[index] for index in range(4)] for name in ("train", "val"))
+    result = finetune(augmented, Data("mine", ("",), val, train, unlabelled=True), replace(config, epochs=1))
+    assert result.rows[0].scores["top1"] == 100
+
+
+def test_several_labels_an_image_cannot_be_guessed(augmented: nn.Module, flat: Path, config: FinetuneConfig) -> None:
+    attach_provenance(augmented, replace(provenance_of(augmented), multi_label=True))
+    with pytest.raises(UsageError, match=r"have none.\n.*by --multi-label and a manifest"):
+        finetune(augmented, flat, config)
 
 
 def test_labels_that_fit_are_measured_with(augmented: nn.Module, class_folder: Path, config: FinetuneConfig) -> None:

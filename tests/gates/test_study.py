@@ -202,3 +202,10 @@ def test_a_loader_that_cannot_be_is_refused_before_the_data_are_opened(function:
 def test_an_unknown_class_is_told_with_the_nearest() -> None:
     with pytest.raises(UsageError, match=r"no class 'trousers' \(nearest: trouser\); 'xyz'\.\nThey have trouser, bag"):
         choose_classes(["trouser", "bag"], ["trousers", "bag", "xyz"])
+
+
+def test_the_training_images_of_a_folder_can_be_studied(tmp_path: Path) -> None:
+    for part, each in (("train", 3), ("val", 2)):
+        images(tmp_path / part, each)
+    assert study_gates(augmented(), tmp_path, split="train", workers=0).images == 6
+    assert prune(augmented(), tmp_path, split="train", workers=0).images == 6

@@ -13,7 +13,7 @@ from sesurgeon.finetune.data.images import Images
 
 @dataclass(frozen=True)
 class Data:
-    """Labelled images in two sets.
+    """Labelled images in two sets, neither of which is empty.
 
     Attributes:
         name: what was opened, as the user wrote it.
@@ -44,6 +44,9 @@ class Data:
     def __post_init__(self) -> None:
         # reports and checkpoints need plain strings, and users have lists, arrays and numbers
         object.__setattr__(self, "classes", tuple(map(str, self.classes)))
+        for split, images in (("train", self.train), ("val", self.val)):
+            if images is not None and len(images) == 0:
+                raise DataError(f"The split '{split}' of the data {self.name} has no images.")
 
     def split(self, name: str) -> Images:
         """The set called "train" or "val".
@@ -53,7 +56,8 @@ class Data:
         """
         images = {"train": self.train, "val": self.val}.get(name)
         if images is None:
-            raise DataError(f"The data {self.name} have no split '{name}'.", hint="The splits are train and val.")
+            known = "They were opened for measuring only." if name == "train" else "The splits are train and val."
+            raise DataError(f"The data {self.name} have no split '{name}'.", hint=known)
         return images
 
 
@@ -62,5 +66,6 @@ def check_is_data(data: object) -> None:
     if not isinstance(data, (Data, str, os.PathLike)):
         raise UsageError(
             f"Data are given by a path or a name, not as a {type(data).__name__}.",
-            hint="Give a dataset of (PIL image, class index) as sesurgeon.finetune.Data(name, classes, val=dataset).",
+            hint="Wrap a dataset of (PIL image, class index): "
+            "from sesurgeon.finetune import Data; data = Data(name, classes, val=dataset)",
         )

@@ -56,12 +56,46 @@ class FileImages:
             raise DataError(f"The image {self.paths[index]} cannot be read any more: {error}") from error
 
 
+def item_of(images: Images, index: int) -> tuple[Image.Image, Target]:
+    """An image and its target, checked, because datasets of others give and raise anything.
+
+    Raises:
+        DataError: the image cannot be read, or is no PIL image; or its target is no class index.
+    """
+    try:
+        item: Any = images[index]
+        image, target = item
+        if not isinstance(image, Image.Image):
+            raise ValueError(f"it is a {type(image).__name__}, not a PIL image; leave out ToTensor() and the like")
+        indices = np.asarray(target)
+        if indices.size and (indices.dtype.kind not in "biu" or indices.min() < 0):  # -1 would count from the end
+            raise ValueError(f"its target (={target!r}) is no class index")
+    except DataError:
+        raise
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise DataError(f"The image with index {index} cannot be read: {reason}") from error
+    return image, target
+
+
 def labels_of(images: Images) -> list[tuple[int, ...]]:
-    """The class indices of each image. The images are read only if the set does not list its targets."""
-    known = known_targets(images)
-    if len(known) != len(images):
-        known = [images[index][1] for index in range(len(images))]
-    return [target if isinstance(target, tuple) else (int(target),) for target in known]
+    """The class indices of each image. The images are read unless it is sure that the set returns what it lists."""
+    listed: Sequence[Target] = images.targets if isinstance(images, FileImages) else _returned_targets(images)
+    if len(listed) != len(images):
+        listed = [item_of(images, index)[1] for index in range(len(images))]
+    return [target if isinstance(target, tuple) else (int(target),) for target in listed]
+
+
+def _returned_targets(images: object) -> Sequence[int]:
+    """The targets that a dataset lists, if they are indices, and its ``target_transform`` is None; otherwise empty.
+
+    torchvision's datasets have that attribute. Of others, nobody knows what they do to their targets.
+    """
+    if getattr(images, "target_transform", images) is not None:
+        return ()
+    targets = known_targets(images)
+    listed = targets.tolist() if hasattr(targets, "tolist") else list(targets)
+    return listed if all(isinstance(target, int) for target in listed) else ()
 
 
 def known_targets(images: object) -> Sequence[Any]:

@@ -44,6 +44,11 @@ class ManyLabels:
         return wanted
 
 
+def labels_for(indices: tuple[int, ...], outputs: int, *, multi_label: bool) -> Labels:
+    """The labels for a model with so many outputs; ``indices`` are those of the data's classes among them."""
+    return ManyLabels(indices, outputs) if multi_label else indices
+
+
 def map_classes(data_classes: Sequence[str], model_classes: Sequence[str] | None, outputs: int) -> tuple[int, ...]:
     """The model's output index of each class of the data.
 

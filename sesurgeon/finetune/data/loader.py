@@ -10,15 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune.data.dataset import Data
-from sesurgeon.finetune.data.images import Images, to_mode
-from sesurgeon.finetune.data.labels import Labels, ManyLabels
+from sesurgeon.finetune.data.images import Images, item_of, to_mode
+from sesurgeon.finetune.data.labels import Labels, labels_for
 from sesurgeon.finetune.data.randomness import reseed, untouched
 from sesurgeon.finetune.data.sampler import Draw, UpdateSampler
 from sesurgeon.finetune.data.transforms import MILD, Augmentation, Transform, eval_transform, mode_of, train_transform
@@ -52,19 +51,13 @@ class PreparedImages(Dataset[Item]):
             return [self._item(*draw) if isinstance(draw, tuple) else self._item(draw) for draw in draws]
 
     def _item(self, index: int, seed: int = 0) -> Item:
+        image, target = item_of(self.images, index)
         try:
-            image, target = self.images[index]
-            if np.less(target, 0).any():  # otherwise it would count from the end
-                raise ValueError(f"its target (={target}) is negative")
             reseed(seed, _CPU)
             return self.transform(to_mode(image, self.mode)), self.labels[target]
-        except DataError:
-            raise
-        except Exception as error:  # Pillow raises anything, and so do datasets of others
+        except Exception as error:  # Pillow raises anything
             reason = str(error) or type(error).__name__
-            raise DataError(
-                f"The image with index {index} cannot be read or prepared for the model: {reason}"
-            ) from error
+            raise DataError(f"The image with index {index} cannot be prepared for the model: {reason}") from error
 
 
 def train_loader(
@@ -126,8 +119,8 @@ def check_loading(batch_size: int, workers: int) -> None:
 
 def class_labels(data: Data) -> Labels:
     """Labels that are indices in ``data.classes``; or ones and zeros if an image may have several."""
-    indices = tuple(range(len(data.classes)))
-    return ManyLabels(indices, len(indices)) if data.multi_label else indices
+    outputs = len(data.classes)
+    return labels_for(tuple(range(outputs)), outputs, multi_label=data.multi_label)
 
 
 def read(batches: Iterable[Batch]) -> Iterator[Batch]:

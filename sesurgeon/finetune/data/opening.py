@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import get_args
 
 from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune.config import OnBadImage
@@ -65,9 +66,10 @@ def open_data(
         DataError: the data are missing, have one class, an empty class, sets with different classes, or (with
             "error") an unreadable image.
         UsageError: ``spec`` is something else; torchvision has no such dataset, or a package is missing; or
-            ``multi_label`` is given and this is no manifest.
+            ``multi_label`` is given and this is no manifest; or an argument is out of range.
     """
     check_is_data(spec)
+    _check_options(val_split, seed, on_bad_image)
     name = os.fspath(spec)
     if multi_label and not _is_manifest(name):
         raise UsageError(
@@ -92,7 +94,10 @@ def open_data(
     if share is not None:
         sets = list(sets[0].split(share, seed))
     elif training and val is None:
-        raise DataError(f"The data {name} have no validation set.", hint="Hold a share out with --val-split.")
+        raise DataError(
+            f"The data {name} have no validation set.",
+            hint="Hold a share out with --val-split, or with open_data(..., val_split=0.2) in Python.",
+        )
     _check_some_labelled(sets[-1])
     return Data(
         name=name,
@@ -107,6 +112,17 @@ def open_data(
         ignored=ignored,
         notes=(*aside_notes(sets), *ignored_notes(ignored), *conversion_notes(checks), *class_notes(sets)),
     )
+
+
+def _check_options(val_split: float | None, seed: int, on_bad_image: str) -> None:
+    choices = get_args(OnBadImage)
+    for name, value, holds, rule in (
+        ("val_split", val_split, val_split is None or 0 < val_split < 1, "between 0 and 1, or None"),
+        ("seed", seed, seed >= 0, "0 or more"),
+        ("on_bad_image", on_bad_image, on_bad_image in choices, " or ".join(choices)),
+    ):
+        if not holds:
+            raise UsageError(f"{name} (={value!r}) must be {rule}.")
 
 
 def _list(name: str, training: bool, multi_label: bool, unlabelled: bool) -> Listing:

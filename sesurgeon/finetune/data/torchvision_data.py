@@ -19,17 +19,15 @@ def open_split(name: str, data_dir: str, *, training: bool, download: bool) -> A
 
     Raises:
         UsageError: torchvision has no dataset of that name, or one without such parts.
-        DataError: the dataset is not in ``data_dir``, or cannot be fetched.
+        DataError: the dataset is not in ``data_dir``, or is damaged, or cannot be fetched.
     """
     maker = _maker(name)
     parameters = inspect.signature(maker).parameters
     if "train" in parameters:
         return _make(name, maker, data_dir, download, train=training)
     for split in (TRAIN_NAME,) if training else VAL_NAMES:
-        try:
-            return _make(name, maker, data_dir, download, split=split)
-        except ValueError:  # what torchvision raises for a part that the dataset does not have
-            continue
+        if (found := _make(name, maker, data_dir, download, split=split)) is not None:
+            return found
     raise _unfit(name)
 
 
@@ -72,14 +70,17 @@ def _maker(name: str) -> Callable[..., Any]:
     return maker  # type: ignore[no-any-return]  # torchvision has no types
 
 
-def _make(name: str, maker: Callable[..., Any], data_dir: str, download: bool, **part: Any) -> Any:
+def _make(name: str, maker: Callable[..., Any], data_dir: str, download: bool, **part: Any) -> Any | None:
+    """A part of a dataset; None if it has no such part."""
     options = {"download": download} if "download" in inspect.signature(maker).parameters else {}
     try:
         return maker(data_dir, **part, **options)
-    except (RuntimeError, OSError, ImportError) as error:
-        raise _missing(name, data_dir, download, error) from error
     except TypeError as error:
         raise _unfit(name) from error
+    except Exception as error:  # the internet, and damaged files of any format
+        if isinstance(error, ValueError) and "for argument split" in str(error):  # of torchvision's verify_str_arg
+            return None
+        raise _missing(name, data_dir, download, error) from error
 
 
 def _missing(name: str, data_dir: str, download: bool, error: Exception) -> DataError:
@@ -87,12 +88,14 @@ def _missing(name: str, data_dir: str, download: bool, error: Exception) -> Data
     if download:
         return DataError(
             f"The dataset {PREFIX}{name} could not be fetched into {data_dir}: {reason}",
-            hint="Check the network, or copy the dataset there in torchvision's layout.",
+            hint="Check the network, or copy the dataset there in torchvision's layout. If what lies there is damaged, "
+            "delete it first: torchvision fetches only what is missing.",
         )
     reason = reason.partition(" You can use download=True")[0]  # here it is an option of the command
     return DataError(
-        f"The dataset {PREFIX}{name} is not in {data_dir}: {reason}",
-        hint="Fetch it with --download, or say where it lies with --data-dir.",
+        f"The dataset {PREFIX}{name} is not in {data_dir}, or is damaged: {reason}",
+        hint="Fetch it with --download, or say where it lies with --data-dir. If it is damaged, delete it first: "
+        "torchvision fetches only what is missing.",
     )
 
 

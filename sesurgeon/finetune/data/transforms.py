@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from sesurgeon.errors import DataError, UsageError
-from sesurgeon.finetune.data.images import MODES, Images
+from sesurgeon.finetune.data.images import MODES, Images, item_of
 from sesurgeon.finetune.data.randomness import seeded
 from sesurgeon.models.inputs import input_channels
 from sesurgeon.models.preprocessing import Preprocessing
@@ -48,7 +48,7 @@ def preprocessing_for(model: nn.Module, images: Images, img_size: int | None = N
         img_size: side in pixels, instead of that in the checkpoint or of the images.
 
     Raises:
-        DataError: the model takes more channels than images have.
+        DataError: the model takes more channels than images have; or an image cannot be read.
     """
     known = provenance_of(model).preprocessing
     if known is None:
@@ -240,7 +240,7 @@ def _interpolation(preprocessing: Preprocessing) -> Any:
 def _own_size(images: Images) -> tuple[int, int]:
     """(height, width) of the images, if a sample from all over the set has one small size; else the default."""
     step = max(1, len(images) // _LOOKED_AT)
-    sizes = {images[index][0].size for index in range(0, len(images), step)}
+    sizes = {item_of(images, index)[0].size for index in range(0, len(images), step)}
     width, height = sizes.pop()
     if sizes or max(width, height) > _LARGEST_OWN_SIZE:
         return _USUAL_SIZE, _USUAL_SIZE

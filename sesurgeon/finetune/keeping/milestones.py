@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
 
@@ -18,49 +17,46 @@ _FLATTERED = (
 )
 
 
-@dataclass(frozen=True, eq=False)
-class Milestone:
-    """A state of the network that was evaluated: "base", "after surgery", "after phase 1", "best", …"""
+def milestone_lines(milestones: Mapping[str, Measured]) -> list[str]:
+    """A table of their scores, and how significant the difference between the first and the last is.
 
-    name: str
-    evaluation: Measured
-
-
-def milestone_lines(milestones: Sequence[Milestone]) -> list[str]:
-    """A table of their scores, and how significant the difference between the first and the last is."""
-    first, last = milestones[0], milestones[-1]
+    Args:
+        milestones: what states of the network scored: "base", "after surgery", "after phase 1", "best", …
+    """
+    first, *later = milestones.values()
     header, lines = _scores(milestones)
-    if isinstance(last.evaluation, Evaluation):
+    if isinstance(first, Evaluation):
         header = (*header, "mended", "broken")
-        changes = [_changes(first, milestone) or ("", "") for milestone in milestones]
-        lines = [(*line, *map(str, pair)) for line, pair in zip(lines, changes, strict=True)]
-    return [*table(header, lines), *_comparison(first, last)]
+        changes = [None, *(_changes(first, found) for found in later)]
+        lines = [(*line, *map(str, pair or ("", ""))) for line, pair in zip(lines, changes, strict=True)]
+    return [*table(header, lines), *_comparison(milestones)]
 
 
-def _scores(milestones: Sequence[Milestone]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    last = milestones[-1].evaluation
+def _scores(milestones: Mapping[str, Measured]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    *_, last = milestones.values()
     names = [name for name in SHARES if name in last.scores()]
     lines = []
-    for milestone in milestones:
-        found, scores = milestone.evaluation, milestone.evaluation.scores()
+    for milestone, found in milestones.items():
+        scores = found.scores()
         cells = (*(per_cent(scores[name]) for name in names), f"{found.loss:.4f}", f"{found.images:,}")
-        lines.append((escaped(milestone.name), *cells))
+        lines.append((escaped(milestone), *cells))
     return ("", *(score_label(name, last) for name in names), "loss", "images"), lines
 
 
-def _comparison(first: Milestone, last: Milestone) -> list[str]:
-    """How significant the difference between the two is; nothing if they were measured on different images."""
-    if first is last:
+def _comparison(milestones: Mapping[str, Measured]) -> list[str]:
+    """How significant the first and the last differ; nothing if they were measured on different images."""
+    if len(milestones) == 1:
         return []
-    what = f'From "{escaped(first.name)}" to "{escaped(last.name)}"'
-    if not isinstance(last.evaluation, Evaluation):
-        difference = last.evaluation.scores()["map"] - first.evaluation.scores()["map"]
+    (start, first), *_, (end, last) = milestones.items()
+    what = f'From "{escaped(start)}" to "{escaped(end)}"'
+    if not isinstance(last, Evaluation):
+        difference = last.scores()["map"] - first.scores()["map"]
         return ["", f"{what} mAP changed by {difference:+.2f} points.", _FLATTERED]
     changes = _changes(first, last)
     if changes is None:
         return []
     mended, broken = changes
-    images, moved = first.evaluation.images, mended + broken
+    images, moved = last.images, mended + broken
     if moved == 0:
         return ["", f"{what} no image became right or wrong."]
     difference = 100 * (mended - broken) / images
@@ -69,17 +65,16 @@ def _comparison(first: Milestone, last: Milestone) -> list[str]:
     verdict = "more than two of them" if abs(difference) > 2 * error else "at most two of them: it may be chance"
     return [
         "",
-        f'Mended: wrong at "{escaped(first.name)}" and right now; broken: the other way round.',
+        f'Mended: wrong at "{escaped(start)}" and right now; broken: the other way round.',
         f"{what} top-1 changed by {difference:+.2f} points. The standard error of this change, from the choice of the "
         f"{images:,} images, is {error:.2f} points; the change is {verdict}.",
         _FLATTERED,
     ]
 
 
-def _changes(first: Milestone, later: Milestone) -> tuple[int, int] | None:
-    """How many images became right, and how many wrong; None if the images differ or both are the same milestone."""
-    before, after = first.evaluation, later.evaluation
-    if first is later or not isinstance(before, Evaluation) or not isinstance(after, Evaluation):
+def _changes(before: Measured, after: Measured) -> tuple[int, int] | None:
+    """How many images became right, and how many wrong; None if the images differ."""
+    if not isinstance(before, Evaluation) or not isinstance(after, Evaluation):
         return None
     if not torch.equal(before.labels, after.labels):
         return None

@@ -12,7 +12,6 @@ from sesurgeon.finetune.data.notes import left_out_notes
 from sesurgeon.finetune.keeping.class_bars import draw_classes
 from sesurgeon.finetune.keeping.confusion import draw_confusion
 from sesurgeon.finetune.keeping.curve import draw_curve
-from sesurgeon.finetune.keeping.milestones import Milestone
 from sesurgeon.finetune.keeping.mistakes import draw_mistakes
 from sesurgeon.finetune.keeping.recorder import Recorder
 from sesurgeon.finetune.keeping.report import write_report
@@ -53,9 +52,7 @@ def write_overview(
         the statistics of the gates.
     """
     draw_curve(recorder.rows, task.phases, folder.curve, recorder.metric)
-    measured = {**recorder.milestones, folder.best.name: recorder.best}
-    milestones = [Milestone(name, found) for name, found in measured.items()]
-    pictures = (folder.curve, *_draw(milestones[-1].evaluation, data, folder))
+    pictures = (folder.curve, *_draw(recorder.best, data, folder))
     best = _read(folder.best, model)
     # from all over the set, because images are sorted by class
     part = range(0, len(data.val), -(-len(data.val) // (_BATCHES_WATCHED * batch_size)))
@@ -64,7 +61,7 @@ def write_overview(
     write_report(
         folder.report,
         f"{folder.path.name}: fine-tuned on {data.name}",
-        milestones,
+        {**recorder.milestones, folder.best.name: recorder.best},
         rows=recorder.rows,
         metric=recorder.metric,
         gates=gates,

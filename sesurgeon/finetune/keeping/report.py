@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from sesurgeon.files import atomic_write
 from sesurgeon.finetune.keeping.class_tables import class_lines, confusion_lines
 from sesurgeon.finetune.keeping.markdown import escaped, number, per_cent, table
-from sesurgeon.finetune.keeping.milestones import Milestone, milestone_lines
+from sesurgeon.finetune.keeping.milestones import milestone_lines
 from sesurgeon.finetune.keeping.records import EpochRow, best_of
 from sesurgeon.finetune.scoring.gatestatistics import GateStatistics
 from sesurgeon.finetune.scoring.measured import SHARES, Measured, score_label
@@ -22,7 +22,7 @@ _MOST_EPOCHS = 30
 def write_report(
     path: Path,
     title: str,
-    milestones: Sequence[Milestone],
+    milestones: Mapping[str, Measured],
     *,
     rows: tuple[EpochRow, ...] = (),
     metric: str | None = "top1",
@@ -35,8 +35,8 @@ def write_report(
     Args:
         path: of the Markdown file.
         title: of the page.
-        milestones: at least one, in order of time, all measured on the same images. The first is what the others are
-            compared with, the last is the network to ship.
+        milestones: what states of the network scored, by name; at least one, in order of time, all measured on the same
+            images. The first is what the others are compared with, the last is the network to ship.
         rows: the epochs.
         metric: the score that chooses the best of them; None for the last.
         gates: from :func:`watch_gates`, of the network to ship.
@@ -46,15 +46,17 @@ def write_report(
     Raises:
         OutputError: ``path`` cannot be written.
     """
+    found = list(milestones.values())
+    first, last = found[0], found[-1]
     sections = [
         [f"# {escaped(title)}"],
         *([escaped(note)] for note in notes),
         milestone_lines(milestones),
         _pictures(pictures, path.parent),
         _gates(gates, before_training=bool(rows) and best_of(rows, metric).epoch < 0),
-        class_lines(milestones[0].evaluation, milestones[-1].evaluation),
-        confusion_lines(milestones[-1].evaluation),
-        _epochs(rows, metric, milestones[-1].evaluation),
+        class_lines(first, last),
+        confusion_lines(last),
+        _epochs(rows, metric, last),
     ]
     with atomic_write(path) as temporary:
         text = "\n\n".join("\n".join(lines) for lines in sections if lines)

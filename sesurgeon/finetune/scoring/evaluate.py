@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sesurgeon.errors import SesurgeonError, UsageError
 from sesurgeon.finetune.data.dataset import Data, check_is_data
 from sesurgeon.finetune.data.heldout import held_out_notes, runs_on
-from sesurgeon.finetune.data.labels import Labels, ManyLabels, map_classes
+from sesurgeon.finetune.data.labels import labels_for, map_classes
 from sesurgeon.finetune.data.loader import check_loading, eval_loader, read
 from sesurgeon.finetune.data.opening import open_data
 from sesurgeon.finetune.data.transforms import preprocessing_for
@@ -75,7 +75,8 @@ def evaluate(
         SesurgeonError: the model's outputs are not finite.
     """
     check_loading(batch_size, workers)
-    data = data if isinstance(data, Data) else open_held_out(model, data, on_progress=on_progress)
+    if not isinstance(data, Data):
+        data = open_held_out(model, data, training=split == "train", on_progress=on_progress)
     given = prepared(model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device)
     found = measure(model, given.batches, given.classes, on_progress, multi_label=data.multi_label)
     check_outputs(found)
@@ -125,7 +126,7 @@ def prepared(
     outputs = count_outputs(model, preprocessing)
     unlabelled = data.unlabelled and not labelled
     indices = (0,) if unlabelled else map_classes(data.classes, provenance_of(model).classes, outputs)
-    labels: Labels = ManyLabels(indices, outputs) if data.multi_label else indices
+    labels = labels_for(indices, outputs, multi_label=data.multi_label)
     loader = eval_loader(images, preprocessing, labels, batch_size=batch_size, workers=workers)
     return Prepared(loader, dict(zip(indices, data.classes, strict=True)), preprocessing.input_size)
 
@@ -135,12 +136,13 @@ def open_held_out(model: nn.Module, spec: str | os.PathLike[str], **options: Any
 
     If the model's history says that a share of these data was held out, the same share is held out again; of other
     data without a validation set, all images are used. A note says so if this holds out other images than an earlier
-    run did. The model decides whether images may have several labels. ``options`` are those of :func:`open_data`.
+    run did. The model decides whether images may have several labels. ``options`` are those of :func:`open_data`;
+    ``training=True`` opens the images that it was fine-tuned on, too.
     """
     check_is_data(spec)
     split = split_of_run(model, spec) or {"val_split": None}
     multi_label = provenance_of(model).multi_label
-    data = open_data(spec, training=False, **{"multi_label": multi_label, **split, **options})
+    data = open_data(spec, **{"training": False, "multi_label": multi_label, **split, **options})
     return replace(data, notes=(*data.notes, *held_out_notes(data, runs_on(model, spec))))
 
 

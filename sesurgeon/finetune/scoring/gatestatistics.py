@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -92,6 +92,10 @@ class GateStatistics:
         if self.largest < CONSTANT:
             return "open"
         return "constant" if self.largest_spread < CONSTANT else "live"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, with the verdict."""
+        return {**asdict(self), "verdict": self.verdict}
 
     @property
     def moved(self) -> bool:

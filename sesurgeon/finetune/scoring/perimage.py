@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -32,15 +33,7 @@ Part = TypeVar("Part", bound=PerImage)
 
 
 def joined(parts: Sequence[Part]) -> Part:
-    """One evaluation from n ``parts`` of it, of which part i has the images i, i + n, i + 2n, …"""
+    """One evaluation from ``parts`` of it, in the order of their images."""
     columns = {name: [getattr(part, name) for part in parts] for name in parts[0].to_dict()}
-    rows: dict[str, Any] = {name: _interleaved(of) for name, of in columns.items() if isinstance(of[0], Tensor)}
+    rows: dict[str, Any] = {name: torch.cat(of) for name, of in columns.items() if isinstance(of[0], Tensor)}
     return replace(parts[0], **rows)
-
-
-def _interleaved(parts: Sequence[Tensor]) -> Tensor:
-    """The first row of each part, then the second of each, …"""
-    whole = parts[0].new_empty((sum(map(len, parts)), *parts[0].shape[1:]))
-    for number, part in enumerate(parts):
-        whole[number :: len(parts)] = part
-    return whole

@@ -10,13 +10,14 @@ from torch import nn
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
-from sesurgeon.finetune.data.images import Images
+from sesurgeon.finetune.data.images import FileImages, Images
 from sesurgeon.finetune.data.loader import eval_loader
 from sesurgeon.finetune.data.transforms import preprocessing_for
 from sesurgeon.finetune.keeping.states import RunState
 from sesurgeon.finetune.scoring.evaluate import measure
 from sesurgeon.finetune.scoring.evaluation import Evaluation
 from sesurgeon.finetune.scoring.forward import count_outputs, output_names
+from sesurgeon.models.provenance import provenance_of
 
 _NOTE = (
     "The images have no labels, so the network's own predictions before training are used as labels: top-1 is the "
@@ -26,7 +27,7 @@ _NOTE = (
 
 
 class Labelled:
-    """Images with other labels than their own.
+    """Images of a caller's own dataset with other labels than their own.
 
     Args:
         images: the images.
@@ -44,6 +45,11 @@ class Labelled:
         return self.images[index][0], self.targets[index]
 
 
+def _labelled(images: Images, targets: tuple[int, ...]) -> Images:
+    # files stay files, because a run's state and history know them by their names
+    return replace(images, targets=targets) if isinstance(images, FileImages) else Labelled(images, targets)
+
+
 def labelled_by(model: nn.Module, data: Data, config: FinetuneConfig, resumed: RunState | None = None) -> Data:
     """``data`` with the predictions of ``model`` as labels of the validation images; its outputs become the classes.
 
@@ -56,7 +62,7 @@ def labelled_by(model: nn.Module, data: Data, config: FinetuneConfig, resumed: R
         resumed: the state of a run that is resumed, which has the predictions from its start.
 
     Raises:
-        UsageError: a setting in ``config`` needs labels.
+        UsageError: a setting in ``config`` needs labels, or the model gives several labels an image.
         DataError: the model cannot take the images.
     """
     of_labels = ("class_weights", "balanced_sampling", "patience", "eval_metric")
@@ -66,6 +72,11 @@ def labelled_by(model: nn.Module, data: Data, config: FinetuneConfig, resumed: R
         raise UsageError(
             f"The images of {data.name} have no labels, which {what} needs.",
             hint="Leave it out, and give --distill 1: the network as it came is the only teacher then.",
+        )
+    if provenance_of(model).multi_label:
+        raise UsageError(
+            f"The model gives several labels an image, and the images of {data.name} have none.",
+            hint="Go on with it by --multi-label and a manifest that names the labels of each image.",
         )
     preprocessing = preprocessing_for(model, data.split("train"), config.img_size)
     names = output_names(model, count_outputs(model, preprocessing))
@@ -77,4 +88,4 @@ def labelled_by(model: nn.Module, data: Data, config: FinetuneConfig, resumed: R
         assert isinstance(found, Evaluation)  # that is what was asked for
         said = found.predictions
     notes = (*data.notes, _NOTE)
-    return replace(data, classes=names, val=Labelled(data.val, tuple(said.tolist())), notes=notes)
+    return replace(data, classes=names, val=_labelled(data.val, tuple(said.tolist())), notes=notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -104,7 +104,7 @@ def explain_lost_processes() -> Iterator[None]:
             raise
         raise SesurgeonError(
             "Another process of the run has ended.",
-            hint="Did it fail, was it killed, is there too little memory? The run goes on from its newest state.",
+            hint="Did it fail, was it killed, is there too little memory? A run that wrote a state goes on from it.",
         ) from error
 
 
@@ -117,12 +117,24 @@ def average_buffers(accelerator: Accelerator, model: nn.Module, names: Iterable[
                 buffer.copy_(accelerator.reduce(buffer.clone(), reduction="mean"))
 
 
-def from_main(value: Value | None) -> Value:
-    """The main process's ``value``, on all processes; the others give None."""
+def on_main(accelerator: Accelerator, make: Callable[[], Value]) -> Value:
+    """What ``make`` gives on the main process, on all processes; what it raises there is raised on all of them, too.
+
+    Raises:
+        SesurgeonError: of ``make``.
+    """
     from accelerate.utils import broadcast_object_list
 
-    held: list[Value] = broadcast_object_list([value])
-    return held[0]
+    made: Value | SesurgeonError | None = None
+    if accelerator.is_main_process:
+        try:
+            made = make()
+        except SesurgeonError as error:  # not for the others to wait in vain, and find that this process has gone
+            made = error
+    [held] = broadcast_object_list([made])
+    if isinstance(held, SesurgeonError):
+        raise held
+    return held  # type: ignore[no-any-return]
 
 
 def from_all(value: Value) -> list[Value]:
