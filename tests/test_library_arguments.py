@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 import sesurgeon
 from sesurgeon import UsageError
-from sesurgeon.finetune import Data
+from sesurgeon.finetune import Data, FinetuneConfig
 from tests.networks import PlainNet
 
 
@@ -65,8 +65,20 @@ def test_paths_of_images_are_wanted(images: Any) -> None:
 
 
 def test_a_configuration_is_wanted(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="config must be a FinetuneConfig, not a dict"):
+    with pytest.raises(UsageError, match="config must be a FinetuneConfig, not a dict") as caught:
         sesurgeon.finetune(PlainNet(), tmp_path, {"epochs": 1})  # type: ignore[arg-type]
+    said: dict[str, Any] = {}
+    exec(str(caught.value.hint), said)
+    assert said["config"] == FinetuneConfig(epochs=3, lr=1e-3)
+
+
+def test_a_dataset_is_made_into_data_as_the_hint_says() -> None:
+    images = [(Image.new("RGB", (16, 16)), 0)]
+    with pytest.raises(UsageError, match="not as a list") as caught:
+        sesurgeon.evaluate(PlainNet(), images)  # type: ignore[arg-type]
+    said: dict[str, Any] = {"name": "squares", "classes": ("black",), "dataset": images}
+    exec(str(caught.value.hint).partition(": ")[2], said)
+    assert said["data"] == Data("squares", ("black",), val=images)
 
 
 def test_a_dataset_of_images_is_measured_as_data() -> None:

@@ -113,8 +113,8 @@ def _first_of(output: Any) -> Any:
 
 
 def _names_after_first(output: Mapping[object, Any] | Sequence[Any]) -> tuple[str, ...]:
-    names = list(output) if isinstance(output, Mapping) else range(1, len(output) + 1)
-    return tuple(str(name) for name in names)[1:]
+    named = list(output.items() if isinstance(output, Mapping) else enumerate(output, 1))
+    return tuple(str(name) for name, value in named[1:] if value is not None)
 
 
 def _tuple_of(names: tuple[str, ...], output: Any) -> tuple[Tensor, ...]:
@@ -123,15 +123,21 @@ def _tuple_of(names: tuple[str, ...], output: Any) -> tuple[Tensor, ...]:
 
 
 def _by_name(output: Any) -> dict[str, Any]:
-    return {_name(path): value for path, value in tree_flatten_with_path(output)[0]}
+    return {_name(path): value for path, value in tree_flatten_with_path(output)[0] if value is not None}
 
 
 def _name(path: tuple[Any, ...]) -> str:
     if not path:
         return ONLY_OUTPUT
-    steps = [key.idx + 1 if isinstance(key, SequenceKey) else getattr(key, "key", None) or key.name for key in path]
+    steps = [_step(key) for key in path]
     start = "output_" if isinstance(steps[0], int) else ""
     return start + ".".join(map(str, steps))
+
+
+def _step(key: Any) -> Any:
+    if isinstance(key, SequenceKey):
+        return key.idx + 1
+    return key.key if hasattr(key, "key") else key.name
 
 
 def _apart_from(inputs: Inputs, name: str) -> str:

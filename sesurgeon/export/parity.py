@@ -84,6 +84,9 @@ def compare(expected: Sequence[Tensor], got: Sequence[Tensor], tolerance: float)
             raise VerificationError(
                 f"PyTorch's output has shape {tuple(ours.shape)}, the exported file's {tuple(theirs.shape)}."
             )
+    batch_sizes = tuple(len(output) for output in expected)
+    if not any(output.numel() for output in expected):
+        return Parity(batch_sizes, max_abs=0.0, max_rel=0.0, top1_agreement=1.0, tolerance=tolerance)
     expected, got = ([output.double() for output in outputs] for outputs in (expected, got))  # also boolean masks
     differences = torch.stack([(a - b).abs().max() for a, b in zip(expected, got, strict=True)])
     spread = torch.stack([_spread(output) for output in expected]).max()
@@ -91,7 +94,7 @@ def compare(expected: Sequence[Tensor], got: Sequence[Tensor], tolerance: float)
     same_top1 = torch.cat([(_top1(a) == _top1(b)).flatten() for a, b in zip(expected, got, strict=True)])
     largest, scale = differences.max(), spread if spread > _ROUNDING * most else most
     return Parity(
-        batch_sizes=tuple(len(output) for output in expected),
+        batch_sizes=batch_sizes,
         max_abs=float(largest),
         max_rel=float(largest / scale) if largest else 0.0,
         top1_agreement=float(same_top1.float().mean()),

@@ -6,7 +6,7 @@ https://docs.pytorch.org/vision/stable/models.html#object-detection-instance-seg
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -65,17 +65,22 @@ def with_targets(model: nn.Module, images: Sequence[Tensor] | Tensor) -> Iterato
 
 
 @contextlib.contextmanager
-def witnesses(model: nn.Module) -> Iterator[list[Tensor]]:
+def witnesses(model: nn.Module, followed: Container[str] = ()) -> Iterator[list[Tensor]]:
     """Copies of the tensors that a detector's children, and theirs, return meanwhile; none for another network.
 
     A detector may find nothing in noise, and two empty lists of boxes are equal without proving anything.
+
+    Args:
+        model: the network.
+        followed: paths of modules within which tensors may be others than before: their children are no witnesses.
     """
     seen: list[Tensor] = []
 
     def keep(_module: nn.Module, _arguments: Any, output: Any) -> None:
         seen.extend(leaf.detach().clone() for leaf in tree_leaves(output) if isinstance(leaf, Tensor))
 
-    parts = [part for path, part in model.named_modules() if path.count(".") < 2 and path] if is_detector(model) else []
+    paths = [path for path, _ in model.named_modules() if path and path.count(".") < 2] if is_detector(model) else []
+    parts = [model.get_submodule(path) for path in paths if path.rpartition(".")[0] not in followed]
     # blocks were not there before surgery
     hooks = [part.register_forward_hook(keep) for part in parts if not isinstance(part, Block)]
     try:

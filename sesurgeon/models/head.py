@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -124,8 +128,8 @@ def replace_head(model: nn.Module, num_classes: int) -> None:
         raise UsageError(f"A model cannot have {num_classes} classes.")
     head, layers = head_of(model), _layers(model)
     replaced = {path: layers[path] for path in (head, *_auxiliary_heads(model, head))}
-    if callable(getattr(model, "reset_classifier", None)):
-        _reset_by_timm(model, num_classes, replaced.pop(head))
+    if (reset := _method_of_timm(model, "reset_classifier", num_classes)) is not None:
+        _reset_by_timm(model, reset, replaced.pop(head))
     for path, layer in replaced.items():
         model.set_submodule(path, _resized(layer, num_classes))
     if isinstance(getattr(model, "num_classes", None), int):
@@ -143,20 +147,30 @@ def _checked(num_classes: int) -> int:
 
 def _classifiers_of_timm(model: nn.Module) -> list[nn.Module]:
     """What timm calls the classifier; several modules in distilled models. None of other libraries."""
-    get_classifier = getattr(model, "get_classifier", None)
-    answer = get_classifier() if callable(get_classifier) else ()
+    get_classifier = _method_of_timm(model, "get_classifier")
+    answer = () if get_classifier is None else get_classifier()
     several = isinstance(answer, (tuple, list, nn.ModuleList))
     return [module for module in (answer if several else [answer]) if isinstance(module, nn.Module)]
 
 
-def _reset_by_timm(model: nn.Module, num_classes: int, like: nn.Module) -> None:
+def _method_of_timm(model: nn.Module, name: str, *arguments: Any) -> Callable[[], Any] | None:
+    """A call of that method; None where there is none, or somebody else's, which takes other arguments."""
+    method: Any = getattr(model, name, None)
+    try:
+        inspect.signature(method).bind(*arguments)
+    except (TypeError, ValueError):
+        return None
+    return partial(method, *arguments)
+
+
+def _reset_by_timm(model: nn.Module, reset: Callable[[], Any], like: nn.Module) -> None:
     """Let timm put in a new classifier on the device of ``like``, in its dtype and mode.
 
     timm makes more anew than that. What is trained and lies outside the heads stays, such as the norm before the last
     layer of EfficientViT's.
     """
     before, heads, weight = dict(model.named_modules()), heads_of(model), next(like.parameters())
-    model.reset_classifier(num_classes)  # type: ignore[operator]
+    reset()
     for path, module in list(model.named_modules()):
         old = before.get(path)
         if module is old:

@@ -91,18 +91,19 @@ def fresh(inputs: Any) -> Any:
 def parameters_kept(model: nn.Module) -> Iterator[None]:
     """Refuse a network whose forward changes its parameters, as a codebook that follows its inputs.
 
-    They are not copied, which would take as much memory again, but compared by their sums; so they stay as the forward
-    left them. Where the body raises, they are not looked at.
+    They are not copied, which would take as much memory again, but compared by sums; so they stay as the forward left
+    them. A forward that writes the values that are there already, as a clamp may, is taken. Where the body raises, they
+    are not looked at.
 
     Raises:
         UntraceableError: a parameter was changed meanwhile.
     """
-    before = {name: _sum(parameter) for name, parameter in model.named_parameters()}
+    before = {name: _sums(parameter) for name, parameter in model.named_parameters()}
     yield
     written = [
         name
         for name, parameter in model.named_parameters()
-        if name in before and not torch.equal(before[name], _sum(parameter))
+        if name in before and not all(map(torch.equal, before[name], _sums(parameter)))
     ]
     if written:
         raise UntraceableError(
@@ -112,14 +113,17 @@ def parameters_kept(model: nn.Module) -> Iterator[None]:
         )
 
 
-def _sum(parameter: Tensor) -> Tensor:
-    """Of its values, in their own type: a wider one would take a copy of them. What is not a number counts as zero."""
+def _sums(parameter: Tensor) -> list[Tensor]:
+    """Over its first dimension and over all others, so that values which change places are seen; of a vector, itself.
+
+    They are in the type of its values, as a wider one would take a copy of them; what is not a number counts as zero.
+    """
     values = parameter.detach()
     values = torch.view_as_real(values) if values.is_complex() else values
-    if not values.is_floating_point():
-        return values.sum()
-    values = values.float() if values.element_size() < 4 else values  # their own sum would round too much
-    return values.nansum().nan_to_num()
+    if values.is_floating_point() and values.element_size() < 4:
+        values = values.float()  # their own sums would round too much
+    sums = [values.nansum(0), values.nansum(tuple(range(1, values.ndim)))] if values.ndim > 1 else [values.clone()]
+    return [one.nan_to_num() for one in sums]
 
 
 class Leftovers:

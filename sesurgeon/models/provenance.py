@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +15,7 @@ from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.sources.source import Source
 
 _ATTRIBUTE = "_sesurgeon_provenance"
+_DIGEST = "sha256:"
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,11 @@ def add_record(model: nn.Module, command: str, **about: Any) -> None:
     provenance = provenance_of(model)
     record = {"command": command, **about}
     attach_provenance(model, replace(provenance, history=(*provenance.history, record)))
+
+
+def digest_of(data: str) -> str:
+    """A digest of what a history calls data, for files that are passed on: paths on the user's machine are private."""
+    return data if data.startswith(_DIGEST) else _DIGEST + hashlib.sha256(os.fsencode(data)).hexdigest()
 
 
 def detach_provenance(model: nn.Module) -> None:

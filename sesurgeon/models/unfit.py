@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import re
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from sesurgeon.errors import UsageError
-
-# Fused layers (torch.ao.nn.intrinsic) may still be float layers.
-_QUANTISED = re.compile(
-    r"^torch\.(ao\.)?(quantization|nn\.(.*\.)?(quantized|quantizable|qat))\.|^torchvision\.models\.quantization\."
-)
+from sesurgeon.models.files.quantised import is_quantised
 
 
 def refuse_unfit(model: nn.Module) -> None:
@@ -67,7 +62,7 @@ def _refuse_wrapped(model: nn.Module) -> None:
 def _refuse_quantised(model: nn.Module) -> None:
     """Also a model that is prepared for quantisation."""
     for path, layer in model.named_modules():
-        if _QUANTISED.search(f"{type(layer).__module__}."):
+        if is_quantised(f"{type(layer).__module__}.{type(layer).__name__}"):
             raise UsageError(
                 f"{type(model).__name__} is quantised or made for it ({path or 'it'} is a {type(layer).__name__} of "
                 f"{type(layer).__module__}): its layers cannot be trained or extended.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_leaves
 
 from sesurgeon.errors import VerificationError
 from sesurgeon.graph import Survey, same
-from sesurgeon.graph.tracing.local_graphs import LocalGraphs
 from sesurgeon.models import fresh, isolated, random_states, witnesses
 from sesurgeon.models.isolation import same_random_states, undisturbed
 from sesurgeon.surgery.rewrite import blocks_of
@@ -40,9 +39,27 @@ class Proof:
     note: str = ""
 
     @classmethod
-    def of(cls, modes: Container[bool], note: str | None) -> Proof:
-        """That all outputs were equal in these ``modes`` (``training``)."""
-        return cls(True if False in modes else None, True if True in modes else None, note or "")
+    def of(cls, tried: Collection[bool], blind: Container[bool], found: Survey) -> Proof:
+        """That all outputs were equal in the modes (``training``) that were ``tried``.
+
+        Args:
+            tried: these modes.
+            blind: those of them in which all outputs are NaN or infinite, so that equality proves nothing.
+            found: of the network.
+
+        Raises:
+            VerificationError: eval mode is among the blind ones.
+        """
+        if False in blind:
+            raise VerificationError(
+                f"All outputs of {type(found.model).__name__} are NaN or infinite, even as it was given: that they "
+                "stay equal would prove nothing.",
+                hint="Look for weights that are not finite. If the example inputs are to blame, give others (in "
+                "Python: example_inputs=).",
+            )
+        proved = {mode for mode in tried if mode not in blind}
+        note = "all outputs in train mode are NaN or infinite" if True in blind else found.train_failure
+        return cls(True if False in proved else None, True if True in proved else None, note or "")
 
     def __str__(self) -> str:
         in_eval, in_train = ("bit-identical" if equal else "not compared" for equal in (self.in_eval, self.in_train))
@@ -63,14 +80,6 @@ def prove_identity(augmented: nn.Module, found: Survey) -> Proof:
             prove nothing, as no output of the original is finite. In train mode alone, that is noted in the proof.
     """
     tried = [training for training, local in found.graphs.items() if local.failure is None]
-    blind = [training for training in tried if _is_blind(found.graphs[training])]
-    if False in blind:
-        raise VerificationError(
-            f"All outputs of {type(found.model).__name__} are NaN or infinite, even before any block is in it: that "
-            "they stay equal would prove nothing.",
-            hint="Look for weights that are not finite. If the example inputs are to blame, give others (in Python: "
-            "example_inputs=).",
-        )
     wrong: dict[str, list[str]] = {}
     for training in tried:
         if what := _difference(augmented, found, training):
@@ -81,14 +90,16 @@ def prove_identity(augmented: nn.Module, found: Survey) -> Proof:
             f"After inserting the blocks {all_of_it} are not the ones before.{_blame(found, augmented)}",
             hint=_OTHERS if list(wrong) == [_DRAWN] and threading.active_count() > 1 else _HINT,
         )
-    note = "all outputs in train mode are NaN or infinite" if blind else found.train_failure
-    return Proof.of([training for training in tried if training not in blind], note)
+    blind = [
+        training for training in tried if is_blind((found.graphs[training].outputs, *found.graphs[training].witnesses))
+    ]
+    return Proof.of(tried, blind, found)
 
 
-def _is_blind(local: LocalGraphs) -> bool:
-    """Whether all numbers that the network gives are NaN or infinite: those of any other network might be, too."""
-    leaves = [leaf for leaf in tree_leaves(local.outputs) if isinstance(leaf, Tensor)]
-    numbers = [leaf for leaf in (*leaves, *local.witnesses) if _may_be_nan(leaf) and leaf.numel()]
+def is_blind(given: Any) -> bool:
+    """Whether all numbers that a network has given are NaN or infinite: those of any other network might be, too."""
+    leaves = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+    numbers = [leaf for leaf in leaves if _may_be_nan(leaf) and leaf.numel()]
     return bool(numbers) and not any(_finite(leaf).any() for leaf in numbers)
 
 

@@ -21,6 +21,9 @@ def test_values_are_typed_as_yaml() -> None:
         "name='4'",
         "url=a=b",
         "none=",
+        "eps=1e-05",
+        "more={eps: -2E3, word: 1e}",
+        "text='1e-05'",
     ]
     assert parse_kwargs(pairs) == {
         "depth": 4,
@@ -31,6 +34,9 @@ def test_values_are_typed_as_yaml() -> None:
         "name": "4",
         "url": "a=b",
         "none": None,
+        "eps": 1e-05,
+        "more": {"eps": -2000.0, "word": "1e"},
+        "text": "1e-05",
     }
     assert parse_kwargs(None) == {}
 

@@ -35,6 +35,7 @@ class Returns(nn.Module):
             "one": logits,
             "tuple": (logits, maps),
             "dict": {"out": logits, "aux": maps, "loss": maps.mean(), "none": None},
+            "numbers": {0: logits, 1: maps},
             "nested": [logits, [maps, {"mask": maps > 0}]],
             "no batch": (maps.mean(), None),
         }[self.kind]
@@ -44,6 +45,7 @@ OUTPUTS = {
     "one": {"logits": (5,)},
     "tuple": {"output_1": (5,), "output_2": (4, 14, 14)},
     "dict": {"out": (5,), "aux": (4, 14, 14)},
+    "numbers": {"output_0": (5,), "output_1": (4, 14, 14)},
     "nested": {"output_1": (5,), "output_2.1": (4, 14, 14), "output_2.2.mask": (4, 14, 14)},
 }
 
@@ -59,7 +61,7 @@ def test_each_output_with_a_batch_has_its_name_and_its_values(kind: str, tmp_pat
     network = Returns(kind)
     report = export_onnx(network, tmp_path / "net.onnx", example_inputs=IMAGES, all_outputs=True)
     assert report.outputs == OUTPUTS[kind]
-    assert report.left_out == (("loss", "none") if kind == "dict" else ())
+    assert report.left_out == (("loss",) if kind == "dict" else ())
     images = torch.randn(3, 3, 16, 16)
     with torch.no_grad():
         maps = network.conv(images)
@@ -96,7 +98,7 @@ def test_keys_may_be_names_of_the_file_itself(keys: tuple[str, str], tmp_path: P
 def test_a_torch_export_file_gives_a_tuple_and_says_what_is_what(tmp_path: Path) -> None:
     network = Returns("dict")
     report = export_pt2(network, tmp_path / "net.pt2", example_inputs=IMAGES, all_outputs=True)
-    assert (report.outputs, report.left_out) == (OUTPUTS["dict"], ("loss", "none"))
+    assert (report.outputs, report.left_out) == (OUTPUTS["dict"], ("loss",))
     extra = {"sesurgeon.json": ""}
     read = torch.export.load(report.path, extra_files=extra).module()
     assert json.loads(extra["sesurgeon.json"])["outputs"] == ["out", "aux"]

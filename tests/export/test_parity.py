@@ -52,6 +52,12 @@ def test_a_rounding_of_large_outputs_passes_whatever_their_spread() -> None:
     assert (passes.passed, fails.passed) == (True, False)
 
 
+@pytest.mark.parametrize("shape", [(2, 0), (2, 0, 5), (2, 5, 0)])
+def test_outputs_without_elements_are_equal(shape: tuple[int, ...]) -> None:
+    parity = compare([torch.zeros(shape)], [torch.zeros(shape)], 1e-4)
+    assert (parity.passed, parity.max_rel, parity.top1_agreement) == (True, 0.0, 1.0)
+
+
 def test_masks_are_compared() -> None:
     mask = torch.tensor([[True, False], [False, False]])
     assert compare([mask], [mask], 1e-4).passed

@@ -250,6 +250,21 @@ def test_a_forward_that_writes_the_same_into_a_parameter_is_taken() -> None:
     find_sites(network(Clamps()), IMAGES)  # under no_grad it gets no block, but the network is looked at
 
 
+@pytest.mark.parametrize("shape", [(6,), (6, 1), (2, 3)])
+def test_a_forward_that_moves_the_values_of_a_parameter_is_refused(shape: tuple[int, ...]) -> None:
+    class Queues(Block):
+        def __init__(self) -> None:
+            super().__init__()
+            self.queue = nn.Parameter(torch.arange(6.0).reshape(shape), requires_grad=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.queue.copy_(self.queue.roll(1))
+            return self.body(x) + x
+
+    with pytest.raises(UntraceableError, match=r"writes into its own parameters: 1\.queue"):
+        find_sites(network(Queues()), IMAGES)
+
+
 @pytest.mark.parametrize("by_data", [False, True])
 def test_a_forward_that_changes_a_parameter_is_refused(by_data: bool) -> None:
     class FollowsItsInputs(Block):

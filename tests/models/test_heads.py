@@ -196,6 +196,19 @@ def test_type_device_and_bias_stay_as_they_were():
     assert model.fc.weight.dtype == torch.float64
 
 
+def test_methods_that_are_only_called_like_timms_are_not_asked():
+    class Own(nn.Sequential):
+        def get_classifier(self, index: int) -> nn.Module:
+            return self[index]
+
+        def reset_classifier(self) -> None:
+            raise AssertionError
+
+    model = Own(*backbone(nn.Flatten(), nn.Linear(16, 10)))
+    set_num_classes(model, 3)
+    assert (head_of(model), num_outputs(model)) == ("6", 3)
+
+
 def test_the_names_of_the_old_classes_are_forgotten():
     model = nn.Sequential(nn.Linear(3, 2))
     attach_provenance(model, Provenance(Source("module"), classes=("cat", "dog")))

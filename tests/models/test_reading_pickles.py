@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import copy
 import datetime
 import pathlib
 import types
@@ -108,6 +109,31 @@ def test_safetensors_are_told_by_name_or_content(name, tmp_path, tiny):
     state = read(tmp_path / name)
     assert set(state) == set(tiny.state_dict())
     assert torch.equal(state["fc.weight"], tiny.fc.weight)
+
+
+@pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "legacy"])
+@pytest.mark.parametrize("array", [
+    np.array([0.3, 0.7]),
+    np.arange(6, dtype=">i4").reshape(2, 3).T,
+    np.array(2.5, np.float16),
+    np.zeros((0, 3)),
+    np.array(["cat", "horse"]),
+    np.array([["cat", None], [1, 2.5]], object),
+], ids=str)  # fmt: skip
+def test_arrays_of_numpy_are_read_and_written_as_numpys_own(array, options, saved):
+    found = read(saved({"array": array, "type": array.dtype}, **options))
+    assert isinstance(found["array"], np.ndarray)
+    assert found["array"].tolist() == array.tolist()
+    assert np.zeros(1).astype(found["type"]).dtype == array.dtype
+    again = torch.load(saved(copy.deepcopy(found)), weights_only=False)
+    assert (type(again["array"]), again["type"]) == (np.ndarray, array.dtype)
+    assert again["array"].tolist() == array.tolist()
+
+
+@pytest.mark.parametrize("array", [np.zeros(1, "M8[s]"), np.zeros(1, [("x", "f4")])], ids=["date", "record"])
+def test_other_arrays_are_refused_by_their_type(array, saved):
+    with pytest.raises(UnsafeFileError, match=r"It asks for: a NumPy value of type '(M8|V4)'"):
+        read(saved({"array": array}))
 
 
 @pytest.mark.parametrize("options", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "legacy"])

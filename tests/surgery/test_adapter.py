@@ -17,6 +17,7 @@ from torch import nn
 
 import sesurgeon
 from sesurgeon import UnreadableFileError, UsageError, VerificationError
+from sesurgeon.finetune.data.heldout import runs_on
 from sesurgeon.models import Preprocessing, attach_provenance, provenance_of
 from sesurgeon.models.head import heads_of, replace_head
 from sesurgeon.surgery import blocks_of, fold, plan_of, read_adapter
@@ -143,6 +144,19 @@ def test_the_file_holds_blocks_and_head_and_says_what_they_belong_to(tmp_path: P
     assert read_adapter(tmp_path / "a.adapter.safetensors").parameters == sum(
         tensor.numel() for name, tensor in model.state_dict().items() if name in names
     )
+
+
+def test_paths_of_data_stay_private_and_still_say_which_data_they_were(tmp_path: Path) -> None:
+    base, path = trained_like(OddNet()), tmp_path / "a.adapter.safetensors"
+    model = task_on(base)
+    run = {"command": "finetune", "phase": "blocks", "data": str(tmp_path), "val_split": 0.1}
+    attach_provenance(model, replace(provenance_of(model), history=(run,)))
+    sesurgeon.extract_adapter(model, path)
+    assert str(tmp_path).encode() not in path.read_bytes()
+    again = sesurgeon.apply_adapter(base, path)
+    assert [found["val_split"] for found in runs_on(again, tmp_path)] == [0.1]
+    sesurgeon.extract_adapter(again, path)  # a digest of a digest would be one of other data
+    assert len(runs_on(sesurgeon.apply_adapter(base, path), tmp_path)) == 1
 
 
 @pytest.mark.parametrize("name", ["mixed.left.weight", "blocks.1.bn1.running_var", "blocks.1.bn1.num_batches_tracked"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 import sesurgeon
 from sesurgeon import UnreadableFileError, UnsafeFileError, UsageError
+from sesurgeon.cli.asked.options import parse_kwargs
 from sesurgeon.models import num_outputs, provenance_of
 from sesurgeon.paths import is_within_any
 from sesurgeon.surgery import blocks_of, plan_of
@@ -205,6 +208,20 @@ def test_arguments_of_code_are_to_be_typed_too(tmp_path: Path) -> None:
     with pytest.raises(UnsafeFileError, match=r"--arch factory:\S+:factory --model-kwargs channels=16"):
         sesurgeon.load(tmp_path / "net.pt", arch=f"factory:{__name__}:factory")
     assert sesurgeon.load(tmp_path / "net.pt", arch=source).get_parameter("0.weight").shape[0] == 16
+
+
+def fine(eps: float, widths: tuple[int, ...]) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, widths[0], 3), nn.BatchNorm2d(widths[0], eps), *factory(widths[0])[1:])
+
+
+def test_the_options_to_type_are_taken_as_they_are_printed(tmp_path: Path) -> None:
+    source = sesurgeon.models.Source.parse(f"factory:{__name__}:fine", {"eps": 1e-5, "widths": (8, 16)})
+    sesurgeon.save(sesurgeon.load(source), tmp_path / "net.pt")
+    _, arch, *kwargs = shlex.split(source.options)
+    typed = sesurgeon.models.Source.parse(arch, parse_kwargs(kwargs[1::2]))
+    assert provenance_of(sesurgeon.load(tmp_path / "net.pt", arch=typed)).source == source
+    with pytest.raises(UsageError, match=r"is to be loaded with .* eps=1e-05 .*, not with .* eps=0\.1"):
+        sesurgeon.load(tmp_path / "net.pt", arch=replace(typed, kwargs={**typed.kwargs, "eps": 0.1}))
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,25 @@ def test_a_failed_proof_leaves_the_model_as_it_was(monkeypatch: pytest.MonkeyPat
     assert all(block.gate_scale == 2 for block in blocks_of(model).values())
 
 
+def test_outputs_that_are_not_finite_prove_nothing() -> None:
+    model = augmented(PlainNet())
+    before = copy.deepcopy(model.state_dict())
+    list(model.parameters())[-1].data.fill_(torch.nan)  # the bias of the head
+    with pytest.raises(VerificationError, match="All outputs of PlainNet are NaN or infinite"):
+        fold(model, inplace=True)
+    assert torch.equal(model.state_dict()["1.weight"], before["1.weight"])
+
+
+def test_a_detector_that_finds_nothing_is_proved_by_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = detector("faster")
+    model.roi_heads.score_thresh = 2.0
+    model = augmented(model, ([torch.rand(3, 32, 40)],))
+    assert fold(model).folded == ("backbone.1.se",)
+    monkeypatch.setattr("sesurgeon.surgery.folding.gate_scale.multiply", lambda *_: None)
+    with pytest.raises(VerificationError, match=r"are not the ones before \(eval, train mode\)"):
+        fold(model)
+
+
 def test_a_network_around_an_augmented_one_says_where_to_fold() -> None:
     with pytest.raises(UsageError, match=r"no plan of its own.*\n.*inside it"):
         fold(nn.Sequential(augmented(PlainNet())))

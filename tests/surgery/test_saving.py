@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import MethodType
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.ao.quantization import fuse_modules
 from torch.nn.utils import parametrizations, prune
-from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models.resnet import BasicBlock, ResNet, resnet18
 
 import sesurgeon
 from sesurgeon import UsageError
@@ -41,6 +43,25 @@ def test_a_checkpoint_does_not_pass_for_another_file(tmp_path: Path, name: str) 
     with pytest.raises(UsageError, match="cannot be the name of a checkpoint"):
         sesurgeon.save(net, tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_arrays_of_a_module_in_a_file_come_back(tmp_path: Path) -> None:
+    net = resnet18(num_classes=2)
+    net.frequencies, net.numbers = np.array([0.3, 0.7]), np.dtype("float32")
+    torch.save(net, tmp_path / "net.pt")
+    images = torch.randn(2, 3, 32, 32)
+    sesurgeon.save(sesurgeon.add_se(sesurgeon.load(tmp_path / "net.pt"), images), tmp_path / "net.se.pt")
+    again = sesurgeon.load(tmp_path / "net.se.pt")
+    assert (again.frequencies.tolist(), np.dtype(again.numbers)) == ([0.3, 0.7], np.float32)  # type: ignore[union-attr]
+
+
+def test_fused_float_layers_come_back(tmp_path: Path) -> None:
+    net = fuse_modules(resnet18(num_classes=2).eval(), [["conv1", "bn1", "relu"]])
+    torch.save(net, tmp_path / "net.pt")
+    images = torch.randn(2, 3, 32, 32)
+    fused = sesurgeon.add_se(sesurgeon.load(tmp_path / "net.pt"), images).eval()
+    sesurgeon.save(fused, tmp_path / "net.se.pt")
+    assert torch.equal(sesurgeon.load(tmp_path / "net.se.pt")(images), fused(images))
 
 
 def test_parametrized_modules_without_a_name_are_refused(tmp_path: Path) -> None:

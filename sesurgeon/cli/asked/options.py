@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from sesurgeon.errors import UsageError
 
 _READING = "How MODEL is read"
 _TALKING = "What is printed"
+_EXPONENTIAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 Model = Annotated[
     str,
@@ -110,18 +112,24 @@ class Talking:
 def parse_kwargs(pairs: Sequence[str] | None) -> dict[str, Any]:
     """Read ``KEY=VALUE``, each value as YAML: ``depth=4`` is a number, ``norm=batch`` a string.
 
+    So is ``eps=1e-05`` a number, as in YAML 1.2 and in JSON; PyYAML reads YAML 1.1, where it would need a point.
+
     Raises:
         UsageError: a pair is not of that form.
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """With numbers such as 1e-05."""
+
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENTIAL, list("-+.0123456789"))
     kwargs: dict[str, Any] = {}
     for pair in pairs or ():
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
             raise UsageError(f"'{pair}' is not KEY=VALUE.", hint="Write, for example, --model-kwargs depth=4")
         try:
-            kwargs[key] = yaml.safe_load(value)
+            kwargs[key] = yaml.load(value, Loader)
         except yaml.YAMLError as error:
             raise UsageError(f"The value of '{pair}' is not YAML.", hint="Quote it, as in key='\"a: b\"'.") from error
     return kwargs

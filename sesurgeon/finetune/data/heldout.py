@@ -12,7 +12,7 @@ from torch import nn
 from sesurgeon.finetune.data import shards
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.images import FileImages
-from sesurgeon.models.provenance import provenance_of
+from sesurgeon.models.provenance import digest_of, provenance_of
 
 
 def held_out_record(data: Data) -> dict[str, Any]:
@@ -60,11 +60,6 @@ def identity_of(spec: str | os.PathLike[str]) -> str:
     if name.startswith(shards.PREFIX):
         return shards.PREFIX + os.path.realpath(name.removeprefix(shards.PREFIX))
     return os.path.realpath(name) if os.path.exists(name) else name
-
-
-def digest_of(identity: str) -> str:
-    """A digest of an identity, for files that are passed on: paths on the user's machine are private."""
-    return "sha256:" + hashlib.sha256(os.fsencode(identity)).hexdigest()
 
 
 def _digest_of_names(data: Data) -> str | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -19,6 +21,7 @@ from sesurgeon.interrupts import interrupts_held
 from sesurgeon.models.detection import witnesses
 from sesurgeon.models.footprint import Footprint
 from sesurgeon.models.isolation import Leftovers, isolated
+from sesurgeon.paths import join
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,32 @@ class LocalGraphs:
     buffers: Mapping[str, Tensor]
     random_states: tuple[Any, ...]
     grounds: Grounds
+
+    @cached_property
+    def tied(self) -> frozenset[str]:
+        """Names of parameters and buffers that have other names, too."""
+        tensors = dict(self.model.named_parameters(remove_duplicate=False))
+        tensors.update(self.model.named_buffers(remove_duplicate=False))  # type: ignore[arg-type]
+        names = Counter(id(tensor) for tensor in tensors.values())
+        return frozenset(name for name, tensor in tensors.items() if names[id(tensor)] > 1)
+
+    @cached_property
+    def kept(self) -> frozenset[str]:
+        """Names in the state dict, where buffers registered with ``persistent=False`` are not."""
+        return frozenset(self.model.state_dict())
+
+    @cached_property
+    def reads(self) -> Counter[str]:
+        """How many operations read each parameter or buffer by its name, as ``F.linear(x, self.weight)`` does.
+
+        A layer's own does not count.
+        """
+        reads: Counter[str] = Counter()
+        for path, graph in self.graphs.items():
+            for node in graph.nodes:
+                if node.op == "get_attr":
+                    reads[join(path, node.target)] += len(ops.readers(node))
+        return reads
 
 
 def trace_local_graphs(

@@ -42,6 +42,7 @@ from sesurgeon.models.sources.source import Source
 _MODULE_HOMES = (
     "torch.nn.modules.",
     "torch.nn.parallel.data_parallel.",
+    "torch.ao.nn.intrinsic.modules.fused.",
     "torchvision.models.",
     "torchvision.ops.",
     "timm.layers.",
@@ -69,10 +70,16 @@ def _empty_dict(*_: object) -> dict[Any, Any]:
     return {}
 
 
+def _empty_bytes(*_: object) -> bytes:
+    """Stands in for ``bytes``, which pickles call for empty ones; given a number, it would fill the memory."""
+    return b""
+
+
 PLAIN_DATA: Mapping[str, Any] = types.MappingProxyType(
     {
         "argparse.Namespace": argparse.Namespace,
         "types.SimpleNamespace": types.SimpleNamespace,
+        "builtins.bytes": _empty_bytes,
         "collections.defaultdict": _empty_dict,
         "datetime.date": datetime.date,
         "datetime.datetime": datetime.datetime,

@@ -139,5 +139,5 @@ def _reason(message: str) -> str:
         return named[1]
     if "persistent_load" in message:
         return "a whole model in the format before PyTorch 1.6, which can only be read by running it"
-    said = re.search(r"WeightsUnpickler error: (.+)", message)
+    said = re.search(r"WeightsUnpickler error:\s*(.+)", message)
     return said[1] if said else message.strip().partition("\n")[0]

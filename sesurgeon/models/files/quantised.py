@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -9,25 +10,27 @@ from torch import nn
 
 from sesurgeon.errors import UnreadableFileError
 
-# A file gives names of classes before it is read, and nothing else.
-_HOMES = (
-    "torch.ao.",
-    "torch.nn.intrinsic.",
-    "torch.nn.qat.",
-    "torch.nn.quantized.",
-    "torch.quantization.",
-    "torchao.",
-    "torchvision.models.quantization.",
+# of classes, by their full names: a file gives no more before it is read
+_QUANTISED = re.compile(
+    r"(torch\.(ao\.)?(quantization|nn\.(.*\.)?(quantized|quantizable|qat))|torchao|torchvision\.models\.quantization)\."
 )
 
 
+def is_quantised(name: str) -> bool:
+    """Whether a class (as ``package.module.Class``) is of layers that are quantised or made for it.
+
+    Fused layers (``torch.ao.nn.intrinsic``) may still be float layers.
+    """
+    return _QUANTISED.match(name) is not None
+
+
 def refuse_quantised_names(names: Iterable[str], origin: str) -> None:
-    """Refuse a file that names classes (as ``package.module.Class``) of quantised layers.
+    """Refuse a file that names classes of quantised layers.
 
     Raises:
         UnreadableFileError: one of ``names`` is.
     """
-    found = next((name for name in names if name.startswith(_HOMES)), None)
+    found = next((name for name in names if is_quantised(name)), None)
     if found is not None:
         raise _refusal(origin, found)
 

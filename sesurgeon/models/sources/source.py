@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from sesurgeon.errors import UnreadableFileError, UsageError
@@ -47,6 +47,11 @@ class Source:
                 hint="Write timm:NAME, torchvision:NAME or factory:pkg.mod:function.",
             )
         return cls(kind, name, dict(kwargs or {}))
+
+    @property
+    def typed(self) -> Source:
+        """It as :attr:`options` name it when they are typed: with lists for tuples, texts for what is no plain data."""
+        return replace(self, kwargs=json.loads(json.dumps(dict(self.kwargs), default=str)))
 
     @property
     def options(self) -> str:

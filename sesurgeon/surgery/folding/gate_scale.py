@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from sesurgeon.blocks import Block, build_block
 from sesurgeon.errors import UsageError, VerificationError
 from sesurgeon.graph import LeftAlone, Survey, same
-from sesurgeon.graph.paths import join
-from sesurgeon.models import copy_of
+from sesurgeon.models import copy_of, witnesses
 from sesurgeon.models.copies import AnyModule
+from sesurgeon.paths import join
 from sesurgeon.placement import Entry, Plan
 from sesurgeon.surgery.apply import plan_of, remember_plan
 from sesurgeon.surgery.below import outputs_of, survey_below
 from sesurgeon.surgery.folding.origins import origin
 from sesurgeon.surgery.folding.scale import Scale, multiply
 from sesurgeon.surgery.folding.walk import NoTakerError
-from sesurgeon.surgery.proof import Proof
+from sesurgeon.surgery.proof import Proof, is_blind
 from sesurgeon.surgery.unchanged import is_as_made, own_plan
 from sesurgeon.words import mode_name
 
@@ -174,19 +174,27 @@ def _perform(target: nn.Module, plan: Plan, steps: Iterable[_Step]) -> None:
 
 
 def _prove(folded: nn.Module, model: nn.Module, found: Survey) -> Proof:
-    """Compare outputs as :func:`sesurgeon.surgery.prove_identity` does, but with those of ``model``."""
-    equal = {
-        training: same(outputs_of(folded, found, training), outputs_of(model, found, training))
-        for training, local in found.graphs.items()
-        if local.failure is None
-    }
-    if not all(equal.values()):
+    """Compare outputs as :func:`sesurgeon.surgery.prove_identity` does, but with those of ``model``.
+
+    Raises:
+        VerificationError: they differ, or equality would prove nothing.
+    """
+    tried = [training for training, local in found.graphs.items() if local.failure is None]
+    given = {training: _given(model, found, training) for training in tried}
+    differ = [training for training in tried if not same(_given(folded, found, training), given[training])]
+    if differ:
         raise VerificationError(
             f"After folding the gates' factors the outputs of this {type(model).__name__} are not the ones before "
-            f"({', '.join(mode_name(training) for training, agree in equal.items() if not agree)} mode).",
+            f"({', '.join(map(mode_name, differ))} mode).",
             hint="Nothing was changed. Please report it.",
         )
-    return Proof.of(equal, found.train_failure)
+    return Proof.of(tried, [training for training in tried if is_blind(given[training])], found)
+
+
+def _given(model: nn.Module, found: Survey, training: bool) -> Any:
+    """Its outputs and, of a detector, what the parts give that no folding reaches: it stays within graphs."""
+    with witnesses(model, followed=found.graphs[training].graphs) as seen:
+        return outputs_of(model, found, training), seen
 
 
 def _takes(tensor: Tensor, factor: float) -> bool:

@@ -11,7 +11,6 @@ from torch import fx, nn
 from sesurgeon.graph import Survey, ops
 from sesurgeon.graph.tracing.local_graphs import LocalGraphs
 from sesurgeon.paths import join
-from sesurgeon.surgery.folding.tensor_uses import TensorUses
 
 
 class NoTakerError(Exception):
@@ -36,7 +35,6 @@ class Walk:
     def __init__(self, found: Survey, training: bool, occupied: Sequence[str], site_id: str) -> None:
         place, others = found.places[site_id], [found.places[other] for other in occupied]
         self.local: LocalGraphs = found.graphs[training]
-        self.uses = TensorUses(self.local)
         self.site, self.training = place.site, training
         self.node, self.through = place.nodes[training], place.users[training]
         self.nodes = Counter((other.site.owner, other.nodes[training]) for other in others)
@@ -75,9 +73,9 @@ class Walk:
             reads: how many operations of that layer read each by its name.
         """
         for name in names:
-            if self.uses.tied(name) or self.uses.reads(name) != reads:
+            if name in self.local.tied or self.local.reads[name] != reads:
                 raise NoTakerError(f"{name}, of the layer {self.side} the block, is also used by another layer")
-            if not self.uses.kept(name):
+            if name not in self.local.kept:
                 raise NoTakerError(f"{name}, of the layer {self.side} the block, is a buffer that no state dict keeps")
 
     def check_calls(self, called: str) -> None:

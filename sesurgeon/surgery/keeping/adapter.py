@@ -20,6 +20,7 @@ from sesurgeon.models import (
     set_num_classes,
 )
 from sesurgeon.models.copies import AnyModule
+from sesurgeon.models.provenance import digest_of
 from sesurgeon.paths import is_within_any
 from sesurgeon.placement import architecture_of, survey_for
 from sesurgeon.surgery.apply import insert_blocks
@@ -70,7 +71,7 @@ def extract_adapter(
         _check_backbone_is_of(base, bare)
     adapter = Adapter(
         plan=None if plan is None else renewed(plan, model, bare),
-        provenance=_of_outputs(provenance, outputs),
+        provenance=_to_pass_on(_of_outputs(provenance, outputs)),
         num_classes=outputs,
         architecture=architecture_of(bare),
         weights=fingerprint_of(bare),
@@ -145,6 +146,15 @@ def _check_backbone_is_of(base: nn.Module, bare: nn.Module) -> None:
             hint="Train the blocks and the head alone, with all else frozen and in eval mode (as finetune does with "
             'train="blocks"), or keep the whole network with sesurgeon.save.',
         )
+
+
+def _to_pass_on(provenance: Provenance) -> Provenance:
+    """With digests of the data in its history, in the place of paths on this machine."""
+    history = tuple(
+        {**record, "data": digest_of(record["data"])} if isinstance(record.get("data"), str) else record
+        for record in provenance.history
+    )
+    return replace(provenance, history=history)
 
 
 def _of_outputs(provenance: Provenance, outputs: int | None) -> Provenance:

@@ -160,10 +160,11 @@ def _cannot_be_embedded(model: nn.Module, reason: object) -> UsageError:
 
 def _rebuilt(checkpoint: Checkpoint, origin: str, *, arch: Source | None, trust_pickle: bool) -> nn.Module:
     source = checkpoint.provenance.source
-    if arch is not None and (str(arch) != str(source) or (arch.kwargs and arch != source)):
+    named = arch is not None and arch.typed == source.typed
+    if arch is not None and not named and (str(arch) != str(source) or arch.kwargs):
         own = "embeds its architecture" if source.kind == "module" else f"is to be loaded with {source.options}"
         raise UsageError(f"{origin} {own}, not with {arch.options}.", hint="Leave out --arch and --model-kwargs.")
-    model = rebuild(checkpoint.provenance, checkpoint.module, trust_code=trust_pickle or arch == source)
+    model = rebuild(checkpoint.provenance, checkpoint.module, trust_code=trust_pickle or named)
     provenance = provenance_of(model)
     dtype = _common_dtype(checkpoint.weights)
     if dtype is not None and dtype != _common_dtype(model.state_dict()):  # of what is in no state dict, too
