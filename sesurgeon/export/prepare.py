@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,22 +61,16 @@ def prepare(
     model = getattr(model, "_orig_mod", model)  # out of torch.compile's wrapper, whose forward takes anything
     inputs = named_inputs(model, example_inputs)
     select = all_outputs if every_output else first_output
-    network, outputs, left_out = select(_in_eval_mode(_folded(model)), inputs)
+    network, outputs, left_out = select(_copy_of(model).float().eval(), inputs)
     return Prepared(network, outputs, left_out, inputs, provenance_of(model))
 
 
-def _folded(model: nn.Module) -> nn.Module:
-    """``model`` with plain gates where their factor can go into the layer before: one operation less per block."""
-    if plan_of(model) is None:
-        return model
+def _copy_of(model: nn.Module) -> nn.Module:
+    """A copy on the CPU, with plain gates where their factor can go into the layer before: an operation less each."""
+    with suppress(UsageError, SiteError):  # its layers were changed since surgery; a failed proof is still raised
+        if plan_of(model) is not None:
+            return fold(model).model.cpu()
     try:
-        return fold(model).model
-    except (UsageError, SiteError):  # its layers were changed since surgery; a failed proof is still raised
-        return model
-
-
-def _in_eval_mode(model: nn.Module) -> nn.Module:
-    try:
-        return copy_of(model).cpu().float().eval()
+        return copy_of(model).cpu()
     except Exception as error:  # whatever a module's own attributes raise
         raise UntraceableError(f"The network cannot be copied: {first_line(error)}") from error

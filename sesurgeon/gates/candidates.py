@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class Candidate:
 
     def opened(self) -> Candidate:
         """With 1 for all constants."""
-        return Candidate(self.block, self.spread, torch.ones_like(self.constants), self.distance)
+        return replace(self, constants=torch.ones_like(self.constants))
 
 
 def candidates(model: nn.Module, sums: Iterable[GateSums]) -> list[Candidate]:

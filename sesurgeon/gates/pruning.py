@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, TypeAlias
@@ -26,11 +26,11 @@ from sesurgeon.graph import LeftAlone, Survey
 from sesurgeon.models import add_record
 from sesurgeon.surgery import NoTakerError, Replacement, plan_of, replace_block, survey_below
 
-Timing: TypeAlias = Callable[[nn.Module, nn.Module, torch.Tensor], tuple[float, float]]
-"""Gives the milliseconds per pass of two networks on a batch of images, timed in turn."""
-
 Times: TypeAlias = tuple[float, float] | tuple[None, None]
-"""What a :data:`Timing` gives; (None, None) without one."""
+"""Milliseconds per pass of two networks; None if they are not timed."""
+
+Timing: TypeAlias = Callable[[nn.Module, nn.Module, torch.Tensor], Times]
+"""Times two networks on a batch of images, in turn."""
 
 
 @dataclass(frozen=True)
@@ -157,13 +157,15 @@ def prune(
             raise UsageError(f"{name} (={value}) must be at least 0.")
     check_loading(batch_size, workers)
     check_blocks(model)
-    data = data if isinstance(data, Data) else open_held_out(model, data, on_progress=on_progress)
+    timing = timing or (lambda *_: (None, None))
+    if not isinstance(data, Data):
+        data = open_held_out(model, data, training=split == "train", on_progress=on_progress)
     if len(data.split(split)) < 2:
         raise UsageError(f"{data.name} has one image, for which every gate is constant.", hint="Give some hundreds.")
     given = prepared(model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device)
     metric = "map" if data.multi_label else "top1"
     look = partial(_look, given=given, multi_label=data.multi_label, metric=metric, on_progress=on_progress)
-    timed = partial(_timed, timing, as_input(torch.zeros(1, *given.input_size), model))
+    image = as_input(torch.zeros(1, *given.input_size), model)
     state = first = look(model)
     steps: list[PruningStep] = []
     while True:
@@ -173,7 +175,7 @@ def prune(
         candidate, replacement = found
         after = look(replacement.model)
         accepted = first.score - after.score <= max_drop + 1e-9  # scores are sums of many shares
-        steps.append(_step(candidate, replacement, state, after, timed(state.model, after.model), accepted))
+        steps.append(_step(candidate, replacement, state, after, timing(state.model, after.model, image), accepted))
         on_step(steps[-1])
         if not accepted:
             break
@@ -184,8 +186,22 @@ def prune(
             state.model, "prune", data=identity_of(data.name), metric=metric, before=first.score, after=state.score,
             blocks=[_recorded(step) for step in removed],
         )  # fmt: skip
-    times = timed(model, state.model) if removed else (None, None)
-    return _outcome(metric, first, state, steps, left, tolerance, times)
+    ms_before, ms_after = timing(model, state.model, image) if removed else (None, None)
+    tried = {step.block for step in steps} | set(left)
+    rest = [one for one in state.blocks if one.block not in tried]
+    return Pruning(
+        model=state.model,
+        metric=metric,
+        images=first.images,
+        before=first.score,
+        after=state.score,
+        steps=tuple(steps),
+        untried=tuple(one.block for one in rest if one.spread <= tolerance),
+        live={one.block: one.spread for one in rest if one.spread > tolerance},
+        left=tuple(LeftAlone(path, reason) for path, reason in left.items()),
+        ms_before=ms_before,
+        ms_after=ms_after,
+    )
 
 
 def _look(model: nn.Module, given: Prepared, multi_label: bool, metric: str, on_progress: OnProgress) -> _State:
@@ -195,10 +211,6 @@ def _look(model: nn.Module, given: Prepared, multi_label: bool, metric: str, on_
     check_finite(watch.sums())
     check_outputs(found)
     return _State(model, found.scores()[metric], found.images, candidates(model, watch.sums()))
-
-
-def _timed(timing: Timing | None, image: torch.Tensor, first: nn.Module, second: nn.Module) -> Times:
-    return (None, None) if timing is None else timing(first, second, image)
 
 
 def _next(state: _State, tolerance: float) -> tuple[tuple[Candidate, Replacement] | None, dict[str, str]]:
@@ -243,32 +255,6 @@ def _step(
         ms_before=times[0],
         ms_after=times[1],
         accepted=accepted,
-    )
-
-
-def _outcome(
-    metric: str,
-    first: _State,
-    last: _State,
-    steps: Sequence[PruningStep],
-    left: Mapping[str, str],
-    tolerance: float,
-    times: Times,
-) -> Pruning:
-    tried = {step.block for step in steps} | set(left)
-    rest = [one for one in last.blocks if one.block not in tried]
-    return Pruning(
-        model=last.model,
-        metric=metric,
-        images=first.images,
-        before=first.score,
-        after=last.score,
-        steps=tuple(steps),
-        untried=tuple(one.block for one in rest if one.spread <= tolerance),
-        live={one.block: one.spread for one in rest if one.spread > tolerance},
-        left=tuple(LeftAlone(path, reason) for path, reason in left.items()),
-        ms_before=times[0],
-        ms_after=times[1],
     )
 
 

@@ -6,7 +6,6 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from sesurgeon.errors import OutputError
@@ -49,7 +48,7 @@ def write_report(study: GateStudy, folder: Path, *, force: bool = False) -> tupl
     check_report(folder, force=force)
     folder.mkdir(parents=True, exist_ok=True)
     gates, activations, picture, spreads = (folder / name for name in _FILES)
-    rows = [{**asdict(gate), "verdict": gate.verdict} for gate in study.gates]
+    rows = [gate.to_dict() for gate in study.gates]
     _write(gates, list(rows[0]), (row.values() for row in rows))
     header = ["gate", "channel", "mean", "image_spread", *(f"mean of {name}" for name in study.classes)]
     _write(activations, header, _channels(study))

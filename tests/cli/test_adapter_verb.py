@@ -172,3 +172,7 @@ def test_code_is_typed_with_its_arguments_and_the_network_is_not_replaced(base: 
     assert (over.exit_code, Path("own.se.pt").read_bytes()) == (2, before)
     extracted = run("adapter", "extract", "own.se.pt", *how)
     assert extracted.exit_code == 0, extracted.stderr
+    net = sesurgeon.add_se(sesurgeon.load("net.pt"), torch.randn(2, 1, 8, 8))
+    sesurgeon.save(net, "whole.se.pt")  # it has its architecture in it: the arguments are of the base
+    extracted = run("adapter", "extract", "whole.se.pt", "--base", "factory:own_base:make", *how[2:])
+    assert extracted.exit_code == 0, extracted.stderr

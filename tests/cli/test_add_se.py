@@ -329,6 +329,8 @@ def test_inspect_names_sites_costs_and_reasons(here: Path) -> None:
         "What add-se would do (policy standard, 2 blocks)",
     ):
         assert words in result.stdout
+    data = json.loads(CliRunner().invoke(app, ["inspect", "torchvision:mobilenet_v3_small", *SHAPE, "--json"]).stdout)
+    assert {"path": "features.4", "reason": "has attention already: features.4.block.2"} in data["left_alone"]
     data = json.loads(CliRunner().invoke(app, ["inspect", "torchvision:resnet50", *SHAPE, "--json"]).stdout)
     chosen = [site for site in data["sites"] if site["chosen"]]
     assert len(chosen) == 16

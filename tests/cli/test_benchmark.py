@@ -132,16 +132,16 @@ class Guessing(nn.Module):
 """
 
 
-@pytest.mark.parametrize("runtimes", [("torch", "onnxruntime"), ("onnxruntime",)])
-def test_a_runtime_that_takes_no_network_is_told_and_has_no_place_in_the_picture(
-    folder: Path, runtimes: tuple[str, ...]
-) -> None:
+def test_a_runtime_that_takes_no_network_is_told_and_has_no_place_in_the_picture(folder: Path) -> None:
     (folder / "guessing_net.py").write_text(GUESSING)
-    asked = [word for runtime in runtimes for word in ("--runtime", runtime)]
-    result = benchmark("factory:guessing_net:Guessing", "--placements", "places.png", "-b", "2", *asked, "--json")
+    words = ("factory:guessing_net:Guessing", "--placements", "places.png", "-b", "2", "--json")
+    none = benchmark(*words, "--runtime", "onnxruntime")
+    assert (none.exit_code, json.loads(none.stdout)["picture"]) == (1, None)
+    assert not (folder / "places.png").exists()
+    result = benchmark(*words)
     assert result.exit_code == 0, result.stderr
     for cost in json.loads(result.stdout)["placements"]:
-        assert {one["runtime"] for one in cost["latency"] if one["failure"] is None} == {*runtimes} - {"onnxruntime"}
+        assert [one["runtime"] for one in cost["latency"] if one["failure"] is None] == ["torch"]
     assert (folder / "places.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -195,6 +195,19 @@ def test_images_that_the_network_does_not_take_are_told_row_by_row(folder: Path)
     report = json.loads(result.stdout)
     assert "5 channels" in report["latency"][0]["failure"]
     assert report["blocks"] == []
+
+
+def test_a_batch_that_the_network_does_not_take_leaves_the_others_their_times(folder: Path) -> None:
+    pairs = nn.Sequential(
+        nn.Conv2d(1, 8, 3), BasicBlock(8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(0), nn.Linear(16, 3)
+    )
+    sesurgeon.save(sesurgeon.add_se(pairs, torch.randn(2, 1, 8, 8)), folder / "pairs.se.pt")
+    result = benchmark("pairs.se.pt", "-b", "2", "-b", "8", "--runtime", "torch", "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert [(one["batch"], one["failure"] is None) for one in report["latency"]] == [(2, True), (8, False)]
+    assert [(one["batch"], one["failure"]) for one in report["memory"]] == [(2, None)]
+    assert [one["batch"] for one in report["blocks"]] == [2]
 
 
 def test_published_weights_go_with_the_network_that_has_a_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -215,10 +215,12 @@ def test_int8_is_calibrated_on_training_and_compared_on_validation_images(
     make_net(folder)
     images(folder / "data" / "train", ("a", "b", "c"), 3)
     images(folder / "data" / "val", ("a", "b", "c"), 2)
+    (folder / "data" / "val" / "a" / "torn.png").write_text("no image")
     result = export("net.se.pt", "--int8", "--calib", "data", "--json")
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     assert (report["path"], report["parity"]["batch_sizes"]) == ("net.int8.onnx", [6])
+    assert [image["path"] for image in report["skipped"]] == ["data/val/a/torn.png"]
     shown = export("net.se.pt", "--int8", "--calib", "data", "--force")
     assert "top-1 agreement" in shown.stdout
     assert "on 6 images" in shown.stdout
@@ -231,7 +233,7 @@ def test_as_many_images_as_are_told_are_calibrated_on(
     images(folder / "data" / "val", ("a", "b"), 1)
     monkeypatch.setattr("sesurgeon.cli.asked.calibrating._CALIBRATED_ON", 5)
     with reporting(Talking()) as out:
-        given, compared = calibration_images(nn.Conv2d(1, 2, 3), "data", "data", out)
+        given, compared, _ = calibration_images(nn.Conv2d(1, 2, 3), "data", "data", out)
     assert [sum(map(len, batches)) for batches in (given, compared)] == [5, 2]
 
 
@@ -345,7 +347,7 @@ def test_images_that_a_run_held_out_are_compared(
     record = {"command": "finetune", "data": str(folder / "data"), "val_split": 0.3, "seed": 7}
     attach_provenance(net, Provenance(Source("module"), history=(record,)))
     with reporting(Talking()) as out:
-        _, compared = calibration_images(net, "data", "data", out)
+        _, compared, _ = calibration_images(net, "data", "data", out)
     held_out = open_data("data", val_split=0.3, seed=7).val
     expected = list(eval_loader(held_out, preprocessing_for(net, held_out), [0, 1], batch_size=32, workers=0))
     assert torch.equal(torch.cat(compared), torch.cat([batch for batch, _ in expected]))

@@ -24,6 +24,7 @@ def test_the_newest_augmented_model_is_taken(tmp_path: Path) -> None:
     make(tmp_path / "a.se.pt", age=20)
     newest = make(tmp_path / "b.se.pt", age=10)
     make(tmp_path / "plain.pt", age=0)
+    (tmp_path / "gone.se.pt").symlink_to("nowhere")
     assert latest_augmented(tmp_path) == newest
 
 

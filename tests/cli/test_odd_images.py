@@ -85,6 +85,12 @@ def test_it_trains_and_says_what_became_of_each(network: str) -> None:
     again = json.loads(measured.stdout)
     assert (again["images"], again["val_split"]) == (3, 0.2)
     assert again["notes"] == NOTES
+    for words in (("gates",), ("prune", "--no-latency")):
+        looked = run(*words, report["best"], "--data", "photos", "-j", "0", "--json")
+        assert looked.exit_code == 0, looked.stderr
+        found = json.loads(looked.stdout)
+        for told in ("data", "val_split", "seed", "skipped"):
+            assert found[told] == again[told]
 
 
 def test_the_same_images_train_the_same_from_a_manifest_and_from_a_tar(photos: Path) -> None:

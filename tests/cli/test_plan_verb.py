@@ -222,6 +222,18 @@ def test_inspect_takes_the_same_options(here: Path) -> None:
     chosen = [site for site in data["sites"] if site["chosen"]]
     assert [site["id"] for site in chosen] == ["1:conv", "2:conv"]
     assert [site["cost"]["parameters"] for site in chosen] == [3, 3]
+    assert data["after"]["parameters"] == data["parameters"] + 6
+
+
+def test_inspect_promises_nothing_for_a_network_with_blocks(here: Path) -> None:
+    assert run("add-se", "net.pt", *SHAPE).exit_code == 0
+    words = ("inspect", "net.se.pt", "--policy", "conv", "--latency")
+    result = run(*words)
+    assert result.exit_code == 0, result.stderr
+    assert "What add-se would do" not in result.stdout
+    assert "add-se wants a network without blocks: remove-se" in result.stdout
+    data = json.loads(run(*words, "--json").stdout)
+    assert (data["after"], data["latency"], len(data["inserted_blocks"])) == (None, [], 3)
 
 
 @pytest.mark.parametrize("verb", ["inspect", "plan", "add-se"])

@@ -44,8 +44,9 @@ class Clock:
         return self.now
 
 
-def test_the_two_run_in_turn_and_take_turns_in_going_first() -> None:
+def test_the_two_run_in_turn_and_take_turns_in_going_first(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, ran, told = Clock(), [], []
+    monkeypatch.setattr(latency, "perf_counter", clock)
 
     def runner(name: str, seconds: float) -> Runner:
         def run(arguments: tuple[str]) -> None:
@@ -59,8 +60,8 @@ def test_the_two_run_in_turn_and_take_turns_in_going_first() -> None:
         runner("augmented", 3.0),
         ("!",),
         3,
+        names=latency.NAMES,
         after_each=lambda *done: told.append(done),
-        clock=clock,
     )
 
     assert pairs == [(2.0, 3.0)] * 3
@@ -76,7 +77,7 @@ def test_each_run_gets_the_images_as_they_were() -> None:
         seen.append(float(arguments[0].sum()))
         arguments[0].zero_()
 
-    latency.time_pairs(spoil, spoil, (torch.ones(3),), 2, after_each=lambda done, of: None)
+    latency.time_pairs(spoil, spoil, (torch.ones(3),), 2, names=latency.NAMES, after_each=lambda done, of: None)
     assert set(seen) == {3.0}
 
 
@@ -140,6 +141,12 @@ def test_a_batch_that_the_network_refuses_is_told_and_the_others_are_timed() -> 
     one, three = measure_latency(Refusing(), Net(), IMAGES, repeats=2, runtimes=["torch"])
     assert one.failure == "Without blocks: one image is no batch"
     assert three.ratio is not None
+
+
+def test_a_batch_without_room_in_memory_is_told_and_the_others_are_timed() -> None:
+    one, many = measure_latency(Net(), Net(), IMAGES, batches=(1, 10**15), repeats=2, runtimes=["torch"])
+    assert one.ratio is not None
+    assert many.failure.startswith("A batch of 1,000,000,000,000,000 images: ")
 
 
 def test_what_the_watcher_raises_is_no_failure_of_a_runtime() -> None:

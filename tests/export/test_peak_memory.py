@@ -79,3 +79,8 @@ def test_a_call_that_raises_has_no_peak_but_a_reason() -> None:
         ("training", "With blocks: not in train mode"),
     ]
     assert (found[1].base_bytes, found[1].augmented_bytes, found[1].ratio) == (None, None, None)
+
+
+def test_images_without_room_in_memory_have_no_peak_but_a_reason() -> None:
+    (found,) = measure_memory(Squares(1), Squares(1), torch.zeros(1, 4, 8, 8), batch=10**15, runtimes=("torch",))
+    assert found.failure is not None

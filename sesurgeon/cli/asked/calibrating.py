@@ -10,7 +10,11 @@ from sesurgeon.cli.asked.images import skipped_note
 from sesurgeon.cli.shown.console import Output
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor, nn
+
+    from sesurgeon.finetune import BadImage
 
 _CALIBRATED_ON, _COMPARED_ON = 256, 1024  # images; more would hardly change the result
 _BATCH = 32
@@ -26,8 +30,10 @@ Calib = Annotated[
 ]
 
 
-def calibration_images(model: nn.Module, spec: str, data_dir: str, out: Output) -> tuple[list[Tensor], list[Tensor]]:
-    """Batches of training and of validation images, taken at even steps from all of them."""
+def calibration_images(
+    model: nn.Module, spec: str, data_dir: str, out: Output
+) -> tuple[list[Tensor], list[Tensor], Sequence[BadImage]]:
+    """Batches of training and of validation images, taken at even steps from all of them; and those left out."""
     from sesurgeon.finetune import open_data, preprocessing_for
     from sesurgeon.finetune.data.loader import class_labels, eval_loader
     from sesurgeon.finetune.scoring.evaluate import lacks_labels, split_of_run
@@ -50,4 +56,4 @@ def calibration_images(model: nn.Module, spec: str, data_dir: str, out: Output) 
         part = [index * len(images) // count for index in range(count)]
         loader = eval_loader(images, preprocessing, class_labels(data), batch_size=_BATCH, workers=0, part=part)
         found.append([batch for batch, _ in loader])
-    return found[0], found[1]
+    return found[0], found[1], data.skipped

@@ -42,4 +42,5 @@ def latest_trained(folder: Path) -> Path:
 
 
 def _newest(files: Iterable[Path]) -> Path | None:
-    return max(files, key=lambda file: (file.stat().st_mtime_ns, file), default=None)
+    there = (file for file in files if file.exists())  # links may lead nowhere
+    return max(there, key=lambda file: (file.stat().st_mtime_ns, file), default=None)

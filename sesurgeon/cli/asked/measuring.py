@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sesurgeon.cli.asked.images import Opening, skipped_note
 from sesurgeon.cli.shown.console import Output
@@ -53,6 +53,18 @@ def note_few(out: Output, images: int) -> None:
     if images < _FEW:
         seen = counted(images, "image")
         out.note(f"Warning: how much a gate varies cannot be told from {seen}. Give some hundreds.", style="yellow")
+
+
+def images_data(data: Data) -> dict[str, Any]:
+    """What a verb prints about its images with ``--json``."""
+    return {
+        "data": data.name,
+        "val_split": data.val_split,
+        "seed": data.seed,
+        "skipped": data.skipped,
+        "ignored": data.ignored,
+        "notes": data.notes,
+    }
 
 
 def described(data: Data) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from sesurgeon.export import LatencyRatio
     from sesurgeon.graph import LeftAlone, Site, Survey
-    from sesurgeon.placement import Cost
+    from sesurgeon.placement import Cost, Price
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Findings:
         reached: ids of the sites that the policies select, including those that have attention already.
         chosen: ids of the sites that would get a block.
         costs: of a block, by site id.
-        left_alone: modules that get no block, and why.
+        price: of the blocks that add-se would insert; None if it would insert none.
+        passed_over: modules that get no block, and why, other than those with attention.
         latency: with the chosen blocks and without; empty without ``--latency``.
     """
 
@@ -55,23 +57,39 @@ class Findings:
     reached: frozenset[str]
     chosen: frozenset[str]
     costs: Mapping[str, Cost]
-    left_alone: tuple[LeftAlone, ...]
+    price: Price | None
+    passed_over: tuple[LeftAlone, ...]
     latency: Sequence[LatencyRatio]
+
+    @cached_property
+    def inserted(self) -> Mapping[str, nn.Module]:
+        """The blocks that are there, by path."""
+        from sesurgeon.surgery import blocks_of
+
+        return blocks_of(self.model)
+
+    @cached_property
+    def gated(self) -> list[Site]:
+        """The sites with attention of the network's own."""
+        return [site for site in self.sites if site.attention is not None and site.attention not in self.inserted]
+
+    @cached_property
+    def left_alone(self) -> tuple[LeftAlone, ...]:
+        """Modules that get no block, and why."""
+        from sesurgeon.placement import left_for_attention
+
+        return tuple(dict.fromkeys((*map(left_for_attention, self.gated), *self.passed_over)))
 
 
 def findings_body(findings: Findings, *, all_sites: bool) -> Group:
     """The network, its sites (or only those that the policies select), and what blocks at the chosen ones cost."""
-    from sesurgeon.placement import Price, left_for_attention
-    from sesurgeon.surgery import blocks_of
-
-    found, cost, inserted = findings.survey, findings.cost, blocks_of(findings.model)
+    found, cost, inserted = findings.survey, findings.cost, findings.inserted
     body: list[RenderableType] = [
         Text(f"{type(findings.model).__name__} from {findings.name}", style="bold"),
         Text(f"{count(cost.parameters)} parameters, {count(cost.macs)} MACs an image of {_shapes(found)}"),
         Text(f"Sites: {kinds(findings.sites)}. Inserted blocks: {len(inserted)}."),
     ]
-    gated = [site for site in findings.sites if site.attention is not None and site.attention not in inserted]
-    reached = [site for site in findings.sites if site.id in findings.reached and site not in gated]
+    reached = [site for site in findings.sites if site.id in findings.reached and site not in findings.gated]
     shown = findings.sites if all_sites else reached
     table = site_table("note")
     for site in shown:
@@ -80,11 +98,12 @@ def findings_body(findings: Findings, *, all_sites: bool) -> Group:
         table.add_row(*site_cells(site), note, *price)
     if shown:
         body.append(table)
-    if findings.chosen:
-        with_chosen = Price(cost, {site_id: findings.costs[site_id] for site_id in findings.chosen})
-        policy = " and ".join(findings.policy)
-        body.append(Text(f"What add-se would do (policy {policy}, {counted(len(findings.chosen), 'block')}):"))
-        body += price_lines(with_chosen)
+    if inserted:
+        body.append(Text("add-se wants a network without blocks: remove-se removes these, and benchmark times them."))
+    if findings.price is not None:
+        policy, blocks = " and ".join(findings.policy), counted(len(findings.price.blocks), "block")
+        body.append(Text(f"What add-se would do (policy {policy}, {blocks}):"))
+        body += price_lines(findings.price)
     if findings.latency:
         body.append(latency_table(findings.latency))
     if len(shown) < len(findings.sites):
@@ -92,8 +111,7 @@ def findings_body(findings: Findings, *, all_sites: bool) -> Group:
         body.append(Text(f"Not shown: {more}; --all lists all."))
     if found.train_failure is not None:
         body.append(Text(f"Train mode: {found.train_failure}", style="yellow"))
-    left_alone = (*map(left_for_attention, gated), *findings.left_alone)
-    return Group(*body, *left_alone_lines(dict.fromkeys(left_alone)))
+    return Group(*body, *left_alone_lines(findings.left_alone))
 
 
 def _note(site: Site, findings: Findings, inserted: Mapping[str, nn.Module], *, all_sites: bool) -> str:
@@ -123,7 +141,6 @@ def _shape(argument: Any) -> list[Any]:
 def findings_data(findings: Findings) -> dict[str, Any]:
     """The same for a program, with all sites."""
     from sesurgeon.models import provenance_of
-    from sesurgeon.surgery import blocks_of
 
     found, provenance = findings.survey, provenance_of(findings.model)
     return {
@@ -133,7 +150,8 @@ def findings_data(findings: Findings) -> dict[str, Any]:
         "classes": provenance.classes,
         "input_shapes": [_shape(argument) for argument in found.inputs],
         **findings.cost.to_dict(),
-        "inserted_blocks": list(blocks_of(findings.model)),
+        "after": None if findings.price is None else findings.price.after.to_dict(),
+        "inserted_blocks": list(findings.inserted),
         "policy": findings.policy,
         "sites": [
             {

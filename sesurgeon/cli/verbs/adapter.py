@@ -83,8 +83,9 @@ def extract(
             from sesurgeon.surgery import extract_adapter
 
             reading = Reading(arch=arch, model_kwargs=model_kwargs, trust_pickle=trust_pickle)
-            loaded = load_model(model, reading)
-            below = None if base is None else load_model(base, _reading_of(base, reading, pretrained=pretrained))
+            of_run, of_base = (reading, reading) if base is None else _readings(base, reading, pretrained=pretrained)
+            loaded = load_model(model, of_run)
+            below = None if base is None else load_model(base, of_base)
             extracted = extract_adapter(loaded, path, base=below, force=force)
         size = path.stat().st_size
         whole = sum(parameter.numel() for parameter in loaded.parameters())
@@ -138,11 +139,14 @@ def apply(
             out.note(f"Commands on this file need{flags} too.")
 
 
-def _reading_of(base: str, reading: Reading, *, pretrained: bool) -> Reading:
-    """The options for BASE: those of RUN, but without ``--arch`` if BASE is the name of an architecture."""
+def _readings(base: str, reading: Reading, *, pretrained: bool) -> tuple[Reading, Reading]:
+    """The options for RUN and for BASE. If BASE is a name, ``--arch`` is of RUN, which without it has no arguments."""
     from sesurgeon.models import named_source
 
-    return replace(reading, arch=None if named_source(base) else reading.arch, pretrained=pretrained)
+    of_base = replace(reading, pretrained=pretrained)
+    if named_source(base) is None:
+        return reading, of_base
+    return replace(reading, model_kwargs=reading.model_kwargs if reading.arch else None), replace(of_base, arch=None)
 
 
 def _table(adapter: Adapter, size: int, whole: int) -> Table:

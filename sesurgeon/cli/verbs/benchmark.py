@@ -93,8 +93,8 @@ def benchmark(
     """Time MODEL with and without its blocks, or against OTHER, and show how much memory they use.
 
     The two run alternately, so that other load on the machine affects both. In PyTorch they run on the CPU; in
-    onnxruntime, as `export` writes them. The share of each block in a forward pass is shown too. If no runtime can
-    run both networks, the exit code is 1.
+    onnxruntime, as `export` writes them. Memory, and the share of each block in a forward pass, are those of the
+    largest batch that ran. If no runtime can run both networks, the exit code is 1.
     """
     with reporting(talking) as out:
         if (versus_arch is not None or versus_kwargs) and versus is None:
@@ -124,21 +124,26 @@ def benchmark(
                 costs = placement_costs(
                     out, other, inputs, max(batches), repeats, tuple(runtime or _DEFAULT_RUNTIMES_OF_PLACEMENTS)
                 )
-                draw_placements(costs, placements)
-                title = f"{model} with blocks in other places, {counted(used, 'CPU thread')}; drawn in {placements}"
-                data = {"model": model, "threads": used, "placements": costs, "picture": placements}
+                picture = placements if any(one.failure is None for cost in costs for one in cost.latency) else None
+                drawn = "" if picture is None else f"; drawn in {picture}"
+                if picture is not None:
+                    draw_placements(costs, picture)
+                title = f"{model} with blocks in other places, {counted(used, 'CPU thread')}{drawn}"
+                data = {"model": model, "threads": used, "placements": costs, "picture": picture}
                 out.result(Group(Text(title, style="bold"), placement_table(costs)), data)
+                if picture is None:
+                    raise typer.Exit(1)
                 return
             runtimes: tuple[Any, ...] = tuple(runtime or _DEFAULT_RUNTIMES)
             names = ("without blocks", "with blocks") if versus is None else (versus, model)
             ratios = timed(out, other, loaded, inputs, repeats=repeats, batches=batches, runtimes=runtimes, names=names)
-            can_run = any(one.failure is None for one in ratios)
+            ran = [one.batch for one in ratios if one.failure is None]
             with out.working("Looking at memory and at each block"):
                 from sesurgeon.export import block_shares, measure_memory
 
-                largest = max(batches)
+                largest = max(ran or batches)
                 memory = measure_memory(other, loaded, inputs, batch=largest, runtimes=runtimes, names=names)
-                shares = block_shares(loaded, inputs, batch=largest, repeats=repeats) if can_run else []
+                shares = block_shares(loaded, inputs, batch=largest, repeats=repeats) if ran else []
         compared = f"{model} against {versus or 'itself without its blocks'}, {counted(used, 'CPU thread')}"
         body = [
             Text(compared, style="bold"),
@@ -155,7 +160,7 @@ def benchmark(
             "blocks": shares,
         }
         out.result(Group(*body), data)
-        if not can_run:
+        if not ran:
             raise typer.Exit(1)
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 from sesurgeon.cli.asked.images import DataSpec, Opening, Passing
 from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
 from sesurgeon.cli.asked.loading import load_model_or_onnx
-from sesurgeon.cli.asked.measuring import check_on_bad_image, described, open_images
+from sesurgeon.cli.asked.measuring import check_on_bad_image, described, images_data, open_images
 from sesurgeon.cli.asked.options import OptionalModel, Reading, Talking
 from sesurgeon.cli.asked.spread import spread
 from sesurgeon.cli.shown.console import reporting
@@ -58,14 +58,9 @@ def evaluate(
 def _data(name: str, data: Data, found: Measured) -> dict[str, Any]:
     return {
         "model": name,
-        "data": data.name,
-        "val_split": data.val_split,
-        "seed": data.seed,
+        **images_data(data),
         "images": found.images,
         **found.scores(),
         "k": getattr(found, "k", None),
         "per_class": [score.to_dict() for score in found.per_class],
-        "skipped": data.skipped,
-        "ignored": data.ignored,
-        "notes": data.notes,
     }

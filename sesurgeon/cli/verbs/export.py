@@ -103,8 +103,9 @@ def _write(
     folding = fold(model) if asked.plain else None
     calibration: list[Tensor] = []
     comparison: list[Tensor] = []
+    about_images: dict[str, Any] = {}
     if asked.calib is not None:
-        calibration, comparison = calibration_images(model, asked.calib, asked.data_dir, out)
+        calibration, comparison, about_images["skipped"] = calibration_images(model, asked.calib, asked.data_dir, out)
         inputs = next(iter(calibration), None)  # it has the size of the images
     report = export_onnx(
         model if folding is None else folding.model,
@@ -119,4 +120,4 @@ def _write(
         for_cpu=asked.for_cpu,
         force=force,
     )
-    return onnx_table(report), vars(report), folding
+    return onnx_table(report), vars(report) | about_images, folding

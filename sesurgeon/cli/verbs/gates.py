@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,7 @@ from rich.text import Text
 from sesurgeon.cli.asked.images import DataSpec, Opening, Passing
 from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
 from sesurgeon.cli.asked.loading import load_model
-from sesurgeon.cli.asked.measuring import check_on_bad_image, described, note_few, open_images
+from sesurgeon.cli.asked.measuring import check_on_bad_image, described, images_data, note_few, open_images
 from sesurgeon.cli.asked.options import Force, OptionalModel, Reading, Talking
 from sesurgeon.cli.asked.spread import spread
 from sesurgeon.cli.shown.console import reporting
@@ -150,12 +149,10 @@ def _verdicts(study: GateStudy) -> list[Text]:
 def _data(name: str, data: Data, study: GateStudy, files: tuple[Path, ...]) -> dict[str, Any]:
     return {
         "model": name,
-        "data": data.name,
-        "val_split": data.val_split,
-        "seed": data.seed,
+        **images_data(data),
         "images": study.images,
         "classes": study.classes,
-        "gates": [{**asdict(gate), "verdict": gate.verdict} for gate in study.gates],
+        "gates": [gate.to_dict() for gate in study.gates],
         "open": study.called("open"),
         "constant": study.called("constant"),
         "files": files,

@@ -35,8 +35,8 @@ def inspect(
     with reporting(talking) as out:
         with out.working(f"Looking at {model}"):
             from sesurgeon.graph import survey
-            from sesurgeon.placement import block_cost, choose, images_in, model_cost, plan_from_survey, settle
-            from sesurgeon.surgery import apply_plan
+            from sesurgeon.placement import Price, block_cost, choose, images_in, model_cost, plan_from_survey, settle
+            from sesurgeon.surgery import apply_plan, blocks_of
 
             policies, config, filters = settle(selection.choices())
             loaded = load_model(model, reading)
@@ -47,10 +47,12 @@ def inspect(
             images = images_in(found.inputs)
             costs = {site.id: block_cost(config, site, images) for site in found.sites}
             cost = model_cost(loaded, found.inputs)
+            can_add = chosen and not blocks_of(loaded)
+            price = Price(cost, {site.id: costs[site.id] for site in chosen}) if can_add else None
         for warning in filters.unused(reached):
             out.note(f"Warning: {warning}")
         ratios: Sequence[LatencyRatio] = []
-        if latency and chosen:
+        if latency and price is not None:
             planned = plan_from_survey(found, policies, config, filters)
             ratios = timed(out, loaded, apply_plan(loaded, planned), found.inputs)
         findings = Findings(
@@ -63,7 +65,8 @@ def inspect(
             reached=frozenset(seen),
             chosen=frozenset(site.id for site in chosen),
             costs=costs,
-            left_alone=(*passed_over, *found.left_alone),
+            price=price,
+            passed_over=(*passed_over, *found.left_alone),
             latency=ratios,
         )
         out.result(findings_body(findings, all_sites=all_sites), findings_data(findings))

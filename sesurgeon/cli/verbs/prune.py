@@ -14,7 +14,7 @@ from rich.text import Text
 from sesurgeon.cli.asked.images import DataSpec, Opening, Passing
 from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
 from sesurgeon.cli.asked.loading import flags_to_load, load_model
-from sesurgeon.cli.asked.measuring import check_on_bad_image, described, note_few, open_images
+from sesurgeon.cli.asked.measuring import check_on_bad_image, described, images_data, note_few, open_images
 from sesurgeon.cli.asked.naming import output_for, shown
 from sesurgeon.cli.asked.options import Force, OptionalModel, OutputPath, Reading, Talking
 from sesurgeon.cli.asked.spread import spread
@@ -25,6 +25,7 @@ from sesurgeon.cli.shown.timing import pass_times
 from sesurgeon.words import counted
 
 if TYPE_CHECKING:
+    from sesurgeon.finetune import Data
     from sesurgeon.gates import Pruning, PruningStep
 
 MaxDrop = Annotated[
@@ -100,7 +101,7 @@ def prune(
             else Text("No block was taken out, and nothing was written.")
         )
         body = Group(title, *_step_table(found), *_outcome(found, max_drop, tolerance), last)
-        out.result(body, _data(name, images.name, found, max_drop, tolerance, written))
+        out.result(body, _data(name, images, found, max_drop, tolerance, written))
 
 
 def _told(step: PruningStep, metric: str) -> str:
@@ -157,11 +158,11 @@ def _outcome(found: Pruning, max_drop: float, tolerance: float) -> list[Text]:
 
 
 def _data(
-    name: str, data: str, found: Pruning, max_drop: float, tolerance: float, written: Path | None
+    name: str, data: Data, found: Pruning, max_drop: float, tolerance: float, written: Path | None
 ) -> dict[str, Any]:
     return {
         "model": name,
-        "data": data,
+        **images_data(data),
         "images": found.images,
         "metric": found.metric,
         "max_drop": max_drop,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from torch import nn
 
@@ -17,44 +15,20 @@ from sesurgeon.surgery import blocks_of
 from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.words import in_per_cent
 
-Measure = Callable[[nn.Module, nn.Module, tuple[Any, ...]], LatencyRatio]
-Shares = Callable[[nn.Module, tuple[Any, ...]], dict[str, float]]
 
-
-def in_eager_torch(base: nn.Module, augmented: nn.Module, inputs: tuple[Any, ...]) -> LatencyRatio:
-    """Time both networks in eager PyTorch, at the batch size of ``inputs``."""
-    (found,) = measure_latency(base, augmented, inputs, batches=(images_in(inputs),), runtimes=("torch",))
-    return found
-
-
-def milliseconds(augmented: nn.Module, inputs: tuple[Any, ...]) -> dict[str, float]:
-    """Milliseconds per pass of each block, by its path."""
-    return {one.block: one.ms for one in block_shares(augmented, inputs)}
-
-
-def fit_latency(
-    model: nn.Module,
-    plan: Plan,
-    found: Survey,
-    most: float,
-    *,
-    measure: Measure = in_eager_torch,
-    each: Shares = milliseconds,
-) -> tuple[Plan, LatencyRatio]:
+def fit_latency(model: nn.Module, plan: Plan, found: Survey, most: float) -> tuple[Plan, LatencyRatio]:
     """``plan`` without the blocks that take the most time per parameter, as many as must go to keep to the limit.
 
-    The network is timed with and without blocks, and so is each block in it. Blocks cost more than the time within them
-    (they separate operations that a runtime would fuse), so the time that all of them add is divided among them in
-    proportion to that time. If the ratio is too high, blocks are dropped whose shares add up to the excess, those with
-    the most milliseconds per parameter first; then the network is timed again.
+    The network is timed in eager PyTorch, with and without blocks, and so is each block in it. Blocks cost more than
+    the time within them (they separate operations that a runtime would fuse), so the time that all of them add is
+    divided among them in proportion to that time. If the ratio is too high, blocks are dropped whose shares add up to
+    the excess, those with the most milliseconds per parameter first; then the network is timed again.
 
     Args:
         model: without blocks.
         plan: for it.
         found: its survey.
         most: how much longer it may take: 0.05 for 5 %.
-        measure: times two networks.
-        each: times the blocks of one.
 
     Returns:
         The plan, with the dropped blocks in its ``left_alone``, and the times of the network with it.
@@ -64,14 +38,16 @@ def fit_latency(
         UntraceableError: the network cannot be timed.
     """
     dropped: list[LeftAlone] = []
+    batches = (images_in(found.inputs),)
     while plan.entries:
         augmented = insert_blocks(model, plan, found, inplace=False)
-        ratio = measure(model, augmented, found.inputs)
+        (ratio,) = measure_latency(model, augmented, found.inputs, batches=batches, runtimes=("torch",))
         if ratio.ratio is None or ratio.base_ms is None:
             raise UntraceableError(f"It cannot be timed: {ratio.failure}")
         if ratio.ratio <= 1 + most:
             return replace(plan, left_alone=(*plan.left_alone, *dropped)), ratio
-        times = _shared_out((ratio.ratio - 1) * ratio.base_ms, each(augmented, found.inputs))
+        within = {one.block: one.ms for one in block_shares(augmented, found.inputs)}
+        times = _shared_out((ratio.ratio - 1) * ratio.base_ms, within)
         sizes = {path: sum(one.numel() for one in block.parameters()) for path, block in blocks_of(augmented).items()}
         paths = {entry.path: entry for entry in plan.entries}
         # from the ratio that is compared with the limit: by the medians, which may differ less, this might never end

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median, quantiles
+from time import perf_counter
 from typing import Any, get_args
 
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from sesurgeon.errors import UntraceableError, UsageError
 from sesurgeon.export.cost.runtimes import Runner, Runtime, opened, seconds, with_images
 from sesurgeon.models import random_states, restore_random_states
 from sesurgeon.placement import images_in
-from sesurgeon.words import first_line
+from sesurgeon.words import counted, first_line
 
 Progress = Callable[[str, int, int], object]
 """Called after each pair with a title, the number of pairs done, and that of all pairs."""
@@ -130,7 +130,8 @@ def _in_runtime(
         for size in sizes:
             after_each = partial(progress, f"{runtime}, batch {size}")
             try:
-                given = with_images(arguments, size)
+                with _blaming(f"A batch of {counted(size, 'image')}"):
+                    given = with_images(arguments, size)
                 pairs = time_pairs(run_base, run_augmented, given, repeats, names=names, after_each=after_each)
             except UntraceableError as error:
                 measured.append(LatencyRatio(runtime, size, failure=error.message))
@@ -145,9 +146,8 @@ def time_pairs(
     arguments: tuple[Any, ...],
     repeats: int,
     *,
-    names: tuple[str, str] = NAMES,
+    names: tuple[str, str],
     after_each: Callable[[int, int], object],
-    clock: Callable[[], float] = time.perf_counter,
 ) -> list[tuple[float, float]]:
     """Seconds of ``base`` and of ``augmented``, pair by pair, after a few pairs to warm up.
 
@@ -160,7 +160,7 @@ def time_pairs(
         times = {}
         for one in (0, 1) if turn % 2 == 0 else (1, 0):
             with _blaming(names[one]):
-                times[one] = seconds(runs[one], arguments, clock)
+                times[one] = seconds(runs[one], arguments, perf_counter)
         if turn >= 0:
             pairs.append((times[0], times[1]))
             after_each(len(pairs), repeats)

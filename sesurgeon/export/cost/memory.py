@@ -70,10 +70,9 @@ def measure_memory(
         An entry for each runtime; if a call raises, it holds the reason.
     """
     arguments = images if isinstance(images, tuple) else (images,)
-    given = with_images(arguments, batch)
     measured = [runtime for runtime in runtimes if runtime in ("torch", "training")]
     networks = tuple(zip(names, (base, augmented), strict=True))
-    return [_ratio(runtime, networks, given, batch) for runtime in measured]
+    return [_ratio(runtime, networks, arguments, batch) for runtime in measured]
 
 
 def _ratio(
@@ -82,8 +81,8 @@ def _ratio(
     peaks = []
     for name, network in networks:
         try:
-            peaks.append(_peak(runtime, network, arguments))
-        except Exception as error:  # whatever a forward raises
+            peaks.append(_peak(runtime, network, with_images(arguments, batch)))
+        except Exception as error:  # whatever a forward raises, or too little memory
             return MemoryRatio(runtime, batch, failure=f"{name}: {first_line(error)}")
     of_base, of_augmented = peaks
     return MemoryRatio(runtime, batch, of_base, of_augmented)

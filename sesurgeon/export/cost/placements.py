@@ -18,6 +18,7 @@ from sesurgeon.graph import Survey, survey
 from sesurgeon.placement import Filters, Plan, images_in, plan_from_survey
 from sesurgeon.surgery import blocks_of
 from sesurgeon.surgery.apply import insert_blocks
+from sesurgeon.words import counted
 
 _POLICIES = ("standard", "inner")
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -118,7 +119,8 @@ def draw_placements(costs: Sequence[PlacementCost], path: str | os.PathLike[str]
         axes.hlines([y for y, _, _ in rows], *zip(*(ends for _, _, ends in rows), strict=True), colour, linewidth=2)
         axes.plot([x for _, x, _ in rows], [y for y, _, _ in rows], "o", color=colour, label=runtime)
     axes.axvline(0, color=GREY, linewidth=1)
-    axes.set_yticks(range(len(costs)), [f"{cost.name} ({_size(cost)})" for cost in costs])
+    sizes = [f"{counted(cost.blocks, 'block')}, {cost.parameters:,} parameters" for cost in costs]
+    axes.set_yticks(range(len(costs)), [f"{cost.name} ({size})" for cost, size in zip(costs, sizes, strict=True)])
     axes.invert_yaxis()
     (batch,) = {one.batch for cost in costs for one in cost.latency}
     axes.set_xlabel(f"time added, %, at batch {batch}")
@@ -131,10 +133,6 @@ def draw_placements(costs: Sequence[PlacementCost], path: str | os.PathLike[str]
 
 def _name(policy: str, stage: int | None) -> str:
     return policy if stage is None else f"{policy}, stage {stage}"
-
-
-def _size(cost: PlacementCost) -> str:
-    return f"{cost.blocks} block{'' if cost.blocks == 1 else 's'}, {cost.parameters:,} parameters"
 
 
 def _plans(found: Survey, config: BlockConfig) -> Iterator[tuple[str, int | None, Plan]]:
