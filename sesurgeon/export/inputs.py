@@ -20,10 +20,10 @@ Inputs: TypeAlias = Mapping[str, Tensor]
 
 
 def named_inputs(model: nn.Module, given: Tensor | tuple[Any, ...] | None) -> dict[str, Tensor]:
-    """The example inputs as tensors on the CPU, by the names of the file's inputs; floating-point ones in float32.
+    """The example inputs as tensors on the CPU, by the names of the file's inputs.
 
-    A single one is called ``input``; several are called like the parameters of ``forward``, or ``input_1`` and so on
-    where it takes ``*inputs``.
+    A single one is called ``input``, and is float32. Several are called like the parameters of ``forward``, or
+    ``input_1`` and so on where it takes ``*inputs``; of these, whole numbers and masks keep their type.
 
     Args:
         model: takes them as positional arguments.
@@ -34,8 +34,8 @@ def named_inputs(model: nn.Module, given: Tensor | tuple[Any, ...] | None) -> di
     """
     inputs = known_inputs(model) if given is None else given
     inputs = (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    if given is None and not any(isinstance(value, Tensor) for value in inputs[1:]):
-        inputs = inputs[:1]  # the rest are optional arguments that were given when the blocks were inserted
+    while len(inputs) > 1 and (inputs[-1] is None or (given is None and not isinstance(inputs[-1], Tensor))):
+        inputs = inputs[:-1]  # optional arguments, perhaps as they were when the blocks were inserted
     batches = {len(value) if isinstance(value, Tensor) and value.ndim else None for value in inputs}
     if len(batches) != 1 or None in batches:
         raise UsageError(
@@ -43,8 +43,9 @@ def named_inputs(model: nn.Module, given: Tensor | tuple[Any, ...] | None) -> di
             f"{', '.join(map(described, inputs)) or 'nothing'}.",
             hint="Wrap the model in a module whose forward takes such tensors alone, the images for example.",
         )
-    names = [ONLY_INPUT] if len(inputs) == 1 else _names(model, len(inputs))
-    return {name: on_cpu(value) for name, value in zip(names, inputs, strict=True)}
+    if len(inputs) == 1:
+        return {ONLY_INPUT: inputs[0].detach().to("cpu", torch.float32)}
+    return {name: _on_cpu(value) for name, value in zip(_names(model, len(inputs)), inputs, strict=True)}
 
 
 def takes_unnamed(network: nn.Module, count: int) -> bool:
@@ -66,8 +67,7 @@ def _names(model: nn.Module, count: int) -> list[str]:
     return names
 
 
-def on_cpu(value: Tensor) -> Tensor:
-    """``value`` as a file takes it: on the CPU, and in float32 if it is floating-point."""
+def _on_cpu(value: Tensor) -> Tensor:
     return value.detach().to("cpu", torch.float32 if value.is_floating_point() else value.dtype)
 
 

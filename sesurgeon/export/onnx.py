@@ -78,7 +78,7 @@ def export_onnx(
     """Write ``model`` in eval mode as one ONNX file.
 
     The input is ``input`` with shape (batch, channels, height, width), the output ``logits``, both float32. Several
-    inputs are called like the parameters of forward; one that is not floating-point keeps its type. Above 2 GB
+    inputs are called like the parameters of forward; whole numbers and masks among them keep their type. Above 2 GB
     the weights are written beside the file to ``<path>.data``, or to ``<path>.2.data`` if the weights of a file that is
     replaced are there. The metadata holds ``sesurgeon_version`` and, if known, ``classes`` and ``preprocessing`` as
     JSON, and ``multi_label`` if images may have several. ``model`` itself stays as it is: a copy is exported, with the

@@ -55,7 +55,12 @@ def simplify(path: Path) -> None:
     import onnxslim
 
     with _explained("onnxslim cannot simplify it"):
-        onnx.save(onnxslim.slim(onnx.load(path)), path)
+        model = onnx.load(path)
+        inputs = list(model.graph.input)
+        slim = onnxslim.slim(model)
+        del slim.graph.input[:]
+        slim.graph.input.extend(inputs)  # also those that no output depends on: callers give them
+        onnx.save(slim, path)
 
 
 @contextlib.contextmanager

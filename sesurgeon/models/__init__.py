@@ -16,6 +16,7 @@ from sesurgeon.models.head import (
     heads_of,
     num_outputs,
     replace_head,
+    score_layers,
     set_num_classes,
 )
 from sesurgeon.models.inputs import (
@@ -88,6 +89,7 @@ __all__ = [
     "rebuild",
     "replace_head",
     "restore_random_states",
+    "score_layers",
     "set_num_classes",
     "structure_of",
     "take_weights",

@@ -78,6 +78,13 @@ def heads_if_any(model: nn.Module) -> list[str]:
         return []
 
 
+def score_layers(model: nn.Module) -> list[str]:
+    """Module paths of the layers in the heads that are as wide as the number of class scores; none of a backbone."""
+    heads = heads_if_any(model)
+    within = {path: layer for path, layer in _layers(model).items() if is_within_any(path, heads)}
+    return [path for path, layer in within.items() if _outputs(layer) == num_outputs(model)]
+
+
 def num_outputs(model: nn.Module) -> int:
     """How many class scores ``model`` gives.
 

@@ -8,32 +8,31 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from sesurgeon.models.forwards import has_other_forward
-from sesurgeon.models.head import heads_if_any, num_outputs
+from sesurgeon.models.head import num_outputs, score_layers
 from sesurgeon.models.provenance import Structure
-from sesurgeon.paths import is_within_any
 
 
 def structure_of(model: nn.Module) -> Structure:
     """The structure of ``model``, whatever its weights and their precision.
 
     Modules count by path, class, ``extra_repr`` (of a convolution: channels, kernel, stride…), rates of dropout and a
-    ``forward`` that was put on the instance; tensors by name and shape. Of the heads, only what does not depend on the
-    number of scores counts for the body.
+    ``forward`` that was put on the instance; tensors by name and shape. Of the layers that give
+    class scores, only what does not depend on their number counts for the body.
     """
-    heads = heads_if_any(model)
-    lines = "\n".join(_lines(model, frozenset(heads)))
-    return Structure(hashlib.sha256(lines.encode()).hexdigest(), num_outputs(model) if heads else None)
+    scoring = score_layers(model)
+    lines = "\n".join(_lines(model, frozenset(scoring)))
+    return Structure(hashlib.sha256(lines.encode()).hexdigest(), num_outputs(model) if scoring else None)
 
 
-def _lines(model: nn.Module, heads: frozenset[str]) -> Iterator[str]:
+def _lines(model: nn.Module, scoring: frozenset[str]) -> Iterator[str]:
     for path, module in model.named_modules():
         kind = type(module)
-        said = "" if is_within_any(path, heads) else f"{module.extra_repr()} {_rates(module)}"
+        said = "" if path in scoring else f"{module.extra_repr()} {_rates(module)}"
         forward = " another forward" if has_other_forward(module) else ""
         yield f"{path} {kind.__module__}.{kind.__qualname__} {said}{forward}"
     for name, value in model.state_dict().items():
         if isinstance(value, Tensor):  # what is none is extra state
-            shape = value.shape[1:] if is_within_any(name, heads) else value.shape
+            shape = value.shape[1:] if name.rpartition(".")[0] in scoring else value.shape
             yield f"{name} {tuple(shape)}"
 
 

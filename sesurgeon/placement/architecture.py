@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sesurgeon.models import heads_if_any
+from sesurgeon.models import score_layers
 from sesurgeon.paths import is_within_any
 from sesurgeon.words import some
 
@@ -70,14 +70,13 @@ def architecture_of(model: nn.Module) -> Architecture:
 
 
 def _lines(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """(name, description) of each tensor outside the heads, and of each module but those within a head."""
-    heads = heads_if_any(model)
+    """(name, description) of each tensor outside the layers that give class scores, and of each module."""
+    scoring = score_layers(model)
     for name, value in model.state_dict().items():
-        if isinstance(value, Tensor) and not is_within_any(name, heads):  # what is no tensor is extra state
+        if isinstance(value, Tensor) and not is_within_any(name, scoring):  # what is no tensor is extra state
             yield name, f"{name} {tuple(value.shape)}"
     for path, module in model.named_modules():
-        if path in heads or not is_within_any(path, heads):
-            yield path, f"{path} {type(module).__name__}"
+        yield path, f"{path} {type(module).__name__}"
 
 
 def _hash(lines: Sequence[str], digits: int) -> str:

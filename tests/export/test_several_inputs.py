@@ -129,6 +129,49 @@ def test_an_output_that_is_called_like_an_input_gets_another_name(tmp_path: Path
         assert list(report.outputs) == names
 
 
+class Ignores(nn.Module):
+    """What its second input is for, nobody knows; its third is optional."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images: Tensor, about: Tensor, extra: Tensor | None = None) -> Tensor:
+        return self.conv(images).relu().mean((2, 3))
+
+
+@pytest.mark.parametrize("choice", [{}, {"simplify": True}, {"simplify": True, "precision": "int8"}])
+def test_one_that_no_output_depends_on_stays_an_input(choice: dict[str, Any], tmp_path: Path) -> None:
+    inputs = (torch.randn(2, 3, 8, 8), torch.randn(2, 5))
+    if "precision" in choice:
+        choice = {**choice, "calibration": [inputs]}
+    report = export_onnx(Ignores().eval(), tmp_path / "net.onnx", example_inputs=(*inputs, None), **choice)
+    assert list(report.inputs) == ["images", "about"]
+    in_onnxruntime(report.path, dict(zip(report.inputs, inputs, strict=True)))
+
+
+def test_what_was_optional_when_the_blocks_went_in_is_left_out(tmp_path: Path) -> None:
+    inputs = (torch.randn(2, 3, 8, 8), torch.randn(2, 5))
+    network = sesurgeon.add_se(Ignores(), (*inputs, None), policy="conv")
+    assert list(export_onnx(network, tmp_path / "net.onnx").inputs) == ["images", "about"]
+    found = measure_latency(network, Ignores(), (*inputs, None), repeats=2, runtimes=["onnxruntime"])
+    assert all(ratio.failure is None for ratio in found)
+
+
+def test_a_single_one_is_float32_whatever_the_example(tmp_path: Path) -> None:
+    class Scales(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.conv(images.float() / 255).mean((2, 3))
+
+    images = torch.randint(0, 255, (2, 3, 8, 8), dtype=torch.uint8)
+    report = export_onnx(Scales().eval(), tmp_path / "net.onnx", example_inputs=images)
+    in_onnxruntime(report.path, {"input": images.float()})
+
+
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
@@ -149,7 +192,7 @@ def test_inputs_without_a_common_batch_are_refused(inputs: Any, words: str, tmp_
 def test_latency_in_onnxruntime_feeds_all_of_them() -> None:
     network = moved()
     found = measure_latency(network, sesurgeon.remove_se(network), INPUTS, repeats=2, runtimes=["onnxruntime"])
-    assert [(ratio.runtime, ratio.batch) for ratio in found] == [("onnxruntime", 1), ("onnxruntime", 2)]
+    assert [(ratio.batch, ratio.failure) for ratio in found] == [(1, None), (2, None)]
 
 
 def test_the_command_names_and_shapes_them(tmp_path: Path) -> None:

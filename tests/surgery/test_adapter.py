@@ -113,6 +113,16 @@ def test_heads_of_several_parts_come_back(name: str, tmp_path: Path) -> None:
     assert torch.equal(again(images), model.eval()(images))
 
 
+@pytest.mark.parametrize("other", [nn.Tanh(), nn.Identity()])
+def test_a_base_whose_head_computes_something_else_is_refused(other: nn.Module, tmp_path: Path) -> None:
+    base = timm.create_model("resnet10t")
+    base.fc = nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 5))
+    sesurgeon.extract_adapter(sesurgeon.add_se(base, IMAGES), tmp_path / "a.adapter.safetensors")
+    base.fc[1] = other
+    with pytest.raises(VerificationError, match="belongs to another base"):
+        sesurgeon.apply_adapter(base, tmp_path / "a.adapter.safetensors")
+
+
 def test_a_folded_network_comes_back_folded(tmp_path: Path) -> None:
     base = trained_like(nn.Sequential(*PlainNet()))
     folding = fold(task_on(base))

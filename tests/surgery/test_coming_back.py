@@ -130,6 +130,14 @@ def test_with_a_head_of_another_kind(head: nn.Module, classes: int | None, tmp_p
     assert torch.equal(twice(images(twice)), model(images(model)))
 
 
+def test_with_settings_changed_within_a_head_of_several_parts(tmp_path: Path) -> None:
+    model = sesurgeon.load("timm:levit_128s")
+    model.get_submodule("head.bn").eps = 0.3  # type: ignore[assignment]
+    sesurgeon.save(model, tmp_path / "model.pt")
+    again = sesurgeon.load(tmp_path / "model.pt", trust_pickle=True)
+    assert again.get_submodule("head.bn").eps == 0.3
+
+
 def test_with_two_heads_of_which_one_is_replaced(tmp_path: Path) -> None:
     model = sesurgeon.load("timm:levit_128s", num_classes=7)
     again = there_and_back(model, tmp_path)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from sesurgeon.export.inputs import on_cpu
+from sesurgeon.export.inputs import named_inputs
 from sesurgeon.export.onnx import export_onnx
 from sesurgeon.export.sessions import as_arrays, open_session
 from sesurgeon.finetune.scoring.forward import device_of
@@ -87,8 +87,10 @@ def _in_onnxruntime(model: nn.Module, arguments: tuple[Any, ...]) -> Iterator[Ru
         path = Path(folder) / "network.onnx"
         export_onnx(model, path, example_inputs=arguments, verify=False)
         session = open_session(path, threads=torch.get_num_threads())
-    names = [entry.name for entry in session.get_inputs()]
-    yield lambda given: session.run(None, as_arrays(dict(zip(names, map(on_cpu, given), strict=True))))
+    like = named_inputs(model, arguments)
+    yield lambda given: session.run(
+        None, as_arrays({name: value.detach().to(like[name]) for name, value in zip(like, given, strict=False)})
+    )
 
 
 _OPENERS: Mapping[Runtime, Callable[[nn.Module, tuple[Any, ...]], AbstractContextManager[Runner]]] = MappingProxyType(

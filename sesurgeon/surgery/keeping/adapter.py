@@ -98,9 +98,11 @@ def apply_adapter(base: AnyModule, adapter: Adapter | str | Path) -> AnyModule:
     model = remove_se(base)
     # which layer the head is: it is no part of what must agree
     set_head(model, adapter.provenance.head)
-    _check_base(adapter, model)
-    _check_head(adapter, model)
+    if problem := _problem_of_head(adapter, model):
+        _check_base(adapter, model)  # which may be the reason
+        raise UnreadableFileError(problem, hint=_AGAIN)
     set_num_classes(model, adapter.num_classes)
+    _check_base(adapter, model)
     own = provenance_of(model)
     provenance = replace(adapter.provenance, source=own.source, built=own.built)
     if adapter.plan is not None:
@@ -136,6 +138,8 @@ def _check_backbone_is_of(base: nn.Module, bare: nn.Module) -> None:
     """Compare the two as :func:`apply_adapter` will."""
     given = remove_se(base)
     set_head(given, provenance_of(bare).head)
+    if heads_if_any(given) and heads_if_any(bare):
+        set_num_classes(given, num_outputs(bare))
     differences = architecture_of(bare).differences(architecture_of(given))
     if not differences and (changed := changed_tensors(bare, given)):
         what = "BatchNorm statistics" if all(map(is_statistic, changed)) else "weights"
@@ -179,16 +183,17 @@ def _check_base(adapter: Adapter, bare: nn.Module) -> None:
         )
 
 
-def _check_head(adapter: Adapter, bare: nn.Module) -> None:
-    """Compare what it says of its head with its tensors, before a head of that width is built."""
+def _problem_of_head(adapter: Adapter, bare: nn.Module) -> str | None:
+    """What the adapter says of its head and does not hold: to be known before a head of that width is built."""
     named, outputs, heads = adapter.provenance.head, adapter.num_classes, heads_if_any(bare)
     if named is not None and (not heads or named != head_of(bare)):
-        raise UnreadableFileError(f"The adapter names a head that is none: {named}.", hint=_AGAIN)
+        return f"The adapter names a head that is none: {named}."
     if outputs is None or (heads and outputs == num_outputs(bare)):
-        return
+        return None
     given = [tensor.shape for name, tensor in adapter.tensors.items() if is_within_any(name, heads)]
     if not heads or (outputs, *attrgetter(f"{head_of(bare)}.weight")(bare).shape[1:]) not in given:
-        raise UnreadableFileError(f"The adapter does not hold a head of {outputs} outputs, as it says.", hint=_AGAIN)
+        return f"The adapter does not hold a head of {outputs} outputs, as it says."
+    return None
 
 
 def _take(model: nn.Module, adapter: Adapter) -> None:

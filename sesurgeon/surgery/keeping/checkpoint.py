@@ -163,7 +163,8 @@ def _rebuilt(checkpoint: Checkpoint, origin: str, *, arch: Source | None, trust_
     named = arch is not None and arch.typed == source.typed
     if arch is not None and not named and (str(arch) != str(source) or arch.kwargs):
         own = "embeds its architecture" if source.kind == "module" else f"is to be loaded with {source.options}"
-        raise UsageError(f"{origin} {own}, not with {arch.options}.", hint="Leave out --arch and --model-kwargs.")
+        hint = "Give those." if source.kind == "factory" else "Leave out --arch and --model-kwargs."
+        raise UsageError(f"{origin} {own}, not with {arch.options}.", hint=hint)
     model = rebuild(checkpoint.provenance, checkpoint.module, trust_code=trust_pickle or named)
     provenance = provenance_of(model)
     dtype = _common_dtype(checkpoint.weights)
