@@ -14,7 +14,7 @@ from torch import nn
 from sesurgeon.errors import UsageError, VerificationError
 from sesurgeon.finetune import Data, open_held_out
 from sesurgeon.finetune.data.heldout import identity_of
-from sesurgeon.finetune.data.loader import check_loading
+from sesurgeon.finetune.data.loader import check_loading, readers_ended
 from sesurgeon.finetune.events import OnProgress, ignore
 from sesurgeon.finetune.scoring.evaluate import Prepared, check_outputs, measure, prepared
 from sesurgeon.finetune.scoring.forward import as_input
@@ -166,20 +166,21 @@ def prune(
     metric = "map" if data.multi_label else "top1"
     look = partial(_look, given=given, multi_label=data.multi_label, metric=metric, on_progress=on_progress)
     image = as_input(torch.zeros(1, *given.input_size), model)
-    state = first = look(model)
     steps: list[PruningStep] = []
-    while True:
-        found, left = _next(state, tolerance)
-        if found is None:
-            break
-        candidate, replacement = found
-        after = look(replacement.model)
-        accepted = first.score - after.score <= max_drop + 1e-9  # scores are sums of many shares
-        steps.append(_step(candidate, replacement, state, after, timing(state.model, after.model, image), accepted))
-        on_step(steps[-1])
-        if not accepted:
-            break
-        state = after
+    with readers_ended(given.batches):
+        state = first = look(model)
+        while True:
+            found, left = _next(state, tolerance)
+            if found is None:
+                break
+            candidate, replacement = found
+            after = look(replacement.model)
+            accepted = first.score - after.score <= max_drop + 1e-9  # scores are sums of many shares
+            steps.append(_step(candidate, replacement, state, after, timing(state.model, after.model, image), accepted))
+            on_step(steps[-1])
+            if not accepted:
+                break
+            state = after
     removed = [step for step in steps if step.accepted]
     if removed:
         add_record(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sesurgeon.errors import SesurgeonError, UsageError
 from sesurgeon.finetune import Data, EvaluationStep, open_held_out
-from sesurgeon.finetune.data.loader import check_loading, read
+from sesurgeon.finetune.data.loader import check_loading, read, readers_ended
 from sesurgeon.finetune.events import OnProgress, ignore
 from sesurgeon.finetune.scoring.evaluate import lacks_labels, prepared
 from sesurgeon.finetune.scoring.forward import as_input, evaluating
@@ -95,7 +95,7 @@ def study_gates(
     )  # fmt: skip
     steps = len(given.batches)
     places = {index: place for place, index in enumerate(given.classes)}
-    with watching_gates(model, len(places)) as watch, evaluating(model), torch.no_grad():
+    with watching_gates(model, len(places)) as watch, evaluating(model), torch.no_grad(), readers_ended(given.batches):
         for step, (images, labels) in enumerate(read(given.batches), start=1):
             # by class of the data, because the network may have a thousand times as many outputs
             several = labels.ndim == 2

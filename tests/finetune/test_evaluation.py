@@ -181,3 +181,12 @@ def test_the_training_images_of_a_folder_can_be_measured(make_net: MakeNet, spli
     assert torch.equal(by_path.losses, opened.losses)
     with pytest.raises(DataError, match=r"have no split 'train'.\nThey were opened for measuring only"):
         evaluate(make_net(), open_data(split_folder, training=False), split="train", workers=0)
+
+
+def test_a_network_that_takes_more_than_images_is_told_so(split_folder: Path) -> None:
+    class Compares(nn.Module):
+        def forward(self, one: Tensor, other: Tensor) -> Tensor:
+            return (one - other).flatten(1)
+
+    with pytest.raises(UsageError, match="Compares does not run on images alone: .*'other'"):
+        evaluate(Compares(), split_folder, workers=0)

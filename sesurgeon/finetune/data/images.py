@@ -68,6 +68,8 @@ def item_of(images: Images, index: int) -> tuple[Image.Image, Target]:
         if not isinstance(image, Image.Image):
             raise ValueError(f"it is a {type(image).__name__}, not a PIL image; leave out ToTensor() and the like")
         indices = np.asarray(target)
+        if indices.ndim and not isinstance(target, tuple):
+            raise ValueError(f"its target (={target!r}) is no class index and no tuple of them")
         if indices.size and (indices.dtype.kind not in "biu" or indices.min() < 0):  # -1 would count from the end
             raise ValueError(f"its target (={target!r}) is no class index")
     except DataError:

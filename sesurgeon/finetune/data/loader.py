@@ -103,7 +103,9 @@ def batches(
     """
     check_loading(batch_size, workers)
     images = data.split(split)
-    yield from eval_loader(images, preprocessing, class_labels(data), batch_size=batch_size, workers=workers)
+    loader = eval_loader(images, preprocessing, class_labels(data), batch_size=batch_size, workers=workers)
+    with readers_ended(loader):
+        yield from loader
 
 
 def check_loading(batch_size: int, workers: int) -> None:
@@ -148,6 +150,15 @@ def end_readers(*loaders: Iterable[Any]) -> None:
     for loader in loaders:
         if (readers := getattr(loader, "_iterator", None)) is not None:
             readers._shutdown_workers()
+
+
+@contextlib.contextmanager
+def readers_ended(loader: Iterable[Any]) -> Iterator[None]:
+    """:func:`end_readers` when the body is done; a loader may live on in a reference cycle."""
+    try:
+        yield
+    finally:
+        end_readers(loader)
 
 
 @contextlib.contextmanager

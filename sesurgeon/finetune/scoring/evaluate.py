@@ -14,7 +14,7 @@ from sesurgeon.errors import SesurgeonError, UsageError
 from sesurgeon.finetune.data.dataset import Data, check_is_data
 from sesurgeon.finetune.data.heldout import held_out_notes, runs_on
 from sesurgeon.finetune.data.labels import labels_for, map_classes
-from sesurgeon.finetune.data.loader import check_loading, eval_loader, read
+from sesurgeon.finetune.data.loader import check_loading, eval_loader, read, readers_ended
 from sesurgeon.finetune.data.opening import open_data
 from sesurgeon.finetune.data.transforms import preprocessing_for
 from sesurgeon.finetune.data.unlabelled import lacks_classes
@@ -78,7 +78,8 @@ def evaluate(
     if not isinstance(data, Data):
         data = open_held_out(model, data, training=split == "train", on_progress=on_progress)
     given = prepared(model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device)
-    found = measure(model, given.batches, given.classes, on_progress, multi_label=data.multi_label)
+    with readers_ended(given.batches):
+        found = measure(model, given.batches, given.classes, on_progress, multi_label=data.multi_label)
     check_outputs(found)
     return found
 

@@ -38,12 +38,17 @@ def count_outputs(model: nn.Module, preprocessing: Preprocessing) -> int:
 
     Raises:
         DataError: the model cannot take images of that size.
-        UsageError: the model is no classifier.
+        UsageError: the model is no classifier, or takes more than images.
     """
     with evaluating(model), torch.no_grad():
         image = torch.zeros(1, *preprocessing.input_size)
         try:
             output = model(as_input(image, model))
+        except TypeError as error:
+            raise UsageError(
+                f"{type(model).__name__} does not run on images alone: {error}",
+                hint="Wrap it in a module whose forward takes one batch of images, and returns the class scores.",
+            ) from error
         except (AssertionError, RuntimeError, ValueError) as error:  # timm's transformers assert it
             size = " x ".join(str(number) for number in preprocessing.input_size)
             raise DataError(

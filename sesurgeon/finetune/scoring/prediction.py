@@ -14,7 +14,7 @@ from sesurgeon.errors import DataError, SesurgeonError, UsageError
 from sesurgeon.finetune.data.folder import list_images
 from sesurgeon.finetune.data.image_checks import BadImage, bad_images, check_images, describe_bad_images
 from sesurgeon.finetune.data.images import SUFFIXES, FileImages
-from sesurgeon.finetune.data.loader import check_loading, eval_loader
+from sesurgeon.finetune.data.loader import check_loading, eval_loader, readers_ended
 from sesurgeon.finetune.data.transforms import preprocessing_for
 from sesurgeon.finetune.devices import find_device
 from sesurgeon.finetune.events import OnProgress, ignore
@@ -120,7 +120,7 @@ def predict(
     workers = min(workers, steps) if steps > 1 else 0
     loader = eval_loader(files, preprocessing, (0,), batch_size=batch_size, workers=workers)
     rows: list[tuple[Guess, ...]] = []
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad(), readers_ended(loader):
         for logits, _ in outputs(model, loader, on_progress):
             _check_finite(logits, readable[len(rows) :])
             rows += _guesses(logits, names, topk, multi_label)
