@@ -188,5 +188,5 @@ def test_a_network_that_takes_more_than_images_is_told_so(split_folder: Path) ->
         def forward(self, one: Tensor, other: Tensor) -> Tensor:
             return (one - other).flatten(1)
 
-    with pytest.raises(UsageError, match="Compares does not run on images alone: .*'other'"):
+    with pytest.raises(UsageError, match=r"Compares does not run on images alone: .*'other'"):
         evaluate(Compares(), split_folder, workers=0)
