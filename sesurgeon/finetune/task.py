@@ -9,6 +9,7 @@ from torch import nn
 
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune.config import FinetuneConfig
+from sesurgeon.finetune.data.assumptions import assumptions
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.heldout import held_out_notes, runs_on
 from sesurgeon.finetune.data.labels import Labels, fits, labels_for, map_classes
@@ -106,7 +107,8 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
         unlabelled=data.unlabelled,
         new_head=head is not None,
     )
-    return replace(task, notes=(*task.notes, *_notes(task, config)))
+    taken = assumptions(model, data) if keeps else ()
+    return replace(task, notes=(*task.notes, *_notes(task, config), *taken))
 
 
 def _notes(task: Task, config: FinetuneConfig) -> Iterator[str]:

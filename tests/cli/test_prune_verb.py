@@ -36,7 +36,7 @@ def constant(workplace: Path) -> nn.Module:
 def test_a_gate_that_is_1_goes_and_the_outputs_stay(workplace: Path) -> None:
     result = prune(*DATA, "--no-latency")
     assert result.exit_code == 0, result.stderr
-    taken, few, told = result.stderr.splitlines()
+    taken, *_, few, told = result.stderr.splitlines()
     assert taken == "No MODEL given: taking net.se.pt, the newest here."
     assert few == "Warning: how much a gate varies cannot be told from 6 images. Give some hundreds."
     assert told.startswith("1.se (spread 0.00000) is gone: top-1 ")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import SesurgeonError, UsageError
+from sesurgeon.finetune.data.assumptions import assumptions
 from sesurgeon.finetune.data.dataset import Data, check_is_data
 from sesurgeon.finetune.data.heldout import held_out_notes, runs_on
 from sesurgeon.finetune.data.labels import labels_for, map_classes
@@ -136,15 +137,16 @@ def open_held_out(model: nn.Module, spec: str | os.PathLike[str], **options: Any
     """Open data to measure ``model`` with, without the images that it was fine-tuned on.
 
     If the model's history says that a share of these data was held out, the same share is held out again; of other
-    data without a validation set, all images are used. A note says so if this holds out other images than an earlier
-    run did. The model decides whether images may have several labels. ``options`` are those of :func:`open_data`;
-    ``training=True`` opens the images that it was fine-tuned on, too.
+    data without a validation set, all images are used. Notes say if this holds out other images than an earlier run
+    did, and what is taken for granted of the model (:func:`assumptions`). The model decides whether images may have
+    several labels. ``options`` are those of :func:`open_data`; ``training=True`` opens the images that it was
+    fine-tuned on, too.
     """
     check_is_data(spec)
     split = split_of_run(model, spec) or {"val_split": None}
     multi_label = provenance_of(model).multi_label
     data = open_data(spec, **{"training": False, "multi_label": multi_label, **split, **options})
-    return replace(data, notes=(*data.notes, *held_out_notes(data, runs_on(model, spec))))
+    return replace(data, notes=(*data.notes, *held_out_notes(data, runs_on(model, spec)), *assumptions(model, data)))
 
 
 def lacks_labels(model: nn.Module, spec: str | os.PathLike[str]) -> bool:
