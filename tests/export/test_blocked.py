@@ -185,6 +185,13 @@ def test_a_layer_merges_with_each_that_it_reads(tmp_path: Path) -> None:
     assert shapes == [(5, 3, 1, 1)] * 2
 
 
+@pytest.mark.parametrize("options", [{"groups": 4}, {"stride": 2}, {"padding": 1}])
+def test_other_convolutions_of_size_1_are_not_merged(options: dict[str, int], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    body = [nn.Conv2d(3, 16, 3), nn.Conv2d(16, 8, 1, **options), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 5, 1)]
+    written(nn.Sequential(*body, nn.Flatten()).eval(), torch.randn(2, 3, 20, 32), tmp_path)
+
+
 class OneFactorAnImage(nn.Module):
     def __init__(self) -> None:
         super().__init__()

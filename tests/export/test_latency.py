@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,6 +13,7 @@ from sesurgeon.errors import UsageError
 from sesurgeon.export import LatencyRatio, measure_latency
 from sesurgeon.export.cost import latency
 from sesurgeon.export.cost.runtimes import Runner
+from sesurgeon.export.sessions import open_session
 
 IMAGES = torch.randn(3, 3, 8, 8)
 
@@ -105,6 +109,18 @@ def test_both_runtimes_at_batch_one_and_at_the_given_batch() -> None:
         ("torch, batch 3", 2, 2),
     ]
     assert len(told) == 8
+
+
+def test_onnxruntime_has_as_many_threads_as_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Any] = []
+
+    def open_one(path: Path, *, threads: int) -> Any:
+        opened.append(open_session(path, threads=threads))
+        return opened[-1]
+
+    monkeypatch.setattr("sesurgeon.export.cost.runtimes.open_session", open_one)
+    measure_latency(Net(), Net(), IMAGES, batches=(1,), repeats=2, runtimes=["onnxruntime"])
+    assert [one.get_session_options().intra_op_num_threads for one in opened] == [torch.get_num_threads()] * 2
 
 
 def test_one_image_is_measured_once() -> None:

@@ -167,14 +167,19 @@ def test_an_opset_that_cannot_be_had_is_refused(net: Net, tmp_path: Path, opset:
 
 
 class DifferentWhenExported(Net):
+    def __init__(self, by: float) -> None:
+        super().__init__()
+        self.by = by
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.features(x) + (1 if torch.compiler.is_exporting() else 0)
+        return self.features(x) * (1 + (self.by if torch.compiler.is_exporting() else 0))
 
 
-def test_a_file_that_computes_something_else_does_not_stay(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", [1, 1e-3])  # also by as little as a wrong operator may be
+def test_a_file_that_computes_something_else_does_not_stay(by: float, tmp_path: Path) -> None:
     (tmp_path / "net.onnx").write_bytes(b"the one before")
     with pytest.raises(VerificationError, match="off PyTorch's"):
-        export_onnx(DifferentWhenExported(), tmp_path / "net.onnx", example_inputs=IMAGE)
+        export_onnx(DifferentWhenExported(by), tmp_path / "net.onnx", example_inputs=IMAGE)
     assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
     assert (tmp_path / "net.onnx").read_bytes() == b"the one before"
 

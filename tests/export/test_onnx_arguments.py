@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from sesurgeon import UsageError, export_onnx
+from sesurgeon.errors import VerificationError
+from sesurgeon.export import onnx as onnx_export
+from sesurgeon.export.capture import quiet_exporter
+from sesurgeon.models import Provenance
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -60,3 +65,20 @@ def test_batches_may_be_given_one_by_one(tmp_path: Path) -> None:
     report = export_onnx(network(), tmp_path / "net.onnx", example_inputs=IMAGES, precision="int8", calibration=batches)
     assert report.parity is not None
     assert report.parity.batch_sizes == (4, 4)
+
+
+def test_a_graph_that_is_no_onnx_is_refused_without_verify_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def spoil(model: Any, _: Provenance) -> None:
+        model.graph[0].op_type = "Nonsense"
+
+    monkeypatch.setattr(onnx_export, "write_metadata", spoil)
+    with pytest.raises(VerificationError, match=r"onnx\.checker refuses .*Nonsense"):
+        export_onnx(network(), tmp_path / "net.onnx", example_inputs=IMAGES, verify=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_the_caller_silenced_stays_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.root.manager, "disable", logging.INFO)
+    with quiet_exporter():
+        assert not logging.root.isEnabledFor(logging.CRITICAL)
+    assert logging.root.manager.disable == logging.INFO

@@ -72,6 +72,10 @@ def test_a_file_that_is_missing_torn_or_no_classifier_is_refused(tmp_path: Path)
     export_onnx(nn.Linear(4, 2), tmp_path / "line.onnx", example_inputs=torch.randn(2, 4), verify=False)
     with pytest.raises(UnreadableFileError, match=r"takes input: tensor\(float\)"):
         load_onnx(tmp_path / "line.onnx")
+    graph = "(uint8[N, 3, 4, 4] input) => (float[N, 3, 4, 4] logits) { logits = Cast <to = 1> (input) }"
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 18]> net {graph}'), tmp_path / "bytes.onnx")
+    with pytest.raises(UnreadableFileError, match=r"takes input: tensor\(uint8\)"):
+        load_onnx(tmp_path / "bytes.onnx")
 
 
 ENDLESS = json.dumps({"input_size": [3, float("inf"), 2], "mean": [0] * 3, "std": [1] * 3})

@@ -65,6 +65,21 @@ def test_a_step_of_training_holds_what_autograd_keeps(more: int) -> None:
     assert base.weight.grad is None
 
 
+class Weighty(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(64, 256))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((1, 2, 3)) * self.weight.sum()
+
+
+def test_what_the_first_step_allocates_for_good_does_not_count() -> None:
+    (found, _) = measure_memory(Weighty(), Weighty(), torch.ones(1, 1, 2, 2), batch=1, runtimes=("training", "torch"))
+    gradient = 4 * 64 * 256
+    assert gradient <= found.base_bytes < 1.5 * gradient  # without the momentum, which is as large
+
+
 class Refusing(Squares):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:

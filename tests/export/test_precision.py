@@ -71,6 +71,11 @@ def test_int8_is_a_quarter_and_its_agreement_is_told(network: nn.Module, images:
     assert report.precision == "int8"
     weights = [numpy_helper.to_array(one) for one in onnx.load(report.path).graph.initializer if len(one.dims) > 1]
     assert {abs(one.astype(int)).max() for one in weights if one.dtype == "int8"} <= {0, 63, 64}  # 7 bits; fresh fc2
+    dims = {one.name: tuple(one.dims) for one in onnx.load(report.path).graph.initializer}
+    scaled = [node.input for node in onnx.load(report.path).graph.node if node.op_type == "DequantizeLinear"]
+    scales = [(dims[weight], dims[scale]) for weight, scale, _ in scaled if len(dims.get(weight, ())) == 4]
+    assert scales
+    assert all(scale == weight[:1] for weight, scale in scales)  # one for each channel
     assert report.size < 0.3 * whole.size
     assert report.parity is not None
     assert report.parity.batch_sizes == (16,)

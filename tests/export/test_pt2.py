@@ -27,7 +27,7 @@ PREPROCESSING = Preprocessing((3, 32, 32), (0.5,) * 3, (0.5,) * 3)
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
     model = add_se(timm.create_model("resnet10t", num_classes=3), torch.randn(2, 3, 32, 32))
-    attach_provenance(model, Provenance(Source("module"), ("a", "b", "c"), None, PREPROCESSING))
+    attach_provenance(model, Provenance(Source("module"), ("a", "b", "c"), None, PREPROCESSING, multi_label=True))
     return model
 
 
@@ -47,6 +47,7 @@ def test_read_again_it_computes_the_same_bits_at_any_batch(network: nn.Module, t
             assert torch.equal(read(images), network(images))
     described = json.loads(extra["sesurgeon.json"])
     assert described["classes"] == ["a", "b", "c"]
+    assert described["multi_label"] is True
     assert Preprocessing.from_dict(described["preprocessing"]) == PREPROCESSING
 
 
@@ -71,17 +72,19 @@ def test_no_source_path_of_this_machine_is_in_the_file(network: nn.Module, tmp_p
 
 
 class Different(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, by: float) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(3, 2, 3)
+        self.conv, self.by = nn.Conv2d(3, 2, 3), by
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x).mean((2, 3)) + (1 if torch.compiler.is_exporting() else 0)
+        return self.conv(x).mean((2, 3)) * (1 + (self.by if torch.compiler.is_exporting() else 0))
 
 
-def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", [1, 1e-3])  # also by as little as a wrong operator may be
+def test_a_file_that_computes_something_else_is_not_kept(by: float, tmp_path: Path) -> None:
+    torch.manual_seed(0)
     with pytest.raises(VerificationError, match="The file's outputs are up to"):
-        export_pt2(Different(), tmp_path / "net.pt2", example_inputs=torch.randn(1, 3, 8, 8))
+        export_pt2(Different(by), tmp_path / "net.pt2", example_inputs=torch.randn(1, 3, 8, 8))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -68,3 +68,11 @@ def test_a_pass_has_as_many_images_as_are_asked_for() -> None:
     model.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     assert [one.batch for one in block_shares(model, (IMAGES,), batch=5, repeats=2)] == [5, 5]
     assert set(seen) == {5}
+
+
+def test_no_hook_stays_in_the_network() -> None:
+    model = add_se(Repeating(1), IMAGES)
+    block_shares(model, (IMAGES,), repeats=1)
+    with pytest.raises(RuntimeError, match="channels"):
+        block_shares(model, (torch.randn(2, 5, 8, 8),), repeats=1)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sesurgeon.errors import DivergedError
 from sesurgeon.finetune import Evaluation, Event, FinetuneConfig, PhaseStarted, TrainStep, finetune
@@ -28,6 +29,20 @@ def test_a_loss_that_is_no_number_stops_with_its_step(
     ) as caught:
         finetune(augmented, split_folder, replace(config, opt="sgd", lr=1e30, lr_backbone_mult=1e5, freeze_epochs=0))
     assert "--lr" in (caught.value.hint or "")
+
+
+def test_a_loss_that_is_no_number_spoils_no_weight(
+    make_net: MakeNet, split_folder: Path, config: FinetuneConfig
+) -> None:
+    model, steps = make_net(), count(1)
+
+    def spoil(layer: nn.Module, _: object, output: Tensor) -> Tensor:
+        return output * torch.nan if layer.training and next(steps) == 2 else output
+
+    model.get_submodule("fc").register_forward_hook(spoil)
+    with pytest.raises(DivergedError, match="loss is nan in epoch 1, step 2"):
+        finetune(model, split_folder, config)
+    assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
 
 
 def test_a_loss_that_is_no_number_in_another_process_is_what_all_tell(

@@ -123,3 +123,14 @@ def test_other_epochs_leave_or_cut_the_frozen_ones() -> None:
         assert (found.epochs, found.freeze_epochs) == (changed, left)
     with pytest.raises(UsageError, match="epochs \\(='3'\\) must be a whole number"):
         resumed_config(settings, {"epochs": "3"})
+
+
+def test_what_does_not_change_the_result_may_be_changed() -> None:
+    def is_fixed(name: str) -> bool:
+        with pytest.raises(UsageError) as caught:
+            resumed_config(FinetuneConfig().to_dict(), {name: object()})
+        return "A resumed run keeps its settings" in caught.value.message
+
+    assert {name for name in FinetuneConfig().to_dict() if not is_fixed(name)} == {
+        "epochs", "patience", "checkpoint_every", "workers", "device", "log_with", "data_dir", "download",
+    }  # fmt: skip

@@ -43,7 +43,9 @@ def test_a_second_run_with_another_seed_is_told_and_its_measures_are_too(
     finetune(augmented, class_folder, config)
     assert _warned(finetune(augmented, class_folder, config).task.notes) == []
     assert len(_warned(finetune(augmented, class_folder, replace(config, seed=7)).task.notes)) == 1
-    assert len(_warned(open_held_out(augmented, class_folder).notes)) == 1
+    measured = open_held_out(augmented, class_folder)
+    assert len(_warned(measured.notes)) == 1
+    assert measured.val == open_data(class_folder, seed=7).val  # of the last run
 
 
 def test_a_resumed_run_is_not_taken_for_another(

@@ -12,9 +12,12 @@ from finetune_nets import TinyNet
 from torch import Tensor, nn
 
 from sesurgeon.errors import UsageError
-from sesurgeon.finetune import Event, FinetuneConfig, TrainStep, finetune
+from sesurgeon.finetune import Event, FinetuneConfig, TrainStep, finetune, open_data
+from sesurgeon.finetune.data.sampler import UpdateSampler, UpdateSize
 from sesurgeon.finetune.keeping.states import newest_state
+from sesurgeon.finetune.task import make_task
 from sesurgeon.finetune.training.ema import Average
+from sesurgeon.finetune.training.single_images import check_single_images
 from sesurgeon.models.files.own_weights import read_weights
 
 Fill = Callable[..., Path]
@@ -105,6 +108,19 @@ def test_single_images_that_a_norm_cannot_train_on_are_refused_before_anything_i
         finetune(NORM_ON_VECTORS, tmp_path / "data", replace(config, **change))  # type: ignore[arg-type]
     assert not Path(config.output).exists()
     assert all(torch.equal(tensor, before[name]) for name, tensor in NORM_ON_VECTORS.state_dict().items())
+
+
+def test_their_trial_leaves_nothing_behind(
+    make_net: Callable[..., TinyNet], split_folder: Path, config: FinetuneConfig
+) -> None:
+    model = make_net().eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state = torch.get_rng_state()
+    task = make_task(model, open_data(split_folder), config)
+    check_single_images(model, task, UpdateSampler(24, UpdateSize(1), seed=0), sync_bn=False)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not any(module.training for module in model.modules())
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_single_images_are_fine_for_norms_on_maps(

@@ -120,5 +120,6 @@ def test_the_first_update_of_a_warm_up_is_not_in_vain(
         return [round(step.lr / one.lr, 4) for step in steps if isinstance(step, TrainStep)]
 
     assert rates(6, 1.0)[:5] == [0.25, 0.5, 0.75, 0.5, 0.5]
+    assert rates(6, 3.0)[:5] == [0.25, 0.5, 0.75, 0.5, 0.5]  # half of the phase at most
     assert rates(24, 1.0)[0] > 0
     assert rates(24, 0.5) == rates(24, 0.0)

@@ -53,6 +53,9 @@ def test_a_clear_gain_is_told_from_chance(tmp_path: Path) -> None:
     text = written(tmp_path, {"base": base, "best": best})
     assert "changed by +50.00 points" in text
     assert "the change is more than two of them." in text
+    text = written(tmp_path, {"base": base, "best": evaluation(0, 1, 0, 1, *[0] * 36)})
+    assert "changed by +5.00 points" in text
+    assert "is 3.45 points; the change is at most two of them: it may be chance." in text
 
 
 def test_other_images_are_not_compared(tmp_path: Path) -> None:

@@ -93,8 +93,9 @@ def test_one_seed_gives_the_same_weights(augmented: nn.Module, split_folder: Pat
     assert _changed(once, augmented) != set()
 
 
+@pytest.mark.parametrize("train", ["all", "blocks"])
 def test_the_callers_flags_and_random_state_come_back(
-    augmented: nn.Module, split_folder: Path, settings: Settings
+    augmented: nn.Module, split_folder: Path, settings: Settings, train: str
 ) -> None:
     augmented.train()
     augmented.get_submodule("bn").eval()
@@ -102,10 +103,10 @@ def test_the_callers_flags_and_random_state_come_back(
     flags = [module.training for module in augmented.modules()]
     attributes = set(vars(augmented))
     state, weight = torch.get_rng_state(), augmented.get_parameter("stem.weight").clone()
-    finetune(augmented, split_folder, settings())
+    finetune(augmented, split_folder, settings(train=train))
     assert [module.training for module in augmented.modules()] == flags
     assert not augmented.get_parameter("stem.weight").requires_grad
-    assert augmented.get_parameter("fc.weight").requires_grad
+    assert all(augmented.get_parameter(name).requires_grad for name in ("fc.weight", "block.conv.weight"))
     assert torch.equal(augmented.get_parameter("stem.weight"), weight)
     assert torch.equal(torch.get_rng_state(), state)
     assert set(vars(augmented)) - attributes <= {"_sesurgeon_provenance"}
@@ -184,12 +185,16 @@ def test_runs_are_numbered_and_named_ones_kept(augmented: nn.Module, split_folde
     named = replace(config, name="mine")
     folder = finetune(augmented, split_folder, named).folder
     (folder / "notes.txt").write_text("mine")
+    old = [folder / name for name in ("teacher.pt", "states/epoch-00009-update-00000000.pt", "states/1.pt.torn")]
+    for file in old:
+        file.write_bytes(b"of the run before")
     before = _state(augmented)
     with pytest.raises(OutputError, match="mine exists already"):
         finetune(augmented, split_folder, named)
     assert _changed(before, augmented) == set()
     finetune(augmented, split_folder, replace(named, force=True))
     assert (folder / "notes.txt").read_text() == "mine"
+    assert not any(file.exists() for file in old)
 
 
 def test_the_head_is_replaced_when_the_classes_differ(

@@ -59,6 +59,13 @@ def test_labels_may_stand_in_json_and_be_names(tmp_path: Path) -> None:
     assert (data.classes, len(data.val)) == (("cat", "dog"), 3)
 
 
+def test_of_two_labels_that_of_its_own_file_is_taken(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", ["cat", "dog"])
+    with tarfile.open(tmp_path / "a.tar", "a") as archive:
+        add(archive, "0000.json", b'{"label": "cow"}')
+    assert open_data(f"wds:{tmp_path}", training=False, val_split=None).classes == ("cat", "dog")
+
+
 def test_shards_are_told_apart_by_a_word_in_their_names(tmp_path: Path) -> None:
     for name in ("x-train-00", "x-train-01", "x-validation-00", "x-test-00", "constrained"):
         write_shard(tmp_path / f"{name}.tar", [0, 1, 0])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sesurgeon.errors import UnreadableFileError
+from sesurgeon.errors import OutputError, UnreadableFileError
 from sesurgeon.finetune import resuming
 from sesurgeon.finetune.keeping.states import RunState, newest_state, refused_in, states_in, write_state
 from sesurgeon.finetune.resuming import newest_run
@@ -48,6 +48,19 @@ def test_a_state_that_is_read_as_something_else_is_passed_over_too(tmp_path: Pat
     found = newest_state(tmp_path)
     assert found is not None
     assert (found.path, found.torn) == (whole, (newest,))
+
+
+def test_a_state_that_cannot_be_written_leaves_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = write_state(tmp_path, state(1))
+
+    def fails(content: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(OutputError, match="No space left"):
+        write_state(tmp_path, state(2))
+    assert list(tmp_path.iterdir()) == [whole]
 
 
 def test_a_state_that_lacks_something_is_passed_over_too(tmp_path: Path) -> None:

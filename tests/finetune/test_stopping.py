@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -20,3 +21,20 @@ def test_a_signal_that_the_process_was_started_to_ignore_stays_ignored(number: i
     finally:
         signal.signal(number, before)
     assert not stop.asked
+
+
+def test_a_second_ctrl_c_interrupts_at_once() -> None:
+    def ask() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with stop_request() as stop:
+            ask()
+            assert stop.asked
+            with pytest.raises(KeyboardInterrupt):
+                ask()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)

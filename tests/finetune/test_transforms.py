@@ -151,6 +151,12 @@ def test_small_images_are_shifted_by_an_eighth_at_most() -> None:
     assert places == {(y, x) for y in (3, 4, 5) for x in (3, 4, 5)}
 
 
+def test_training_crops_are_resized_as_the_preprocessing_says() -> None:
+    transform = train_transform(Preprocessing((1, 96, 96), (0.0,), (1.0,), "nearest"))
+    image = _noise(30, 30, "L").point(lambda level: 255 * (level > 127))
+    assert set(transform(image).unique().tolist()) == {0.0, 1.0}
+
+
 def test_training_crops_have_the_models_size() -> None:
     transform = train_transform(Preprocessing((3, 96, 80), (0.0,) * 3, (1.0,) * 3))
     assert transform(_noise(1, 1)).shape == (3, 96, 80)

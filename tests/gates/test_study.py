@@ -33,6 +33,7 @@ def test_a_block_that_does_nothing_a_constant_one_and_a_live_one(tmp_path: Path)
     model = augmented().train()
     set_constants(model, "2.se", constants())
     enliven(model, "3.se")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     study = studied(tmp_path, model)
     assert tuple(gate.gate for gate in study.gates) == BLOCKS
     assert [study.called(verdict) for verdict in ("open", "constant", "live")] == [(path,) for path in BLOCKS]
@@ -47,6 +48,7 @@ def test_a_block_that_does_nothing_a_constant_one_and_a_live_one(tmp_path: Path)
     assert {gate.ceiling for gate in study.gates} == {2.0}
     assert study.images == 16
     assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
 
 

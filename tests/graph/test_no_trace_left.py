@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from sesurgeon import UntraceableError, UsageError, add_se, apply_plan, find_sites, make_plan
 from sesurgeon.graph import survey
-from sesurgeon.models import random_states
+from sesurgeon.models import isolated, random_states
+from sesurgeon.models.isolation import same_random_states
 from sesurgeon.surgery import blocks_of
 
 IMAGES = torch.randn(2, 3, 8, 8)
@@ -134,14 +137,26 @@ def test_lazy_layers_are_refused_before_they_run() -> None:
     assert list(blocks_of(add_se(model, example_inputs=IMAGES))) == ["1.se"]
 
 
+def seed_all(number: int) -> None:
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(number)
+
+
 def test_random_states_come_back() -> None:
     model = network(Block())
-    torch.manual_seed(7)
+    seed_all(7)
     before = random_states()
     find_sites(model, IMAGES)
-    after = random_states()
-    assert before[0] == after[0]
-    assert torch.equal(before[2], after[2])
+    assert same_random_states(before, random_states())
+
+
+def test_each_pass_draws_the_same_numbers() -> None:
+    drawn = []
+    for seed in (1, 2):
+        seed_all(seed)
+        with isolated(network(Block()), training=True):
+            drawn.append((random.random(), np.random.random(), torch.rand(()).item()))
+    assert drawn[0] == drawn[1]
 
 
 def test_the_example_inputs_are_not_changed_by_a_forward_that_works_in_place() -> None:

@@ -124,12 +124,15 @@ def test_an_argument_that_the_architecture_does_not_take(name):
     [
         ("timm:test_resnet", "pretrained"),
         ("timm:test_resnet", "checkpoint_path"),
+        ("timm:test_resnet", "pretrained_cfg"),
+        ("timm:test_resnet", "pretrained_cfg_overlay"),
+        ("timm:test_resnet", "cache_dir"),
         ("torchvision:resnet18", "weights"),
         ("torchvision:fcn_resnet50", "weights_backbone"),
     ],
 )
 def test_weights_do_not_come_by_an_argument(name, argument):
-    with pytest.raises(UsageError, match=argument):
+    with pytest.raises(UsageError, match=rf"was given {argument}: weights are not an argument"):
         build(Source.parse(name, {argument: "x"}))
 
 

@@ -211,11 +211,13 @@ def test_methods_that_are_only_called_like_timms_are_not_asked():
 
 def test_the_names_of_the_old_classes_are_forgotten():
     model = nn.Sequential(nn.Linear(3, 2))
-    attach_provenance(model, Provenance(Source("module"), classes=("cat", "dog")))
+    attach_provenance(model, Provenance(Source("module"), classes=("cat", "dog"), multi_label=True))
+    model.num_classes = 2
     set_num_classes(model, 2)
-    assert provenance_of(model).classes == ("cat", "dog")
+    assert (provenance_of(model).classes, provenance_of(model).multi_label) == (("cat", "dog"), True)
     set_num_classes(model, 3)
-    assert provenance_of(model).classes is None
+    assert (provenance_of(model).classes, provenance_of(model).multi_label) == (None, False)
+    assert model.num_classes == 3
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,13 @@ def test_a_whole_model_of_timm_keeps_its_preprocessing(saved):
     assert provenance_of(model).preprocessing.input_size == (3, 160, 160)
 
 
+def test_a_whole_model_is_no_longer_what_its_name_builds(saved):
+    model = load_model("timm:test_resnet")
+    model.maxpool = nn.Identity()
+    provenance = provenance_of(load_model(saved(model)))
+    assert (provenance.source, provenance.preprocessing.input_size) == (Source("module"), (3, 160, 160))
+
+
 def test_a_whole_model_keeps_its_trained_classifier(saved, tiny):
     assert torch.equal(load_model(saved(tiny), num_classes=7).fc.weight, tiny.fc.weight)
     with pytest.raises(UsageError, match=r"--num-classes 3 does not match .*model\.pt: its network has 7 outputs"):

@@ -7,6 +7,7 @@ import collections
 import copy
 import datetime
 import pathlib
+import struct
 import types
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 
 from sesurgeon.errors import UnreadableFileError, UnsafeFileError
 from sesurgeon.models import read
+from sesurgeon.models.files.numpy_data import NumpyType, numpy_scalar
 
 SMALL = (
     "torchvision:shufflenet_v2_x0_5",
@@ -172,6 +174,12 @@ def test_the_plain_data_of_training_checkpoints_is_read(options, saved):
         torch.float16,
         torch.device("cpu"),
     )
+
+
+def test_a_number_of_numpy_has_the_byte_order_that_the_file_says():
+    kind = NumpyType("f4", False, True)
+    kind.__setstate__((3, ">", None, None, None, -1, -1, 0))
+    assert numpy_scalar(kind, struct.pack(">f", 2.5)) == 2.5
 
 
 class Own(nn.Linear):

@@ -126,6 +126,7 @@ def test_a_payload_hidden_in_a_model_does_not_run(saved, mark):
         "torchvision.models._api.get_model",
         "torchvision.models.resnet.resnet18",
         "torchvision.models.feature_extraction.DualGraphModule",
+        "torchvision.models.feature_extraction._CodeOnlyModule",
         "torchvision.transforms.transforms.Lambda",
         "torchvision.ops.misc.torch",
         "timm.models._hub.load_state_dict_from_hf",
@@ -153,6 +154,19 @@ def test_a_payload_hidden_in_a_model_does_not_run(saved, mark):
 )
 def test_a_name_that_is_no_network_and_no_plain_data_is_refused(name):
     assert allowed(name) is None
+
+
+def test_a_class_that_runs_code_when_it_is_made_is_refused(monkeypatch):
+    class Runs(nn.Module):
+        __module__ = "timm.models.resnet"
+
+        def __new__(cls):
+            return super().__new__(cls)
+
+    monkeypatch.setattr("timm.models.resnet.Runs", Runs, raising=False)
+    assert allowed("timm.models.resnet.Runs") is None
+    del Runs.__new__
+    assert allowed("timm.models.resnet.Runs") is Runs
 
 
 @pytest.mark.parametrize(
@@ -216,11 +230,12 @@ def test_a_method_is_not_replaced(saved):
         read(saved({"epoch": 1, "model": model}))
 
 
-def test_a_method_is_not_replaced_in_a_module_that_no_parent_lists(saved):
+@pytest.mark.parametrize("hide", [lambda it: [(it,)], lambda it: {it}, lambda it: {"a": it}])
+def test_a_method_is_not_replaced_in_a_module_that_no_parent_lists(hide, saved):
     hidden = nn.ReLU()
     hidden.__dict__["forward"] = F.relu
     model = nn.Sequential(nn.ReLU())
-    model.hidden = [(hidden,)]
+    model.hidden = hide(hidden)
     with pytest.raises(UnsafeFileError, match=r"ReLU\.forward"):
         read(saved(model))
 

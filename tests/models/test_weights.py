@@ -45,6 +45,7 @@ def assert_same_weights(model: nn.Module, expected: nn.Module) -> None:
         (lambda state: {"model": {"state_dict": state}}, "model.state_dict"),
         (lambda state: {"model": None, "ema": state}, "ema"),
         (lambda state: {"model_ema": {"w": torch.ones(1)}, "model": state}, "model"),
+        (lambda state: {"state_dict_ema": {"w": torch.ones(1)}, "state_dict": state}, "state_dict"),
         (
             lambda state: {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}},
             "state_dict",
@@ -95,6 +96,15 @@ def test_weights_are_taken_by_a_network_that_asks_for_the_versions_of_its_module
         model.classifier[1].bias += 1
     take_weights(model, weights, "net.pt")
     assert torch.equal(model.classifier[1].bias, weights["classifier.1.bias"])
+
+
+@pytest.mark.parametrize("names", [["weight"], ["weight", "bias", "more"]])
+def test_weights_that_are_not_all_there_or_too_many_are_not_taken(names):
+    layer = nn.Linear(2, 2)
+    before = layer.weight.clone()
+    with pytest.raises(UnreadableFileError, match=r"best\.pt holds the weights of another network: 1 names differ"):
+        take_weights(layer, {name: torch.zeros_like(layer.state_dict().get(name, before)) for name in names}, "best.pt")
+    assert torch.equal(layer.weight, before)
 
 
 def test_a_part_that_is_really_called_module_is_kept():
