@@ -62,7 +62,7 @@ def test_in_half_precision_it_is_no_further_from_the_truth(dtype: torch.dtype, o
     assert max(shares) <= 1.3
 
 
-@pytest.mark.parametrize("of_input", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("of_input", [torch.float32, torch.bfloat16, torch.float16])
 def test_under_autocast(of_input: torch.dtype) -> None:
     block, x = trained(BlockConfig("se")), tensor(dtype=of_input)
     with torch.autocast("cpu", torch.bfloat16):
@@ -286,6 +286,15 @@ def test_a_transformation_of_functions_sees_the_plain_operations() -> None:
     torch.testing.assert_close(list(found.values()), list(expected))
     each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(values, x[:, None])
     torch.testing.assert_close([one.sum(0) for one in each.values()], list(expected))
+
+
+def test_so_does_one_that_is_of_the_input_alone() -> None:
+    block, x = trained(BlockConfig("se")).double(), tensor(dtype=torch.float64)
+    found = torch.func.grad(lambda x: block(x).square().sum())(x)
+    each = torch.func.vmap(block)(x)
+    torch.testing.assert_close(each, plain(block, x))
+    x.requires_grad_()
+    torch.testing.assert_close(found, torch.autograd.grad(plain(block, x).square().sum(), x)[0])
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # which torch itself calls here

@@ -45,10 +45,29 @@ def by_assignment(x: Tensor, y: Tensor) -> Tensor:
     return x.relu()
 
 
+def halved(x: Tensor, y: Tensor) -> Tensor:
+    total = x + y
+    x /= 2
+    return total
+
+
+def less(x: Tensor, y: Tensor) -> Tensor:
+    total = x + y
+    x -= 1
+    return total
+
+
+class Adds(nn.Module):
+    """In a child."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.add_(y)
+
+
 @pytest.mark.parametrize(
     "write",
-    [lambda x, y: x.add_(y), lambda x, y: F.relu_(x.add_(y)), into_a_view, by_assignment],
-    ids=["add_", "relu_", "view", "assignment"],
+    [lambda x, y: x.add_(y), lambda x, y: F.relu_(x.add_(y)), into_a_view, by_assignment, halved, less, Adds()],
+    ids=["add_", "relu_", "view", "assignment", "division", "subtraction", "child"],
 )
 def test_no_block_before_a_branch_where_the_sum_is_written_over_its_start(
     write: Callable[[Tensor, Tensor], Tensor],
@@ -78,8 +97,9 @@ class Adapted(nn.Module):
         lambda net, x: (net.body(x) + x).add_(net.adapter(x)),
         lambda net, x: F.dropout(x + net.body(x), training=net.training) + net.adapter(x),
         lambda net, x: (x + net.body(x) + x) + net.adapter(x),
+        lambda net, x: x + net.body(x) + net.adapter(x) + net.adapter(x),
     ],
-    ids=["sum", "in-place", "dropout", "twice"],
+    ids=["sum", "in-place", "dropout", "twice", "three"],
 )
 def test_no_branch_holds_the_shortcut(write: Callable[[Adapted, Tensor], Tensor]) -> None:
     assert residuals(Adapted(write)) == ["body"]

@@ -65,11 +65,12 @@ def test_kernels_in_a_module_that_cannot_be_followed_are_named() -> None:
     assert "depends on the values in a tensor" in found.left_alone[0].reason
 
 
-def test_factors_of_channels_are_no_kernels() -> None:
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1, 1)])
+def test_factors_of_channels_are_no_kernels(shape: tuple[int, ...]) -> None:
     class Scales(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.gamma = nn.Parameter(torch.ones(8, 1, 1))
+            self.gamma = nn.Parameter(torch.ones(shape))
 
         def forward(self, x: Tensor) -> Tensor:
             return x * self.gamma if x.mean() < 1e9 else x

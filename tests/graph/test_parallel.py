@@ -75,9 +75,10 @@ def test_a_tensor_and_its_convolution_are_a_residual_block(write: Callable[[Para
         lambda net, x: net.act(net.small(x) + net.bent(x)),
         lambda net, x: net.act(net.small(x) + net.deep(x)),
         lambda net, x: net.act(net.small(x) + net.large(x.relu())),
+        lambda net, x: net.act(net.small(y := x.relu()) + net.large(x + y)),
         lambda net, x: net.small(x) * net.large(x),
     ],
-    ids=["activation", "one-after-another", "from-two-tensors", "product"],
+    ids=["activation", "one-after-another", "from-two-tensors", "one-from-both", "product"],
 )
 def test_what_is_no_single_convolution_is_none(write: Callable[[Parallel, Tensor], Tensor]) -> None:
     assert "0.small:conv" in [site for site, _, _ in sites_of(write)]

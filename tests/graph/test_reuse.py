@@ -72,6 +72,17 @@ class GetsLess(Block):
         return self.body(y) + x if y.shape == x.shape else self.body(y)
 
 
+class Writes(Block):
+    """Its first layer writes into what it was given in train mode alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.start = nn.Sequential(nn.Dropout(0.5, inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(self.start(x)) + x
+
+
 class HoldsAList(Block):
     def __init__(self) -> None:
         super().__init__()
@@ -119,7 +130,7 @@ def test_a_forward_that_asks_for_no_mode_is_traced_once() -> None:
     assert "training" not in vars(nn.Module)
 
 
-@pytest.mark.parametrize("make", [AsksItself, AsksAChild, GetsLess, HoldsAList])
+@pytest.mark.parametrize("make", [AsksItself, AsksAChild, GetsLess, Writes, HoldsAList])
 def test_one_that_may_see_the_mode_is_traced_in_each(make: type[nn.Module]) -> None:
     taken = paths_taken(nn.Sequential(Block(), make()))
     assert "1" not in taken

@@ -42,6 +42,18 @@ def test_multi_branch_modules_have_one_place_after_their_concatenation() -> None
     assert sites[0].channels == 256
 
 
+def test_a_branch_beside_two_poolings_makes_a_multi_branch_module() -> None:
+    class Reduction(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([self.conv(x), functional.max_pool2d(x, 2), functional.avg_pool2d(x, 2)], 1)
+
+    assert [(site.kind, site.channels) for site in sites_of(Reduction(), 16)] == [("concat", 14)]
+
+
 def test_a_plain_networks_units_are_hosted_by_their_last_module() -> None:
     sites = sites_of(PlainNet(), 16)
     assert [(site.id, site.owner, site.kernel_size) for site in sites] == [
@@ -162,6 +174,36 @@ def test_a_model_that_does_not_run_in_train_mode_is_followed_in_eval_mode() -> N
     found = survey(WantsTargets(), torch.randn(2, 3, 16, 16))
     assert "targets should not be None" in str(found.train_failure)
     assert [site.id for site in found.sites if site.kind == "residual"] == ["net:residual", "net:residual#2"]
+
+
+def test_where_the_modes_have_places_of_other_widths_there_is_none() -> None:
+    class Widens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.narrow, self.wide = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 16, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.wide(x) if self.training else self.narrow(x)).mean((1, 2, 3))
+
+    found = survey(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), Widens()), torch.randn(2, 3, 16, 16))
+    assert [site.id for site in found.sites] == ["1:conv"]
+    assert [(left.path, left.reason) for left in found.left_alone] == [
+        ("2", "its places for blocks differ between train and eval mode")
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules")
+def test_a_tensor_of_complex_numbers_is_no_place() -> None:
+    class Waves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.waves, self.act = nn.Conv2d(3, 8, 1, dtype=torch.complex64), nn.Tanh()
+            self.conv = nn.Conv2d(8, 8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(self.conv(self.act(self.waves(x.to(torch.complex64))).abs()))
+
+    assert [site.convolution for site in sites_of(Waves(), 16)] == ["conv"]
 
 
 class Modulated(nn.Module):

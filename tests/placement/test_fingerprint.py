@@ -47,6 +47,11 @@ def test_a_part_has_a_hash_of_what_is_below_it() -> None:
     assert one.differences(other) == ["parts that differ: layer3, layer4"]
 
 
+def test_another_class_of_a_layer_makes_another_architecture() -> None:
+    one, other = (nn.Sequential(nn.Conv2d(3, 4, 1), act) for act in (nn.ReLU(), nn.SiLU()))
+    assert architecture_of(one).differences(architecture_of(other)) == ["parts that differ: 1"]
+
+
 def test_a_tensor_of_the_model_itself_is_a_part() -> None:
     scaled = net(4)
     scaled.register_parameter("scale", nn.Parameter(nn.init.ones_(nn.Conv2d(1, 1, 1).weight)))

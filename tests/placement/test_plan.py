@@ -10,7 +10,7 @@ from sesurgeon import NoSiteError, UsageError, make_plan
 from sesurgeon.graph import find_sites
 from sesurgeon.placement import Entry, Plan, block_cost, plan_from_data, plan_to_yaml
 from sesurgeon.placement.architecture import architecture_of
-from tests.networks import OddNet, PlainNet
+from tests.networks import Inception, OddNet, PlainNet
 
 IMAGES = torch.randn(2, 3, 64, 64)
 
@@ -56,6 +56,19 @@ def test_standard_takes_the_pointwise_units_of_a_separable_network() -> None:
 def test_blocks_win_over_stages_and_over_what_lies_inside_them() -> None:
     plan = make_plan(OddNet(), example_inputs=torch.randn(2, 3, 16, 16))
     assert ids(plan) == ["shared:residual", "blocks.0:residual", "blocks.1:residual", "mixed:concat", "last:residual"]
+
+
+def test_a_concatenation_inside_a_residual_branch_does_not_count() -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mixed, self.project = Inception(3), nn.Conv2d(17, 3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.project(self.mixed(x))
+
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), Residual())
+    assert ids(make_plan(net, example_inputs=IMAGES)) == ["1:residual"]
 
 
 @pytest.mark.parametrize(("options", "expected"), [

@@ -58,6 +58,11 @@ def test_inner_takes_the_depthwise_unit_as_mobilenet_v3_does(inverted: list[Site
     assert (sites[1].owner, sites[1].channels) == ("features.2.conv.1.2", 96)
 
 
+def test_inner_takes_no_unit_at_the_end_of_the_branch() -> None:
+    sites = POLICIES["inner"](find_sites(torchvision.models.resnet18(), IMAGES))
+    assert {str(site.convolution).rpartition(".")[2] for site in sites} == {"conv1"}
+
+
 def test_inner_works_behind_a_norm_on_channels_in_the_last_place() -> None:
     sites = find_sites(timm.create_model("convnext_tiny", depths=(1, 1, 1, 1)), IMAGES)
     assert [(site.follows, site.channel_dim) for site in POLICIES["inner"](sites)] == [("norm", -1)] * 4

@@ -21,7 +21,7 @@ from sesurgeon.finetune.data.heldout import runs_on
 from sesurgeon.models import Preprocessing, attach_provenance, provenance_of
 from sesurgeon.models.head import heads_of, replace_head
 from sesurgeon.surgery import blocks_of, fold, plan_of, read_adapter
-from sesurgeon.surgery.keeping.backbone import fingerprint_of
+from sesurgeon.surgery.keeping.backbone import Fingerprint, fingerprint_of
 from tests.networks import OddNet, PlainNet, trained_like
 from tests.surgery.trained import IMAGES, outputs
 
@@ -182,6 +182,13 @@ def test_a_base_with_other_weights_is_refused_and_the_part_named(name: str, tmp_
         sesurgeon.apply_adapter(base, tmp_path / "a.adapter.safetensors")
 
 
+def test_a_base_is_compared_as_a_whole_too(tmp_path: Path) -> None:
+    base = trained_like(OddNet())
+    adapter = sesurgeon.extract_adapter(task_on(base), tmp_path / "a.adapter.safetensors")
+    with pytest.raises(VerificationError, match=r"another base: its weights differ\."):
+        sesurgeon.apply_adapter(base, replace(adapter, weights=Fingerprint("", {})))
+
+
 def test_a_base_of_another_architecture_is_refused_and_what_differs_named(tmp_path: Path) -> None:
     sesurgeon.extract_adapter(task_on(trained_like(OddNet())), tmp_path / "a.adapter.safetensors")
     with pytest.raises(VerificationError, match="made for the class OddNet, this is ResNet"):
@@ -270,6 +277,7 @@ def test_missing_and_misshapen_tensors_are_named(tmp_path: Path) -> None:
         without,
         {**whole.tensors, "fc.bias": torch.zeros(4)},
         {**whole.tensors, "stem.weight": torch.ones(1)},
+        {**whole.tensors, "fc.bias": whole.tensors["fc.bias"].double()},
     ):
         with pytest.raises(UnreadableFileError, match=r"fc\.bias|stem\.weight"):
             sesurgeon.apply_adapter(base, replace(whole, tensors=tensors))

@@ -22,6 +22,7 @@ CHANGES: dict[str, Callable[[SqueezeExcite], object]] = {
     "pruned": lambda block: prune.l1_unstructured(block.fc1, "weight", 2),
     "given another activation": lambda block: setattr(block, "act", nn.SiLU()),
     "given another forward": lambda block: setattr(block, "forward", torch.abs),
+    "hooked before": lambda block: block.gate.register_forward_pre_hook(lambda _module, given: (given[0] + 1,)),
     "hooked": lambda block: block.gate.register_forward_hook(lambda _module, _given, factors: factors * 0.5),
 }
 

@@ -106,6 +106,15 @@ def test_a_plain_network_is_kept_too_with_its_new_head(tmp_path: Path) -> None:
     assert plan_of(again) is None
 
 
+def test_names_of_classes_that_a_new_head_has_not_are_left_out(tmp_path: Path) -> None:
+    model = sesurgeon.load("torchvision:shufflenet_v2_x0_5", num_classes=3)
+    attach_provenance(model, replace(provenance_of(model), num_classes=3, classes=("cat", "dog", "owl")))
+    model.set_submodule("fc", nn.Linear(1024, 2))
+    sesurgeon.save(model, tmp_path / "net.pt")
+    kept = provenance_of(sesurgeon.load(tmp_path / "net.pt"))
+    assert (kept.num_classes, kept.classes) == (2, None)
+
+
 def test_nothing_is_replaced_without_force_and_nothing_half_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

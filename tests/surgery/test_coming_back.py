@@ -181,6 +181,25 @@ def test_with_what_is_tied(tmp_path: Path) -> None:
     assert again.get_buffer("second.running_mean") is again.get_buffer("first.running_mean")
 
 
+class Transposed(Tied):
+    """The weights of one layer, and the same memory read the other way round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.there = nn.Parameter(torch.randn(4, 4))
+        self.back = nn.Parameter(self.there.detach().t())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) @ self.there @ self.back
+
+
+def test_with_what_is_tied_and_transposed(tmp_path: Path) -> None:
+    model = sesurgeon.load("factory:tests.surgery.test_coming_back:Transposed")
+    sesurgeon.save(model, tmp_path / "net.pt")
+    again = sesurgeon.load(tmp_path / "net.pt", arch="factory:tests.surgery.test_coming_back:Transposed")
+    assert torch.equal(again(images(again)), model.eval()(images(model)))
+
+
 def test_with_what_was_untied(tmp_path: Path) -> None:
     model = sesurgeon.load("factory:tests.surgery.test_coming_back:Tied")
     model.get_submodule("c").weight = nn.Parameter(torch.randn(8, 8, 3, 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ import sesurgeon
 from sesurgeon import UsageError, VerificationError, add_se, apply_plan, fold_gate_scale, make_plan, remove_se
 from sesurgeon.graph import same
 from sesurgeon.models import Provenance, Source, attach_provenance
-from sesurgeon.placement import plan_from_data
-from sesurgeon.surgery import blocks_of, fold, plan_of
+from sesurgeon.placement import plan_from_data, survey_for
+from sesurgeon.surgery import Proof, blocks_of, fold, operate_by, plan_of
 from tests.detectors import detector
 from tests.networks import FunctionalResNet, OddNet, PlainNet, trained_like
 from tests.surgery.trained import IMAGES, assert_same, augmented
@@ -125,6 +126,16 @@ def test_removal_takes_the_factor_out_again(inplace: bool, block: str) -> None:
     assert_same(back, net)
 
 
+def test_removal_that_is_refused_leaves_the_factors_where_they_are() -> None:
+    model = fold_gate_scale(augmented(PlainNet()))
+    before = copy.deepcopy(model.state_dict())
+    forward = model.get_submodule("2").forward
+    model.get_submodule("2").forward = lambda x: forward(x)
+    with pytest.raises(UsageError, match="something gave 2 another class or forward"):
+        remove_se(model, inplace=True)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_removal_without_the_layer_that_took_the_factor_changes_nothing() -> None:
     model = fold_gate_scale(augmented(PlainNet()))
     model[4] = nn.Identity()  # type: ignore[operator]
@@ -143,6 +154,19 @@ def test_the_plan_of_a_folded_network_puts_unfolded_blocks_into_the_original() -
     assert_same(again, net)
     assert plan_of(again) == make_plan(net, IMAGES)
     assert_same(remove_se(again), net)
+    surgery = operate_by(plan, survey_for(plan, net))
+    assert surgery.proof == Proof(True, True)
+    assert_same(surgery.model, net)
+
+
+def test_gates_that_are_plain_without_a_fold_stay_plain() -> None:
+    net = trained_like(OddNet())
+    plan = make_plan(net, IMAGES)
+    entries = (replace(entry, config=replace(entry.config, plain=True)) for entry in plan.entries)
+    plain = replace(plan, entries=tuple(entries))
+    surgery = operate_by(plain, survey_for(plain, net))
+    assert surgery.proof == Proof(None, None, "a plain gate changes them by design")
+    assert {block.gate_scale for block in blocks_of(surgery.model).values()} == {1.0}
 
 
 @pytest.mark.parametrize("source", ["module", "factory:tests.networks:OddNet"])

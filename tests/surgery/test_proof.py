@@ -127,6 +127,24 @@ def test_outputs_that_are_not_finite_prove_nothing(value: float) -> None:
     assert operate(model, example_inputs=SMALL).proof == Proof(True, True)
 
 
+def test_an_output_without_numbers_beside_one_with_some_is_no_harm() -> None:
+    class Masks(FunctionalResNet):
+        """Gives the mask of an attention, too."""
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            scores = super().forward(x)
+            return scores, torch.full_like(scores, -torch.inf)
+
+    assert operate(Masks(), example_inputs=SMALL).proof == Proof(True, True)
+
+
+def test_statistics_that_are_not_finite_prove_nothing_though_train_mode_does_not_read_them() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+    model.get_buffer("1.running_mean").fill_(torch.nan)
+    with pytest.raises(VerificationError, match="All outputs of Sequential are NaN or infinite"):
+        add_se(model, SMALL)
+
+
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64, torch.int64])
 def test_outputs_of_odd_types_are_proved(dtype: torch.dtype) -> None:
     class Converts(FunctionalResNet):

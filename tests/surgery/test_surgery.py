@@ -18,7 +18,7 @@ from sesurgeon import UsageError, VerificationError, add_se, apply_plan, make_pl
 from sesurgeon.blocks import BlockConfig, SqueezeExcite
 from sesurgeon.graph import same, survey
 from sesurgeon.placement import plan_from_data, plan_to_data
-from sesurgeon.surgery import blocks_of, operate, plan_of
+from sesurgeon.surgery import blocks_of, operate, operate_by, plan_of
 from sesurgeon.surgery.proof import prove_identity
 from tests.networks import FunctionalResNet, OddNet, PlainNet, trained_like
 
@@ -68,6 +68,12 @@ def test_the_original_is_not_touched_unless_asked() -> None:
     assert list(before) == list(model.state_dict())
     assert add_se(model, example_inputs=SMALL, inplace=True) is model
     assert len(blocks_of(model)) == 5
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_blocks_are_in_the_mode_of_the_network(training: bool) -> None:
+    augmented = add_se(OddNet().train(training), example_inputs=SMALL, block="cbam")
+    assert {module.training for module in augmented.modules()} == {training}
 
 
 def test_a_network_can_be_augmented_beside_itself_in_one_memory() -> None:
@@ -229,6 +235,28 @@ def test_operating_twice_is_refused_before_anything_changes() -> None:
     with pytest.raises(UsageError, match="inserted blocks already"):
         add_se(augmented, example_inputs=SMALL, inplace=True)
     assert list(blocks_of(augmented)) == ["se"]
+
+
+def test_a_survey_of_before_is_of_no_use_after() -> None:
+    model = FunctionalResNet()
+    found = survey(model, SMALL)
+    plan = plan_from_data({"version": 2, "blocks": [{"site": ".:residual"}]})
+    operate_by(plan, found, inplace=True)
+    with pytest.raises(UsageError, match="inserted blocks already"):
+        operate_by(plan, found, inplace=True)
+    assert list(blocks_of(model)) == ["se"]
+
+
+def test_a_branch_starts_from_what_the_block_on_its_start_gave() -> None:
+    augmented = add_se(FunctionalResNet(), example_inputs=SMALL, policy=["post", "pre"])
+    plan = plan_of(augmented)
+    assert plan is not None
+    path = {entry.site: entry.path for entry in plan.entries}
+    seen: dict[str, torch.Tensor] = {}
+    augmented.get_submodule(path[".:sum"]).register_forward_hook(lambda _, given, gave: seen.update(gave=gave))
+    augmented.get_submodule(path[".:fork#2"]).register_forward_pre_hook(lambda _, given: seen.update(given=given[0]))
+    augmented(SMALL)
+    assert seen["given"] is seen["gave"]
 
 
 def test_a_failed_proof_raises_and_leaves_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
