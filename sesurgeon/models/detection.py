@@ -68,7 +68,8 @@ def with_targets(model: nn.Module, images: Sequence[Tensor] | Tensor) -> Iterato
 def witnesses(model: nn.Module, followed: Container[str] = ()) -> Iterator[list[Tensor]]:
     """Copies of the tensors that a detector's children, and theirs, return meanwhile; none for another network.
 
-    A detector may find nothing in noise, and two empty lists of boxes are equal without proving anything.
+    A detector may find nothing in noise, and two empty lists of boxes are equal without proving anything. Children
+    without parameters, such as those that lay out anchors, say nothing of what it computes.
 
     Args:
         model: the network.
@@ -82,7 +83,8 @@ def witnesses(model: nn.Module, followed: Container[str] = ()) -> Iterator[list[
     paths = [path for path, _ in model.named_modules() if path and path.count(".") < 2] if is_detector(model) else []
     parts = [model.get_submodule(path) for path in paths if path.rpartition(".")[0] not in followed]
     # blocks were not there before surgery
-    hooks = [part.register_forward_hook(keep) for part in parts if not isinstance(part, Block)]
+    telling = [part for part in parts if not isinstance(part, Block) and next(part.parameters(), None) is not None]
+    hooks = [part.register_forward_hook(keep) for part in telling]
     try:
         yield seen
     finally:

@@ -265,15 +265,15 @@ def test_a_forward_that_writes_the_same_into_a_parameter_is_taken() -> None:
     find_sites(network(Clamps()), IMAGES)  # under no_grad it gets no block, but the network is looked at
 
 
-@pytest.mark.parametrize("shape", [(6,), (6, 1), (2, 3)])
-def test_a_forward_that_moves_the_values_of_a_parameter_is_refused(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("shape", "dim"), [((35,), 0), ((35, 1), 0), ((7, 5), 0), ((5, 7), 1), ((1, 5, 7), 2)])
+def test_a_forward_that_moves_the_values_of_a_parameter_is_refused(shape: tuple[int, ...], dim: int) -> None:
     class Queues(Block):
         def __init__(self) -> None:
             super().__init__()
-            self.queue = nn.Parameter(torch.arange(6.0).reshape(shape), requires_grad=False)
+            self.queue = nn.Parameter(torch.arange(35.0).reshape(shape), requires_grad=False)
 
         def forward(self, x: Tensor) -> Tensor:
-            self.queue.copy_(self.queue.roll(1))
+            self.queue.copy_(self.queue.roll(1, dim))
             return self.body(x) + x
 
     with pytest.raises(UntraceableError, match=r"writes into its own parameters: 1\.queue"):

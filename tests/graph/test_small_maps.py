@@ -6,6 +6,7 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.ops import Permute
 
 from sesurgeon import NoSiteError
 from sesurgeon.graph import find_sites
@@ -57,3 +58,23 @@ class Gated(nn.Module):
 def test_a_gate_is_seen_at_any_size(side: int) -> None:
     sites = {site.kind: site for site in find_sites(Gated(), torch.randn(2, 8, side, side))}
     assert sites["residual"].attention == "branch.2"
+
+
+class ChannelsLast(nn.Module):
+    """A residual block of maps (N, H, W, C) that reads a statistic of fewer channels than the map is wide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.squeeze, self.second = nn.Linear(32, 32), nn.Linear(32, 4), nn.Linear(32, 32)
+        self.norm = nn.LayerNorm(32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(self.norm(x)).relu()
+        strength = self.squeeze(y.mean((1, 2), keepdim=True)).amax(-1, keepdim=True)
+        return x + self.second(y * strength)
+
+
+def test_a_statistic_of_maps_with_channels_last_is_no_smaller_map() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), Permute([0, 2, 3, 1]), ChannelsLast(), Permute([0, 3, 1, 2]))
+    found = find_sites(net, torch.randn(2, 3, 16, 16))
+    assert [(site.id, site.channel_dim) for site in found if site.kind == "residual"] == [("2:residual", -1)]

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from sesurgeon import VerificationError, add_se
 from sesurgeon.blocks import SqueezeExcite
+from sesurgeon.graph import same
 from sesurgeon.surgery import Proof, blocks_of, operate
+from tests.detectors import detector
 from tests.networks import FunctionalResNet
 
 SMALL = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -143,6 +145,23 @@ def test_statistics_that_are_not_finite_prove_nothing_though_train_mode_does_not
     model.get_buffer("1.running_mean").fill_(torch.nan)
     with pytest.raises(VerificationError, match="All outputs of Sequential are NaN or infinite"):
         add_se(model, SMALL)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64])
+def test_the_same_values_in_another_type_are_not_the_same(dtype: torch.dtype) -> None:
+    values = torch.tensor([0.0, 1.0, -2.0])
+    assert same({"logits": values}, {"logits": values.clone()})
+    assert not same({"logits": values}, {"logits": values.to(dtype)})
+    assert not same(values.to(dtype), values)
+
+
+@pytest.mark.parametrize("kind", ["retina", "fcos", "ssd"])
+def test_anchors_say_nothing_of_a_detector_whose_values_are_not_finite(kind: str) -> None:
+    model = detector(kind)
+    with torch.no_grad():
+        model.get_parameter("backbone.0.bias").fill_(torch.nan)
+    with pytest.raises(VerificationError, match="are NaN or infinite, even as it was given"):
+        add_se(model)
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.complex64, torch.int64])

@@ -130,7 +130,7 @@ def _difference(first: tuple[Any, Any, Leftovers], second: tuple[Any, Any, Lefto
 
 
 def same(first: Any, second: Any) -> bool:
-    """Whether two outputs have the same structure and, ``torch.equal``, the same tensors (NaN equals NaN)."""
+    """Whether two outputs have the same structure and the same tensors (``torch.equal``; NaN equals NaN) and types."""
     leaves, structure = tree_flatten(first)
     others, other_structure = tree_flatten(second)
     return structure == other_structure and all(map(_same_leaf, leaves, others))
@@ -141,10 +141,10 @@ def _same_leaf(first: Any, second: Any) -> bool:
         return same(vars(first), vars(second))
     if not isinstance(first, Tensor) or not isinstance(second, Tensor):
         return _same_value(first, second)
-    if torch.equal(first, second):
-        return True
-    if first.shape != second.shape or first.dtype != second.dtype or not first.is_floating_point():
+    if first.shape != second.shape or first.dtype != second.dtype:  # torch.equal compares values of any types
         return False
+    if torch.equal(first, second) or not first.is_floating_point():
+        return torch.equal(first, second)
     return torch.equal(first.isnan(), second.isnan()) and torch.equal(first.nan_to_num(), second.nan_to_num())
 
 

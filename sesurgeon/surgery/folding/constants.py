@@ -177,7 +177,13 @@ def _relative_difference(ours: Any, theirs: Any) -> tuple[float, float]:
     if [leaf.shape for leaf in first] != [leaf.shape for leaf in second]:
         return float("inf"), 0.0
     pairs = [(a.double(), b.double()) for a, b in zip(first, second, strict=True) if a.numel()]
-    difference = max((float((a - b).abs().max()) for a, b in pairs), default=0.0)
-    size = max((float(b.abs().max()) for _, b in pairs), default=0.0)
+    differences = [(a - b).masked_fill(_alike(a, b), 0).abs().max() for a, b in pairs]
+    difference = float(torch.stack(differences).max()) if pairs else 0.0  # NaN stays NaN, which max() may lose
+    size = max((float(b[b.isfinite()].abs().max()) for _, b in pairs if b.isfinite().any()), default=0.0)
     allowed = max((_TOLERANCES.get(leaf.dtype, _OF_HALF) for leaf in first), default=0.0)
     return difference / size if size else difference, allowed
+
+
+def _alike(a: Tensor, b: Tensor) -> Tensor:
+    """Where both are the same number, the same infinity, or no number."""
+    return (a == b) | (a.isnan() & b.isnan())
