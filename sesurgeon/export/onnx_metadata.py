@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sesurgeon.finetune.data.transforms import default_preprocessing
-from sesurgeon.models.preprocessing import Preprocessing
+from sesurgeon.models.preprocessing import Preprocessing, default_preprocessing
 from sesurgeon.models.provenance import Provenance, digest_of
 from sesurgeon.models.sources.source import Source
 from sesurgeon.version import __version__

@@ -30,7 +30,7 @@ from sesurgeon.models.inputs import (
 )
 from sesurgeon.models.isolation import fresh, isolated, random_states, restore_random_states
 from sesurgeon.models.load import load_model, model_from, named_source
-from sesurgeon.models.preprocessing import Preprocessing
+from sesurgeon.models.preprocessing import Preprocessing, stated_preprocessing
 from sesurgeon.models.provenance import (
     Provenance,
     Structure,
@@ -91,6 +91,7 @@ __all__ = [
     "restore_random_states",
     "score_layers",
     "set_num_classes",
+    "stated_preprocessing",
     "structure_of",
     "take_weights",
     "train_inputs",

@@ -123,10 +123,13 @@ def _sums(parameter: Tensor) -> list[Tensor]:
     values = torch.view_as_real(values) if values.is_complex() else values
     if values.is_floating_point() and values.element_size() < 4:
         values = values.float()  # their own sums would round too much
-    within = range(1, values.ndim)
-    firsts = values[(slice(None), *(0 for _ in within))] if values.numel() else values.flatten()
-    sums = [values.nansum(tuple(within)), firsts.clone()] if within else [values.clone()]
-    return [one.nan_to_num() for one in sums]
+    within = tuple(range(1, values.ndim))
+    if not within or not values.numel():
+        return [values.clone().nan_to_num()]
+    firsts = values
+    for _ in within:
+        firsts = firsts.select(1, 0)
+    return [values.nansum(within).nan_to_num(), firsts.clone().nan_to_num()]
 
 
 class Leftovers:

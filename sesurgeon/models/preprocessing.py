@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeAlias, get_args
+
+from sesurgeon.errors import UsageError
 
 CropMode: TypeAlias = Literal["center", "squash", "border"]
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")  # Pillow's
+_COLOUR = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's
+_STATISTICS = {
+    1: ((0.5,), (0.5,)),
+    2: ((0.5, 0.5), (0.5, 0.5)),
+    3: _COLOUR,
+    4: ((*_COLOUR[0], 0.5), (*_COLOUR[1], 0.5)),
+}
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,53 @@ class Preprocessing:
             crop_pct=float(data.get("crop_pct", 1.0)),
             crop_mode=_crop_mode(data.get("crop_mode", "center")),
         )
+
+
+def default_preprocessing(channels: int, height: int, width: int) -> Preprocessing:
+    """The default: ImageNet's mean and standard deviation for colour, 0.5 for both for the rest."""
+    mean, std = _STATISTICS.get(channels, ((), ()))
+    return Preprocessing((channels, height, width), mean, std)
+
+
+def stated_preprocessing(known: Preprocessing | None, stated: Mapping[str, Any]) -> Preprocessing:
+    """``known``, or the default where that is None, with what a user says of it.
+
+    Args:
+        known: what the model's file says.
+        stated: values by the names of :class:`Preprocessing`'s attributes. One number as ``mean`` or ``std`` is that of
+            each channel. ``input_size`` is needed where nothing is known.
+
+    Raises:
+        UsageError: there is no such attribute, a value makes no sense, or the size is missing.
+    """
+    names = [field.name for field in fields(Preprocessing)]
+    for name in stated:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            raise UsageError(
+                f"There is no {name} in a preprocessing{f'; did you mean {near[0]}?' if near else '.'}",
+                hint=f"Its parts are {', '.join(names)}.",
+            )
+    if known is None and "input_size" not in stated:
+        raise UsageError(
+            f"The model does not say at which size it sees images, and the preprocessing ({', '.join(stated)}) does "
+            "not, either.",
+            hint="Add input_size, such as input_size=[3,224,224]: channels, height, width.",
+        )
+    try:
+        channels, height, width = stated.get("input_size", () if known is None else known.input_size)
+        usual = default_preprocessing(channels, height, width) if known is None else known.for_channels(channels)
+        each = {
+            name: [value] * channels if name in ("mean", "std") and isinstance(value, (int, float)) else value
+            for name, value in stated.items()
+        }
+        return Preprocessing.from_dict({**usual.to_dict(), **each})
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"The preprocessing {', '.join(f'{name}={value}' for name, value in stated.items())} makes no sense: "
+            f"{error}",
+            hint="Write, for example, input_size=[3,224,224] mean=[0.5,0.5,0.5] std=[0.25,0.25,0.25].",
+        ) from error
 
 
 def per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

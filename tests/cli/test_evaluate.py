@@ -32,7 +32,8 @@ def test_scores_and_classes_are_printed(workplace: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert result.stderr.splitlines() == [
         "No MODEL given: taking net.se.pt, the newest here.",
-        "The model does not say how its images were normalised: mean 0.5 and std 0.5 are used.",
+        "The model does not say how its images were normalised: mean 0.5 and std 0.5 are used. "
+        "If they were others, say so by --preprocessing (in Python: load(..., preprocessing=)).",
         "The model does not name its classes: its outputs are taken to be down, up, in this order.",
     ]
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
@@ -43,6 +44,7 @@ def test_scores_and_classes_are_printed(workplace: Path) -> None:
         ["top-2", "100.00 %"],
         ["loss", f"{found.loss:.4f}"],
         ["images", "6"],
+        ["seen as", "1 x 8 x 8"],
         ["down", "3", str(correct[0]), f"{100 * correct[0] / 3:.2f} %"],
         ["up", "3", str(correct[1]), f"{100 * correct[1] / 3:.2f} %"],
     ]
@@ -54,7 +56,7 @@ def test_json_is_alone_on_stdout_and_exact(workplace: Path) -> None:
     report = json.loads(result.stdout)
     found = sesurgeon.evaluate(sesurgeon.load("net.se.pt"), "data", workers=0)
     assert (report["top1"], report["top5"], report["loss"], report["k"]) == (found.top1, 100.0, found.loss, 2)
-    assert (report["model"], report["images"]) == ("net.se.pt", 6)
+    assert (report["model"], report["images"], report["input_size"]) == ("net.se.pt", 6, [1, 8, 8])
     assert [score["name"] for score in report["per_class"]] == ["down", "up"]
 
 

@@ -100,7 +100,8 @@ def test_without_a_model_the_newest_is_taken(trained: Path) -> None:
 def test_a_model_that_says_nothing_gets_a_note(workplace: Path) -> None:
     result = predict("net.se.pt", "data/val")
     assert result.exit_code == 0, result.stderr
-    assert result.stderr == "net.se.pt does not say how images are prepared for it: they are seen as 1x8x8.\n"
+    said = "net.se.pt does not say how images are prepared for it (--preprocessing does): seen as 1x8x8.\n"
+    assert result.stderr == said
     assert {row[1] for row in rows_of(result)} <= {"0", "1"}
     assert predict("net.se.pt", "data/val", "--quiet").stderr == ""
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
 
-from sesurgeon.models import Preprocessing
+import sesurgeon
+from sesurgeon import UsageError
+from sesurgeon.models import Preprocessing, provenance_of, stated_preprocessing
 
 COLOUR: dict[str, Any] = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
 
@@ -43,3 +46,42 @@ def test_what_networks_of_timm_and_of_many_channels_have_is_taken(given: dict[st
     preprocessing = Preprocessing.from_dict({**COLOUR, **given})
     assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
     assert preprocessing.for_channels(1).input_size[0] == 1
+
+
+def test_what_a_user_says_takes_the_place_of_what_is_known() -> None:
+    known = Preprocessing.from_dict({**COLOUR, "crop_pct": 0.9})
+    stated = stated_preprocessing(known, {"mean": 0.25, "std": [0.1, 0.2, 0.3]})
+    assert stated == Preprocessing((3, 8, 8), (0.25,) * 3, (0.1, 0.2, 0.3), "bicubic", 0.9)
+    grey = stated_preprocessing(known, {"input_size": [1, 16, 16]})
+    assert grey == Preprocessing((1, 16, 16), (0.5,), (0.25,), "bicubic", 0.9)
+
+
+def test_where_nothing_is_known_the_rest_is_the_default() -> None:
+    stated = stated_preprocessing(None, {"input_size": [3, 32, 48], "std": 0.2})
+    assert stated == Preprocessing((3, 32, 48), (0.485, 0.456, 0.406), (0.2,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"mean": 0.5}, r"does not say at which size.*\n.*input_size=\[3,224,224\]"),
+        ({"input_sise": [3, 8, 8]}, r"no input_sise in a preprocessing; did you mean input_size\?\n.*crop_pct"),
+        ({"input_size": 8}, r"input_size=8 makes no sense"),
+        ({"input_size": [3, 8]}, r"makes no sense"),
+        ({"input_size": [3, 8, 8], "mean": [0.5]}, r"a value for each of the 3 channels"),
+        ({"input_size": [3, 8, 8], "std": "wide"}, r"std=wide makes no sense"),
+        ({"input_size": [3, 8, 8], "std": 0}, r"must be above 0"),
+        ({"input_size": [3, 8, 8], "crop_mode": "round"}, r"crop_mode"),
+    ],
+)
+def test_what_a_user_says_is_checked(stated: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        stated_preprocessing(None, stated)
+    assert re.search(message, f"{caught.value}\n{caught.value.hint}", re.DOTALL)
+
+
+def test_a_network_of_timm_can_be_told_otherwise() -> None:
+    model = sesurgeon.load("timm:resnet18", preprocessing={"mean": 0.5, "std": 0.5})
+    known = provenance_of(model).preprocessing
+    assert known == Preprocessing((3, 224, 224), (0.5,) * 3, (0.5,) * 3, "bicubic", 0.95)
+    assert provenance_of(sesurgeon.load("timm:resnet18")).preprocessing != known

@@ -22,7 +22,8 @@ def load_model(model: str, reading: Reading, *, mapped: bool = True) -> nn.Modul
         mapped: map the file into memory, which suits a command of minutes; a run of days should read it.
 
     Raises:
-        UsageError: ``--model-kwargs`` are malformed, or there is no architecture that they could belong to.
+        UsageError: ``--model-kwargs`` or ``--preprocessing`` are malformed, or there is no architecture that the
+            arguments could belong to.
         SesurgeonError: see :func:`sesurgeon.load`.
     """
     from sesurgeon.models import Source, named_source
@@ -44,6 +45,7 @@ def load_model(model: str, reading: Reading, *, mapped: bool = True) -> nn.Modul
         pretrained=reading.pretrained,
         trust_pickle=reading.trust_pickle,
         mapped=mapped,
+        preprocessing=parse_kwargs(reading.preprocessing, "--preprocessing mean=[0.5,0.5,0.5]"),
     )
 
 

@@ -58,6 +58,17 @@ NumClasses = Annotated[
         rich_help_panel=_READING,
     ),
 ]
+PreprocessingParts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preprocessing",
+        metavar="KEY=VALUE",
+        help="How images were prepared for MODEL, where its file does not say: input_size=[3,224,224], "
+        "mean=[0.5,0.5,0.5], std, interpolation, crop_pct or crop_mode, as in timm. May be repeated.",
+        show_default=False,
+        rich_help_panel=_READING,
+    ),
+]
 Pretrained = Annotated[bool, typer.Option("--pretrained", help="Download published weights.", rich_help_panel=_READING)]
 TrustPickle = Annotated[
     bool,
@@ -85,6 +96,7 @@ class Reading:
     num_classes: NumClasses = None
     pretrained: Pretrained = False
     trust_pickle: TrustPickle = False
+    preprocessing: PreprocessingParts = None
 
     @property
     def typed(self) -> str:
@@ -109,7 +121,7 @@ class Talking:
     debug: Debug = False
 
 
-def parse_kwargs(pairs: Sequence[str] | None) -> dict[str, Any]:
+def parse_kwargs(pairs: Sequence[str] | None, example: str = "--model-kwargs depth=4") -> dict[str, Any]:
     """Read ``KEY=VALUE``, each value as YAML: ``depth=4`` is a number, ``norm=batch`` a string.
 
     So is ``eps=1e-05`` a number, as in YAML 1.2 and in JSON; PyYAML reads YAML 1.1, where it would need a point.
@@ -127,7 +139,7 @@ def parse_kwargs(pairs: Sequence[str] | None) -> dict[str, Any]:
     for pair in pairs or ():
         key, equals, value = pair.partition("=")
         if not equals or not key.isidentifier():
-            raise UsageError(f"'{pair}' is not KEY=VALUE.", hint="Write, for example, --model-kwargs depth=4")
+            raise UsageError(f"'{pair}' is not KEY=VALUE.", hint=f"Write, for example, {example}")
         try:
             kwargs[key] = yaml.load(value, Loader)
         except yaml.YAMLError as error:

@@ -17,7 +17,8 @@ from sesurgeon.errors import UsageError
 if TYPE_CHECKING:
     from sesurgeon.finetune import FinetuneConfig
 
-_KEPT = ("arch", "model_kwargs", "num_classes", "pretrained")  # in args.yaml; --trust-pickle must be typed each time
+# in args.yaml; --trust-pickle must be typed each time
+_KEPT = ("arch", "model_kwargs", "num_classes", "pretrained", "preprocessing")
 
 
 @dataclass(frozen=True)

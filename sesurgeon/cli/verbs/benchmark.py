@@ -104,7 +104,9 @@ def benchmark(
         with out.working(f"Loading {model}"):
             from sesurgeon.surgery import blocks_of, known_inputs, remove_se
 
-            of_other = replace(reading, arch=versus_arch, model_kwargs=versus_kwargs, num_classes=None)
+            of_other = replace(
+                reading, arch=versus_arch, model_kwargs=versus_kwargs, num_classes=None, preprocessing=None
+            )
             if versus is not None and reading.pretrained:
                 reading, of_other = _pretrained(model, reading, versus, of_other)
             loaded = load_model(model, reading)

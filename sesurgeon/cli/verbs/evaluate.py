@@ -60,6 +60,7 @@ def _data(name: str, data: Data, found: Measured) -> dict[str, Any]:
         "model": name,
         **images_data(data),
         "images": found.images,
+        "input_size": found.input_size,
         **found.scores(),
         "k": getattr(found, "k", None),
         "per_class": [score.to_dict() for score in found.per_class],

@@ -53,7 +53,7 @@ def finetune(
         hush_torch()
     with reporting(talking if main else replace(talking, quiet=True)) as out, main_explains():
         if resume:
-            own = {"model": model, "config": config}
+            own = {"model": model, "config": config, "preprocessing": reading.preprocessing}
             run = resumed_run(context, own, data, num_processes, training, reading)
         else:
             run = new_run(model, data, num_processes, training, reading)

@@ -83,7 +83,7 @@ def predict(
             found = predict(loaded, paths, topk=topk, **vars(passing), on_progress=watch)
         if provenance_of(loaded).preprocessing is None:
             size = "x".join(map(str, found.input_size))
-            out.note(f"{name} does not say how images are prepared for it: they are seen as {size}.")
+            out.note(f"{name} does not say how images are prepared for it (--preprocessing does): seen as {size}.")
         out.result(_table(found), _data(name, found))
         if found.skipped:
             raise DataError(describe_bad_images(found.skipped, len(paths)))

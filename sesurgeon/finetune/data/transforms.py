@@ -15,7 +15,7 @@ from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune.data.images import MODES, Images, item_of
 from sesurgeon.finetune.data.randomness import seeded
 from sesurgeon.models.inputs import input_channels
-from sesurgeon.models.preprocessing import Preprocessing
+from sesurgeon.models.preprocessing import Preprocessing, default_preprocessing
 from sesurgeon.models.provenance import provenance_of
 
 Transform: TypeAlias = Callable[[Image.Image], Tensor]
@@ -26,13 +26,6 @@ _USUAL_SIZE = 224
 _USUAL_CHANNELS = 3
 _LOOKED_AT = 64  # images
 _TRIES = 300  # a policy draws two of fifteen operations, and applies each with probability 1/2
-_COLOUR = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's
-_STATISTICS = {
-    1: ((0.5,), (0.5,)),
-    2: ((0.5, 0.5), (0.5, 0.5)),
-    3: _COLOUR,
-    4: ((*_COLOUR[0], 0.5), (*_COLOUR[1], 0.5)),
-}
 
 
 def preprocessing_for(model: nn.Module, images: Images, img_size: int | None = None) -> Preprocessing:
@@ -58,12 +51,6 @@ def preprocessing_for(model: nn.Module, images: Images, img_size: int | None = N
         known = replace(known, input_size=(known.input_size[0], img_size, img_size))
     mode_of(known)
     return known
-
-
-def default_preprocessing(channels: int, height: int, width: int) -> Preprocessing:
-    """The default: ImageNet's mean and standard deviation for colour, 0.5 for both for the rest."""
-    mean, std = _STATISTICS.get(channels, ((), ()))
-    return Preprocessing((channels, height, width), mean, std)
 
 
 def mode_of(preprocessing: Preprocessing) -> str:

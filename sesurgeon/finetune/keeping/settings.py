@@ -15,6 +15,7 @@ _OF_COMMANDS: dict[str, Any] = {
     "model_kwargs": tuple[str, ...] | None,
     "num_classes": int | None,
     "pretrained": bool,
+    "preprocessing": tuple[str, ...] | None,
     "num_processes": int,
 }
 

@@ -82,7 +82,7 @@ def evaluate(
     with readers_ended(given.batches):
         found = measure(model, given.batches, given.classes, on_progress, multi_label=data.multi_label)
     check_outputs(found)
-    return found
+    return replace(found, input_size=given.input_size)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PerImage:
-    """An evaluation. Its tensors have a row per image; everything else is the same for all images."""
+    """An evaluation. Its tensors have a row per image; everything else is the same for all images.
+
+    Attributes:
+        input_size: (channels, height, width) as which the images were seen; None where only a run's settings say it.
+    """
 
     classes: Mapping[int, str]
+    input_size: tuple[int, int, int] | None = field(default=None, kw_only=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data and tensors, for :meth:`from_dict`."""

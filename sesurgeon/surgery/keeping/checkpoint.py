@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from sesurgeon.models import (
     provenance_of,
     read,
     rebuild,
+    stated_preprocessing,
     structure_of,
 )
 from sesurgeon.models.forwards import forget_own_forwards
@@ -89,6 +91,7 @@ def load(
     pretrained: bool = False,
     trust_pickle: bool = False,
     mapped: bool = False,
+    preprocessing: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Any model that sesurgeon can load: one with a name, a file of others, or a checkpoint of our own.
 
@@ -103,11 +106,32 @@ def load(
         trust_pickle: run whatever code a file brings along.
         mapped: leave the weights in the file, mapped, for a network that would fill the memory. The file must not be
             written into as long as the model is used; :func:`save` may replace it.
+        preprocessing: what an image goes through before the model, where its file says nothing of it or something
+            else: values of :class:`sesurgeon.models.Preprocessing` by name. Files that are made of the model say so.
 
     Raises:
-        UsageError, UnreadableFileError, UnsafeFileError, SesurgeonError: see
-            :func:`sesurgeon.models.load_model`.
+        UsageError, UnreadableFileError, UnsafeFileError, SesurgeonError: see :func:`sesurgeon.models.load_model`
+            and, of the preprocessing, :func:`sesurgeon.models.stated_preprocessing`.
     """
+    loaded = _load(
+        model, arch=arch, num_classes=num_classes, pretrained=pretrained, trust_pickle=trust_pickle, mapped=mapped
+    )
+    if preprocessing:
+        known = provenance_of(loaded)
+        stated = stated_preprocessing(known.preprocessing, preprocessing)
+        attach_provenance(loaded, replace(known, preprocessing=stated))
+    return loaded
+
+
+def _load(
+    model: str | Path | Source,
+    *,
+    arch: str | Source | None,
+    num_classes: int | None,
+    pretrained: bool,
+    trust_pickle: bool,
+    mapped: bool,
+) -> nn.Module:
     source = Source.parse(arch) if isinstance(arch, str) else arch
     if named_source(model) is not None or pretrained:
         return load_model(model, arch=source, num_classes=num_classes, pretrained=pretrained)
