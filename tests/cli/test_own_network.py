@@ -150,3 +150,22 @@ def test_arguments_of_its_code_are_typed_each_time(workplace: Path) -> None:
     assert "classes=3" in CliRunner().invoke(app, ["finetune", "net.se.pt", *ARCH, *short]).stderr
     run("finetune", "net.se.pt", *typed, *short)
     run("finetune", "--resume", "--epochs", "2", *typed)
+
+
+def test_a_configuration_chooses_no_code_that_was_not_typed(workplace: Path) -> None:
+    typed = (*ARCH, "--model-kwargs", "classes=2")
+    run("add-se", ARCH[1], *typed[2:], "--input-shape", "2,1,8,8", "-o", "net.se.pt")
+    short = ("--data", "data", "--epochs", "1", "-j", "0", "--device", "cpu", "-b", "4")
+    run("finetune", "net.se.pt", *typed, *short, "--name", "first")
+    again = ("finetune", "--config", "runs/finetune/first/args.yaml", "--name", "again")
+    for words, chosen in (((), "arch and model_kwargs"), (ARCH, "model_kwargs"), (typed[2:], "arch")):
+        refused = CliRunner().invoke(app, [*again, *words])
+        assert refused.exit_code == 2
+        assert f"its {chosen} would choose what code is run" in " ".join(refused.stderr.split())
+        assert "type it, too: --arch factory:net_of_mine:make --model-kwargs classes=2" in refused.stderr
+    run(*again, *typed)
+    (workplace / "named.yaml").write_text(f"model: {ARCH[1]}")
+    refused = CliRunner().invoke(app, ["finetune", "--config", "named.yaml", *short])
+    assert refused.exit_code == 2
+    assert "its model would choose" in refused.stderr
+    run("finetune", ARCH[1], "--config", "named.yaml", *short, "--img-size", "8", "--name", "plain")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-# A file from somebody else must not make us run code.
+from sesurgeon.cli.asked.options import Reading
+from sesurgeon.errors import UsageError
+
+# A file from somebody else must not make us run code: see also check_typed.
 _ONLY_TYPED = ("trust_pickle", "config", "resume", "force", "help")
 
 
@@ -37,14 +41,38 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     lists = [key for key in sorted(single & entries.keys()) if isinstance(entries[key], (list, dict))]
     if lists:
         raise typer.BadParameter("\n".join(f"{path}: {key} takes one value, not {entries[key]}." for key in lists))
-    for key in ("model", "arch"):
-        if str(entries.get(key, "")).startswith("factory:"):
-            raise typer.BadParameter(f"{path}: {entries[key]} would be imported and run; to allow it, type it.")
     for key in entries.keys() - single:
         if not isinstance(entries[key], list) and entries[key] is not None:
             entries[key] = [entries[key]]
     context.default_map = {key: _typed(value) for key, value in entries.items() if value is not None}
     return path
+
+
+def check_typed(context: typer.Context, model: str | None, reading: Reading) -> None:
+    """Refuse a factory, which is imported and run, or arguments of it that were not typed but come from ``--config``.
+
+    Raises:
+        UsageError: that is so.
+    """
+    named = {"model": model, "arch": reading.arch}
+    factories = {name: value for name, value in named.items() if value is not None and value.startswith("factory:")}
+    chosen = [name for name in factories if not is_typed(context, name)]
+    if factories and reading.model_kwargs and not is_typed(context, "model_kwargs"):
+        chosen.append("model_kwargs")
+    if chosen:
+        words = [factories[name] for name in factories if name == "model"]
+        words += [f"--arch {reading.arch}"] if "arch" in factories else []
+        words += [f"--model-kwargs {shlex.quote(pair)}" for pair in reading.model_kwargs or ()]
+        raise UsageError(
+            f"{context.params['config']}: its {' and '.join(chosen)} would choose what code is run.",
+            hint=f"To allow it, type it, too: {' '.join(words)}",
+        )
+
+
+def is_typed(context: typer.Context, name: str) -> bool:
+    """Whether an option or argument was given on the command line, rather than by a file or by default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"  # an enumeration of typer's own click
 
 
 def _refusal(path: Path, key: str, known: list[str]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from sesurgeon.cli.asked.configuring import check_typed, is_typed
 from sesurgeon.cli.asked.latest import given_or_latest, latest_augmented
 from sesurgeon.cli.asked.options import Reading
 from sesurgeon.cli.asked.training import Training
@@ -45,19 +46,24 @@ class Run:
     folder: Path | None = None
 
 
-def new_run(model: str | None, data: str | None, processes: int, training: Training, reading: Reading) -> Run:
+def new_run(
+    context: typer.Context, model: str | None, data: str | None, processes: int, training: Training, reading: Reading
+) -> Run:
     """A new run, with the settings that were typed.
 
     Args:
+        context: knows which options were typed.
         model, data, processes: as typed.
         training: how the network is trained.
         reading: how it is read.
 
     Raises:
-        UsageError: there is no DATA, a setting is invalid, or the run would replace its own MODEL.
+        UsageError: there is no DATA, a setting is invalid, a configuration names a factory that was not typed, or the
+            run would replace its own MODEL.
     """
     from sesurgeon.finetune import FinetuneConfig
 
+    check_typed(context, model, reading)
     if data is None:
         raise UsageError("Missing option '--data'.", hint="Name the images: --data FOLDER, or as --help says.")
     notes: list[str] = []
@@ -104,7 +110,7 @@ def resumed_run(
     data = str(settings["data"]) if data is None else data
     settings = {**settings, "data": data}
     config = resumed_config(settings, _typed(context, training))
-    if not _is_typed(context, "num_processes"):
+    if not is_typed(context, "num_processes"):
         processes = int(settings.get("num_processes", 1))
     if states_in(RunFolder(folder).states):
         notes = (f"Going on with {folder}, the newest run there.",) if training.name is None else ()
@@ -138,10 +144,5 @@ def _check_outlives(model: str, folder: Path) -> None:
 
 def _typed(context: typer.Context, training: Training) -> dict[str, Any]:
     """The settings that were typed, except those that select the run."""
-    typed = {name for name in training.settings() if _is_typed(context, name) and name not in ("output", "name")}
+    typed = {name for name in training.settings() if is_typed(context, name) and name not in ("output", "name")}
     return {name: value for name, value in training.settings().items() if name in typed}
-
-
-def _is_typed(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"  # an enumeration of typer's own click

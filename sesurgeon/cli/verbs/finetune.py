@@ -56,7 +56,7 @@ def finetune(
             own = {"model": model, "config": config, "preprocessing": reading.preprocessing}
             run = resumed_run(context, own, data, num_processes, training, reading)
         else:
-            run = new_run(model, data, num_processes, training, reading)
+            run = new_run(context, model, data, num_processes, training, reading)
         if run.processes > 1 and not is_launched():
             launch(run.processes)
             return
