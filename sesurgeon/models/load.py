@@ -18,7 +18,7 @@ from sesurgeon.models.files.state_dicts import find_weights
 from sesurgeon.models.fit import fit
 from sesurgeon.models.head import check_num_classes, set_num_classes
 from sesurgeon.models.provenance import attach_provenance, provenance_of
-from sesurgeon.models.sources.guess import guess_architectures
+from sesurgeon.models.sources.guess import looks_like
 from sesurgeon.models.sources.source import BUILDERS, Source
 from sesurgeon.models.sources.timm_models import timm_preprocessing
 
@@ -101,12 +101,11 @@ def model_from(
     if isinstance(found.weights, nn.Module):
         return _whole_model(_unwrapped(found.weights), origin, arch, num_classes)
     if arch is None:
-        close = guess_architectures(found.weights)
         raise UsageError(
             f"{origin} holds {len(found.weights)} weights{f' under {found.place}' if found.place else ''}, "
             "but not the architecture that they belong to.",
             hint="Give it with --arch timm:NAME, torchvision:NAME or factory:pkg.mod:function."
-            + (f" They look like {' or '.join(close)}." if close else ""),
+            + f" {looks_like(found.weights)}".rstrip(),
         )
     return fit(arch, found.weights, num_classes=num_classes, origin=origin)
 

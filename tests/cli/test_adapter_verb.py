@@ -17,9 +17,11 @@ SHORT = ("--data", "data", "--epochs", "2", "-b", "4", "-j", "0", "--device", "c
 RUN = "runs/finetune/exp"
 
 
-def trained(*arguments: str) -> None:
+def trained(*arguments: str) -> str:
+    """What it printed."""
     result = run("finetune", *SHORT, *arguments)
     assert result.exit_code == 0, result.stderr
+    return result.stdout
 
 
 def weights(path: str) -> dict[str, Tensor]:
@@ -62,7 +64,8 @@ def test_the_backbone_stays_and_the_network_comes_back(base: Path) -> None:
 
 
 def test_a_run_folder_or_nothing_takes_its_best(base: Path) -> None:
-    trained("--train", "blocks", "--name", "flowers")
+    printed = trained("--train", "blocks", "--name", "flowers")
+    assert "         sesurgeon adapter extract runs/finetune/flowers\n" in printed
     result = run("adapter", "extract", "runs/finetune/flowers")
     assert result.exit_code == 0, result.stderr
     file = "runs/finetune/flowers/best.adapter.safetensors"
@@ -101,7 +104,9 @@ def test_what_trained_the_backbone_is_refused(base: Path) -> None:
 
 def test_the_base_is_compared_where_it_is_given(base: Path, net: Callable[..., nn.Module]) -> None:
     trained("--train", "blocks")
-    assert run("adapter", "extract", "--base", "net.pt").exit_code == 0
+    result = run("adapter", "extract", "--base", "net.pt")
+    assert result.exit_code == 0
+    assert f"Next:    sesurgeon adapter apply net.pt {RUN}/best.adapter.safetensors\n" in result.stdout
     assert run("adapter", "extract", "--base", "net.se.pt", "--force").exit_code == 0  # without its own blocks
     other = net(5)
     with torch.no_grad():

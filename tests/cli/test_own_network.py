@@ -169,3 +169,15 @@ def test_a_configuration_chooses_no_code_that_was_not_typed(workplace: Path) -> 
     assert refused.exit_code == 2
     assert "its model would choose" in refused.stderr
     run("finetune", ARCH[1], "--config", "named.yaml", *short, "--img-size", "8", "--name", "plain")
+
+
+def test_the_next_command_of_an_adapter_says_how_its_base_is_read(workplace: Path) -> None:
+    run("add-se", ARCH[1], "--input-shape", "2,1,8,8", "-o", "net.se.pt")
+    short = ("--data", "data", "--epochs", "1", "-j", "0", "--device", "cpu", "-b", "4", "--train", "blocks")
+    trained = CliRunner().invoke(app, ["finetune", "net.se.pt", *ARCH, *short, "--name", "run"])
+    extract = "adapter extract runs/finetune/run --arch factory:net_of_mine:make"
+    assert f"         sesurgeon {extract}\n" in trained.stdout
+    extracted = CliRunner().invoke(app, [*extract.split(), "-o", "a.safetensors"])
+    assert f"adapter apply BASE a.safetensors {' '.join(ARCH)}\n" in extracted.stdout
+    extracted = CliRunner().invoke(app, [*extract.split(), "-o", "a.safetensors", "--force", "--base", "net.se.pt"])
+    assert f"adapter apply net.se.pt a.safetensors {' '.join(ARCH)}\n" in extracted.stdout

@@ -197,6 +197,34 @@ def test_many_disagreements_are_cut_short_and_the_right_architecture_is_named():
     assert caught.value.hint == "They look like torchvision:resnet18 or timm:resnet18."
 
 
+def test_another_head_alone_is_told(tiny):
+    state = {name: tensor for name, tensor in tiny.state_dict().items() if not name.startswith("fc.")}
+    own_head = {"fc.0.weight": torch.ones(64, 1024), "fc.2.weight": torch.ones(5, 64)}
+    with pytest.raises(UsageError, match=r"2 missing \(fc\.weight, fc\.bias\); 2 unexpected") as caught:
+        fit(SHUFFLENET, state | own_head)
+    assert caught.value.hint.startswith("Only the head (fc) is another: build the network with the one that it has")
+    with pytest.raises(UsageError) as caught:
+        fit(SHUFFLENET, state | own_head | {"surplus": torch.ones(1)})
+    assert "Only the head" not in caught.value.hint
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.backbone."])
+def test_what_training_keeps_beside_the_network_is_left_out(tiny, prefix):
+    beside = {"criterion.weight": torch.ones(5), "metric.total": torch.ones(1), "ema.decay": torch.ones(1)}
+    state = {f"{prefix}{name}": tensor for name, tensor in tiny.state_dict().items()}
+    assert_same_weights(fit(SHUFFLENET, {**beside, **state}), tiny)
+
+
+def test_a_network_that_is_there_twice_is_refused(tiny):
+    state = {f"{prefix}{name}": tensor for name, tensor in tiny.state_dict().items() for prefix in ("model.", "ema.")}
+    with pytest.raises(
+        UsageError, match=r"net\.ckpt holds the network more than once, under model\. and ema\."
+    ) as caught:
+        fit(SHUFFLENET, state, origin="net.ckpt")
+    code = caught.value.hint.partition("in Python: torch.save(")[2].rpartition(", 'weights.pt')")[0]
+    assert_same_weights(fit(SHUFFLENET, eval(code, {"weights": state})), tiny)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -245,7 +273,7 @@ def test_the_architecture_of_a_state_dict_is_guessed_in_the_message(saved):
 
     with pytest.raises(UsageError) as caught:
         load_model(saved(mobilenet_v2(width_mult=0.25).state_dict()))
-    assert "torchvision:mobilenet_v2" in caught.value.hint
+    assert "They look like torchvision:mobilenet_v2 or another of its family." in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])

@@ -90,7 +90,9 @@ def extract(
         size = path.stat().st_size
         whole = sum(parameter.numel() for parameter in loaded.parameters())
         data = {"model": model, "output": path, "size": size, **_data(extracted)}
-        following = f"Next:    sesurgeon adapter apply BASE {shlex.quote(shown(path))}"
+        below_it = "BASE" if base is None else shlex.quote(base)
+        flags = flags_to_load(loaded, of_run) if base is None else of_base.typed
+        following = f"Next:    sesurgeon adapter apply {below_it} {shlex.quote(shown(path))}{flags}"
         out.result(Group(_table(extracted, size, whole), Text(f"Written: {shown(path)}"), Text(following)), data)
 
 

@@ -25,7 +25,7 @@ from sesurgeon.errors import DivergedError, SesurgeonError
 from sesurgeon.interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
-    from sesurgeon.finetune import Data, EpochRow, FinetuneResult
+    from sesurgeon.finetune import Data, EpochRow, FinetuneConfig, FinetuneResult
 
 
 @spread
@@ -87,11 +87,13 @@ def finetune(
             if run.data.startswith("torchvision:"):
                 on_data += f" --data-dir {shlex.quote(run.config.data_dir)}"
             started_from = str(run.settings.get("model", run.model))  # a resumed run has read its last.pt
-            rendered = _rendered(started_from, images, result, run.config.epochs, next_flags, on_data)
+            rendered = _rendered(started_from, images, result, run.config, next_flags, on_data)
             out.result(rendered, _data(started_from, images, result))
 
 
-def _rendered(model: str, data: Data, result: FinetuneResult, epochs: int, flags: str, on_data: str) -> Group:
+def _rendered(
+    model: str, data: Data, result: FinetuneResult, config: FinetuneConfig, flags: str, on_data: str
+) -> Group:
     before, best = result.rows[0], result.best_row
     if result.metric is None:
         said = per_cent(best.scores[usual_score(best)])
@@ -108,13 +110,15 @@ def _rendered(model: str, data: Data, result: FinetuneResult, epochs: int, flags
         moved += f" These learned nothing: {', '.join(still[:3])}{' …' if len(still) > 3 else ''} (see report.md)."
     checkpoint = shlex.quote(str(result.best))
     seen = f"predict {checkpoint}{flags} IMAGES" if data.unlabelled else f"evaluate {checkpoint}{flags} {on_data}"
+    small = f"adapter extract {shlex.quote(str(result.folder))}{flags}" if config.train == "blocks" else ""
     return Group(
         Text(f"{model}, fine-tuned on {data.name}", style="bold"),
-        _epoch_table(result, epochs),
+        _epoch_table(result, config.epochs),
         Text(" ".join(part for part in (outcome, moved) if part)),
         Text(f"Written: {result.folder}/ with best.pt, last.pt, report.md, its pictures, summary.csv and more"),
         Text(f"Next:    sesurgeon {seen}"),
         Text(f"         sesurgeon export {checkpoint}{flags} --onnx"),
+        *([Text(f"         sesurgeon {small}")] if small else []),
     )
 
 

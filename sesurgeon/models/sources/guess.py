@@ -21,7 +21,7 @@ _DENSENETS: dict[tuple[int, ...], str] = {
 }
 _VGGS = {8: "vgg11", 10: "vgg13", 13: "vgg16", 16: "vgg19"}
 
-# a name that only this family has -> how the family is called
+# a name that only this family has -> one of the family
 _TELLING_NAMES = (
     ("features.18.0.weight", "torchvision:mobilenet_v2"),
     ("Mixed_7c.branch_pool.conv.weight", "torchvision:inception_v3"),
@@ -51,6 +51,14 @@ def guess_architectures(state: Mapping[str, Any]) -> list[str]:
         with_norm = "_bn" if any(name.endswith("running_mean") for name in state) else ""
         return [f"torchvision:{_VGGS[convolutions]}{with_norm}"] if convolutions in _VGGS else []
     return next(([name] for telling, name in _TELLING_NAMES if telling in state), [])
+
+
+def looks_like(state: Mapping[str, Any]) -> str:
+    """The guess as a sentence; "" where nothing is recognised."""
+    close = guess_architectures(state)
+    if close and close[0] in dict(_TELLING_NAMES).values():
+        close.append("another of its family")
+    return f"They look like {' or '.join(close)}." if close else ""
 
 
 def _resnet(state: Mapping[str, Any]) -> list[str]:
