@@ -23,6 +23,7 @@ from sesurgeon.finetune.training.phases import phases_of
 CHANGEABLE = frozenset(
     {"epochs", "patience", "checkpoint_every", "workers", "device", "log_with", "data_dir", "download"}
 )
+_OF_FOLDER = ("output", "name", "force", "freeze_epochs")  # of freeze_epochs, as many as there are epochs
 
 
 def newest_run(output: Path) -> Path:
@@ -79,6 +80,20 @@ def resumed_config(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> F
     changeable = {name: value for name, value in changes.items() if name in CHANGEABLE}
     changed = replace(started, **{**changeable, "freeze_epochs": 0})
     return replace(changed, freeze_epochs=min(started.freeze_epochs, changed.epochs))
+
+
+def check_config(settings: Mapping[str, Any], config: FinetuneConfig) -> None:
+    """Refuse ``config`` for a resumed run if it would make it another one; what is open in it (None) is the run's.
+
+    Args:
+        settings: the run's ``args.yaml``.
+        config: as given by the caller.
+
+    Raises:
+        UsageError: see :func:`resumed_config`.
+    """
+    given = {name: value for name, value in vars(config).items() if value is not None and name not in _OF_FOLDER}
+    resumed_config(settings, {name: value for name, value in given.items() if name in settings})
 
 
 def task_of(state: RunState, task: Task, config: FinetuneConfig) -> Task:

@@ -28,7 +28,7 @@ from sesurgeon.finetune.keeping.records import EpochRow, best_of
 from sesurgeon.finetune.keeping.runfolder import RunFolder, make_run_folder, settings_text
 from sesurgeon.finetune.keeping.states import FoundState, RunState
 from sesurgeon.finetune.keeping.trackers import trackers_for, tracking
-from sesurgeon.finetune.resuming import check_data, check_epochs, state_of, task_of
+from sesurgeon.finetune.resuming import check_config, check_data, check_epochs, resumed_config, state_of, task_of
 from sesurgeon.finetune.scoring.forward import modes_kept
 from sesurgeon.finetune.scoring.gatestatistics import GateStatistics
 from sesurgeon.finetune.scoring.measured import Measured
@@ -105,7 +105,7 @@ def finetune(
     Args:
         model: a classifier, as :func:`sesurgeon.load` or :func:`sesurgeon.add_se` give it.
         data: what :func:`open_data` gives; or what it takes, to be opened with the settings in ``config``.
-        config: the settings.
+        config: the settings; None: the defaults, or those of the run that is resumed.
         resume: the folder of a run to resume. ``model`` is its ``last.pt`` then, and ``config`` the one that it was
             started with, except for what :func:`sesurgeon.finetune.resumed_config` allows to change.
         settings: more entries for ``args.yaml``.
@@ -115,22 +115,27 @@ def finetune(
         DataError: bad data, see :func:`open_data`; or images that the model cannot take.
         UsageError: ``settings`` are no plain data; the model is no classifier, has no last layer that could be
             replaced, or the device or the optimiser is not there; images without labels for more than distillation
-            alone; nothing to resume from, another number of processes, or fewer epochs than were begun; a run is going
-            on in that folder.
+            alone; nothing to resume from, other settings than those of the run that is resumed, another number of
+            processes, or fewer epochs than were begun; a run is going on in that folder.
+        UnreadableFileError: what is resumed is no run, or its settings, states or best epoch are damaged or gone.
         OutputError: the run folder is there already, or cannot be written.
         DivergedError: the loss is not finite; the report says how far the run came.
         KeyboardInterrupt: the run was asked to stop.
     """
     check_is_network(model)
     check_is_data(data)
-    config = FinetuneConfig() if config is None else config
+    resumed = None if resume is None else RunFolder(Path(resume))
+    own = None if resumed is None else resumed.read_settings()
+    if config is None:
+        config = FinetuneConfig() if own is None else resumed_config(own, {})
     if not isinstance(config, FinetuneConfig):
         raise UsageError(
             f"config must be a FinetuneConfig, not a {type(config).__name__}.",
             hint="from sesurgeon.finetune import FinetuneConfig; config = FinetuneConfig(epochs=3, lr=1e-3)",
         )
     trackers = trackers_for(config.log_with)
-    resumed = None if resume is None else RunFolder(Path(resume))
+    if own is not None:
+        check_config(own, config)
     found = None if resumed is None else state_of(resumed)
     state = None if found is None else found.state
     accelerator = make_accelerator(config, trackers)

@@ -102,7 +102,7 @@ def _with_names_of(model: nn.Module, state: Mapping[str, Tensor], origin: str) -
     whole = [prefix for prefix in prefixes if all(f"{prefix}{name}" in state for name in needed)]
     if len(whole) > 1:
         raise UsageError(
-            f"{origin} holds the network more than once, under {' and '.join(whole)}.",
+            f"{origin} holds the network more than once, under {' and '.join(prefix.rstrip('.') for prefix in whole)}.",
             hint=f"Keep one of them, in Python: torch.save({{name.removeprefix('{whole[0]}'): tensor for name, tensor "
             f"in weights.items() if name.startswith('{whole[0]}')}}, 'weights.pt')",
         )

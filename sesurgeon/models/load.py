@@ -18,7 +18,7 @@ from sesurgeon.models.files.state_dicts import find_weights
 from sesurgeon.models.fit import fit
 from sesurgeon.models.head import check_num_classes, set_num_classes
 from sesurgeon.models.provenance import attach_provenance, provenance_of
-from sesurgeon.models.sources.guess import looks_like
+from sesurgeon.models.sources.guess import looks_like, named_in
 from sesurgeon.models.sources.source import BUILDERS, Source
 from sesurgeon.models.sources.timm_models import timm_preprocessing
 
@@ -105,9 +105,15 @@ def model_from(
             f"{origin} holds {len(found.weights)} weights{f' under {found.place}' if found.place else ''}, "
             "but not the architecture that they belong to.",
             hint="Give it with --arch timm:NAME, torchvision:NAME or factory:pkg.mod:function."
-            + f" {looks_like(found.weights)}".rstrip(),
+            + f" {_said_or_guessed(content, found.weights)}".rstrip(),
         )
     return fit(arch, found.weights, num_classes=num_classes, origin=origin)
+
+
+def _said_or_guessed(content: object, weights: Mapping[str, object]) -> str:
+    """Which architecture a file may be of, as a sentence; or nothing."""
+    said = named_in(content)
+    return f"The file says that it is {' or '.join(said)}." if said else looks_like(weights)
 
 
 def _whole_model(model: object, origin: str, arch: Source | None, num_classes: int | None) -> nn.Module:

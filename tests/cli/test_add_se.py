@@ -46,6 +46,14 @@ def check(path: Path, original: nn.Module, **options: object) -> None:
     assert blocks_of(again)
 
 
+def test_random_weights_are_told(here: Path) -> None:
+    said = "torchvision:shufflenet_v2_x0_5 has random weights: --pretrained takes the published ones."
+    assert said in run("torchvision:shufflenet_v2_x0_5", *SHAPE, "--dry-run").stderr
+    assert said not in run("torchvision:shufflenet_v2_x0_5", *SHAPE, "--dry-run", "--quiet").stderr
+    torch.save(shufflenet().state_dict(), here / "state.pt")
+    assert "random" not in run("state.pt", "--arch", "torchvision:shufflenet_v2_x0_5", *SHAPE).stderr
+
+
 def test_a_whole_module_of_torchvision_needs_no_flag(here: Path) -> None:
     model = shufflenet()
     torch.save(model, here / "model.pt")

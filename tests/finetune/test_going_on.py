@@ -56,6 +56,9 @@ def test_a_folder_that_is_no_run_keeps_its_files(
     hidden[0].parent.mkdir()
     for file in hidden:
         file.touch()
+    with pytest.raises(UnreadableFileError, match=r"project is not a run folder: there is no args\.yaml in it"):
+        finetune(augmented, split_folder, config, resume=hidden[0].parent)
+    (hidden[0].parent / "args.yaml").write_text("model: net.pt\ndata: data")
     with pytest.raises(UsageError, match="no state to resume from"):
         finetune(augmented, split_folder, config, resume=hidden[0].parent)
     assert all(file.exists() for file in hidden)
@@ -113,6 +116,19 @@ def test_a_run_whose_best_epoch_is_lost_is_refused_before_training(
     with pytest.raises(UnreadableFileError, match=r"best.pt is gone or damaged"):
         finetune(augmented, split_folder, more, resume=result.folder, on_progress=events.append)
     assert not events
+
+
+def test_a_resumed_run_keeps_its_settings_in_python_too(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig
+) -> None:
+    result = finetune(augmented, split_folder, config)
+    before = {path: path.read_bytes() for path in result.folder.rglob("*") if path.is_file()}
+    for changed in ({"lr": 0.5}, {"batch_size": 3}, {"mixup": 0.2, "batch_size": config.batch_size * 2}):
+        with pytest.raises(UsageError, match=f"A resumed run keeps its settings.*{next(iter(changed))}"):
+            finetune(augmented, split_folder, replace(config, epochs=5, **changed), resume=result.folder)
+    assert {path: path.read_bytes() for path in result.folder.rglob("*") if path.is_file()} == before
+    again = finetune(load(result.last, trust_pickle=True), split_folder, resume=result.folder)
+    assert again.config == result.config
 
 
 def test_other_epochs_leave_or_cut_the_frozen_ones() -> None:

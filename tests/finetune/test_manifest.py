@@ -108,11 +108,13 @@ def test_all_bad_rows_are_told_by_line(class_folder: Path) -> None:
         f"line 12: there is no file {'x' * 5000}.png",
     ]
     assert f"Paths are relative to {class_folder}/" in (caught.value.hint or "")
+    assert (caught.value.hint or "").endswith("may have no label, or several, finetune takes them with --multi-label.")
 
 
 def test_very_many_bad_rows_are_counted(class_folder: Path) -> None:
-    with pytest.raises(DataError, match=r"line 21: .*\n  … and 5 more\n"):
+    with pytest.raises(DataError, match=r"line 21: .*\n  … and 5 more\n") as caught:
         open_data(write(class_folder, ["path,label", *(f"{index}.png,a" for index in range(25))]))
+    assert "--multi-label" not in (caught.value.hint or "")
 
 
 @pytest.mark.parametrize(

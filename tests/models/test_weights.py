@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 
 import pytest
@@ -218,7 +219,7 @@ def test_what_training_keeps_beside_the_network_is_left_out(tiny, prefix):
 def test_a_network_that_is_there_twice_is_refused(tiny):
     state = {f"{prefix}{name}": tensor for name, tensor in tiny.state_dict().items() for prefix in ("model.", "ema.")}
     with pytest.raises(
-        UsageError, match=r"net\.ckpt holds the network more than once, under model\. and ema\."
+        UsageError, match=r"net\.ckpt holds the network more than once, under model and ema\."
     ) as caught:
         fit(SHUFFLENET, state, origin="net.ckpt")
     code = caught.value.hint.partition("in Python: torch.save(")[2].rpartition(", 'weights.pt')")[0]
@@ -274,6 +275,31 @@ def test_the_architecture_of_a_state_dict_is_guessed_in_the_message(saved):
     with pytest.raises(UsageError) as caught:
         load_model(saved(mobilenet_v2(width_mult=0.25).state_dict()))
     assert "They look like torchvision:mobilenet_v2 or another of its family." in caught.value.hint
+    state = {f"model.{name}": tensor for name, tensor in mobilenet_v2(width_mult=0.25).state_dict().items()}
+    with pytest.raises(UsageError) as caught:
+        load_model(saved({**state, "criterion.weight": torch.ones(3)}))
+    assert "They look like torchvision:mobilenet_v2 or another of its family." in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        ({"arch": "regnety_002"}, "timm:regnety_002"),
+        ({"args": argparse.Namespace(model="regnet_y_400mf", lr=0.1)}, "torchvision:regnet_y_400mf"),
+        ({"arch": "resnet34", "args": argparse.Namespace(model="resnet50")}, "timm:resnet34 or torchvision:resnet34"),
+    ],
+)
+def test_an_architecture_that_the_file_names_is_told(saved, beside, said):
+    with pytest.raises(UsageError) as caught:
+        load_model(saved({**beside, "state_dict": torchvision.models.resnet18().state_dict()}))
+    assert caught.value.hint.endswith(f"The file says that it is {said}.")
+
+
+@pytest.mark.parametrize("named", [{"arch": "of mine"}, {"arch": 3}, {"args": {"model": "resnet34"}}])
+def test_a_name_that_no_library_has_is_not(saved, named):
+    with pytest.raises(UsageError) as caught:
+        load_model(saved({**named, "state_dict": torchvision.models.resnet18().state_dict()}))
+    assert caught.value.hint.endswith("They look like torchvision:resnet18 or timm:resnet18.")
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sesurgeon.cli.asked.options import Reading, parse_kwargs
 from sesurgeon.cli.memory import spare_memory_for
+from sesurgeon.cli.shown.console import Output
 from sesurgeon.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,6 +65,16 @@ def load_model_or_onnx(model: str, reading: Reading) -> nn.Module:
     if given:
         raise UsageError(f"{', '.join(given)} cannot be used with an ONNX file, which {model} is.")
     return load_onnx(model)
+
+
+def note_random_weights(out: Output, model: str, reading: Reading) -> None:
+    """Say so where MODEL is the name of an architecture, and its weights were not asked for."""
+    from sesurgeon.models import named_source
+
+    source = named_source(model)
+    if source is None or source.kind == "factory" or ":" in source.name or reading.pretrained or reading.model_kwargs:
+        return  # a factory, the hub or an argument may bring weights
+    out.note(f"{model} has random weights: --pretrained takes the published ones.")
 
 
 def flags_to_load(model: nn.Module, reading: Reading) -> str:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
-from sesurgeon.cli.asked.loading import flags_to_load, load_model
+from sesurgeon.cli.asked.loading import flags_to_load, load_model, note_random_weights
 from sesurgeon.cli.asked.naming import check_is_another, output_for, shown
 from sesurgeon.cli.asked.options import Force, Model, OutputPath, Reading, Talking
 from sesurgeon.cli.asked.selecting import InputShape, Selection, parse_inputs
@@ -68,6 +68,7 @@ def add_se(
         policies, config, filters = settle(selection.choices())
         if not dry_run:
             _check_outputs(model, path, plan_out, force=force)
+        note_random_weights(out, model, reading)
         with out.working(f"Operating on {model}"):
             loaded = load_model(model, reading)
             inputs = parse_inputs(input_shape, loaded)

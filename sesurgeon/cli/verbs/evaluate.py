@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sesurgeon.cli.asked.images import DataSpec, Opening, Passing
 from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
-from sesurgeon.cli.asked.loading import load_model_or_onnx
+from sesurgeon.cli.asked.loading import load_model_or_onnx, note_random_weights
 from sesurgeon.cli.asked.measuring import check_on_bad_image, described, images_data, open_images
 from sesurgeon.cli.asked.options import OptionalModel, Reading, Talking
 from sesurgeon.cli.asked.spread import spread
@@ -46,6 +46,7 @@ def evaluate(
 
             check_on_bad_image(opening.on_bad_image)
             loaded = load_model_or_onnx(name, reading)
+        note_random_weights(out, name, reading)
         with out.progress() as progress:
             watcher = Watcher(out, progress)
             images = open_images(out, loaded, data, opening, workers=passing.workers, on_progress=watcher)

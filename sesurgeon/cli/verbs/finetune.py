@@ -13,7 +13,7 @@ from rich.text import Text
 
 from sesurgeon.cli.asked.configuring import ConfigFile
 from sesurgeon.cli.asked.images import OptionalDataSpec
-from sesurgeon.cli.asked.loading import flags_to_load, load_model
+from sesurgeon.cli.asked.loading import flags_to_load, load_model, note_random_weights
 from sesurgeon.cli.asked.options import OptionalModel, Reading, Talking
 from sesurgeon.cli.asked.running import new_run, resumed_run
 from sesurgeon.cli.asked.spread import spread
@@ -67,6 +67,7 @@ def finetune(
 
         with out.working(f"Loading {run.model}"):
             loaded = load_model(run.model, run.reading, mapped=False)
+        note_random_weights(out, run.model, run.reading)
         with out.progress() as progress:
             watcher = Watcher(out, progress, epochs=run.config.epochs, metric=run.config.metric)
             try:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from sesurgeon.cli.asked.images import Passing
 from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
-from sesurgeon.cli.asked.loading import load_model_or_onnx
+from sesurgeon.cli.asked.loading import load_model_or_onnx, note_random_weights
 from sesurgeon.cli.asked.options import Reading, Talking
 from sesurgeon.cli.asked.spread import spread
 from sesurgeon.cli.shown.console import reporting
@@ -71,6 +71,7 @@ def predict(
             from sesurgeon.cli.shown.watching import Watcher
 
             loaded = load_model_or_onnx(name, reading)
+        note_random_weights(out, name, reading)
         with out.progress() as progress:
             watcher = Watcher(out, progress)
 

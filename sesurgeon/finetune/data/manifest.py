@@ -17,6 +17,7 @@ SUFFIXES = (".csv", ".tsv")
 _COLUMNS = ("path", "label")
 _MOST_TOLD = 20
 _FORM = "A manifest has a header with the columns path and label, and may have split (train, val or test)."
+_NO_LABEL = " If images may have no label, or several, finetune takes them with --multi-label."
 
 
 def list_manifest(path: Path, *, multi_label: bool = False) -> Listing:
@@ -51,6 +52,7 @@ def _read(path: Path, multi_label: bool) -> dict[str, list[tuple[str, Path]]]:
     """The (label, file) pairs of each set, sorted by file; a manifest without sets has one, called ""."""
     rows = _rows(path)
     needed = _COLUMNS[:1] if multi_label else _COLUMNS  # an image may have no label
+    unlabelled = any(row["path"] and not row["label"] for _, row in rows)
     problems: list[str] = []
     lines: dict[str, int] = {}
     sets: dict[str, list[tuple[str, Path]]] = {}
@@ -66,7 +68,7 @@ def _read(path: Path, multi_label: bool) -> dict[str, list[tuple[str, Path]]]:
         more = [f"  … and {len(problems) - _MOST_TOLD:,} more"] if len(problems) > _MOST_TOLD else []
         raise DataError(
             "\n".join([f"The manifest {path} has bad rows:", *problems[:_MOST_TOLD], *more]),
-            hint=f"Paths are relative to {path.parent}/. {_FORM}",
+            hint=f"Paths are relative to {path.parent}/. {_FORM}{_NO_LABEL if unlabelled and not multi_label else ''}",
         )
     if not sets:
         raise DataError(f"The manifest {path} names no images.", hint=_FORM)

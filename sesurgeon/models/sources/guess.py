@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,11 +55,30 @@ def guess_architectures(state: Mapping[str, Any]) -> list[str]:
 
 
 def looks_like(state: Mapping[str, Any]) -> str:
-    """The guess as a sentence; "" where nothing is recognised."""
-    close = guess_architectures(state)
+    """The guess as a sentence; "" where nothing is recognised. Names may have a prefix, as in Lightning's files."""
+    prefixes = Counter(name.partition(".")[0] for name in state).most_common(1)
+    inner = {name.removeprefix(f"{prefix}."): value for prefix, _ in prefixes for name, value in state.items()}
+    close = guess_architectures(state) or guess_architectures(inner)
     if close and close[0] in dict(_TELLING_NAMES).values():
         close.append("another of its family")
     return f"They look like {' or '.join(close)}." if close else ""
+
+
+def named_in(content: Any) -> list[str]:
+    """What a checkpoint says of its architecture, as ``--arch`` takes it; several where both libraries have the name.
+
+    timm's scripts write ``arch``, and torchvision's ``args``, whose ``model`` it is.
+    """
+    if not isinstance(content, Mapping):
+        return []
+    arguments = content.get("args")
+    said = [content.get("arch"), *(getattr(arguments, name, None) for name in ("model", "arch"))]
+    name = next((one for one in said if isinstance(one, str)), "")
+    import timm
+    import torchvision
+
+    libraries = {"timm": timm.is_model(name), "torchvision": name in torchvision.models.list_models()}
+    return [f"{library}:{name}" for library, has_it in libraries.items() if has_it]
 
 
 def _resnet(state: Mapping[str, Any]) -> list[str]:
