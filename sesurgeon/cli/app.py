@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -42,4 +43,7 @@ def main() -> None:
     """The console script."""
     collect_seldom()
     keep_freed_memory()
-    app()
+    try:
+        app()
+    finally:
+        sys.stdout = sys.stderr  # for libraries that print as the process ends: the result stays alone

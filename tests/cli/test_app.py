@@ -122,6 +122,13 @@ def test_ctrl_c_while_it_is_loaded_is_130_without_a_word() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+def test_what_libraries_print_as_the_process_ends_is_not_in_the_result() -> None:
+    code = "import atexit; atexit.register(print, 'finished'); from sesurgeon.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "version", "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["sesurgeon"] == sesurgeon.__version__
+    assert done.stderr == "finished\n"
+
+
 def test_it_runs_as_a_module() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "sesurgeon", "--version"], capture_output=True, text=True, check=True

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import accelerate
 import pytest
 import torch
 from torch import Tensor, nn
@@ -235,6 +237,21 @@ def test_trackers_are_finished_however_the_run_ends(
     with contextlib.nullcontext() if error is None else pytest.raises(error):
         finetune(augmented, split_folder, replace(config, log_with=None), on_progress=end)
     assert len(finished) == 1
+
+
+def test_runs_have_their_folders_names_in_every_tracker(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking = pytest.importorskip("accelerate.tracking")
+    pytest.importorskip("tensorboard")
+    given: dict[str, dict[str, str]] = {}
+    monkeypatch.setattr(
+        accelerate.Accelerator, "init_trackers", lambda *_, init_kwargs, **__: given.update(init_kwargs)
+    )
+    monkeypatch.setattr(accelerate.Accelerator, "trackers", [], raising=False)
+    finetune(augmented, split_folder, replace(config, log_with=("tensorboard",), name="mine", epochs=1))
+    assert given == {"wandb": {"name": "mine"}, "trackio": {"name": "mine"}, "mlflow": {"run_name": "mine"}}
+    assert "run_name" in inspect.signature(tracking.MLflowTracker).parameters  # the others pass on what they are given
 
 
 def test_a_tracker_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,8 @@ def tracking(
         return
     plain = {key: value if isinstance(value, (bool, int, float)) else str(value) for key, value in settings.items()}
     accelerator.project_configuration.logging_dir = str(folder)
-    accelerator.init_trackers(TRACKED, config=plain, init_kwargs={"wandb": {"name": folder.name}})
+    called = {"wandb": {"name": folder.name}, "trackio": {"name": folder.name}, "mlflow": {"run_name": folder.name}}
+    accelerator.init_trackers(TRACKED, config=plain, init_kwargs=called)
 
     def both(event: Event) -> None:
         on_progress(event)
