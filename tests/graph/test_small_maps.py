@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 from torchvision.ops import Permute
@@ -72,6 +73,28 @@ class ChannelsLast(nn.Module):
         y = self.first(self.norm(x)).relu()
         strength = self.squeeze(y.mean((1, 2), keepdim=True)).amax(-1, keepdim=True)
         return x + self.second(y * strength)
+
+
+class Level(nn.Module):
+    """A level of a U-Net whose maps are of a single channel, and of height 1 where they have one."""
+
+    def __init__(self, down: nn.Module, mode: str, up: nn.Module) -> None:
+        super().__init__()
+        self.down, self.mode, self.up = down, mode, up
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.up(F.interpolate(self.down(x).relu(), x.shape[2:], mode=self.mode))
+
+
+@pytest.mark.parametrize(
+    ("level", "shape"),
+    [
+        (Level(nn.Conv1d(8, 1, 3, 2, 1), "linear", nn.Conv1d(1, 8, 3, padding=1)), (2, 8, 16)),
+        (Level(nn.Conv2d(8, 1, (1, 3), 2, (0, 1)), "bilinear", nn.Conv2d(1, 8, 3, padding=1)), (2, 8, 2, 16)),
+    ],
+)
+def test_a_map_of_one_channel_is_no_statistic(level: nn.Module, shape: tuple[int, ...]) -> None:
+    assert [site.kind for site in find_sites(nn.Sequential(nn.Identity(), level), torch.randn(shape))] == ["conv"]
 
 
 def test_a_statistic_of_maps_with_channels_last_is_no_smaller_map() -> None:

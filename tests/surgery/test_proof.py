@@ -155,6 +155,16 @@ def test_the_same_values_in_another_type_are_not_the_same(dtype: torch.dtype) ->
     assert not same(values.to(dtype), values)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float8_e5m2, torch.complex64])
+def test_nan_equals_nan_and_nothing_else(dtype: torch.dtype) -> None:
+    values = torch.tensor([torch.nan, torch.inf, 1.0]).to(dtype)
+    assert same(values, values.clone())
+    for other in ([torch.nan, torch.inf, 2.0], [0.0, torch.inf, 1.0], [torch.nan, torch.nan, 1.0]):
+        assert not same(values, torch.tensor(other).to(dtype))
+    if not dtype.is_complex:
+        assert not same(values, torch.tensor([torch.nan, torch.finfo(dtype).max, 1.0]).to(dtype))
+
+
 @pytest.mark.parametrize("kind", ["retina", "fcos", "ssd"])
 def test_anchors_say_nothing_of_a_detector_whose_values_are_not_finite(kind: str) -> None:
     model = detector(kind)

@@ -33,12 +33,9 @@ def narrows(flow: Flow, path: str, children: Mapping[str, Flow], branch: frozens
 
 
 def is_smaller(node: fx.Node, than: Tensor) -> bool:
-    """Whether ``node`` gives a map that is smaller in all directions, and more than a single place.
-
-    A single place is one of shape (N, C, 1, 1) or, with the channels last, (N, 1, 1, C): a statistic of a whole map.
-    """
+    """Whether ``node`` gives a map that is smaller in all directions, and more than a single place."""
     inner = None if node.op == "get_attr" else ops.tensor_of(node)  # the kernel of F.conv2d is no map
-    if inner is None or inner.ndim != than.ndim or 1 in (inner.shape[2:].numel(), inner.shape[1:-1].numel()):
+    if inner is None or inner.ndim != than.ndim or inner.shape[2:].numel() == 1:
         return False
     return all(small < large for small, large in zip(inner.shape[2:], than.shape[2:], strict=True))
 
