@@ -23,7 +23,7 @@ from sesurgeon.finetune.training.phases import phases_of
 CHANGEABLE = frozenset(
     {"epochs", "patience", "checkpoint_every", "workers", "device", "log_with", "data_dir", "download"}
 )
-_OF_FOLDER = ("output", "name", "force", "freeze_epochs")  # of freeze_epochs, as many as there are epochs
+_OF_FOLDER = ("output", "name", "force")
 
 
 def newest_run(output: Path) -> Path:
@@ -68,32 +68,39 @@ def resumed_config(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> F
     before = {name: value for name, value in settings.items() if name in known}
     if before.get("log_with") is not None:
         before["log_with"] = tuple(name for name in before["log_with"] if name != "none")
-    fixed = {name: value for name, value in changes.items() if name not in CHANGEABLE and value != before.get(name)}
+    started = FinetuneConfig(**before)  # with the defaults of settings that it does not have, as of an older version
+    had = vars(started)
+    fixed = {name: value for name, value in changes.items() if name not in CHANGEABLE and value != had[name]}
     if fixed:
-        listed = ", ".join(f"{name} (={value!r}, the run has {before.get(name)!r})" for name, value in fixed.items())
+        listed = ", ".join(f"{name} (={value!r}, the run has {had[name]!r})" for name, value in fixed.items())
         raise UsageError(
             f"A resumed run keeps its settings, and these differ: {listed}.",
             hint=f"Leave them out (these may change: {', '.join(sorted(CHANGEABLE))}), "
             "or start a new run from its last.pt.",
         )
-    started = FinetuneConfig(**before)
     changeable = {name: value for name, value in changes.items() if name in CHANGEABLE}
     changed = replace(started, **{**changeable, "freeze_epochs": 0})
     return replace(changed, freeze_epochs=min(started.freeze_epochs, changed.epochs))
 
 
-def check_config(settings: Mapping[str, Any], config: FinetuneConfig) -> None:
-    """Refuse ``config`` for a resumed run if it would make it another one; what is open in it (None) is the run's.
+def config_of(settings: Mapping[str, Any], given: FinetuneConfig | None) -> FinetuneConfig:
+    """The settings of a resumed run, of which ``given`` may change some; what is None there stays as in the run.
 
     Args:
         settings: the run's ``args.yaml``.
-        config: as given by the caller.
+        given: by the caller.
 
     Raises:
         UsageError: see :func:`resumed_config`.
     """
-    given = {name: value for name, value in vars(config).items() if value is not None and name not in _OF_FOLDER}
-    resumed_config(settings, {name: value for name, value in given.items() if name in settings})
+    if given is None:
+        return resumed_config(settings, {})
+    changes = {name: value for name, value in vars(given).items() if value is not None and name not in _OF_FOLDER}
+    if given.freeze_epochs == min(settings.get("freeze_epochs", given.freeze_epochs), given.epochs):
+        del changes["freeze_epochs"]  # resumed_config cuts them likewise
+    if settings.get("eval_metric") is None and given.metric == replace(given, eval_metric=None).metric:
+        changes.pop("eval_metric", None)
+    return resumed_config(settings, changes)
 
 
 def task_of(state: RunState, task: Task, config: FinetuneConfig) -> Task:

@@ -25,10 +25,10 @@ from sesurgeon.finetune.keeping.curve import draw_curve
 from sesurgeon.finetune.keeping.lock import locked
 from sesurgeon.finetune.keeping.overview import write_overview
 from sesurgeon.finetune.keeping.records import EpochRow, best_of
-from sesurgeon.finetune.keeping.runfolder import RunFolder, make_run_folder, settings_text
+from sesurgeon.finetune.keeping.runfolder import RunFolder, check_settings, make_run_folder
 from sesurgeon.finetune.keeping.states import FoundState, RunState
 from sesurgeon.finetune.keeping.trackers import trackers_for, tracking
-from sesurgeon.finetune.resuming import check_config, check_data, check_epochs, resumed_config, state_of, task_of
+from sesurgeon.finetune.resuming import check_data, check_epochs, config_of, state_of, task_of
 from sesurgeon.finetune.scoring.forward import modes_kept
 from sesurgeon.finetune.scoring.gatestatistics import GateStatistics
 from sesurgeon.finetune.scoring.measured import Measured
@@ -126,16 +126,13 @@ def finetune(
     check_is_data(data)
     resumed = None if resume is None else RunFolder(Path(resume))
     own = None if resumed is None else resumed.read_settings()
-    if config is None:
-        config = FinetuneConfig() if own is None else resumed_config(own, {})
-    if not isinstance(config, FinetuneConfig):
+    if config is not None and not isinstance(config, FinetuneConfig):
         raise UsageError(
             f"config must be a FinetuneConfig, not a {type(config).__name__}.",
             hint="from sesurgeon.finetune import FinetuneConfig; config = FinetuneConfig(epochs=3, lr=1e-3)",
         )
+    config = (config or FinetuneConfig()) if own is None else config_of(own, config)
     trackers = trackers_for(config.log_with)
-    if own is not None:
-        check_config(own, config)
     found = None if resumed is None else state_of(resumed)
     state = None if found is None else found.state
     accelerator = make_accelerator(config, trackers)
@@ -145,8 +142,8 @@ def finetune(
     task, updates_per_epoch = _checked(model, data, config, accelerator, state)
     config = config.with_rates(new_head=task.new_head)
     source = {"model": str(provenance_of(model).source), "data": spec}
-    kept = {**source, **(settings or {}), **config.to_dict()}
-    settings_text(kept)  # before a folder is made, or another one replaced
+    kept = {**source, **(own or {}), "data": spec, **(settings or {}), **config.to_dict()}
+    check_settings(kept)  # before a folder is made, or another one replaced
     folder = resumed or on_main(
         accelerator, lambda: make_run_folder(Path(config.output), config.name, force=config.force)
     )
@@ -179,7 +176,7 @@ def finetune(
         last=folder.last,
         rows=recorder.rows,
         metric=recorder.metric,
-        evaluation=recorder.best,
+        evaluation=replace(recorder.best, input_size=task.preprocessing.input_size),
         gates=gates,
         task=task,
         config=config,

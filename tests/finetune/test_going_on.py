@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from torch import nn
 
 from sesurgeon.errors import UnreadableFileError, UsageError
@@ -58,7 +60,7 @@ def test_a_folder_that_is_no_run_keeps_its_files(
         file.touch()
     with pytest.raises(UnreadableFileError, match=r"project is not a run folder: there is no args\.yaml in it"):
         finetune(augmented, split_folder, config, resume=hidden[0].parent)
-    (hidden[0].parent / "args.yaml").write_text("model: net.pt\ndata: data")
+    (hidden[0].parent / "args.yaml").write_text("model: net.pt\ndata: data\nbatch_size: 8")
     with pytest.raises(UsageError, match="no state to resume from"):
         finetune(augmented, split_folder, config, resume=hidden[0].parent)
     assert all(file.exists() for file in hidden)
@@ -123,12 +125,33 @@ def test_a_resumed_run_keeps_its_settings_in_python_too(
 ) -> None:
     result = finetune(augmented, split_folder, config)
     before = {path: path.read_bytes() for path in result.folder.rglob("*") if path.is_file()}
-    for changed in ({"lr": 0.5}, {"batch_size": 3}, {"mixup": 0.2, "batch_size": config.batch_size * 2}):
+    for changed in ({"lr": 0.5}, {"batch_size": 3}, {"freeze_epochs": 0}, {"freeze_epochs": 5}, {"hflip": 0.5}):
         with pytest.raises(UsageError, match=f"A resumed run keeps its settings.*{next(iter(changed))}"):
             finetune(augmented, split_folder, replace(config, epochs=5, **changed), resume=result.folder)
     assert {path: path.read_bytes() for path in result.folder.rglob("*") if path.is_file()} == before
     again = finetune(load(result.last, trust_pickle=True), split_folder, resume=result.folder)
     assert again.config == result.config
+
+
+def test_what_is_open_is_as_the_run_has_it(augmented: nn.Module, split_folder: Path, config: FinetuneConfig) -> None:
+    started = replace(config, clip_grad=0.5, hflip=0.25, smoothing=0.1, lr_block_mult=2.0)
+    settings = {"arch": None, "model": "mine.pt", "num_processes": 1}
+    first = finetune(augmented, split_folder, started, settings=settings)
+    opened: dict[str, Any] = dict.fromkeys(("clip_grad", "hflip", "lr_block_mult", "name"))
+    given = replace(started, **opened, epochs=config.epochs + 1, output="elsewhere", eval_metric="top1")
+    again = finetune(load(first.last, trust_pickle=True), split_folder, given, resume=first.folder)
+    assert again.config == replace(first.config, epochs=config.epochs + 1)
+    assert again.folder == first.folder
+    kept = yaml.safe_load((first.folder / "args.yaml").read_text())
+    assert kept == {**settings, "data": str(split_folder), **again.config.to_dict()}
+
+
+def test_settings_that_could_not_be_read_again_are_refused_before_anything_is_written(
+    augmented: nn.Module, split_folder: Path, config: FinetuneConfig
+) -> None:
+    with pytest.raises(UsageError, match=r"could not be resumed: preprocessing .* must be a list of texts or null"):
+        finetune(augmented, split_folder, config, settings={"preprocessing": {"mean": 0.5}})
+    assert not Path(config.output).exists()
 
 
 def test_other_epochs_leave_or_cut_the_frozen_ones() -> None:

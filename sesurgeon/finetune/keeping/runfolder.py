@@ -170,6 +170,17 @@ def settings_text(settings: Mapping[str, Any]) -> str:
         ) from error
 
 
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse settings that a run could not be resumed with.
+
+    Raises:
+        UsageError: they are no plain data, or entries that commands read have another type.
+    """
+    settings_text(settings)
+    if problems := list(problems_of(settings)):
+        raise UsageError(f"A run with these settings could not be resumed: {'; '.join(problems)}.")
+
+
 def make_run_folder(output: Path, name: str | None, *, force: bool = False) -> RunFolder:
     """Make ``output/name``; without a name the first of exp, exp2, exp3, … that is free.
 
