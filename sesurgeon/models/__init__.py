@@ -26,11 +26,12 @@ from sesurgeon.models.inputs import (
     input_channels,
     input_dims,
     random_input,
+    state_preprocessing,
     train_inputs,
 )
 from sesurgeon.models.isolation import fresh, isolated, random_states, restore_random_states
 from sesurgeon.models.load import load_model, model_from, named_source
-from sesurgeon.models.preprocessing import Preprocessing, stated_preprocessing
+from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import (
     Provenance,
     Structure,
@@ -91,7 +92,7 @@ __all__ = [
     "restore_random_states",
     "score_layers",
     "set_num_classes",
-    "stated_preprocessing",
+    "state_preprocessing",
     "structure_of",
     "take_weights",
     "train_inputs",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from sesurgeon.errors import UsageError
 from sesurgeon.models.adopt import adopt
 from sesurgeon.models.build import build
 from sesurgeon.models.head import head_of, heads_if_any, set_num_classes
-from sesurgeon.models.sources.guess import guess_architectures, looks_like
+from sesurgeon.models.sources.guess import looks_like
 from sesurgeon.models.sources.source import Source
 from sesurgeon.models.sources.torchvision_models import (
     check_input_is_described,
@@ -39,7 +39,7 @@ def fit(
     Args:
         source: the architecture.
         state: tensors by name, without prefixes of wrappers. Where the network lies under a prefix, as ``model.`` in
-            Lightning's files, what is beside it there (the weights of a loss) is left out.
+            Lightning's files, the weights of losses and metrics beside it are left out.
         num_classes: outputs of the classifier; by default those of the classifier in ``state``.
         origin: the file's name, for messages.
 
@@ -52,10 +52,10 @@ def fit(
     state = _with_names_of(model, state, origin)
     set_num_classes(model, _classes_in(state, model) if num_classes is None else num_classes)
     if disagreements := _disagreements(state, model):
-        counted = [f"{len(names)} {what} ({some(shown, _SHOWN)})" for what, (names, shown) in disagreements.items()]
+        counted = [f"{len(shown)} {what} ({some([*shown.values()], _SHOWN)})" for what, shown in disagreements.items()]
         raise UsageError(
             f"The weights in {origin} are not those of {source}: {'; '.join(counted)}.",
-            hint=_hint(state, model, source, {name for names, _ in disagreements.values() for name in names}),
+            hint=_hint(state, model, source, [name for shown in disagreements.values() for name in shown]),
         )
     check_norms_were_trained(model, state, source)
     versioned = OrderedDict(adopt(model, state))
@@ -73,7 +73,7 @@ def _hint(state: Mapping[str, Tensor], model: nn.Module, source: Source, differi
             f"Only the head ({some(heads, _SHOWN)}) is another: build the network with the one that it has in a "
             "function of your own, --arch factory:pkg.mod:function."
         )
-    elif str(source) not in guess_architectures(state) and (like := looks_like(state)):
+    elif like := looks_like(state, but=str(source)):
         hints.append(like)
     if others and all(re.search(r"(^|\.)se\d*\.", name) for name in others):
         hints.append(
@@ -90,27 +90,45 @@ def _with_names_of(model: nn.Module, state: Mapping[str, Tensor], origin: str) -
     With ``module.`` where that is a child of the model: :func:`.state_dicts.find_weights` took it off as DDP's.
 
     Raises:
-        UsageError: all of the model is there under several prefixes, such as the weights and their moving average.
+        UsageError: the model is there under several prefixes, such as the weights and their moving average; or beside
+            it are weights that may belong to the network.
     """
-    own = model.state_dict().keys()
-    if own == {f"module.{name}" for name in state}:
+    own = model.state_dict()
+    if own.keys() == {f"module.{name}" for name in state}:
         return {f"module.{name}": tensor for name, tensor in state.items()}
-    if state.keys() & own:
+    prefixes = [] if state.keys() & own.keys() else _prefixes(own, state)
+    if not prefixes:
         return state
-    needed = [name for name in own if not name.endswith("num_batches_tracked")]
-    prefixes = [name.removesuffix(needed[0]) for name in state if needed and name.endswith(f".{needed[0]}")]
-    whole = [prefix for prefix in prefixes if all(f"{prefix}{name}" in state for name in needed)]
-    if len(whole) > 1:
+    prefix = prefixes[0]
+    beside = [name for name in state if not name.startswith(prefix) and not _is_of_training(name)]
+    within = " and ".join(one.rstrip(".") for one in prefixes)
+    said = f"{origin} holds {type(model).__name__} under {within}"
+    if len(prefixes) > 1 or beside:
         raise UsageError(
-            f"{origin} holds the network more than once, under {' and '.join(prefix.rstrip('.') for prefix in whole)}.",
-            hint=f"Keep one of them, in Python: torch.save({{name.removeprefix('{whole[0]}'): tensor for name, tensor "
-            f"in weights.items() if name.startswith('{whole[0]}')}}, 'weights.pt')",
+            f"{said}: which is meant?" if len(prefixes) > 1 else f"{said}, and {some(beside, _SHOWN)} beside it.",
+            hint="Keep what belongs to the network, in Python: "
+            f"torch.save({{f'.{{name}}'.partition('.{prefix}')[2]: tensor for name, tensor in weights.items() "
+            f"if '.{prefix}' in f'.{{name}}'}}, 'weights.pt'), where weights is the state dict in the file.",
         )
-    first_parts = {name.partition(".")[0] for name in state}
-    common = [f"{first_parts.pop()}."] if len(first_parts) == 1 else []  # of a network of another head, or of another
-    for prefix in whole or common:
-        return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-    return state
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _prefixes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """Those under which most tensors of a model lie, by name and shape; none where that are less than half of them."""
+    counts: Counter[str] = Counter()
+    for name, tensor in state.items():
+        parts = name.split(".")
+        for number in range(1, len(parts)):
+            inner = own.get(".".join(parts[number:]))
+            if inner is not None and getattr(inner, "shape", None) == getattr(tensor, "shape", None):
+                counts[".".join(parts[:number]) + "."] += 1
+    most = max(counts.values(), default=0)
+    return [prefix for prefix, count in counts.items() if count == most and 2 * count >= len(own)]
+
+
+def _is_of_training(name: str) -> bool:
+    """Whether a tensor is named as one of a loss or a metric, which the network itself does not need."""
+    return bool({"criterion", "loss", "losses", "metric", "metrics"} & set(re.split(r"[._]", name.partition(".")[0])))
 
 
 def _classes_in(state: Mapping[str, Tensor], model: nn.Module) -> int | None:
@@ -125,20 +143,18 @@ def _classes_in(state: Mapping[str, Tensor], model: nn.Module) -> int | None:
     return int(weight.shape[0])
 
 
-def _disagreements(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, tuple[list[str], list[str]]]:
-    """What is wrong -> the names of which that is so, and these as they are shown."""
+def _disagreements(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, dict[str, str]]:
+    """What is wrong -> the names of which that is so, and how each is shown."""
     own = model.state_dict()
     # counters, which weights from before PyTorch 0.4.1 do not have and which do not matter for the outputs
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in own]
-    other_shapes = {
-        name: f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
-        for name in own
-        if name in state and getattr(state[name], "shape", None) != getattr(own[name], "shape", None)
-    }
     found = {
-        "missing": (missing, missing),
-        "unexpected": (unexpected, unexpected),
-        "of another shape": (list(other_shapes), list(other_shapes.values())),
+        "missing": {name: name for name in missing},
+        "unexpected": {name: name for name in state if name not in own},
+        "of another shape": {
+            name: f"{name} {tuple(state[name].shape)} instead of {tuple(own[name].shape)}"
+            for name in own
+            if name in state and getattr(state[name], "shape", None) != getattr(own[name], "shape", None)
+        },
     }
-    return {what: names for what, names in found.items() if names[0]}
+    return {what: names for what, names in found.items() if names}

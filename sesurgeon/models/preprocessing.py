@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 from sesurgeon.errors import UsageError
+from sesurgeon.scalars import as_python
 
 CropMode: TypeAlias = Literal["center", "squash", "border"]
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")  # Pillow's
+_LISTS = ("input_size", "mean", "std")
+_LARGEST = 2**16  # channels or pixels
+_EXAMPLE = "Write, for example, input_size=[3,224,224] mean=[0.5,0.5,0.5] std=[0.25,0.25,0.25]."
 _COLOUR = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's
 _STATISTICS = {
     1: ((0.5,), (0.5,)),
@@ -101,21 +106,26 @@ def default_preprocessing(channels: int, height: int, width: int) -> Preprocessi
     return Preprocessing((channels, height, width), mean, std)
 
 
-def stated_preprocessing(known: Preprocessing | None, stated: Mapping[str, Any]) -> Preprocessing:
+def stated_preprocessing(known: Preprocessing | None, stated: Preprocessing | Mapping[str, Any]) -> Preprocessing:
     """``known``, or the default where that is None, with what a user says of it.
 
     Args:
         known: what the model's file says.
-        stated: values by the names of :class:`Preprocessing`'s attributes. One number as ``mean`` or ``std`` is that of
-            each channel. ``input_size`` is needed where nothing is known.
+        stated: all of it; or values by the names of :class:`Preprocessing`'s attributes. One number as ``mean`` or
+            ``std`` is that of each channel, and a text such as "0.5, 0.5, 0.5" is a list. ``input_size`` is needed
+            where nothing is known.
 
     Raises:
         UsageError: there is no such attribute, a value makes no sense, or the size is missing.
     """
+    if isinstance(stated, Preprocessing):
+        return stated
+    if not isinstance(stated, Mapping):
+        raise UsageError(f"A preprocessing is a dict, not a {type(stated).__name__}.", hint=_EXAMPLE)
     names = [field.name for field in fields(Preprocessing)]
     for name in stated:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
+            near = difflib.get_close_matches(str(name), names, n=1)
             raise UsageError(
                 f"There is no {name} in a preprocessing{f'; did you mean {near[0]}?' if near else '.'}",
                 hint=f"Its parts are {', '.join(names)}.",
@@ -127,19 +137,39 @@ def stated_preprocessing(known: Preprocessing | None, stated: Mapping[str, Any])
             hint="Add input_size, such as input_size=[3,224,224]: channels, height, width.",
         )
     try:
-        channels, height, width = stated.get("input_size", () if known is None else known.input_size)
-        usual = default_preprocessing(channels, height, width) if known is None else known.for_channels(channels)
-        each = {
-            name: [value] * channels if name in ("mean", "std") and isinstance(value, (int, float)) else value
-            for name, value in stated.items()
-        }
-        return Preprocessing.from_dict({**usual.to_dict(), **each})
+        parts = {name: _numbers(value) if name in _LISTS else value for name, value in stated.items()}
+        channels, height, width = _size(parts["input_size"]) if known is None else known.input_size
+        base = default_preprocessing(channels, height, width) if known is None else known
+        if "input_size" in parts:
+            base = base.for_channels(_size(parts["input_size"])[0])
+        each = {name: parts[name] * base.input_size[0] for name in ("mean", "std") if len(parts.get(name, ())) == 1}
+        return Preprocessing.from_dict({**base.to_dict(), **parts, **each})
     except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"The preprocessing {', '.join(f'{name}={value}' for name, value in stated.items())} makes no sense: "
-            f"{error}",
-            hint="Write, for example, input_size=[3,224,224] mean=[0.5,0.5,0.5] std=[0.25,0.25,0.25].",
-        ) from error
+        given = ", ".join(f"{name}={value}" for name, value in stated.items())
+        raise UsageError(f"The preprocessing {given} makes no sense: {error}", hint=_EXAMPLE) from error
+
+
+def _numbers(value: Any) -> list[float]:
+    """A number, several, or the text of some, as a list.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    values = re.split(r"[,\s]+", value.strip("[]() ")) if isinstance(value, str) else value
+    try:
+        found = [one if isinstance(one, str) else as_python(one) for one in values]
+    except TypeError:  # a single one
+        found = [as_python(values)]
+    if isinstance(value, Mapping) or any(isinstance(one, bool) for one in found):
+        raise ValueError(f"{value} is no list of numbers.")
+    return [float(one) for one in found]
+
+
+def _size(numbers: list[float]) -> tuple[int, int, int]:
+    if len(numbers) != 3 or not all(one.is_integer() and 1 <= one <= _LARGEST for one in numbers):
+        raise ValueError("input_size is three whole numbers: channels, height, width.")
+    channels, height, width = map(int, numbers)
+    return channels, height, width
 
 
 def per_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -47,7 +47,7 @@ def check(path: Path, original: nn.Module, **options: object) -> None:
 
 
 def test_random_weights_are_told(here: Path) -> None:
-    said = "torchvision:shufflenet_v2_x0_5 has random weights: --pretrained takes the published ones."
+    said = "torchvision:shufflenet_v2_x0_5 has random weights: --pretrained takes published ones, if there are any."
     assert said in run("torchvision:shufflenet_v2_x0_5", *SHAPE, "--dry-run").stderr
     assert said not in run("torchvision:shufflenet_v2_x0_5", *SHAPE, "--dry-run", "--quiet").stderr
     torch.save(shufflenet().state_dict(), here / "state.pt")

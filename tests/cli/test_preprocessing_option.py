@@ -54,6 +54,24 @@ def test_a_run_keeps_it_and_goes_on_with_it(workplace: Path) -> None:
     assert "--resume continues a run with its own preprocessing." in refused.stderr
 
 
+def test_a_configuration_may_hold_it_as_a_mapping(workplace: Path) -> None:
+    Path("mine.yaml").write_text("preprocessing: {input_size: [1, 12, 12], mean: 0.25, std: [0.2]}")
+    trained = finetune("net.se.pt", *ASKED, "--config", "mine.yaml", "--epochs", "1", "--name", "run", "--quiet")
+    assert trained.exit_code == 0, trained.stderr
+    assert provenance_of(sesurgeon.load("runs/finetune/run/best.pt")).preprocessing == EXPECTED
+
+
+def test_an_exported_file_can_be_told_otherwise(workplace: Path) -> None:
+    assert export("net.se.pt", "-o", "net.onnx").exit_code == 0
+    stated = ("--preprocessing", "input_size=[1,8,8]", *STATED[2:])
+    losses = [
+        json.loads(run("evaluate", file, *ASKED, "--json", *words).stdout)["loss"]
+        for file, words in (("net.onnx", ()), ("net.onnx", stated), ("net.se.pt", stated))
+    ]
+    assert losses[1] == pytest.approx(losses[2], abs=1e-5)
+    assert losses[0] != pytest.approx(losses[1], abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [

@@ -266,7 +266,7 @@ def test_a_forward_that_writes_the_same_into_a_parameter_is_taken() -> None:
 
 
 @pytest.mark.parametrize(("shape", "dim"), [((35,), 0), ((35, 1), 0), ((7, 5), 0), ((5, 7), 1), ((1, 5, 7), 2)])
-def test_a_forward_that_moves_the_values_of_a_parameter_is_refused(shape: tuple[int, ...], dim: int) -> None:
+def test_a_forward_that_rolls_the_values_of_a_parameter_is_refused(shape: tuple[int, ...], dim: int) -> None:
     class Queues(Block):
         def __init__(self) -> None:
             super().__init__()
@@ -278,6 +278,22 @@ def test_a_forward_that_moves_the_values_of_a_parameter_is_refused(shape: tuple[
 
     with pytest.raises(UntraceableError, match=r"writes into its own parameters: 1\.queue"):
         find_sites(network(Queues()), IMAGES)
+
+
+@pytest.mark.parametrize("columns", [[0, 2, 1, 3, 4], [0, 4, 3, 2, 1], [2, 3, 4, 0, 1]])
+def test_a_forward_that_orders_columns_anew_is_refused(columns: list[int]) -> None:
+    class Orders(Block):
+        def __init__(self) -> None:
+            super().__init__()
+            self.codes = nn.Parameter(torch.arange(15.0).reshape(3, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.training:
+                self.codes.data = self.codes.data[:, columns]
+            return self.body(x) + x
+
+    with pytest.raises(UntraceableError, match=r"writes into its own parameters: 1\.codes"):
+        find_sites(network(Orders()), IMAGES)
 
 
 @pytest.mark.parametrize("by_data", [False, True])

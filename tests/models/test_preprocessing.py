@@ -6,11 +6,14 @@ import math
 import re
 from typing import Any
 
+import numpy as np
 import pytest
+from torch import nn
 
 import sesurgeon
 from sesurgeon import UsageError
-from sesurgeon.models import Preprocessing, provenance_of, stated_preprocessing
+from sesurgeon.models import Preprocessing, provenance_of, state_preprocessing
+from sesurgeon.models.preprocessing import stated_preprocessing
 
 COLOUR: dict[str, Any] = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
 
@@ -66,18 +69,44 @@ def test_where_nothing_is_known_the_rest_is_the_default() -> None:
     [
         ({"mean": 0.5}, r"does not say at which size.*\n.*input_size=\[3,224,224\]"),
         ({"input_sise": [3, 8, 8]}, r"no input_sise in a preprocessing; did you mean input_size\?\n.*crop_pct"),
-        ({"input_size": 8}, r"input_size=8 makes no sense"),
-        ({"input_size": [3, 8]}, r"makes no sense"),
-        ({"input_size": [3, 8, 8], "mean": [0.5]}, r"a value for each of the 3 channels"),
+        ({"input_size": 8}, r"input_size=8 makes no sense: input_size is three whole numbers"),
+        ({"input_size": [3, 8]}, r"makes no sense: input_size is three whole numbers"),
+        ({"input_size": [3.7, 8, 8]}, r"makes no sense: input_size is three whole numbers"),
+        ({"input_size": [3, math.inf, 8]}, r"makes no sense: input_size is three whole numbers"),
+        ({"input_size": [10**12, 8, 8], "mean": 0.5}, r"makes no sense: input_size is three whole numbers"),
+        ({"input_size": [3, 8, 8], "mean": True}, r"True is no list of numbers"),
+        ({"input_size": [3, 8, 8], "mean": {0.5: 1, 0.6: 2, 0.7: 3}}, r"is no list of numbers"),
+        ({"input_size": [3, 8, 8], "mean": None}, r"mean=None makes no sense"),
+        ({"input_size": [3, 8, 8], "mean": "0.4,0.5"}, r"a value for each of the 3 channels"),
+        ({1: 2}, r"There is no 1 in a preprocessing"),
+        ([1, 2], r"A preprocessing is a dict, not a list"),
+        ({"input_size": [3, 8, 8], "mean": [0.5, 0.5]}, r"a value for each of the 3 channels"),
         ({"input_size": [3, 8, 8], "std": "wide"}, r"std=wide makes no sense"),
         ({"input_size": [3, 8, 8], "std": 0}, r"must be above 0"),
         ({"input_size": [3, 8, 8], "crop_mode": "round"}, r"crop_mode"),
     ],
 )
-def test_what_a_user_says_is_checked(stated: dict[str, Any], message: str) -> None:
+def test_what_a_user_says_is_checked(stated: Any, message: str) -> None:
     with pytest.raises(UsageError) as caught:
         stated_preprocessing(None, stated)
     assert re.search(message, f"{caught.value}\n{caught.value.hint}", re.DOTALL)
+
+
+def test_lists_come_in_many_forms() -> None:
+    expected = Preprocessing((3, 8, 8), (0.1, 0.2, 0.3), (0.5,) * 3)
+    for mean in ([0.1, 0.2, 0.3], (0.1, 0.2, 0.3), "0.1,0.2,0.3", "[0.1, 0.2, 0.3]", np.array([0.1, 0.2, 0.3])):
+        stated = {"input_size": "3, 8, 8", "mean": mean, "std": np.float32(0.5)}
+        assert stated_preprocessing(None, stated) == expected
+    assert stated_preprocessing(Preprocessing((1, 9, 9), (0.5,), (0.5,)), expected) == expected
+
+
+def test_a_size_that_begins_with_the_height_is_refused() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 8, 3))
+    with pytest.raises(UsageError, match=r"takes 1 channels, and the input_size \[8,9,1\] says 8") as caught:
+        state_preprocessing(model, {"input_size": [8, 9, 1]})
+    assert caught.value.hint == "It is channels, height, width: [1,8,9]."
+    state_preprocessing(model, {"input_size": [1, 8, 9]})
+    state_preprocessing(model, {"input_size": [1, 1, 1]})
 
 
 def test_a_network_of_timm_can_be_told_otherwise() -> None:

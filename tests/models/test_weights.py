@@ -209,23 +209,6 @@ def test_another_head_alone_is_told(tiny):
     assert "Only the head" not in caught.value.hint
 
 
-@pytest.mark.parametrize("prefix", ["model.", "net.backbone."])
-def test_what_training_keeps_beside_the_network_is_left_out(tiny, prefix):
-    beside = {"criterion.weight": torch.ones(5), "metric.total": torch.ones(1), "ema.decay": torch.ones(1)}
-    state = {f"{prefix}{name}": tensor for name, tensor in tiny.state_dict().items()}
-    assert_same_weights(fit(SHUFFLENET, {**beside, **state}), tiny)
-
-
-def test_a_network_that_is_there_twice_is_refused(tiny):
-    state = {f"{prefix}{name}": tensor for name, tensor in tiny.state_dict().items() for prefix in ("model.", "ema.")}
-    with pytest.raises(
-        UsageError, match=r"net\.ckpt holds the network more than once, under model and ema\."
-    ) as caught:
-        fit(SHUFFLENET, state, origin="net.ckpt")
-    code = caught.value.hint.partition("in Python: torch.save(")[2].rpartition(", 'weights.pt')")[0]
-    assert_same_weights(fit(SHUFFLENET, eval(code, {"weights": state})), tiny)
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -287,6 +270,7 @@ def test_the_architecture_of_a_state_dict_is_guessed_in_the_message(saved):
         ({"arch": "regnety_002"}, "timm:regnety_002"),
         ({"args": argparse.Namespace(model="regnet_y_400mf", lr=0.1)}, "torchvision:regnet_y_400mf"),
         ({"arch": "resnet34", "args": argparse.Namespace(model="resnet50")}, "timm:resnet34 or torchvision:resnet34"),
+        ({"arch": "mine", "args": {"model": "regnety_002.pycls_in1k"}}, "timm:regnety_002.pycls_in1k"),
     ],
 )
 def test_an_architecture_that_the_file_names_is_told(saved, beside, said):
@@ -295,7 +279,7 @@ def test_an_architecture_that_the_file_names_is_told(saved, beside, said):
     assert caught.value.hint.endswith(f"The file says that it is {said}.")
 
 
-@pytest.mark.parametrize("named", [{"arch": "of mine"}, {"arch": 3}, {"args": {"model": "resnet34"}}])
+@pytest.mark.parametrize("named", [{"arch": "of mine"}, {"arch": 3}, {"arch": "quantized_resnet18"}])
 def test_a_name_that_no_library_has_is_not(saved, named):
     with pytest.raises(UsageError) as caught:
         load_model(saved({**named, "state_dict": torchvision.models.resnet18().state_dict()}))

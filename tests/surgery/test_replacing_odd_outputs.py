@@ -36,6 +36,19 @@ def test_infinities_and_what_is_no_number_in_both_are_no_difference() -> None:
     assert 0 < replace_block(augmented(Masked()), "net.2.se", CONSTANTS).difference < 1e-4
 
 
+def test_both_parts_of_complex_outputs_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Complex(Wrapped):
+        def forward(self, x: Tensor) -> Tensor:
+            scores: Tensor = self.net(x)
+            return torch.complex(torch.ones_like(scores), scores)
+
+    model = augmented(Complex())
+    assert 0 < replace_block(model, "net.2.se", CONSTANTS).difference < 1e-4
+    monkeypatch.setattr("sesurgeon.surgery.folding.constants.multiply", lambda *_: None)
+    with pytest.raises(VerificationError, match=r"they differ by"):
+        replace_block(model, "net.2.se", CONSTANTS)
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_in_one_alone_they_are(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
     class Scores(Wrapped):

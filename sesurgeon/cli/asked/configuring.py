@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,6 +38,9 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     unknown = [key for key in entries if key not in known]
     if unknown:
         raise typer.BadParameter("\n".join(_refusal(path, key, known) for key in unknown))
+    for key in ("preprocessing", "model_kwargs"):
+        if isinstance(entries.get(key), dict):
+            entries[key] = [f"{name}={json.dumps(value)}" for name, value in entries[key].items()]
     single = {str(parameter.name) for parameter in context.command.params if not parameter.multiple}
     lists = [key for key in sorted(single & entries.keys()) if isinstance(entries[key], (list, dict))]
     if lists:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sesurgeon.cli.asked.options import Reading, parse_kwargs
 from sesurgeon.cli.memory import spare_memory_for
@@ -46,7 +46,7 @@ def load_model(model: str, reading: Reading, *, mapped: bool = True) -> nn.Modul
         pretrained=reading.pretrained,
         trust_pickle=reading.trust_pickle,
         mapped=mapped,
-        preprocessing=parse_kwargs(reading.preprocessing, "--preprocessing mean=[0.5,0.5,0.5]"),
+        preprocessing=_stated(reading),
     )
 
 
@@ -60,11 +60,20 @@ def load_model_or_onnx(model: str, reading: Reading) -> nn.Module:
     if not model.endswith(".onnx"):
         return load_model(model, reading)
     from sesurgeon.export import load_onnx
+    from sesurgeon.models import state_preprocessing
 
-    given = [f"--{option.replace('_', '-')}" for option, value in vars(reading).items() if value]
+    given = [option for option, value in vars(reading).items() if value and option != "preprocessing"]
     if given:
-        raise UsageError(f"{', '.join(given)} cannot be used with an ONNX file, which {model} is.")
-    return load_onnx(model)
+        flags = ", ".join(f"--{option.replace('_', '-')}" for option in given)
+        raise UsageError(f"{flags} cannot be used with an ONNX file, which {model} is.")
+    loaded = load_onnx(model)
+    if stated := _stated(reading):
+        state_preprocessing(loaded, stated)
+    return loaded
+
+
+def _stated(reading: Reading) -> dict[str, Any]:
+    return parse_kwargs(reading.preprocessing, "--preprocessing mean=[0.5,0.5,0.5]")
 
 
 def note_random_weights(out: Output, model: str, reading: Reading) -> None:
@@ -74,7 +83,7 @@ def note_random_weights(out: Output, model: str, reading: Reading) -> None:
     source = named_source(model)
     if source is None or source.kind == "factory" or ":" in source.name or reading.pretrained or reading.model_kwargs:
         return  # a factory, the hub or an argument may bring weights
-    out.note(f"{model} has random weights: --pretrained takes the published ones.")
+    out.note(f"{model} has random weights: --pretrained takes published ones, if there are any.")
 
 
 def flags_to_load(model: nn.Module, reading: Reading) -> str:

@@ -68,7 +68,6 @@ def add_se(
         policies, config, filters = settle(selection.choices())
         if not dry_run:
             _check_outputs(model, path, plan_out, force=force)
-        note_random_weights(out, model, reading)
         with out.working(f"Operating on {model}"):
             loaded = load_model(model, reading)
             inputs = parse_inputs(input_shape, loaded)
@@ -80,6 +79,7 @@ def add_se(
                 refuse_all(problems, read, loaded, inputs, str(plan))
                 surgery = operate_by(read, survey_for(read, loaded, inputs), shared=True)
             price = price_of(surgery.plan, loaded, surgery.survey)
+        note_random_weights(out, model, reading)
         ratios = timed(out, loaded, surgery.model, surgery.survey.inputs) if latency else []
         if not dry_run:
             save(surgery.model, path, force=force)

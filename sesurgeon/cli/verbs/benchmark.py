@@ -104,9 +104,7 @@ def benchmark(
         with out.working(f"Loading {model}"):
             from sesurgeon.surgery import blocks_of, known_inputs, remove_se
 
-            of_other = replace(
-                reading, arch=versus_arch, model_kwargs=versus_kwargs, num_classes=None, preprocessing=None
-            )
+            of_other = replace(Reading(arch=versus_arch, model_kwargs=versus_kwargs), trust_pickle=reading.trust_pickle)
             if versus is not None and reading.pretrained:
                 reading, of_other = _pretrained(model, reading, versus, of_other)
             loaded = load_model(model, reading)

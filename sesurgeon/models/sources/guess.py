@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,11 +53,16 @@ def guess_architectures(state: Mapping[str, Any]) -> list[str]:
     return next(([name] for telling, name in _TELLING_NAMES if telling in state), [])
 
 
-def looks_like(state: Mapping[str, Any]) -> str:
-    """The guess as a sentence; "" where nothing is recognised. Names may have a prefix, as in Lightning's files."""
-    prefixes = Counter(name.partition(".")[0] for name in state).most_common(1)
-    inner = {name.removeprefix(f"{prefix}."): value for prefix, _ in prefixes for name, value in state.items()}
+def looks_like(state: Mapping[str, Any], but: str = "") -> str:
+    """The guess as a sentence; "" where nothing is recognised, or nothing ``but`` what is ruled out.
+
+    Names may have a prefix, as in Lightning's files.
+    """
+    prefix = max(firsts := [name.partition(".")[0] for name in state], key=firsts.count, default="")
+    inner = {name.removeprefix(f"{prefix}."): value for name, value in state.items()}
     close = guess_architectures(state) or guess_architectures(inner)
+    if but in close:
+        return ""
     if close and close[0] in dict(_TELLING_NAMES).values():
         close.append("another of its family")
     return f"They look like {' or '.join(close)}." if close else ""
@@ -71,14 +75,18 @@ def named_in(content: Any) -> list[str]:
     """
     if not isinstance(content, Mapping):
         return []
-    arguments = content.get("args")
-    said = [content.get("arch"), *(getattr(arguments, name, None) for name in ("model", "arch"))]
-    name = next((one for one in said if isinstance(one, str)), "")
     import timm
     import torchvision
 
-    libraries = {"timm": timm.is_model(name), "torchvision": name in torchvision.models.list_models()}
-    return [f"{library}:{name}" for library, has_it in libraries.items() if has_it]
+    arguments = content.get("args")
+    values = arguments if isinstance(arguments, Mapping) else getattr(arguments, "__dict__", {})
+    of_torchvision = [name for name in torchvision.models.list_models() if not name.startswith("quantized_")]
+    for said in (content.get("arch"), values.get("model"), values.get("arch")):
+        if isinstance(said, str):
+            known = {"timm": timm.is_model(said), "torchvision": said in of_torchvision}
+            if any(known.values()):
+                return [f"{library}:{said}" for library, has_it in known.items() if has_it]
+    return []
 
 
 def _resnet(state: Mapping[str, Any]) -> list[str]:
@@ -91,7 +99,7 @@ def _resnet(state: Mapping[str, Any]) -> list[str]:
         return [f"timm:se{name}"]
     if "layer1.0.conv2.weight" not in state:  # Res2Net has several in its place
         return []
-    width, inputs = state["layer1.0.conv2.weight"].shape[:2]
+    width, inputs = (*state["layer1.0.conv2.weight"].shape, 0, 0)[:2]
     if width == inputs == 64:
         return _in_both(name)
     if width == inputs:

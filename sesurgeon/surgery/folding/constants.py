@@ -174,14 +174,19 @@ def _an_ulp_off(scale: Scale, model: nn.Module) -> Scale:
 def _relative_difference(ours: Any, theirs: Any) -> tuple[float, float]:
     """The largest difference as a share of the largest output, and how much of it rounding explains."""
     first, second = ([leaf for leaf in tree_leaves(one) if isinstance(leaf, Tensor)] for one in (ours, theirs))
-    if [leaf.shape for leaf in first] != [leaf.shape for leaf in second]:
+    if [(leaf.shape, leaf.dtype) for leaf in first] != [(leaf.shape, leaf.dtype) for leaf in second]:
         return float("inf"), 0.0
-    pairs = [(a.double(), b.double()) for a, b in zip(first, second, strict=True) if a.numel()]
+    pairs = [(_as_double(a), _as_double(b)) for a, b in zip(first, second, strict=True) if a.numel()]
     differences = [(a - b).masked_fill(_alike(a, b), 0).abs().max() for a, b in pairs]
     difference = float(torch.stack(differences).max()) if pairs else 0.0  # NaN stays NaN, which max() may lose
     size = max((float(b[b.isfinite()].abs().max()) for _, b in pairs if b.isfinite().any()), default=0.0)
-    allowed = max((_TOLERANCES.get(leaf.dtype, _OF_HALF) for leaf in first), default=0.0)
+    floats = [leaf.dtype for leaf in first if leaf.is_floating_point()]
+    allowed = max((_TOLERANCES.get(dtype, _OF_HALF) for dtype in floats), default=_OF_HALF)
     return difference / size if size else difference, allowed
+
+
+def _as_double(values: Tensor) -> Tensor:
+    return (torch.view_as_real(values) if values.is_complex() else values).double()
 
 
 def _alike(a: Tensor, b: Tensor) -> Tensor:

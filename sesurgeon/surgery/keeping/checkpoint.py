@@ -21,6 +21,7 @@ from sesurgeon.errors import UnreadableFileError, UsageError
 from sesurgeon.files import atomic_write
 from sesurgeon.models import (
     CHECKPOINT_KEY,
+    Preprocessing,
     Source,
     attach_provenance,
     check_num_classes,
@@ -31,7 +32,7 @@ from sesurgeon.models import (
     provenance_of,
     read,
     rebuild,
-    stated_preprocessing,
+    state_preprocessing,
     structure_of,
 )
 from sesurgeon.models.forwards import forget_own_forwards
@@ -91,7 +92,7 @@ def load(
     pretrained: bool = False,
     trust_pickle: bool = False,
     mapped: bool = False,
-    preprocessing: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Any model that sesurgeon can load: one with a name, a file of others, or a checkpoint of our own.
 
@@ -107,19 +108,18 @@ def load(
         mapped: leave the weights in the file, mapped, for a network that would fill the memory. The file must not be
             written into as long as the model is used; :func:`save` may replace it.
         preprocessing: what an image goes through before the model, where its file says nothing of it or something
-            else: values of :class:`sesurgeon.models.Preprocessing` by name. Files that are made of the model say so.
+            else: a :class:`sesurgeon.models.Preprocessing`, or some of its values by name. Files that are made of the
+            model say so.
 
     Raises:
         UsageError, UnreadableFileError, UnsafeFileError, SesurgeonError: see :func:`sesurgeon.models.load_model`
-            and, of the preprocessing, :func:`sesurgeon.models.stated_preprocessing`.
+            and, of the preprocessing, :func:`sesurgeon.models.state_preprocessing`.
     """
     loaded = _load(
         model, arch=arch, num_classes=num_classes, pretrained=pretrained, trust_pickle=trust_pickle, mapped=mapped
     )
     if preprocessing:
-        known = provenance_of(loaded)
-        stated = stated_preprocessing(known.preprocessing, preprocessing)
-        attach_provenance(loaded, replace(known, preprocessing=stated))
+        state_preprocessing(loaded, preprocessing)
     return loaded
 
 

@@ -1,0 +1,71 @@
+"""State dicts in which the network lies under a prefix, perhaps beside other weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from sesurgeon.errors import UsageError
+from sesurgeon.models import Source, find_weights, fit
+
+SHUFFLENET = Source("torchvision", "shufflenet_v2_x0_5")
+
+
+def assert_same_weights(model: nn.Module, expected: nn.Module) -> None:
+    own = model.state_dict()
+    assert list(own) == list(expected.state_dict())
+    assert all(torch.equal(own[name], value) for name, value in expected.state_dict().items())
+
+
+def under(prefix, module):
+    return {f"{prefix}{name}": tensor for name, tensor in module.state_dict().items()}
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.backbone."])
+def test_weights_of_losses_and_metrics_are_left_out(tiny, prefix):
+    beside = {"criterion.weight": torch.ones(5), "val_metrics.total": torch.ones(1), "loss_scale": torch.ones(1)}
+    assert_same_weights(fit(SHUFFLENET, {**beside, **under(prefix, tiny)}), tiny)
+
+
+@pytest.mark.parametrize("name", ["head.weight", "normalize.mean", "se.fc1.weight", "glossy.weight"])
+def test_what_else_is_beside_a_network_may_belong_to_it(tiny, name):
+    with pytest.raises(UsageError, match=f"holds ShuffleNetV2 under net, and {name} beside it"):
+        fit(SHUFFLENET, {name: torch.ones(3), **under("net.", tiny)})
+
+
+def test_parts_of_another_network_are_not_taken_for_a_small_one():
+    own = nn.Sequential(nn.Flatten(), nn.Linear(8, 8))
+    source = Source("factory", f"{__name__}:small")
+    assert_same_weights(fit(source, under("fc1.", own)), own)
+    with pytest.raises(UsageError, match=r"under fc1, and norm\.weight, fc2\.weight beside it"):
+        fit(source, {**under("fc1.", own), "norm.weight": torch.ones(8), "fc2.weight": torch.ones(3, 8)})
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(8, 8))
+
+
+@pytest.mark.parametrize("wrapper", ["", "module."])
+def test_a_network_that_is_there_twice_is_refused(tiny, wrapper):
+    raw = {**under(f"{wrapper}model.", tiny), **under(f"{wrapper}ema.", tiny)}
+    with pytest.raises(UsageError, match=r"net\.ckpt holds ShuffleNetV2 under model and ema: which is meant") as caught:
+        fit(SHUFFLENET, find_weights(raw, "net.ckpt").weights, origin="net.ckpt")
+    code = caught.value.hint.partition("torch.save(")[2].rpartition(", 'weights.pt')")[0]
+    assert_same_weights(fit(SHUFFLENET, eval(code, {"weights": raw})), tiny)
+
+
+def test_a_teacher_of_other_shapes_is_told_from_its_student(tiny):
+    teacher = torchvision.models.shufflenet_v2_x1_0(num_classes=5)
+    with pytest.raises(UsageError, match="ShuffleNetV2 under student, and teacher"):
+        fit(SHUFFLENET, {**under("teacher.", teacher), **under("student.", tiny)})
+
+
+def test_another_head_under_a_prefix_is_told(tiny):
+    state = {name: tensor for name, tensor in under("model.", tiny).items() if not name.startswith("model.fc.")}
+    with pytest.raises(
+        UsageError, match=r"2 missing \(fc\.weight, fc\.bias\); 1 unexpected \(fc\.1\.weight\)"
+    ) as caught:
+        fit(SHUFFLENET, {**state, "model.fc.1.weight": torch.ones(5, 1024), "criterion.weight": torch.ones(5)})
+    assert caught.value.hint.startswith("Only the head (fc) is another")
