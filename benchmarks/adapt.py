@@ -64,11 +64,13 @@ class Arm:
         label: in the table.
         blocks: how :func:`sesurgeon.add_se` inserts them; None for no blocks.
         settings: of the run, beside those that all have.
+        teacher: the arm whose network it is distilled from; "" for none.
     """
 
     label: str
     blocks: Mapping[str, Any] | None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    teacher: str = ""
 
 
 def _arms() -> Iterator[tuple[str, Arm]]:
@@ -95,6 +97,15 @@ def _arms() -> Iterator[tuple[str, Arm]]:
     words = "head and SE of 1 hidden unit after (almost) every convolution, calibrated, at one rate"
     yield "everywhere-smooth", Arm(f"{words}, labels smoothed", everywhere, smooth)
     whole: dict[str, Any] = {"lr_backbone_mult": 1.0}
+    mixed = {"mixup": 0.2}
+    yield "all-mixed", Arm("everything, without SE, at one rate, labels smoothed, mixup", None,
+                           whole | even | mixed | {"smoothing": 0.1})  # fmt: skip
+    taught, words = frozen | mixed | {"distill": 0.8, "kd_temperature": 2.0}, "distilled from the row above"
+    yield "head-taught", Arm(f"head alone, {words}, mixup", None, taught | even, "all-mixed")
+    yield "everywhere-taught", Arm(
+        "head and SE of 1 hidden unit after (almost) every convolution, calibrated, distilled likewise, mixup",
+        everywhere, taught | {"lr_block_mult": 3.0}, "all-mixed",
+    )  # fmt: skip
     for name, words, blocks in (("all", "without SE", None), ("all-standard", "with `standard` SE", STANDARD)):
         yield name, Arm(f"everything, {words}", blocks, whole | fast)
         yield f"{name}-even", Arm(f"everything, {words}, at one rate", blocks, whole | even)
@@ -126,14 +137,17 @@ def main() -> None:
         for name in options.arms
     ]
     failed = []
+    done = [run["key"] for run in runs_in(RUNS)]
+    missing = [key for key in keys if key not in done]
     with ProcessPoolExecutor(options.processes, multiprocessing.get_context("spawn")) as processes:
-        done = [run["key"] for run in runs_in(RUNS)]
-        for future in as_completed([processes.submit(adapted, key, options) for key in keys if key not in done]):
-            if (error := future.exception()) is not None:
-                failed.append(error)  # the others go on, and are kept
-            else:
-                keep(future.result(), RUNS)
-                write(runs_in(RUNS), options)
+        for taught in (False, True):  # teachers first
+            wave = [key for key in missing if bool(ARMS[key["arm"]].teacher) == taught]
+            for future in as_completed([processes.submit(adapted, key, options) for key in wave]):
+                if (error := future.exception()) is not None:
+                    failed.append(error)  # the others go on, and are kept
+                else:
+                    keep(future.result(), RUNS)
+                    write(runs_in(RUNS), options)
     for error in failed:
         raise error
     write(runs_in(RUNS), options)
@@ -170,6 +184,7 @@ def key_of(name: str, size: Size, seed: int, lr: float, device: str) -> dict[str
     arm = ARMS[name]
     blocks = None if arm.blocks is None else dict(arm.blocks)
     about = {"arm": name, "images": size.images, "epochs": size.epochs, "seed": seed, "blocks": blocks}
+    about |= {"teacher": arm.teacher} if arm.teacher else {}
     return {**about, "lr": lr, "batch_size": size.batch, **COMMON, **arm.settings, "device": device}
 
 
@@ -203,14 +218,7 @@ def adapted(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str, An
     torch.set_num_threads(options.threads)
     arm, data = ARMS[key["arm"]], open_data("torchvision:FashionMNIST", data_dir=options.data_dir)
     model = network_of(arm, key["seed"])
-    about = ("arm", "images", "blocks")
-    config = FinetuneConfig(
-        **{
-            "workers": options.workers, "log_with": (), "output": str(options.work / "runs"),
-            "name": f"{key['arm']}-{key['images']}-{key['epochs']}-{key['batch_size']}-{key['seed']}", "force": True,
-            **{name: value for name, value in key.items() if name not in about},
-        }
-    )  # fmt: skip
+    config = config_of(key, options)
     clock = time.process_time if options.device == "cpu" else time.perf_counter
     trained, parameters, marks = 0, 0, [clock()]
 
@@ -221,7 +229,8 @@ def adapted(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str, An
         if isinstance(event, (PhaseStarted, EpochFinished)):
             marks.append(clock())
 
-    result = sesurgeon.finetune(model, part_of(data, key["images"], key["seed"]), config, on_progress=watch)
+    images = part_of(data, key["images"], key["seed"])
+    result = sesurgeon.finetune(model, images, config, teacher=teacher_of(key, images, options), on_progress=watch)
     found = sesurgeon.evaluate(model, data, device=options.device, workers=options.workers)
     return {
         "key": key,
@@ -236,6 +245,33 @@ def adapted(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str, An
         "losses": [row.train_loss for row in result.rows[1:]],
         "gates": [gate.image_spread for gate in result.gates],
     }
+
+
+def config_of(key: Mapping[str, Any], options: argparse.Namespace) -> FinetuneConfig:
+    about = ("arm", "images", "blocks", "teacher")
+    return FinetuneConfig(
+        **{
+            "workers": options.workers, "log_with": (), "output": str(options.work / "runs"),
+            "name": f"{key['arm']}-{key['images']}-{key['epochs']}-{key['batch_size']}-{key['seed']}", "force": True,
+            **{name: value for name, value in key.items() if name not in about},
+        }
+    )  # fmt: skip
+
+
+def teacher_of(key: Mapping[str, Any], images: Data, options: argparse.Namespace) -> nn.Module | None:
+    """The network that teaches the arm: of its run if that is there, or else trained now."""
+    name = ARMS[key["arm"]].teacher
+    if not name:
+        return None
+    size = Size(key["images"], key["epochs"], key["batch_size"])
+    own = key_of(name, size, key["seed"], key["lr"], key["device"])
+    config = config_of(own, options)
+    path = Path(config.output, str(config.name), "last.pt")
+    if path.exists():
+        return sesurgeon.load(path, trust_pickle=True)
+    teacher = network_of(ARMS[name], key["seed"])
+    sesurgeon.finetune(teacher, images, config)
+    return teacher
 
 
 def adapter_size(model: nn.Module, folder: Path) -> int:

@@ -15,6 +15,8 @@ def main() -> None:
         app.main()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    finally:
+        sys.stdout = sys.stderr  # for libraries that print as the process ends: the result stays alone
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -43,7 +42,4 @@ def main() -> None:
     """The console script."""
     collect_seldom()
     keep_freed_memory()
-    try:
-        app()
-    finally:
-        sys.stdout = sys.stderr  # for libraries that print as the process ends: the result stays alone
+    app()

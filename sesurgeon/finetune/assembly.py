@@ -31,15 +31,22 @@ from sesurgeon.finetune.training.loop import Loop
 from sesurgeon.finetune.training.objective import balancing_weights, make_objective
 from sesurgeon.finetune.training.phases import infinite_buffers
 from sesurgeon.finetune.training.processes import from_all
-from sesurgeon.finetune.training.teacher import make_teacher, restore_teacher
-from sesurgeon.models.files.own_weights import read_weights
+from sesurgeon.finetune.training.teacher import OtherTeacher, make_teacher, restore_teacher
+from sesurgeon.models.files.own_weights import read_weights, take_weights
 from sesurgeon.models.provenance import provenance_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def make_trainer(model: nn.Module, data: Data, task: Task, run: RunContext, state: RunState | None) -> Trainer:
+def make_trainer(
+    model: nn.Module,
+    data: Data,
+    task: Task,
+    run: RunContext,
+    state: RunState | None,
+    teacher: OtherTeacher | None = None,
+) -> Trainer:
     """Put the parts of a run together. The caller seeds the random numbers.
 
     Args:
@@ -48,6 +55,7 @@ def make_trainer(model: nn.Module, data: Data, task: Task, run: RunContext, stat
         task: what is trained on what.
         run: settings, processes and folder.
         state: from which the run is resumed; None for a new run.
+        teacher: another network to distil from; None: the network itself, if at all.
     """
     config, accelerator = run.config, run.accelerator
     trainable = _trainable(model, state)
@@ -67,7 +75,7 @@ def make_trainer(model: nn.Module, data: Data, task: Task, run: RunContext, stat
     objective = make_objective(
         config, len(task.classes), len(images), accelerator.device,
         counts=counts if config.class_weights else None,
-        teacher=_teacher(model, task, run, resumes=state is not None),
+        teacher=_teacher(model, task, run, teacher, resumes=state is not None),
     )  # fmt: skip
     own, of, images_held_out = accelerator.process_index, accelerator.num_processes, len(data.val)
     part = range(images_held_out * own // of, images_held_out * (own + 1) // of)
@@ -138,13 +146,22 @@ def _measuring(loader: Any, data: Data, task: Task, run: RunContext) -> Callable
     return measured
 
 
-def _teacher(model: nn.Module, task: Task, run: RunContext, *, resumes: bool) -> nn.Module | None:
+def _teacher(
+    model: nn.Module, task: Task, run: RunContext, other: OtherTeacher | None, *, resumes: bool
+) -> nn.Module | None:
     from sesurgeon.surgery import save
 
     path = run.folder.teacher
     if run.config.distill == 0:
         return None
-    if resumes:
+    teacher: nn.Module
+    if other is not None:
+        teacher = other
+        if resumes:  # its file may have changed since
+            take_weights(other.network, read_weights(path), str(path))
+        elif run.writes:
+            save(other.network, path)
+    elif resumes:
         teacher = restore_teacher(model, read_weights(path), str(path))
     else:
         teacher = make_teacher(model, torch.rand(2, *task.preprocessing.input_size))

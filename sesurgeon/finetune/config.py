@@ -67,8 +67,9 @@ class FinetuneConfig:
         class_weights: weight classes in the loss by inverse frequency, with mean 1 over the images; with
             ``multi_label``, give the images that show a class the same total weight as those that do not.
         balanced_sampling: draw images with replacement so that all classes are equally frequent.
-        distill: weight of distillation from the network as it was before training; the labels get the rest. At 1 no
-            labels are needed, and the data may be a folder or a tar without class folders (:mod:`.data.unlabelled`).
+        distill: weight of distillation from the network as it was before training, or from the teacher that is given to
+            :func:`finetune`; the labels get the rest. At 1, without a teacher, no labels are needed, and the data may
+            be a folder or a tar without class folders (:mod:`.data.unlabelled`).
         kd_temperature: divides both networks' logits before the softmax; higher compares softer distributions
             (https://arxiv.org/abs/1503.02531).
         model_ema: keep an exponential moving average of the weights, and evaluate and save that.

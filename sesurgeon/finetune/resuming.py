@@ -18,6 +18,7 @@ from sesurgeon.finetune.keeping.runfolder import FILES, RunFolder
 from sesurgeon.finetune.keeping.states import STATES, FoundState, RunState, newest_state, states_in
 from sesurgeon.finetune.task import Task
 from sesurgeon.finetune.training.phases import phases_of
+from sesurgeon.scalars import is_whole
 
 # These change how a run is computed, not its result; except for epochs and patience, which say when it ends.
 CHANGEABLE = frozenset(
@@ -69,10 +70,13 @@ def resumed_config(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> F
     if before.get("log_with") is not None:
         before["log_with"] = tuple(name for name in before["log_with"] if name != "none")
     started = FinetuneConfig(**before)  # with the defaults of settings that it does not have, as of an older version
-    had = vars(started)
-    fixed = {name: value for name, value in changes.items() if name not in CHANGEABLE and value != had[name]}
+    epochs = changes.get("epochs", started.epochs)
+    as_it_is = {**vars(started), "eval_metric": started.metric if "eval_metric" in changes else None}
+    if is_whole(epochs) and changes.get("freeze_epochs") == min(started.freeze_epochs, epochs):
+        as_it_is["freeze_epochs"] = changes["freeze_epochs"]  # as it is cut below
+    fixed = {name: value for name, value in changes.items() if name not in CHANGEABLE and value != as_it_is[name]}
     if fixed:
-        listed = ", ".join(f"{name} (={value!r}, the run has {had[name]!r})" for name, value in fixed.items())
+        listed = ", ".join(f"{name} (={value!r}, the run has {as_it_is[name]!r})" for name, value in fixed.items())
         raise UsageError(
             f"A resumed run keeps its settings, and these differ: {listed}.",
             hint=f"Leave them out (these may change: {', '.join(sorted(CHANGEABLE))}), "
@@ -95,12 +99,9 @@ def config_of(settings: Mapping[str, Any], given: FinetuneConfig | None) -> Fine
     """
     if given is None:
         return resumed_config(settings, {})
-    changes = {name: value for name, value in vars(given).items() if value is not None and name not in _OF_FOLDER}
-    if given.freeze_epochs == min(settings.get("freeze_epochs", given.freeze_epochs), given.epochs):
-        del changes["freeze_epochs"]  # resumed_config cuts them likewise
-    if settings.get("eval_metric") is None and given.metric == replace(given, eval_metric=None).metric:
-        changes.pop("eval_metric", None)
-    return resumed_config(settings, changes)
+    return resumed_config(
+        settings, {name: value for name, value in vars(given).items() if value is not None and name not in _OF_FOLDER}
+    )
 
 
 def task_of(state: RunState, task: Task, config: FinetuneConfig) -> Task:

@@ -42,6 +42,7 @@ from sesurgeon.finetune.training.processes import explain_lost_processes, make_a
 from sesurgeon.finetune.training.single_images import check_single_images
 from sesurgeon.finetune.training.state import check_processes, restore_weights
 from sesurgeon.finetune.training.stopping import stop_request
+from sesurgeon.finetune.training.teacher import other_teacher
 from sesurgeon.models.provenance import attach_provenance, check_is_network, provenance_of
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def finetune(
     data: Data | str | os.PathLike[str],
     config: FinetuneConfig | None = None,
     *,
+    teacher: nn.Module | None = None,
     resume: str | os.PathLike[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     on_progress: OnProgress = ignore,
@@ -106,6 +108,9 @@ def finetune(
         model: a classifier, as :func:`sesurgeon.load` or :func:`sesurgeon.add_se` give it.
         data: what :func:`open_data` gives; or what it takes, to be opened with the settings in ``config``.
         config: the settings; None: the defaults, or those of the run that is resumed.
+        teacher: another network to distil from, with weight ``config.distill``; it stays as it is. It knows the classes
+            of the data, perhaps among others. None: the network as it was before training teaches. A run that had one
+            gets it again when it is resumed: ``load(folder / "teacher.pt")``.
         resume: the folder of a run to resume. ``model`` is its ``last.pt`` then, and ``config`` the one that it was
             started with, except for what :func:`sesurgeon.finetune.resumed_config` allows to change.
         settings: more entries for ``args.yaml``.
@@ -123,6 +128,8 @@ def finetune(
         KeyboardInterrupt: the run was asked to stop.
     """
     check_is_network(model)
+    if teacher is not None:
+        check_is_network(teacher)
     check_is_data(data)
     resumed = None if resume is None else RunFolder(Path(resume))
     own = None if resumed is None else resumed.read_settings()
@@ -139,9 +146,13 @@ def finetune(
     on_progress = on_progress if accelerator.is_main_process else ignore
     spec = data.name if isinstance(data, Data) else os.fspath(data)
     data = _images(model, data, config, accelerator, state, on_progress)
-    task, updates_per_epoch = _checked(model, data, config, accelerator, state)
+    _check_resumed_teacher(own, teacher)
+    task, updates_per_epoch = _checked(model, data, config, accelerator, state, taught=teacher is not None)
+    other = None if teacher is None else other_teacher(teacher, task, config)
     config = config.with_rates(new_head=task.new_head)
     source = {"model": str(provenance_of(model).source), "data": spec}
+    if teacher is not None:
+        source["teacher"] = str(provenance_of(teacher).source)
     kept = {**source, **(own or {}), "data": spec, **(settings or {}), **config.to_dict()}
     check_settings(kept)  # before a folder is made, or another one replaced
     folder = resumed or on_main(
@@ -162,7 +173,7 @@ def finetune(
         with _flags_kept(model):  # those of a new head, too
             place(model, config, accelerator)
             on_progress(RunStarted(folder.path, data, task))
-            trainer = make_trainer(model, data, task, run, state)
+            trainer = make_trainer(model, data, task, run, state, other)
             reseed(config.seed + accelerator.process_index, accelerator.device)
             _train(trainer, found, data)
             gates: tuple[GateStatistics, ...] = ()
@@ -199,11 +210,34 @@ def _images(
     return on_main(accelerator, lambda: labelled_by(placed, opened, config, state))
 
 
+def _check_resumed_teacher(own: Mapping[str, Any] | None, teacher: nn.Module | None) -> None:
+    """Refuse to resume a run without the teacher that it had, or with one that it had not.
+
+    Args:
+        own: settings of the run that is resumed; None for a new run.
+        teacher: that was given.
+    """
+    had = own is not None and own.get("teacher") is not None
+    if own is not None and had != (teacher is not None):
+        raise UsageError(
+            f"The run is distilled from another network ({own.get('teacher')}), which is needed to go on."
+            if had
+            else "The run has no teacher but the network itself.",
+            hint='Give it again: teacher=sesurgeon.load(folder / "teacher.pt").' if had else "Leave the teacher out.",
+        )
+
+
 def _checked(
-    model: nn.Module, data: Data, config: FinetuneConfig, accelerator: Accelerator, state: RunState | None
+    model: nn.Module,
+    data: Data,
+    config: FinetuneConfig,
+    accelerator: Accelerator,
+    state: RunState | None,
+    *,
+    taught: bool,
 ) -> tuple[Task, int]:
     """The task, and the number of updates in an epoch. Checks whatever can be checked before anything is written."""
-    task = make_task(model, data, config)
+    task = make_task(model, data, config, taught=taught)
     if state is not None:
         check_processes(state, accelerator.num_processes)
         check_epochs(state, config)

@@ -58,15 +58,21 @@ class Task:
         return labels_for(self.indices, len(self.classes), multi_label=self.multi_label)
 
 
-def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
+def make_task(model: nn.Module, data: Data, config: FinetuneConfig, *, taught: bool = False) -> Task:
     """Decide what is trained on what. Nothing is changed.
+
+    Args:
+        model: to train.
+        data: its images.
+        config: the settings.
+        taught: by another network, so that a new head has something to be distilled from.
 
     Raises:
         DataError: the data have no training set, or images that the model cannot take.
         UsageError: the model's weights are not float32, it is no classifier, has no last layer that could be
             replaced, or is frozen completely; timm's augmentation policy is unknown or fails; the network gets a new
-            head, but distillation is asked for; or model, data and settings disagree on whether images may have
-            several labels.
+            head, but distillation from itself is asked for; or model, data and settings disagree on whether images may
+            have several labels.
     """
     from sesurgeon.models.head import head_of, heads_of
     from sesurgeon.surgery import blocks_of
@@ -81,10 +87,11 @@ def make_task(model: nn.Module, data: Data, config: FinetuneConfig) -> Task:
     _check_multi_label(data, config, kept=keeps and provenance_of(model).multi_label)
     classes = known if keeps and known is not None else data.classes
     head = None if keeps else head_of(model, outputs)
-    if head is not None and config.distill > 0:
+    if head is not None and config.distill > 0 and not taught:
         raise UsageError(
             f"distill (={config.distill:g}) asks to keep the network's outputs, but its head is replaced by a new one.",
-            hint="Leave --distill out, or fine-tune on the classes that the network knows.",
+            hint="Leave --distill out, give a --teacher that knows the classes, or fine-tune on those that the network "
+            "knows.",
         )
     new = frozenset(blocks_of(model))
     if head is not None or config.train == "blocks":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Collection, Mapping
 
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from sesurgeon.paths import is_within_any
 from sesurgeon.words import some
 
 _SHOWN = 3
+_OF_TRAINING = frozenset(
+    {"criterion", "loss", "losses", "lossfn", "entropy", "metric", "metrics", "acc", "accuracy", "auroc", "f1"}
+)
 
 
 def fit(
@@ -100,35 +103,40 @@ def _with_names_of(model: nn.Module, state: Mapping[str, Tensor], origin: str) -
     if not prefixes:
         return state
     prefix = prefixes[0]
-    beside = [name for name in state if not name.startswith(prefix) and not _is_of_training(name)]
+    beside = [name for name in state if not name.startswith(prefix) and not _is_of_training(name, state[name])]
     within = " and ".join(one.rstrip(".") for one in prefixes)
     said = f"{origin} holds {type(model).__name__} under {within}"
     if len(prefixes) > 1 or beside:
         raise UsageError(
             f"{said}: which is meant?" if len(prefixes) > 1 else f"{said}, and {some(beside, _SHOWN)} beside it.",
-            hint="Keep what belongs to the network, in Python: "
-            f"torch.save({{f'.{{name}}'.partition('.{prefix}')[2]: tensor for name, tensor in weights.items() "
-            f"if '.{prefix}' in f'.{{name}}'}}, 'weights.pt'), where weights is the state dict in the file.",
+            hint="Give a file of the network's weights alone, without the prefix in their names, as its state_dict() "
+            "gives them.",
         )
     return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def _prefixes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    """Those under which most tensors of a model lie, by name and shape; none where that are less than half of them."""
-    counts: Counter[str] = Counter()
+    """Those under which most names of a model lie, of these the ones where most shapes are its own.
+
+    None where that are less than half of the names. A head may be of other shapes, so names come first.
+    """
+    found: dict[str, list[bool]] = {}
     for name, tensor in state.items():
         parts = name.split(".")
         for number in range(1, len(parts)):
             inner = own.get(".".join(parts[number:]))
-            if inner is not None and getattr(inner, "shape", None) == getattr(tensor, "shape", None):
-                counts[".".join(parts[:number]) + "."] += 1
-    most = max(counts.values(), default=0)
-    return [prefix for prefix, count in counts.items() if count == most and 2 * count >= len(own)]
+            if inner is not None:
+                alike = getattr(inner, "shape", None) == getattr(tensor, "shape", None)
+                found.setdefault(".".join(parts[:number]) + ".", []).append(alike)
+    scores = {prefix: (len(alike), sum(alike)) for prefix, alike in found.items() if 2 * len(alike) >= len(own)}
+    return [prefix for prefix, score in scores.items() if score == max(scores.values())]
 
 
-def _is_of_training(name: str) -> bool:
+def _is_of_training(name: str, value: object) -> bool:
     """Whether a tensor is named as one of a loss or a metric, which the network itself does not need."""
-    return bool({"criterion", "loss", "losses", "metric", "metrics"} & set(re.split(r"[._]", name.partition(".")[0])))
+    parts = name.split(".")
+    words = re.split(r"[._]", ".".join(parts[:-1] or parts).lower())
+    return not isinstance(value, Tensor) or not _OF_TRAINING.isdisjoint(words)
 
 
 def _classes_in(state: Mapping[str, Tensor], model: nn.Module) -> int | None:

@@ -22,6 +22,7 @@ _SIDES = (224, 299, 32, 28, 64, 96, 128, 256, 384, 512)
 # Of frames and pixels: torchvision's networks of 2018 are trained on the first, its later ones on the second; then
 # volumes, as in medicine.
 _VOLUMES = ((16, 112, 112), (16, 224, 224), (32, 32, 32), (64, 64, 64), (96, 96, 96))
+_MOST_OF_IMAGES = 4  # channels
 _PAIR_SIDE = 128  # before the others where a forward wants several images: the smallest that RAFT takes
 _BATCH = 2  # batch norm in train mode needs more than one value a channel
 
@@ -95,15 +96,15 @@ def state_preprocessing(model: nn.Module, stated: Preprocessing | Mapping[str, A
         stated: see :func:`sesurgeon.models.preprocessing.stated_preprocessing`.
 
     Raises:
-        UsageError: it makes no sense, or its input size begins with the height.
+        UsageError: it makes no sense, or its input size seems to end with the channels.
     """
     known = provenance_of(model)
     preprocessing = stated_preprocessing(known.preprocessing, stated)
     channels, height, width = preprocessing.input_size
-    if channels != input_channels(model) == width:
+    if width <= _MOST_OF_IMAGES < min(channels, height):
         raise UsageError(
-            f"The model takes {width} channels, and the input_size [{channels},{height},{width}] says {channels}.",
-            hint=f"It is channels, height, width: [{width},{channels},{height}].",
+            f"The input_size [{channels},{height},{width}] says that images have {channels} channels.",
+            hint=f"It is channels, height, width: [{width},{channels},{height}]?",
         )
     attach_provenance(model, replace(known, preprocessing=preprocessing))
 

@@ -144,7 +144,7 @@ def stated_preprocessing(known: Preprocessing | None, stated: Preprocessing | Ma
             base = base.for_channels(_size(parts["input_size"])[0])
         each = {name: parts[name] * base.input_size[0] for name in ("mean", "std") if len(parts.get(name, ())) == 1}
         return Preprocessing.from_dict({**base.to_dict(), **parts, **each})
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         given = ", ".join(f"{name}={value}" for name, value in stated.items())
         raise UsageError(f"The preprocessing {given} makes no sense: {error}", hint=_EXAMPLE) from error
 

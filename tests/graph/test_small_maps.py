@@ -101,3 +101,57 @@ def test_a_statistic_of_maps_with_channels_last_is_no_smaller_map() -> None:
     net = nn.Sequential(nn.Conv2d(3, 32, 3, padding=1), Permute([0, 2, 3, 1]), ChannelsLast(), Permute([0, 3, 1, 2]))
     found = find_sites(net, torch.randn(2, 3, 16, 16))
     assert [(site.id, site.channel_dim) for site in found if site.kind == "residual"] == [("2:residual", -1)]
+
+
+class GatedByLinear(nn.Module):
+    """SE by a linear layer, on a mean whose channels were put last."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.norm, self.gate, self.net = (
+            nn.Conv2d(16, 16, 3, 1, 1),
+            nn.BatchNorm2d(16),
+            nn.Linear(16, 16),
+            inner,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(self.norm(x).relu())
+        gate = self.gate(y.mean((2, 3), keepdim=True).permute(0, 2, 3, 1)).permute(0, 3, 1, 2).sigmoid()
+        return self.net(y * gate) + x
+
+
+class GatedAlongALine(nn.Module):
+    """ECA on sequences, all in one forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gate = nn.Conv1d(16, 16, 3, padding=1), nn.Conv1d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x).relu()
+        gate = self.gate(y.mean(2, keepdim=True).transpose(1, 2)).transpose(1, 2).sigmoid()
+        return x + y * gate
+
+
+class Outer(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.stem, self.net = nn.Identity(), net
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.net(self.stem(x))
+        return result
+
+
+@pytest.mark.parametrize("side", [8, 32])
+@pytest.mark.parametrize("inner", [nn.Identity, nn.PReLU])
+def test_a_gate_with_its_channels_last_is_no_smaller_map(side: int, inner: type[nn.Module]) -> None:
+    found = find_sites(Outer(GatedByLinear(inner())), torch.randn(2, 16, side, side))
+    assert "net:residual" in [site.id for site in found]
+
+
+@pytest.mark.parametrize("length", [16, 64])
+def test_nor_is_one_along_a_line(length: int) -> None:
+    found = find_sites(Outer(GatedAlongALine()), torch.randn(2, 16, length))
+    assert "net:residual" in [site.id for site in found]

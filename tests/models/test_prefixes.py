@@ -25,7 +25,8 @@ def under(prefix, module):
 
 @pytest.mark.parametrize("prefix", ["model.", "net.backbone."])
 def test_weights_of_losses_and_metrics_are_left_out(tiny, prefix):
-    beside = {"criterion.weight": torch.ones(5), "val_metrics.total": torch.ones(1), "loss_scale": torch.ones(1)}
+    beside = {"criterion.weight": torch.ones(5), "val_metrics.total": torch.ones(1), "loss_scale": torch.ones(1),
+              "train_acc.hits": torch.ones(1), "cross_entropy.weight": torch.ones(7)}  # fmt: skip
     assert_same_weights(fit(SHUFFLENET, {**beside, **under(prefix, tiny)}), tiny)
 
 
@@ -48,12 +49,26 @@ def small() -> nn.Module:
 
 
 @pytest.mark.parametrize("wrapper", ["", "module."])
-def test_a_network_that_is_there_twice_is_refused(tiny, wrapper):
-    raw = {**under(f"{wrapper}model.", tiny), **under(f"{wrapper}ema.", tiny)}
-    with pytest.raises(UsageError, match=r"net\.ckpt holds ShuffleNetV2 under model and ema: which is meant") as caught:
+@pytest.mark.parametrize("second", ["ema.", "ema.model."])
+def test_a_network_that_is_there_twice_is_refused(tiny, wrapper, second):
+    raw = {**under(f"{wrapper}model.", tiny), **under(f"{wrapper}{second}", tiny)}
+    message = rf"net\.ckpt holds ShuffleNetV2 under model and {second.rstrip('.')}: which is meant"
+    with pytest.raises(UsageError, match=message):
         fit(SHUFFLENET, find_weights(raw, "net.ckpt").weights, origin="net.ckpt")
-    code = caught.value.hint.partition("torch.save(")[2].rpartition(", 'weights.pt')")[0]
-    assert_same_weights(fit(SHUFFLENET, eval(code, {"weights": raw})), tiny)
+
+
+class Probe(nn.Module):
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, bias=False), nn.Linear(4, num_classes)
+
+
+@pytest.mark.parametrize("prefix", ["model.", "model._orig_mod.", "module.model."])
+def test_a_small_network_of_another_number_of_classes_is_found(prefix):
+    expected = Probe(5)
+    found = find_weights({**under(prefix, expected), "criterion.weight": torch.ones(5)}, "net.ckpt")
+    weights = {name.removeprefix("module."): tensor for name, tensor in found.weights.items()}
+    assert_same_weights(fit(Source("factory", f"{__name__}:Probe"), weights), expected)
 
 
 def test_a_teacher_of_other_shapes_is_told_from_its_student(tiny):

@@ -83,6 +83,7 @@ def test_where_nothing_is_known_the_rest_is_the_default() -> None:
         ({"input_size": [3, 8, 8], "mean": [0.5, 0.5]}, r"a value for each of the 3 channels"),
         ({"input_size": [3, 8, 8], "std": "wide"}, r"std=wide makes no sense"),
         ({"input_size": [3, 8, 8], "std": 0}, r"must be above 0"),
+        ({"input_size": [3, 8, 8], "std": 10**400}, r"makes no sense"),
         ({"input_size": [3, 8, 8], "crop_mode": "round"}, r"crop_mode"),
     ],
 )
@@ -102,9 +103,9 @@ def test_lists_come_in_many_forms() -> None:
 
 def test_a_size_that_begins_with_the_height_is_refused() -> None:
     model = nn.Sequential(nn.Conv2d(1, 8, 3))
-    with pytest.raises(UsageError, match=r"takes 1 channels, and the input_size \[8,9,1\] says 8") as caught:
+    with pytest.raises(UsageError, match=r"The input_size \[8,9,1\] says that images have 8 channels") as caught:
         state_preprocessing(model, {"input_size": [8, 9, 1]})
-    assert caught.value.hint == "It is channels, height, width: [1,8,9]."
+    assert caught.value.hint == "It is channels, height, width: [1,8,9]?"
     state_preprocessing(model, {"input_size": [1, 8, 9]})
     state_preprocessing(model, {"input_size": [1, 1, 1]})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import json
+import math
 import shlex
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,9 +38,9 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     unknown = [key for key in entries if key not in known]
     if unknown:
         raise typer.BadParameter("\n".join(_refusal(path, key, known) for key in unknown))
-    for key in ("preprocessing", "model_kwargs"):
+    for key in ("preprocessing", "model_kwargs", "teacher_model_kwargs"):
         if isinstance(entries.get(key), dict):
-            entries[key] = [f"{name}={json.dumps(value)}" for name, value in entries[key].items()]
+            entries[key] = [f"{name}={_in_yaml(value)}" for name, value in entries[key].items()]
     single = {str(parameter.name) for parameter in context.command.params if not parameter.multiple}
     lists = [key for key in sorted(single & entries.keys()) if isinstance(entries[key], (list, dict))]
     if lists:
@@ -52,21 +52,28 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-def check_typed(context: typer.Context, model: str | None, reading: Reading) -> None:
+def check_typed(context: typer.Context, model: str | None, reading: Reading, of: str = "") -> None:
     """Refuse a factory, which is imported and run, or arguments of it that were not typed but come from ``--config``.
+
+    Args:
+        context: knows which options were typed.
+        model: that is read.
+        reading: how.
+        of: the prefix of the options that say so: "" or "teacher".
 
     Raises:
         UsageError: that is so.
     """
-    named = {"model": model, "arch": reading.arch}
+    first, arch, kwargs = (of or "model", f"{of}_arch".lstrip("_"), f"{of}_model_kwargs".lstrip("_"))
+    named = {first: model, arch: reading.arch}
     factories = {name: value for name, value in named.items() if value is not None and value.startswith("factory:")}
     chosen = [name for name in factories if not is_typed(context, name)]
-    if factories and reading.model_kwargs and not is_typed(context, "model_kwargs"):
-        chosen.append("model_kwargs")
+    if factories and reading.model_kwargs and not is_typed(context, kwargs):
+        chosen.append(kwargs)
     if chosen:
-        words = [factories[name] for name in factories if name == "model"]
-        words += [f"--arch {reading.arch}"] if "arch" in factories else []
-        words += [f"--model-kwargs {shlex.quote(pair)}" for pair in reading.model_kwargs or ()]
+        flags = {name: "" if name == "model" else f"--{name.replace('_', '-')} " for name in (*named, kwargs)}
+        words = [f"{flags[name]}{value}" for name, value in factories.items()]
+        words += [f"{flags[kwargs]}{shlex.quote(pair)}" for pair in reading.model_kwargs or ()]
         raise UsageError(
             f"{context.params['config']}: its {' and '.join(chosen)} would choose what code is run.",
             hint=f"To allow it, type it, too: {' '.join(words)}",
@@ -84,6 +91,13 @@ def _refusal(path: Path, key: str, known: list[str]) -> str:
         return f"{path}: {key} can be given on the command line only."
     near = difflib.get_close_matches(key, known, n=1)
     return f"{path}: there is no option {key}{f'; did you mean {near[0]}?' if near else '.'}"
+
+
+def _in_yaml(value: Any) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
+    return text.removesuffix("...\n").strip()
 
 
 def _typed(value: Any) -> Any:

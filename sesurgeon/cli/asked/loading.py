@@ -67,13 +67,13 @@ def load_model_or_onnx(model: str, reading: Reading) -> nn.Module:
         flags = ", ".join(f"--{option.replace('_', '-')}" for option in given)
         raise UsageError(f"{flags} cannot be used with an ONNX file, which {model} is.")
     loaded = load_onnx(model)
-    if stated := _stated(reading):
+    if (stated := _stated(reading)) is not None:
         state_preprocessing(loaded, stated)
     return loaded
 
 
-def _stated(reading: Reading) -> dict[str, Any]:
-    return parse_kwargs(reading.preprocessing, "--preprocessing mean=[0.5,0.5,0.5]")
+def _stated(reading: Reading) -> dict[str, Any] | None:
+    return parse_kwargs(reading.preprocessing, "--preprocessing mean=[0.5,0.5,0.5]") or None
 
 
 def note_random_weights(out: Output, model: str, reading: Reading) -> None:

@@ -12,6 +12,7 @@ import typer
 from sesurgeon.cli.asked.configuring import check_typed, is_typed
 from sesurgeon.cli.asked.latest import given_or_latest, latest_augmented
 from sesurgeon.cli.asked.options import Reading
+from sesurgeon.cli.asked.teaching import Teaching
 from sesurgeon.cli.asked.training import Training
 from sesurgeon.errors import UsageError
 
@@ -34,6 +35,7 @@ class Run:
         settings: the entries of ``args.yaml`` beside the configuration.
         notes: messages to print before it starts.
         folder: of the run that is resumed; None for a new one.
+        teacher: another network to distil from, and how it is read.
     """
 
     model: str
@@ -44,10 +46,17 @@ class Run:
     settings: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     folder: Path | None = None
+    teacher: tuple[str, Reading] | None = None
 
 
 def new_run(
-    context: typer.Context, model: str | None, data: str | None, processes: int, training: Training, reading: Reading
+    context: typer.Context,
+    model: str | None,
+    data: str | None,
+    processes: int,
+    training: Training,
+    teaching: Teaching,
+    reading: Reading,
 ) -> Run:
     """A new run, with the settings that were typed.
 
@@ -55,6 +64,7 @@ def new_run(
         context: knows which options were typed.
         model, data, processes: as typed.
         training: how the network is trained.
+        teaching: by which other network.
         reading: how it is read.
 
     Raises:
@@ -63,7 +73,9 @@ def new_run(
     """
     from sesurgeon.finetune import FinetuneConfig
 
+    by_teacher = teaching.reading(reading)
     check_typed(context, model, reading)
+    check_typed(context, teaching.teacher, by_teacher, of="teacher")
     if data is None:
         raise UsageError("Missing option '--data'.", hint="Name the images: --data FOLDER, or as --help says.")
     notes: list[str] = []
@@ -71,7 +83,12 @@ def new_run(
     if training.name is not None:
         _check_outlives(name, Path(training.output) / training.name)
     settings = {"model": name, **{key: getattr(reading, key) for key in _KEPT}, "num_processes": processes}
-    return Run(name, data, reading, FinetuneConfig(**training.settings()), processes, settings, tuple(notes))
+    config = FinetuneConfig(**training.settings())
+    taught = teaching.teacher is not None
+    return Run(
+        name, data, reading, config, processes, settings | (vars(teaching) if taught else {}), tuple(notes),
+        teacher=(teaching.teacher, by_teacher) if teaching.teacher is not None else None,
+    )  # fmt: skip
 
 
 def resumed_run(
@@ -80,6 +97,7 @@ def resumed_run(
     data: str | None,
     processes: int,
     training: Training,
+    teaching: Teaching,
     reading: Reading,
 ) -> Run:
     """The run named by ``--name``, or the newest, with its own settings; if it wrote no state, it starts again.
@@ -88,7 +106,7 @@ def resumed_run(
         context: knows which options were typed.
         own: options that the run itself determines, by name: none of them may be given.
         data: where the run's images are now, if they were moved.
-        processes, training, reading: as for :func:`new_run`; what was not typed is taken from the run.
+        processes, training, teaching, reading: as for :func:`new_run`; what was not typed is taken from the run.
 
     Raises:
         UsageError: MODEL or a configuration is given, or a setting that would make it another run; or the run has
@@ -115,15 +133,17 @@ def resumed_run(
     if states_in(RunFolder(folder).states):
         notes = (f"Going on with {folder}, the newest run there.",) if training.name is None else ()
         of_last = replace(reading, num_classes=None, pretrained=False)
-        return Run(str(folder / "last.pt"), data, of_last, config, processes, settings, notes, folder)
+        taught = settings.get("teacher") is not None
+        teacher = (str(RunFolder(folder).teacher), teaching.reading(reading)) if taught else None
+        return Run(str(folder / "last.pt"), data, of_last, config, processes, settings, notes, folder, teacher)
     if RunFolder(folder).has_trained():
         raise UsageError(
             f"{folder} has trained epochs but no state to go on from.",
             hint="Start a new run from its last.pt, under another --name.",
         )
     kept: dict[str, Any] = {name: settings.get(name) for name in _KEPT}
-    model = str(settings["model"])
-    for source in (model, str(kept["arch"])):
+    model, asked = str(settings["model"]), Teaching(**{name: settings.get(name) for name in vars(teaching)})
+    for source in (model, str(kept["arch"]), str(asked.teacher), str(asked.teacher_arch)):
         if source.startswith("factory:") and not reading.trust_pickle:
             raise UsageError(
                 f"{folder} wrote no state, and starting it again would import and run {source}, as args.yaml says.",
@@ -131,7 +151,8 @@ def resumed_run(
             )
     again = f"{folder} was stopped before its first state was written: it starts again, with its settings."
     config = replace(config, output=str(output), name=folder.name, force=True)
-    return Run(model, data, replace(reading, **kept), config, processes, settings, (again,))
+    teacher = None if asked.teacher is None else (asked.teacher, asked.reading(reading))
+    return Run(model, data, replace(reading, **kept), config, processes, settings, (again,), teacher=teacher)
 
 
 def _check_outlives(model: str, folder: Path) -> None:

@@ -17,6 +17,7 @@ from sesurgeon.cli.asked.loading import flags_to_load, load_model, note_random_w
 from sesurgeon.cli.asked.options import OptionalModel, Reading, Talking
 from sesurgeon.cli.asked.running import new_run, resumed_run
 from sesurgeon.cli.asked.spread import spread
+from sesurgeon.cli.asked.teaching import Teaching
 from sesurgeon.cli.asked.training import NumProcesses, Resume, Training
 from sesurgeon.cli.launching import hush_torch, is_launched, is_main, launch, leave_group, main_explains
 from sesurgeon.cli.shown.console import reporting
@@ -34,6 +35,7 @@ def finetune(
     model: OptionalModel = None,
     *,
     training: Training,
+    teaching: Teaching,
     data: OptionalDataSpec = None,
     config: ConfigFile = None,
     resume: Resume = False,
@@ -53,10 +55,15 @@ def finetune(
         hush_torch()
     with reporting(talking if main else replace(talking, quiet=True)) as out, main_explains():
         if resume:
-            own = {"model": model, "config": config, "preprocessing": reading.preprocessing}
-            run = resumed_run(context, own, data, num_processes, training, reading)
+            own = {
+                "model": model,
+                "config": config,
+                "preprocessing": reading.preprocessing,
+                "teacher": teaching.teacher,
+            }
+            run = resumed_run(context, own, data, num_processes, training, teaching, reading)
         else:
-            run = new_run(context, model, data, num_processes, training, reading)
+            run = new_run(context, model, data, num_processes, training, teaching, reading)
         if run.processes > 1 and not is_launched():
             launch(run.processes)
             return
@@ -67,13 +74,15 @@ def finetune(
 
         with out.working(f"Loading {run.model}"):
             loaded = load_model(run.model, run.reading, mapped=False)
+            teacher = None if run.teacher is None else load_model(*run.teacher, mapped=False)
         note_random_weights(out, run.model, run.reading)
         with out.progress() as progress:
             watcher = Watcher(out, progress, epochs=run.config.epochs, metric=run.config.metric)
             try:
                 result = finetune(
-                    loaded, run.data, run.config, resume=run.folder, settings=run.settings, on_progress=watcher
-                )
+                    loaded, run.data, run.config, teacher=teacher, resume=run.folder, settings=run.settings,
+                    on_progress=watcher,
+                )  # fmt: skip
             except (KeyboardInterrupt, SesurgeonError) as error:
                 onwards = not isinstance(error, DivergedError)  # it would diverge again
                 watcher.say_what_is_kept(flags_to_load(loaded, reading), onwards=onwards)

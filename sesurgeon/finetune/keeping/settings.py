@@ -17,6 +17,9 @@ _OF_COMMANDS: dict[str, Any] = {
     "pretrained": bool,
     "preprocessing": tuple[str, ...] | None,
     "num_processes": int,
+    "teacher": str | None,
+    "teacher_arch": str | None,
+    "teacher_model_kwargs": tuple[str, ...] | None,
 }
 
 

@@ -1,15 +1,38 @@
-"""The teacher of distillation: a frozen copy of the network before training."""
+"""The teacher of distillation: a frozen copy of the network before training, or another network."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.finetune.scoring.forward import as_input, evaluating, main_logits
+from sesurgeon.errors import UsageError
+from sesurgeon.finetune.config import FinetuneConfig
+from sesurgeon.finetune.scoring.forward import as_input, count_outputs, evaluating, main_logits, output_names
+from sesurgeon.finetune.task import Task
 from sesurgeon.models.copies import copy_of
 from sesurgeon.models.files.own_weights import take_weights
+from sesurgeon.models.provenance import provenance_of
+from sesurgeon.words import some
+
+
+class OtherTeacher(nn.Module):
+    """Another network, of whose outputs those of the student's classes are taken.
+
+    Args:
+        network: the teacher.
+        columns: its output of each of the student's outputs.
+    """
+
+    def __init__(self, network: nn.Module, columns: Sequence[int]) -> None:
+        super().__init__()
+        self.network = network
+        self.columns: Tensor
+        self.register_buffer("columns", torch.tensor(columns))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return main_logits(self.network(images)).index_select(1, self.columns)
 
 
 def make_teacher(model: nn.Module, images: Tensor) -> nn.Module:
@@ -48,3 +71,53 @@ def restore_teacher(model: nn.Module, weights: Mapping[str, Tensor], origin: str
     teacher = copy_of(model) if had_blocks else remove_se(model)
     take_weights(teacher, weights, origin)
     return teacher.requires_grad_(False).eval()
+
+
+def columns_of(teacher: nn.Module, task: Task, config: FinetuneConfig) -> tuple[int, ...]:
+    """Which output of another network belongs to each of the student's. Checks that it can teach.
+
+    Classes are matched by name; where the teacher does not name its own, they are taken to be those of the task.
+
+    Raises:
+        UsageError: ``config`` asks for no distillation, or the images have no labels; or the teacher does not know a
+            class, is no classifier, wants images normalised in another way, or differs in whether they may have several
+            labels.
+        DataError: it cannot take the images.
+    """
+    name, known = type(teacher).__name__, provenance_of(teacher)
+    if config.distill == 0:
+        raise UsageError(
+            f"A teacher ({name}) is given, and distill (=0) takes nothing from it.", hint="Give --distill 0.8, as well."
+        )
+    if task.unlabelled:
+        raise UsageError(
+            "Images without labels are learnt from the network itself, not from a teacher.", hint="Leave --teacher out."
+        )
+    if known.multi_label != config.multi_label:
+        raise UsageError(
+            f"The teacher ({name}) and the run differ in whether images may have several labels.",
+            hint="Give a teacher of the same kind.",
+        )
+    own, wanted = task.preprocessing, known.preprocessing
+    if wanted is not None and (wanted.mean, wanted.std) != (own.mean, own.std):
+        raise UsageError(
+            f"The teacher ({name}) wants images with mean {wanted.mean} and std {wanted.std}, the model with "
+            f"{own.mean} and {own.std}.",
+            hint="Both see the same images. Give a teacher that was trained on images prepared alike.",
+        )
+    outputs = count_outputs(teacher, own)
+    if known.classes is None and outputs == len(task.classes):
+        return tuple(range(outputs))
+    names = output_names(teacher, outputs)
+    if unknown := [one for one in task.classes if one not in names]:
+        raise UsageError(
+            f"The teacher ({name}) has {outputs} outputs, and none for {some(unknown, 5)}.",
+            hint="Give one that was trained on these classes, such as the best.pt of another run.",
+        )
+    return tuple(map(names.index, task.classes))
+
+
+def other_teacher(teacher: nn.Module, task: Task, config: FinetuneConfig) -> OtherTeacher:
+    """A frozen copy of another network in eval mode; errors are those of :func:`columns_of`."""
+    columns = columns_of(teacher, task, config)
+    return OtherTeacher(copy_of(teacher), columns).requires_grad_(False).eval()

@@ -12,6 +12,7 @@ from sesurgeon.graph.flow import Flow
 from sesurgeon.paths import join
 
 _RESIZES = re.compile(r"conv\w*|\w*_pool[123]d|interpolate|pixel_unshuffle|\w*Pool\w*|Upsample|PixelUnshuffle")
+_REDUCTIONS = ("mean", "sum", "amax", "amin", "max", "min", "std", "var", "norm", "vector_norm", "logsumexp", "median")
 
 
 def narrows(flow: Flow, path: str, children: Mapping[str, Flow], branch: frozenset[fx.Node], end: fx.Node) -> bool:
@@ -38,6 +39,20 @@ def is_smaller(node: fx.Node, than: Tensor) -> bool:
     if inner is None or inner.ndim != than.ndim or inner.shape[2:].numel() == 1:
         return False
     return all(small < large for small, large in zip(inner.shape[2:], than.shape[2:], strict=True))
+
+
+def is_statistic(node: fx.Node) -> bool:
+    """Whether ``node`` gives a statistic of a whole map with the channels last, (N, 1, 1, C), which looks like a map.
+
+    It comes from a reduction or from another statistic, in whichever order of dimensions; a map of one channel and one
+    row, (N, 1, 1, W), comes from a layer that reads a larger map.
+    """
+    tensor = ops.tensor_of(node)
+    if tensor is None or tensor.shape[1:-1].numel() > 1:
+        return False
+    read = [ops.tensor_of(parent) for parent in node.all_input_nodes if parent.op != "get_attr"]
+    maps = [one.shape for one in read if one is not None and one.ndim == tensor.ndim]
+    return ops.name_of(node) in _REDUCTIONS or any(1 in (one[2:].numel(), one[1:-1].numel()) for one in maps)
 
 
 def _is_one_place(node: fx.Node, than: Tensor) -> bool:

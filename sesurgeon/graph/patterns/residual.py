@@ -8,10 +8,8 @@ from torch import fx
 
 from sesurgeon.graph import ops
 from sesurgeon.graph.candidates import Candidate
-from sesurgeon.graph.channel_dim import channel_dim
 from sesurgeon.graph.flow import Flow
-from sesurgeon.graph.patterns.narrowing import is_smaller, narrows
-from sesurgeon.paths import is_within
+from sesurgeon.graph.patterns.narrowing import is_smaller, is_statistic, narrows
 
 # A shortcut may hold a projection, but the branch has at least this many times its layers (ResNet: 2 or 3 to 1,
 # GhostNet: 5 to 2); with less they are parallel branches (RepVGG: 1 to 1).
@@ -53,7 +51,7 @@ def residual_branches(flow: Flow, path: str, children: Mapping[str, Flow]) -> li
         if end not in own or _adds_the_fork(flow, end, own):
             continue
         narrow = narrows(flow, path, children, own, end)
-        if narrow or not _shrinks_between(flow, path, children, own, end):
+        if narrow or not _shrinks_between(own, end):
             found.append(
                 Candidate(
                     "residual", end, own, has_skip=True, summed=summed, narrows=narrow, join=node, shortcut=shortcut
@@ -88,19 +86,10 @@ def _by_weight(flow: Flow, operands: tuple[fx.Node, fx.Node]) -> tuple[fx.Node, 
     return second, first
 
 
-def _shrinks_between(
-    flow: Flow, path: str, children: Mapping[str, Flow], branch: frozenset[fx.Node], end: fx.Node
-) -> bool:
+def _shrinks_between(branch: frozenset[fx.Node], end: fx.Node) -> bool:
     """Whether a tensor inside the branch is smaller than its end in all directions: down and up again."""
     last = ops.tensor_of(end)
-    if last is None:
-        return True
-    smaller = [tensor for node in branch if is_smaller(node, last) and (tensor := ops.tensor_of(node)) is not None]
-    if any(tensor.shape[1:-1].numel() > 1 for tensor in smaller):
-        return True
-    # what is left is (N, 1, 1, C): with the channels last a statistic of a map, with the channels first a map of one
-    below = {name.removeprefix(f"{path}."): child.graph for name, child in children.items() if is_within(name, path)}
-    return bool(smaller) and channel_dim(flow.owner, below, "", end) == 1
+    return last is None or any(is_smaller(node, last) and not is_statistic(node) for node in branch)
 
 
 def _adds_the_fork(flow: Flow, end: fx.Node, branch: frozenset[fx.Node]) -> bool:

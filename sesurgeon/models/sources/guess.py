@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,7 +59,8 @@ def looks_like(state: Mapping[str, Any], but: str = "") -> str:
 
     Names may have a prefix, as in Lightning's files.
     """
-    prefix = max(firsts := [name.partition(".")[0] for name in state], key=firsts.count, default="")
+    firsts = Counter(name.partition(".")[0] for name in state)
+    prefix = max(firsts, key=firsts.__getitem__, default="")
     inner = {name.removeprefix(f"{prefix}."): value for name, value in state.items()}
     close = guess_architectures(state) or guess_architectures(inner)
     if but in close:
@@ -102,7 +104,7 @@ def _resnet(state: Mapping[str, Any]) -> list[str]:
     width, inputs = (*state["layer1.0.conv2.weight"].shape, 0, 0)[:2]
     if width == inputs == 64:
         return _in_both(name)
-    if width == inputs:
+    if width == inputs == 128 and block == "bottleneck":
         return _in_both(f"wide_{name}_2")
     group_width = {(128, 4): "32x4d", (256, 8): "32x8d", (256, 4): "64x4d"}.get((width, inputs))
     return _in_both(f"{name.replace('resnet', 'resnext')}_{group_width}") if group_width else []
