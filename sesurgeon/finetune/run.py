@@ -149,6 +149,9 @@ def finetune(
     _check_resumed_teacher(own, teacher)
     task, updates_per_epoch = _checked(model, data, config, accelerator, state, taught=teacher is not None)
     other = None if teacher is None else other_teacher(teacher, task, config)
+    if teacher is not None and state is None:  # the notes of a resumed run have it
+        said = f"{config.distill:g} of the loss is the distance from the outputs of another network, a "
+        task = replace(task, notes=(*task.notes, f"{said}{type(teacher).__name__}."))
     config = config.with_rates(new_head=task.new_head)
     source = {"model": str(provenance_of(model).source), "data": spec}
     if teacher is not None:

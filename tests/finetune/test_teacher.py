@@ -45,6 +45,7 @@ def test_a_new_head_learns_from_another_network(make_net: MakeNet, split_folder:
         student, split_folder, replace(config, epochs=8, lr=0.02), teacher=teacher, on_progress=events.append
     )
     assert provenance_of(student).classes == ("left", "right")
+    assert "1 of the loss is the distance from the outputs of another network, a TinyNet." in result.task.notes
     assert result.rows[-1].train_loss < 0.5 * result.rows[1].train_loss
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
     assert all(parameter.requires_grad for parameter in teacher.parameters())
@@ -103,6 +104,12 @@ def test_it_is_stopped_and_resumed_bit_for_bit(
     finetune(load(torn / "last.pt", trust_pickle=True), split_folder, resume=torn, teacher=again)
     ours, theirs = (load(run / "last.pt", trust_pickle=True).state_dict() for run in (whole, torn))
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+
+
+def test_a_teacher_in_half_precision_is_fed_so(make_net: MakeNet, split_folder: Path, config: FinetuneConfig) -> None:
+    teacher = knowing(make_net(2), ("left", "right")).bfloat16()
+    result = finetune(make_net(5), split_folder, replace(config, epochs=1), teacher=teacher)
+    assert len(result.rows) == 2
 
 
 def test_a_run_without_one_gets_none_when_it_is_resumed(

@@ -32,7 +32,7 @@ class OtherTeacher(nn.Module):
         self.register_buffer("columns", torch.tensor(columns))
 
     def forward(self, images: Tensor) -> Tensor:
-        return main_logits(self.network(images)).index_select(1, self.columns)
+        return main_logits(self.network(as_input(images, self.network))).index_select(1, self.columns)
 
 
 def make_teacher(model: nn.Module, images: Tensor) -> nn.Module:

@@ -1,0 +1,78 @@
+"""``finetune --teacher``: distillation from another network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import sesurgeon
+from tests.cli.commands import finetune, run
+
+SHORT = ("--data", "data", "-j", "0", "--device", "cpu", "-b", "4", "--log-with", "none", "-q")
+TEACHER = "runs/finetune/teacher/last.pt"
+MODULE = """
+from torch import nn
+from torchvision.models.resnet import BasicBlock
+
+
+def make(classes=5):
+    parts = nn.Conv2d(1, 8, 3, padding=1), BasicBlock(8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*parts, nn.Linear(8, classes))
+"""
+
+
+@pytest.fixture
+def taught(workplace: Path) -> Path:
+    """The working folder with a run called teacher, and net.pt, which has five classes."""
+    done = finetune("net.se.pt", *SHORT, "--epochs", "2", "--name", "teacher")
+    assert done.exit_code == 0, done.stderr
+    (workplace / "mine.py").write_text(MODULE)
+    return workplace
+
+
+def test_a_run_learns_from_another_and_goes_on_with_it(taught: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(taught)
+    arch = ("--arch", "factory:mine:make")
+    assert run("add-se", "factory:mine:make", "--input-shape", "2,1,8,8", "-o", "five.se.pt").exit_code == 0
+    words = ("--teacher", TEACHER, "--distill", "0.8", "--train", "blocks", "--name", "student")
+    done = finetune("five.se.pt", *arch, *SHORT, *words, "--epochs", "1")
+    assert done.exit_code == 0, done.stderr
+    folder = Path("runs/finetune/student")
+    settings = yaml.safe_load((folder / "args.yaml").read_text())
+    assert (settings["teacher"], settings["teacher_arch"], settings["distill"]) == (TEACHER, None, 0.8)
+    kept, teacher = (sesurgeon.load(path).state_dict() for path in (folder / "teacher.pt", TEACHER))
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in teacher.items())
+    Path(TEACHER).unlink()  # the run has its own
+    more = finetune("--resume", "--name", "student", "--epochs", "2", *arch, "-q")
+    assert more.exit_code == 0, more.stderr
+    assert yaml.safe_load((folder / "args.yaml").read_text())["teacher"] == TEACHER
+    assert len((folder / "summary.csv").read_text().splitlines()) == 4
+    sys.modules.pop("mine", None)
+
+
+def test_what_does_not_go_together_is_refused(taught: Path) -> None:
+    before = sorted(path for path in taught.rglob("*") if ".lock" not in path.name)
+    for words, said in (
+        (("--teacher", TEACHER), "--distill 0.8"),
+        (("--teacher", "missing.pt", "--distill", "0.8"), "missing.pt"),
+        (("--teacher", "factory:mine:make", "--distill", "0.8", "--teacher-arch", "timm:resnet18"), "--arch"),
+        (("--resume", "--name", "teacher", "--teacher", TEACHER), "--resume continues a run with its own teacher"),
+    ):
+        given = ("-q",) if "--resume" in words else ("net.se.pt", *SHORT)
+        refused = finetune(*given, *words)
+        assert refused.exit_code in (2, 3), refused.output
+        assert said in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert sorted(path for path in taught.rglob("*") if ".lock" not in path.name) == before
+
+
+def test_a_configuration_chooses_no_code_for_it(taught: Path) -> None:
+    Path("mine.yaml").write_text("teacher: factory:mine:make\nteacher_model_kwargs: {classes: 2}\ndistill: 0.5\n")
+    refused = finetune("net.se.pt", *SHORT, "--config", "mine.yaml")
+    assert refused.exit_code == 2
+    assert "its teacher and teacher_model_kwargs would choose what code is run" in " ".join(refused.stderr.split())
+    assert "--teacher factory:mine:make --teacher-model-kwargs classes=2" in refused.stderr
