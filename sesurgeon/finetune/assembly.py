@@ -157,7 +157,7 @@ def _teacher(
     teacher: nn.Module
     if other is not None:
         teacher = other
-        if resumes:  # its file may have changed since
+        if resumes:  # the network that was given may have learnt since
             take_weights(other.network, read_weights(path), str(path))
         elif run.writes:
             save(other.network, path)

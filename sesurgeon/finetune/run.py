@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -110,7 +111,7 @@ def finetune(
         config: the settings; None: the defaults, or those of the run that is resumed.
         teacher: another network to distil from, with weight ``config.distill``; it stays as it is. It knows the classes
             of the data, perhaps among others. None: the network as it was before training teaches. A run that had one
-            gets it again when it is resumed: ``load(folder / "teacher.pt")``.
+            gets the same again when it is resumed: ``load(folder / "teacher.pt")``.
         resume: the folder of a run to resume. ``model`` is its ``last.pt`` then, and ``config`` the one that it was
             started with, except for what :func:`sesurgeon.finetune.resumed_config` allows to change.
         settings: more entries for ``args.yaml``.
@@ -121,7 +122,8 @@ def finetune(
         UsageError: ``settings`` are no plain data; the model is no classifier, has no last layer that could be
             replaced, or the device or the optimiser is not there; images without labels for more than distillation
             alone; nothing to resume from, other settings than those of the run that is resumed, another number of
-            processes, or fewer epochs than were begun; a run is going on in that folder.
+            processes, or fewer epochs than were begun; a run is going on in that folder; or the teacher cannot teach
+            it, cannot be kept, or is missing on resuming.
         UnreadableFileError: what is resumed is no run, or its settings, states or best epoch are damaged or gone.
         OutputError: the run folder is there already, or cannot be written.
         DivergedError: the loss is not finite; the report says how far the run came.
@@ -139,6 +141,7 @@ def finetune(
             hint="from sesurgeon.finetune import FinetuneConfig; config = FinetuneConfig(epochs=3, lr=1e-3)",
         )
     config = (config or FinetuneConfig()) if own is None else config_of(own, config)
+    _check_teacher(teacher, config, own)
     trackers = trackers_for(config.log_with)
     found = None if resumed is None else state_of(resumed)
     state = None if found is None else found.state
@@ -146,10 +149,10 @@ def finetune(
     on_progress = on_progress if accelerator.is_main_process else ignore
     spec = data.name if isinstance(data, Data) else os.fspath(data)
     data = _images(model, data, config, accelerator, state, on_progress)
-    _check_resumed_teacher(own, teacher)
     task, updates_per_epoch = _checked(model, data, config, accelerator, state, taught=teacher is not None)
     other = None if teacher is None else other_teacher(teacher, task, config)
     if teacher is not None and state is None:  # the notes of a resumed run have it
+        on_main(accelerator, lambda: _check_kept(teacher))
         said = f"{config.distill:g} of the loss is the distance from the outputs of another network, a "
         task = replace(task, notes=(*task.notes, f"{said}{type(teacher).__name__}."))
     config = config.with_rates(new_head=task.new_head)
@@ -213,21 +216,41 @@ def _images(
     return on_main(accelerator, lambda: labelled_by(placed, opened, config, state))
 
 
-def _check_resumed_teacher(own: Mapping[str, Any] | None, teacher: nn.Module | None) -> None:
-    """Refuse to resume a run without the teacher that it had, or with one that it had not.
+def _check_teacher(teacher: nn.Module | None, config: FinetuneConfig, own: Mapping[str, Any] | None) -> None:
+    """Refuse a teacher of which nothing is learned, or another one than the run had that is resumed.
 
     Args:
-        own: settings of the run that is resumed; None for a new run.
         teacher: that was given.
+        config: the settings.
+        own: settings of the run that is resumed; None for a new run.
     """
+    if teacher is not None and config.distill == 0:
+        raise UsageError(
+            f"A teacher ({type(teacher).__name__}) is given, and distill (=0) takes nothing from it.",
+            hint="Give --distill 0.8, as well.",
+        )
     had = own is not None and own.get("teacher") is not None
     if own is not None and had != (teacher is not None):
         raise UsageError(
             f"The run is distilled from another network ({own.get('teacher')}), which is needed to go on."
             if had
             else "The run has no teacher but the network itself.",
-            hint='Give it again: teacher=sesurgeon.load(folder / "teacher.pt").' if had else "Leave the teacher out.",
+            hint="Give it again: teacher=sesurgeon.load(folder / 'teacher.pt', ...), with arch or trust_pickle where "
+            "it needs them."
+            if had
+            else "Leave the teacher out.",
         )
+
+
+def _check_kept(teacher: nn.Module) -> None:
+    """Refuse a teacher that the run's folder could not keep, before there is one."""
+    from sesurgeon.surgery import save
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            save(teacher, Path(folder, "teacher.pt"))
+        except UsageError as error:
+            raise UsageError(f"The teacher cannot be kept. {error.message}", hint=error.hint) from error
 
 
 def _checked(

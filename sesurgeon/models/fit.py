@@ -24,7 +24,7 @@ from sesurgeon.words import some
 
 _SHOWN = 3
 _OF_TRAINING = frozenset(
-    {"criterion", "loss", "losses", "lossfn", "entropy", "metric", "metrics", "acc", "accuracy", "auroc", "f1"}
+    {"criterion", "loss", "losses", "lossfn", "entropy", "metric", "metrics", "acc", "accuracy", "auroc"}
 )
 
 
@@ -103,7 +103,8 @@ def _with_names_of(model: nn.Module, state: Mapping[str, Tensor], origin: str) -
     if not prefixes:
         return state
     prefix = prefixes[0]
-    beside = [name for name in state if not name.startswith(prefix) and not _is_of_training(name, state[name])]
+    tensors = [name for name, value in state.items() if isinstance(value, Tensor)]
+    beside = [name for name in tensors if not name.startswith(prefix) and not _is_of_training(name, prefix)]
     within = " and ".join(one.rstrip(".") for one in prefixes)
     said = f"{origin} holds {type(model).__name__} under {within}"
     if len(prefixes) > 1 or beside:
@@ -132,11 +133,14 @@ def _prefixes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[st
     return [prefix for prefix, score in scores.items() if score == max(scores.values())]
 
 
-def _is_of_training(name: str, value: object) -> bool:
-    """Whether a tensor is named as one of a loss or a metric, which the network itself does not need."""
-    parts = name.split(".")
-    words = re.split(r"[._]", ".".join(parts[:-1] or parts).lower())
-    return not isinstance(value, Tensor) or not _OF_TRAINING.isdisjoint(words)
+def _is_of_training(name: str, prefix: str) -> bool:
+    """Whether a tensor beside the network at ``prefix`` is named as one of a loss or a metric.
+
+    The network itself does not need it. That tells the first part of the name that is not in the prefix, too.
+    """
+    parts, within = name.split("."), prefix.split(".")
+    own = next((part for part, other in zip(parts, within, strict=False) if part != other), parts[-1])
+    return not _OF_TRAINING.isdisjoint(own.lower().split("_"))
 
 
 def _classes_in(state: Mapping[str, Tensor], model: nn.Module) -> int | None:

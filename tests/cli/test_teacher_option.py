@@ -59,7 +59,10 @@ def test_what_does_not_go_together_is_refused(taught: Path) -> None:
     for words, said in (
         (("--teacher", TEACHER), "--distill 0.8"),
         (("--teacher", "missing.pt", "--distill", "0.8"), "missing.pt"),
-        (("--teacher", "factory:mine:make", "--distill", "0.8", "--teacher-arch", "timm:resnet18"), "--arch"),
+        (("--teacher", "factory:mine:make", "--distill", "0.8", "--teacher-arch", "timm:resnet18"), "--teacher-arch"),
+        (("--teacher", "timm:resnet18", "--distill", "0.8"), "timm:resnet18 is an architecture without weights"),
+        (("--teacher-arch", "timm:resnet18"), "Give --teacher too"),
+        (("--teacher", TEACHER, "--distill", "0.8", "--name", "teacher", "--force"), "where the new run would take"),
         (("--resume", "--name", "teacher", "--teacher", TEACHER), "--resume continues a run with its own teacher"),
     ):
         given = ("-q",) if "--resume" in words else ("net.se.pt", *SHORT)
@@ -76,3 +79,8 @@ def test_a_configuration_chooses_no_code_for_it(taught: Path) -> None:
     assert refused.exit_code == 2
     assert "its teacher and teacher_model_kwargs would choose what code is run" in " ".join(refused.stderr.split())
     assert "--teacher factory:mine:make --teacher-model-kwargs classes=2" in refused.stderr
+    Path("mine.yaml").write_text("teacher: net.se.pt\ndistill: 0.5\n")
+    refused = finetune("net.se.pt", *SHORT, "--config", "mine.yaml", "--trust-pickle")
+    assert refused.exit_code == 2
+    assert "its teacher would choose what code is run" in refused.stderr
+    assert "type it, too: --teacher net.se.pt" in refused.stderr

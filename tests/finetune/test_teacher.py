@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 from sesurgeon.errors import DataError, UnreadableFileError, UsageError
 from sesurgeon.finetune import Event, FinetuneConfig, TrainStep, finetune
 from sesurgeon.finetune.scoring.forward import main_logits
+from sesurgeon.finetune.task import Task
 from sesurgeon.finetune.training import objective
+from sesurgeon.finetune.training.teacher import columns_of
 from sesurgeon.models import Preprocessing, Provenance, Source, attach_provenance, provenance_of
 from sesurgeon.surgery import add_se, load
 
@@ -123,17 +126,18 @@ def test_a_run_without_one_gets_none_when_it_is_resumed(
 
 
 @pytest.mark.parametrize(
-    ("classes", "changes", "settings", "message"),
+    ("classes", "changes", "settings", "error", "message"),
     [
-        (("left", "right"), {}, {"distill": 0.0}, r"distill \(=0\) takes nothing from it"),
-        (("left", "up"), {}, {}, r"has 2 outputs, and none for right"),
-        (None, {}, {}, r"has 3 outputs, and none for left, right"),
-        (("left", "right"), {"multi_label": True}, {}, "differ in whether images may have several labels"),
+        (("left", "right"), {}, {"distill": 0.0}, UsageError, r"distill \(=0\) takes nothing from it"),
+        (("left", "up"), {}, {}, DataError, r"\(TinyNet\) does not fit\. .* not know these classes of the data: right"),
+        (None, {}, {}, DataError, r"does not fit\. The data have 2 classes, the model has 3 outputs without names"),
+        (("left", "right"), {"multi_label": True}, {}, UsageError, "differ in whether images may have several labels"),
         (
             ("left", "right"),
             {"preprocessing": replace(SEEN, mean=(0.1,))},
             {},
-            r"mean \(0\.1,\).*the model with \(0\.5,\)",
+            UsageError,
+            r"mean \(0\.1,\) .* \(0\.5,\)",
         ),
     ],
 )
@@ -144,18 +148,55 @@ def test_what_cannot_teach_is_refused_before_anything_is_written(
     classes: tuple[str, ...] | None,
     changes: dict[str, object],
     settings: dict[str, float],
+    error: type[Exception],
     message: str,
 ) -> None:
     teacher = knowing(make_net(3 if classes is None else 2), classes, **changes)
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(error, match=message):
         finetune(make_net(5), split_folder, replace(config, **settings), teacher=teacher)  # type: ignore[arg-type]
     assert not Path(config.output).exists()
+
+
+def test_what_cannot_be_kept_cannot_teach(make_net: MakeNet, split_folder: Path, config: FinetuneConfig) -> None:
+    config = replace(config, name="run", epochs=1)
+    finetune(make_net(2), split_folder, replace(config, distill=0.0))
+    before = sorted(Path(config.output).rglob("*"))
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    teacher.odd = lambda: None
+    with pytest.raises(UsageError, match="The teacher cannot be kept"):
+        finetune(make_net(5), split_folder, replace(config, force=True), teacher=teacher)
+    assert sorted(Path(config.output).rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("of_teacher", "of_student", "of_data", "columns"),
+    [
+        (("up", "right", "left"), ("left", "right"), ("left", "right"), (2, 1)),
+        (None, ("right", "left"), ("left", "right"), (1, 0)),
+        (("crane", "dog", "crane"), ("crane", "dog", "crane"), ("crane", "dog", "crane"), (0, 1, 2)),
+        (None, ("left", "right", "up"), ("left", "right"), None),
+        (("crane", "dog", "crane"), ("dog", "crane"), ("dog", "crane"), None),
+    ],
+)
+def test_columns_follow_names_or_else_the_order_of_the_data(
+    make_net: MakeNet,
+    config: FinetuneConfig,
+    of_teacher: tuple[str, ...] | None,
+    of_student: tuple[str, ...],
+    of_data: tuple[str, ...],
+    columns: tuple[int, ...] | None,
+) -> None:
+    teacher = knowing(make_net(len(of_teacher or of_student)), of_teacher)
+    indices = tuple(range(3)) if len(set(of_data)) < len(of_data) else tuple(map(of_student.index, of_data))
+    task = Task(SEEN, of_student, indices, None, frozenset(), (), (), len(of_student))
+    with contextlib.nullcontext() if columns is not None else pytest.raises(DataError):
+        assert columns_of(teacher, task, config) == columns
 
 
 def test_nor_can_what_takes_other_images_or_is_no_network(
     make_net: MakeNet, split_folder: Path, config: FinetuneConfig
 ) -> None:
-    with pytest.raises(DataError, match="cannot take images of 1 x 8 x 8"):
+    with pytest.raises(DataError, match=r"The teacher \(TinyNet\) does not fit.* cannot take images of 1 x 8 x 8"):
         finetune(make_net(5), split_folder, config, teacher=make_net(2, channels=3))
     with pytest.raises(UsageError):
         finetune(make_net(5), split_folder, config, teacher="best.pt")  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -155,3 +157,31 @@ def test_a_gate_with_its_channels_last_is_no_smaller_map(side: int, inner: type[
 def test_nor_is_one_along_a_line(length: int) -> None:
     found = find_sites(Outer(GatedAlongALine()), torch.randn(2, 16, length))
     assert "net:residual" in [site.id for site in found]
+
+
+class GatedInside(nn.Module):
+    """A block with its channels last and a narrower gate, made of vectors."""
+
+    def __init__(self, spread: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.norm, self.spread = nn.LayerNorm(32), spread
+        self.first, self.gate, self.last = nn.Linear(32, 16), nn.Linear(16, 16), nn.Linear(16, 32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(self.norm(x)).relu()
+        return x + self.last(y * self.spread(self.gate(y.mean((1, 2))).sigmoid()))
+
+
+@pytest.mark.parametrize(
+    "spread",
+    [
+        lambda gate: gate[:, None, None, :],
+        lambda gate: gate.unsqueeze(1).unsqueeze(1),
+        lambda gate: gate.view(-1, 1, 1, 16),
+        lambda gate: gate.reshape(gate.shape[0], 1, 1, -1),
+    ],
+)
+def test_nor_is_a_vector_that_is_spread_over_a_map(spread: Callable[[Tensor], Tensor]) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 32, 1), Permute([0, 2, 3, 1]), GatedInside(spread), Permute([0, 3, 1, 2]))
+    found = find_sites(net, torch.randn(2, 3, 80, 80))
+    assert [(site.id, site.channel_dim) for site in found if site.kind == "residual"] == [("2:residual", -1)]

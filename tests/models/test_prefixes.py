@@ -30,7 +30,13 @@ def test_weights_of_losses_and_metrics_are_left_out(tiny, prefix):
     assert_same_weights(fit(SHUFFLENET, {**beside, **under(prefix, tiny)}), tiny)
 
 
-@pytest.mark.parametrize("name", ["head.weight", "normalize.mean", "se.fc1.weight", "glossy.weight"])
+def test_a_loss_may_lie_within_the_same_prefix(tiny):
+    assert_same_weights(fit(SHUFFLENET, {**under("model.net.", tiny), "model.criterion.weight": torch.ones(5)}), tiny)
+
+
+@pytest.mark.parametrize(
+    "name", ["head.weight", "normalize.mean", "se.fc1.weight", "glossy.weight", "head.loss.weight"]
+)
 def test_what_else_is_beside_a_network_may_belong_to_it(tiny, name):
     with pytest.raises(UsageError, match=f"holds ShuffleNetV2 under net, and {name} beside it"):
         fit(SHUFFLENET, {name: torch.ones(3), **under("net.", tiny)})

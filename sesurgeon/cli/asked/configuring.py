@@ -55,6 +55,8 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
 def check_typed(context: typer.Context, model: str | None, reading: Reading, of: str = "") -> None:
     """Refuse a factory, which is imported and run, or arguments of it that were not typed but come from ``--config``.
 
+    A teacher that ``--trust-pickle`` would run must be typed, too: it is typed for MODEL.
+
     Args:
         context: knows which options were typed.
         model: that is read.
@@ -70,6 +72,9 @@ def check_typed(context: typer.Context, model: str | None, reading: Reading, of:
     chosen = [name for name in factories if not is_typed(context, name)]
     if factories and reading.model_kwargs and not is_typed(context, kwargs):
         chosen.append(kwargs)
+    if of and reading.trust_pickle and model is not None and not factories and not is_typed(context, of):
+        chosen.append(of)
+        factories[of] = model
     if chosen:
         flags = {name: "" if name == "model" else f"--{name.replace('_', '-')} " for name in (*named, kwargs)}
         words = [f"{flags[name]}{value}" for name, value in factories.items()]

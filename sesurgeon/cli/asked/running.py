@@ -73,6 +73,9 @@ def new_run(
     """
     from sesurgeon.finetune import FinetuneConfig
 
+    if is_typed(context, "teacher"):  # how another was read, a configuration may say
+        typed = {name: value for name, value in vars(teaching).items() if is_typed(context, name)}
+        teaching = Teaching(**typed)
     by_teacher = teaching.reading(reading)
     check_typed(context, model, reading)
     check_typed(context, teaching.teacher, by_teacher, of="teacher")
@@ -81,7 +84,8 @@ def new_run(
     notes: list[str] = []
     name = given_or_latest(model, latest_augmented, notes.append)
     if training.name is not None:
-        _check_outlives(name, Path(training.output) / training.name)
+        for needed in (name, teaching.teacher):
+            _check_outlives(needed, Path(training.output) / training.name)
     settings = {"model": name, **{key: getattr(reading, key) for key in _KEPT}, "num_processes": processes}
     config = FinetuneConfig(**training.settings())
     taught = teaching.teacher is not None
@@ -149,15 +153,17 @@ def resumed_run(
                 f"{folder} wrote no state, and starting it again would import and run {source}, as args.yaml says.",
                 hint="Give --trust-pickle, if you want that.",
             )
+    for needed in (model, asked.teacher):
+        _check_outlives(needed, folder)
     again = f"{folder} was stopped before its first state was written: it starts again, with its settings."
     config = replace(config, output=str(output), name=folder.name, force=True)
     teacher = None if asked.teacher is None else (asked.teacher, asked.reading(reading))
     return Run(model, data, replace(reading, **kept), config, processes, settings, (again,), teacher=teacher)
 
 
-def _check_outlives(model: str, folder: Path) -> None:
-    """Refuse a model that ``--force`` would delete."""
-    if Path(model).exists() and Path(model).resolve().is_relative_to(folder.resolve()):
+def _check_outlives(model: str | None, folder: Path) -> None:
+    """Refuse a model or teacher that ``--force`` would delete."""
+    if model is not None and Path(model).exists() and Path(model).resolve().is_relative_to(folder.resolve()):
         raise UsageError(
             f"{model} lies in {folder}, where the new run would take its place.", hint="Give another --name."
         )

@@ -84,7 +84,8 @@ class Training:
         float,
         _option(
             _LOSS,
-            "Weight of distillation from the network before training; 1 needs no labels and no class folders.",
+            "Weight of distillation, from --teacher or from the network before training. From the latter, 1 needs no "
+            "labels and no class folders.",
             metavar="WEIGHT",
         ),
     ] = 0.0

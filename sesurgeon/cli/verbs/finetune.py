@@ -17,7 +17,7 @@ from sesurgeon.cli.asked.loading import flags_to_load, load_model, note_random_w
 from sesurgeon.cli.asked.options import OptionalModel, Reading, Talking
 from sesurgeon.cli.asked.running import new_run, resumed_run
 from sesurgeon.cli.asked.spread import spread
-from sesurgeon.cli.asked.teaching import Teaching
+from sesurgeon.cli.asked.teaching import Teaching, load_teacher, of_teacher
 from sesurgeon.cli.asked.training import NumProcesses, Resume, Training
 from sesurgeon.cli.launching import hush_torch, is_launched, is_main, launch, leave_group, main_explains
 from sesurgeon.cli.shown.console import reporting
@@ -74,7 +74,7 @@ def finetune(
 
         with out.working(f"Loading {run.model}"):
             loaded = load_model(run.model, run.reading, mapped=False)
-            teacher = None if run.teacher is None else load_model(*run.teacher, mapped=False)
+            teacher = None if run.teacher is None else load_teacher(*run.teacher)
         note_random_weights(out, run.model, run.reading)
         with out.progress() as progress:
             watcher = Watcher(out, progress, epochs=run.config.epochs, metric=run.config.metric)
@@ -85,7 +85,10 @@ def finetune(
                 )  # fmt: skip
             except (KeyboardInterrupt, SesurgeonError) as error:
                 onwards = not isinstance(error, DivergedError)  # it would diverge again
-                watcher.say_what_is_kept(flags_to_load(loaded, reading), onwards=onwards)
+                flags = flags_to_load(loaded, reading)
+                if teacher is not None:
+                    flags += of_teacher(flags_to_load(teacher, reading)).replace(" --trust-pickle", "")
+                watcher.say_what_is_kept(flags, onwards=onwards)
                 if isinstance(error, KeyboardInterrupt) and not main:
                     raise typer.Exit(INTERRUPTED) from error  # the main process prints it
                 raise

@@ -67,7 +67,7 @@ class RunFolder:
 
     @property
     def teacher(self) -> Path:
-        """The network before training, with distillation."""
+        """With distillation, the network before training or the other one that teaches."""
         return self.path / _TEACHER
 
     @property

@@ -98,7 +98,7 @@ def make_objective(
         images: how many training images there are.
         device: where it is computed.
         counts: training images of each output, to weight the classes by; None for a loss without weights.
-        teacher: the network before training; None without distillation.
+        teacher: the network before training, or another; None without distillation.
     """
     criterion: nn.Module
     if config.multi_label:

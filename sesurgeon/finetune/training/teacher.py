@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from sesurgeon.errors import UsageError
+from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune.config import FinetuneConfig
-from sesurgeon.finetune.scoring.forward import as_input, count_outputs, evaluating, main_logits, output_names
+from sesurgeon.finetune.data.labels import map_classes
+from sesurgeon.finetune.scoring.forward import as_input, count_outputs, evaluating, main_logits
 from sesurgeon.finetune.task import Task
 from sesurgeon.models.copies import copy_of
 from sesurgeon.models.files.own_weights import take_weights
 from sesurgeon.models.provenance import provenance_of
-from sesurgeon.words import some
 
 
 class OtherTeacher(nn.Module):
@@ -76,24 +76,20 @@ def restore_teacher(model: nn.Module, weights: Mapping[str, Tensor], origin: str
 def columns_of(teacher: nn.Module, task: Task, config: FinetuneConfig) -> tuple[int, ...]:
     """Which output of another network belongs to each of the student's. Checks that it can teach.
 
-    Classes are matched by name; where the teacher does not name its own, they are taken to be those of the task.
+    Classes are matched by name; where the teacher does not name its own, they are taken to be those of the data, in the
+    same order.
 
     Raises:
-        UsageError: ``config`` asks for no distillation, or the images have no labels; or the teacher does not know a
-            class, is no classifier, wants images normalised in another way, or differs in whether they may have several
-            labels.
-        DataError: it cannot take the images.
+        UsageError: the images have no labels; or the teacher is no classifier, wants images normalised in another way,
+            or differs in whether they may have several labels.
+        DataError: it cannot take the images, or does not know a class.
     """
     name, known = type(teacher).__name__, provenance_of(teacher)
-    if config.distill == 0:
-        raise UsageError(
-            f"A teacher ({name}) is given, and distill (=0) takes nothing from it.", hint="Give --distill 0.8, as well."
-        )
     if task.unlabelled:
         raise UsageError(
             "Images without labels are learnt from the network itself, not from a teacher.", hint="Leave --teacher out."
         )
-    if known.multi_label != config.multi_label:
+    if known.multi_label != config.multi_label and (known.multi_label or known.classes is not None):
         raise UsageError(
             f"The teacher ({name}) and the run differ in whether images may have several labels.",
             hint="Give a teacher of the same kind.",
@@ -105,16 +101,20 @@ def columns_of(teacher: nn.Module, task: Task, config: FinetuneConfig) -> tuple[
             f"{own.mean} and {own.std}.",
             hint="Both see the same images. Give a teacher that was trained on images prepared alike.",
         )
-    outputs = count_outputs(teacher, own)
-    if known.classes is None and outputs == len(task.classes):
-        return tuple(range(outputs))
-    names = output_names(teacher, outputs)
-    if unknown := [one for one in task.classes if one not in names]:
-        raise UsageError(
-            f"The teacher ({name}) has {outputs} outputs, and none for {some(unknown, 5)}.",
-            hint="Give one that was trained on these classes, such as the best.pt of another run.",
-        )
-    return tuple(map(names.index, task.classes))
+    try:
+        outputs = count_outputs(teacher, own)
+        if known.classes is not None:
+            return map_classes(task.classes, known.classes, outputs)
+        if len(task.indices) != len(task.classes):
+            raise DataError(
+                f"The model knows {len(task.classes)} classes and the data {len(task.indices)}: which are meant by "
+                f"{outputs} outputs without names, cannot be told.",
+                hint="Give a teacher that names its classes, such as the best.pt of another run.",
+            )
+        by_class = map_classes(task.classes, None, outputs)  # in the order of the data
+        return tuple(by_class[task.indices.index(output)] for output in range(len(task.classes)))
+    except DataError as error:
+        raise DataError(f"The teacher ({name}) does not fit. {error.message}", hint=error.hint) from error
 
 
 def other_teacher(teacher: nn.Module, task: Task, config: FinetuneConfig) -> OtherTeacher:

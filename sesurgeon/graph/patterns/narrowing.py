@@ -51,8 +51,11 @@ def is_statistic(node: fx.Node) -> bool:
     if tensor is None or tensor.shape[1:-1].numel() > 1:
         return False
     read = [ops.tensor_of(parent) for parent in node.all_input_nodes if parent.op != "get_attr"]
-    maps = [one.shape for one in read if one is not None and one.ndim == tensor.ndim]
-    return ops.name_of(node) in _REDUCTIONS or any(1 in (one[2:].numel(), one[1:-1].numel()) for one in maps)
+    shapes = [one.shape for one in read if one is not None]
+    maps = [shape for shape in shapes if len(shape) == tensor.ndim]
+    if not maps:  # vectors, which were given the dimensions of a map again
+        return bool(shapes)
+    return ops.name_of(node) in _REDUCTIONS or any(1 in (shape[2:].numel(), shape[1:-1].numel()) for shape in maps)
 
 
 def _is_one_place(node: fx.Node, than: Tensor) -> bool:

@@ -118,7 +118,7 @@ def load(
     loaded = _load(
         model, arch=arch, num_classes=num_classes, pretrained=pretrained, trust_pickle=trust_pickle, mapped=mapped
     )
-    if preprocessing is not None:
+    if preprocessing:
         state_preprocessing(loaded, preprocessing)
     return loaded
 
