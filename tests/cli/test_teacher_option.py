@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,18 +27,19 @@ def make(classes=5):
 
 
 @pytest.fixture
-def taught(workplace: Path) -> Path:
+def taught(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The working folder with a run called teacher, and net.pt, which has five classes."""
     done = finetune("net.se.pt", *SHORT, "--epochs", "2", "--name", "teacher")
     assert done.exit_code == 0, done.stderr
-    (workplace / "mine.py").write_text(MODULE)
-    return workplace
+    (workplace / "net_of_students.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(workplace)
+    yield workplace
+    sys.modules.pop("net_of_students", None)
 
 
-def test_a_run_learns_from_another_and_goes_on_with_it(taught: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(taught)
-    arch = ("--arch", "factory:mine:make")
-    assert run("add-se", "factory:mine:make", "--input-shape", "2,1,8,8", "-o", "five.se.pt").exit_code == 0
+def test_a_run_learns_from_another_and_goes_on_with_it(taught: Path) -> None:
+    arch = ("--arch", "factory:net_of_students:make")
+    assert run("add-se", "factory:net_of_students:make", "--input-shape", "2,1,8,8", "-o", "five.se.pt").exit_code == 0
     words = ("--teacher", TEACHER, "--distill", "0.8", "--train", "blocks", "--name", "student")
     done = finetune("five.se.pt", *arch, *SHORT, *words, "--epochs", "1")
     assert done.exit_code == 0, done.stderr
@@ -51,7 +53,6 @@ def test_a_run_learns_from_another_and_goes_on_with_it(taught: Path, monkeypatch
     assert more.exit_code == 0, more.stderr
     assert yaml.safe_load((folder / "args.yaml").read_text())["teacher"] == TEACHER
     assert len((folder / "summary.csv").read_text().splitlines()) == 4
-    sys.modules.pop("mine", None)
 
 
 def test_what_does_not_go_together_is_refused(taught: Path) -> None:
@@ -59,7 +60,10 @@ def test_what_does_not_go_together_is_refused(taught: Path) -> None:
     for words, said in (
         (("--teacher", TEACHER), "--distill 0.8"),
         (("--teacher", "missing.pt", "--distill", "0.8"), "missing.pt"),
-        (("--teacher", "factory:mine:make", "--distill", "0.8", "--teacher-arch", "timm:resnet18"), "--teacher-arch"),
+        (
+            ("--teacher", "factory:net_of_students:make", "--distill", "0.8", "--teacher-arch", "timm:resnet18"),
+            "--teacher-arch",
+        ),
         (("--teacher", "timm:resnet18", "--distill", "0.8"), "timm:resnet18 is an architecture without weights"),
         (("--teacher-arch", "timm:resnet18"), "Give --teacher too"),
         (("--teacher", TEACHER, "--distill", "0.8", "--name", "teacher", "--force"), "where the new run would take"),
@@ -74,11 +78,13 @@ def test_what_does_not_go_together_is_refused(taught: Path) -> None:
 
 
 def test_a_configuration_chooses_no_code_for_it(taught: Path) -> None:
-    Path("mine.yaml").write_text("teacher: factory:mine:make\nteacher_model_kwargs: {classes: 2}\ndistill: 0.5\n")
+    Path("mine.yaml").write_text(
+        "teacher: factory:net_of_students:make\nteacher_model_kwargs: {classes: 2}\ndistill: 0.5\n"
+    )
     refused = finetune("net.se.pt", *SHORT, "--config", "mine.yaml")
     assert refused.exit_code == 2
     assert "its teacher and teacher_model_kwargs would choose what code is run" in " ".join(refused.stderr.split())
-    assert "--teacher factory:mine:make --teacher-model-kwargs classes=2" in refused.stderr
+    assert "--teacher factory:net_of_students:make --teacher-model-kwargs classes=2" in refused.stderr
     Path("mine.yaml").write_text("teacher: net.se.pt\ndistill: 0.5\n")
     refused = finetune("net.se.pt", *SHORT, "--config", "mine.yaml", "--trust-pickle")
     assert refused.exit_code == 2
