@@ -100,10 +100,10 @@ def _arms() -> Iterator[tuple[str, Arm]]:
     mixed = {"mixup": 0.2}
     yield "all-mixed", Arm("everything, without SE, at one rate, labels smoothed, mixup", None,
                            whole | even | mixed | {"smoothing": 0.1})  # fmt: skip
-    taught, words = frozen | mixed | {"distill": 0.8, "kd_temperature": 2.0}, "distilled from the row above"
+    taught, words = frozen | mixed | {"distill": 0.8, "kd_temperature": 2.0}, "taught by that network"
     yield "head-taught", Arm(f"head alone, {words}, mixup", None, taught | even, "all-mixed")
     yield "everywhere-taught", Arm(
-        "head and SE of 1 hidden unit after (almost) every convolution, calibrated, distilled likewise, mixup",
+        "head and SE of 1 hidden unit after (almost) every convolution, calibrated, taught by that network, mixup",
         everywhere, taught | {"lr_block_mult": 3.0}, "all-mixed",
     )  # fmt: skip
     for name, words, blocks in (("all", "without SE", None), ("all-standard", "with `standard` SE", STANDARD)):
