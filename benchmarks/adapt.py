@@ -429,7 +429,7 @@ def draw(groups: Mapping[Section, Found]) -> None:
     columns = min(len(groups), 2) or 1
     rows = -(-len(groups) // columns) or 1
     figure, panels = pyplot.subplots(
-        rows, columns, figsize=(3.8 + 3.8 * columns, 0.6 + (0.34 * len(names) + 0.8) * rows), squeeze=False, sharey=True
+        rows, columns, figsize=(3.8 + 3.8 * columns, 0.6 + (0.48 * len(names) + 0.8) * rows), squeeze=False, sharey=True
     )
     for panel, (section, found) in zip(panels.flat, groups.items(), strict=False):
         for name, by_seed in found.items():
