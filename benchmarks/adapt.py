@@ -445,8 +445,8 @@ def draw(groups: Mapping[Section, Found]) -> None:
         panel.set_yticks(range(len(names)), [_in_lines(ARMS[name].label) for name in names], fontsize="small")
         panel.grid(alpha=0.3)
     panels[0, 0].invert_yaxis()
-    figure.suptitle("blue: the backbone stays as it is; orange: everything is trained", fontsize="medium")
-    figure.tight_layout()
+    figure.suptitle("blue: the backbone stays as it is; orange: everything is trained", fontsize="medium", y=0.998)
+    figure.tight_layout(rect=(0, 0, 1, 0.985))
     with atomic_write(PICTURE) as temporary:
         figure.savefig(temporary, dpi=110)
     pyplot.close(figure)
