@@ -55,6 +55,20 @@ def test_a_run_learns_from_another_and_goes_on_with_it(taught: Path) -> None:
     assert len((folder / "summary.csv").read_text().splitlines()) == 4
 
 
+def test_a_teacher_by_a_factory_is_named_again_on_resuming(taught: Path) -> None:
+    assert run("add-se", "factory:net_of_students:make", "--input-shape", "2,1,8,8", "-o", "five.se.pt").exit_code == 0
+    arch = ("--arch", "factory:net_of_students:make")
+    teacher = ("--teacher", "factory:net_of_students:make", "--teacher-model-kwargs", "classes=2")
+    done = finetune("five.se.pt", *arch, *SHORT, *teacher, "--distill", "0.5", "--epochs", "1", "--name", "student")
+    assert done.exit_code == 0, done.stderr
+    refused = finetune("--resume", "--name", "student", "--epochs", "2", *arch, "-q")
+    assert refused.exit_code == 3
+    assert "--teacher-arch factory:net_of_students:make --teacher-model-kwargs classes=2" in refused.stderr
+    again = ("--teacher-arch", "factory:net_of_students:make", *teacher[2:])
+    more = finetune("--resume", "--name", "student", "--epochs", "2", *arch, *again, "-q")
+    assert more.exit_code == 0, more.stderr
+
+
 def test_what_does_not_go_together_is_refused(taught: Path) -> None:
     before = sorted(path for path in taught.rglob("*") if ".lock" not in path.name)
     for words, said in (

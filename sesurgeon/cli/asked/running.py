@@ -76,6 +76,8 @@ def new_run(
     if is_typed(context, "teacher"):  # how another was read, a configuration may say
         typed = {name: value for name, value in vars(teaching).items() if is_typed(context, name)}
         teaching = Teaching(**typed)
+    if teaching.teacher is None and (teaching.teacher_arch or teaching.teacher_model_kwargs):
+        raise UsageError("--teacher-arch and --teacher-model-kwargs are of --teacher.", hint="Give --teacher too.")
     by_teacher = teaching.reading(reading)
     check_typed(context, model, reading)
     check_typed(context, teaching.teacher, by_teacher, of="teacher")

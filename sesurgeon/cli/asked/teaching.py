@@ -44,13 +44,7 @@ class Teaching:
     ] = None
 
     def reading(self, of_model: Reading) -> Reading:
-        """How the teacher is read.
-
-        Raises:
-            UsageError: there is no teacher that the other options could be of.
-        """
-        if self.teacher is None and (self.teacher_arch or self.teacher_model_kwargs):
-            raise UsageError("--teacher-arch and --teacher-model-kwargs are of --teacher.", hint="Give --teacher too.")
+        """How the teacher is read. A run that is resumed has the teacher itself, but not all of this."""
         return Reading(
             arch=self.teacher_arch, model_kwargs=self.teacher_model_kwargs, trust_pickle=of_model.trust_pickle
         )
