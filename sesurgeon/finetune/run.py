@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +42,7 @@ from sesurgeon.finetune.training.processes import explain_lost_processes, make_a
 from sesurgeon.finetune.training.single_images import check_single_images
 from sesurgeon.finetune.training.state import check_processes, restore_weights
 from sesurgeon.finetune.training.stopping import stop_request
-from sesurgeon.finetune.training.teacher import other_teacher
+from sesurgeon.finetune.training.teacher import check_kept, check_teacher, other_teacher
 from sesurgeon.models.provenance import attach_provenance, check_is_network, provenance_of
 
 if TYPE_CHECKING:
@@ -141,7 +140,7 @@ def finetune(
             hint="from sesurgeon.finetune import FinetuneConfig; config = FinetuneConfig(epochs=3, lr=1e-3)",
         )
     config = (config or FinetuneConfig()) if own is None else config_of(own, config)
-    _check_teacher(teacher, config, own)
+    check_teacher(teacher, config, own)
     trackers = trackers_for(config.log_with)
     found = None if resumed is None else state_of(resumed)
     state = None if found is None else found.state
@@ -152,7 +151,7 @@ def finetune(
     task, updates_per_epoch = _checked(model, data, config, accelerator, state, taught=teacher is not None)
     other = None if teacher is None else other_teacher(teacher, task, config)
     if teacher is not None and state is None:  # the notes of a resumed run have it
-        on_main(accelerator, lambda: _check_kept(teacher))
+        on_main(accelerator, lambda: check_kept(teacher))
         said = f"{config.distill:g} of the loss is the distance from the outputs of another network, a "
         task = replace(task, notes=(*task.notes, f"{said}{type(teacher).__name__}."))
     config = config.with_rates(new_head=task.new_head)
@@ -214,43 +213,6 @@ def _images(
         return opened
     placed = place(model, config, accelerator)
     return on_main(accelerator, lambda: labelled_by(placed, opened, config, state))
-
-
-def _check_teacher(teacher: nn.Module | None, config: FinetuneConfig, own: Mapping[str, Any] | None) -> None:
-    """Refuse a teacher of which nothing is learned, or another one than the run had that is resumed.
-
-    Args:
-        teacher: that was given.
-        config: the settings.
-        own: settings of the run that is resumed; None for a new run.
-    """
-    if teacher is not None and config.distill == 0:
-        raise UsageError(
-            f"A teacher ({type(teacher).__name__}) is given, and distill (=0) takes nothing from it.",
-            hint="Give --distill 0.8, as well.",
-        )
-    had = own is not None and own.get("teacher") is not None
-    if own is not None and had != (teacher is not None):
-        raise UsageError(
-            f"The run is distilled from another network ({own.get('teacher')}), which is needed to go on."
-            if had
-            else "The run has no teacher but the network itself.",
-            hint="Give it again: teacher=sesurgeon.load(folder / 'teacher.pt', ...), with arch or trust_pickle where "
-            "it needs them."
-            if had
-            else "Leave the teacher out.",
-        )
-
-
-def _check_kept(teacher: nn.Module) -> None:
-    """Refuse a teacher that the run's folder could not keep, before there is one."""
-    from sesurgeon.surgery import save
-
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            save(teacher, Path(folder, "teacher.pt"))
-        except UsageError as error:
-            raise UsageError(f"The teacher cannot be kept. {error.message}", hint=error.hint) from error
 
 
 def _checked(

@@ -26,7 +26,6 @@ from sesurgeon.models.inputs import (
     input_channels,
     input_dims,
     random_input,
-    state_preprocessing,
     train_inputs,
 )
 from sesurgeon.models.isolation import fresh, isolated, random_states, restore_random_states
@@ -40,6 +39,7 @@ from sesurgeon.models.provenance import (
     check_is_network,
     detach_provenance,
     provenance_of,
+    state_preprocessing,
 )
 from sesurgeon.models.sources.guess import guess_architectures
 from sesurgeon.models.sources.source import Kind, Source

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from sesurgeon.errors import UsageError
 from sesurgeon.models.detection import image_sizes, is_detector, with_targets
 from sesurgeon.models.isolation import fresh, isolated
-from sesurgeon.models.preprocessing import Preprocessing, stated_preprocessing
-from sesurgeon.models.provenance import attach_provenance, provenance_of
+from sesurgeon.models.provenance import provenance_of
 
 # Tried in turn where nothing says what the model takes: ImageNet's, Inception's, then those of small data sets.
 _SIDES = (224, 299, 32, 28, 64, 96, 128, 256, 384, 512)
 # Of frames and pixels: torchvision's networks of 2018 are trained on the first, its later ones on the second; then
 # volumes, as in medicine.
 _VOLUMES = ((16, 112, 112), (16, 224, 224), (32, 32, 32), (64, 64, 64), (96, 96, 96))
-_MOST_OF_IMAGES = 4  # channels
 _PAIR_SIDE = 128  # before the others where a forward wants several images: the smallest that RAFT takes
 _BATCH = 2  # batch norm in train mode needs more than one value a channel
 
@@ -86,27 +82,6 @@ def random_input(shape: tuple[int, ...], model: nn.Module) -> Tensor:
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     return noise.to(parameter.device, parameter.dtype)
-
-
-def state_preprocessing(model: nn.Module, stated: Preprocessing | Mapping[str, Any]) -> None:
-    """Note in the provenance what an image goes through before ``model``, as a user says.
-
-    Args:
-        model: whose file says nothing of it, or something else.
-        stated: see :func:`sesurgeon.models.preprocessing.stated_preprocessing`.
-
-    Raises:
-        UsageError: it makes no sense, or its input size seems to end with the channels.
-    """
-    known = provenance_of(model)
-    preprocessing = stated_preprocessing(known.preprocessing, stated)
-    channels, height, width = preprocessing.input_size
-    if width <= _MOST_OF_IMAGES < min(channels, height):
-        raise UsageError(
-            f"The input_size [{channels},{height},{width}] says that images have {channels} channels.",
-            hint=f"It is channels, height, width: [{width},{channels},{height}]?",
-        )
-    attach_provenance(model, replace(known, preprocessing=preprocessing))
 
 
 def input_channels(model: nn.Module) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ CropMode: TypeAlias = Literal["center", "squash", "border"]
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")  # Pillow's
 _LISTS = ("input_size", "mean", "std")
 _LARGEST = 2**16  # channels or pixels
+_MOST_OF_IMAGES = 4  # channels
 _EXAMPLE = "Write, for example, input_size=[3,224,224] mean=[0.5,0.5,0.5] std=[0.25,0.25,0.25]."
 _COLOUR = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # ImageNet's
 _STATISTICS = {
@@ -116,20 +116,18 @@ def stated_preprocessing(known: Preprocessing | None, stated: Preprocessing | Ma
             where nothing is known.
 
     Raises:
-        UsageError: there is no such attribute, a value makes no sense, or the size is missing.
+        UsageError: there is no such attribute, a value makes no sense, or the size is missing or seems to end with the
+            channels.
     """
     if isinstance(stated, Preprocessing):
         return stated
     if not isinstance(stated, Mapping):
         raise UsageError(f"A preprocessing is a dict, not a {type(stated).__name__}.", hint=_EXAMPLE)
     names = [field.name for field in fields(Preprocessing)]
-    for name in stated:
-        if name not in names:
-            near = difflib.get_close_matches(str(name), names, n=1)
-            raise UsageError(
-                f"There is no {name} in a preprocessing{f'; did you mean {near[0]}?' if near else '.'}",
-                hint=f"Its parts are {', '.join(names)}.",
-            )
+    if unknown := [str(name) for name in stated if name not in names]:
+        raise UsageError(
+            f"There is no {', '.join(unknown)} in a preprocessing.", hint=f"Its parts are {', '.join(names)}."
+        )
     if known is None and "input_size" not in stated:
         raise UsageError(
             f"The model does not say at which size it sees images, and the preprocessing ({', '.join(stated)}) does "
@@ -143,10 +141,17 @@ def stated_preprocessing(known: Preprocessing | None, stated: Preprocessing | Ma
         if "input_size" in parts:
             base = base.for_channels(_size(parts["input_size"])[0])
         each = {name: parts[name] * base.input_size[0] for name in ("mean", "std") if len(parts.get(name, ())) == 1}
-        return Preprocessing.from_dict({**base.to_dict(), **parts, **each})
+        found = Preprocessing.from_dict({**base.to_dict(), **parts, **each})
     except (OverflowError, TypeError, ValueError) as error:
         given = ", ".join(f"{name}={value}" for name, value in stated.items())
         raise UsageError(f"The preprocessing {given} makes no sense: {error}", hint=_EXAMPLE) from error
+    channels, height, width = found.input_size
+    if width <= _MOST_OF_IMAGES < min(channels, height):
+        raise UsageError(
+            f"The input_size [{channels},{height},{width}] says that images have {channels} channels.",
+            hint=f"It is channels, height, width: [{width},{channels},{height}]?",
+        )
+    return found
 
 
 def _numbers(value: Any) -> list[float]:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from sesurgeon.errors import UnreadableFileError, UsageError
-from sesurgeon.models.preprocessing import Preprocessing
+from sesurgeon.models.preprocessing import Preprocessing, stated_preprocessing
 from sesurgeon.models.sources.source import Source
 
 _ATTRIBUTE = "_sesurgeon_provenance"
@@ -123,6 +123,15 @@ def add_record(model: nn.Module, command: str, **about: Any) -> None:
 def digest_of(data: str) -> str:
     """A digest of what a history calls data, for files that are passed on: paths on the user's machine are private."""
     return data if data.startswith(_DIGEST) else _DIGEST + hashlib.sha256(os.fsencode(data)).hexdigest()
+
+
+def state_preprocessing(model: nn.Module, stated: Preprocessing | Mapping[str, Any]) -> None:
+    """Note what an image goes through before ``model``, as a user says.
+
+    Arguments and errors are those of :func:`sesurgeon.models.preprocessing.stated_preprocessing`.
+    """
+    known = provenance_of(model)
+    attach_provenance(model, replace(known, preprocessing=stated_preprocessing(known.preprocessing, stated)))
 
 
 def detach_provenance(model: nn.Module) -> None:

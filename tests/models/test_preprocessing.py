@@ -68,7 +68,7 @@ def test_where_nothing_is_known_the_rest_is_the_default() -> None:
     ("stated", "message"),
     [
         ({"mean": 0.5}, r"does not say at which size.*\n.*input_size=\[3,224,224\]"),
-        ({"input_sise": [3, 8, 8]}, r"no input_sise in a preprocessing; did you mean input_size\?\n.*crop_pct"),
+        ({"input_sise": [3, 8, 8]}, r"no input_sise in a preprocessing\.\nIts parts are input_size, .*crop_pct"),
         ({"input_size": 8}, r"input_size=8 makes no sense: input_size is three whole numbers"),
         ({"input_size": [3, 8]}, r"makes no sense: input_size is three whole numbers"),
         ({"input_size": [3.7, 8, 8]}, r"makes no sense: input_size is three whole numbers"),

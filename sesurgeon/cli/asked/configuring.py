@@ -38,7 +38,7 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     unknown = [key for key in entries if key not in known]
     if unknown:
         raise typer.BadParameter("\n".join(_refusal(path, key, known) for key in unknown))
-    for key in ("preprocessing", "model_kwargs", "teacher_model_kwargs"):
+    for key in (str(parameter.name) for parameter in context.command.params if parameter.metavar == "KEY=VALUE"):
         if isinstance(entries.get(key), dict):
             entries[key] = [f"{name}={_in_yaml(value)}" for name, value in entries[key].items()]
     single = {str(parameter.name) for parameter in context.command.params if not parameter.multiple}

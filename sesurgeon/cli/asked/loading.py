@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from sesurgeon.cli.asked.options import Reading, parse_kwargs
 from sesurgeon.cli.memory import spare_memory_for
-from sesurgeon.cli.shown.console import Output
 from sesurgeon.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from sesurgeon.cli.shown.console import Output
 
 
 def load_model(model: str, reading: Reading, *, mapped: bool = True) -> nn.Module:

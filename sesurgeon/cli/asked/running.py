@@ -49,23 +49,29 @@ class Run:
     teacher: tuple[str, Reading] | None = None
 
 
-def new_run(
-    context: typer.Context,
-    model: str | None,
-    data: str | None,
-    processes: int,
-    training: Training,
-    teaching: Teaching,
-    reading: Reading,
-) -> Run:
-    """A new run, with the settings that were typed.
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for, in whole or in part.
 
-    Args:
+    Attributes:
         context: knows which options were typed.
-        model, data, processes: as typed.
+        data: the images.
+        processes: how many, on this machine.
         training: how the network is trained.
         teaching: by which other network.
         reading: how it is read.
+    """
+
+    context: typer.Context
+    data: str | None
+    processes: int
+    training: Training
+    teaching: Teaching
+    reading: Reading
+
+
+def new_run(model: str | None, asked: Asked) -> Run:
+    """A new run of MODEL, with the settings that were typed.
 
     Raises:
         UsageError: there is no DATA, a setting is invalid, a configuration names a factory that was not typed, or the
@@ -73,6 +79,7 @@ def new_run(
     """
     from sesurgeon.finetune import FinetuneConfig
 
+    context, training, teaching, reading = asked.context, asked.training, asked.teaching, asked.reading
     if is_typed(context, "teacher"):  # how another was read, a configuration may say
         typed = {name: value for name, value in vars(teaching).items() if is_typed(context, name)}
         teaching = Teaching(**typed)
@@ -81,38 +88,28 @@ def new_run(
     by_teacher = teaching.reading(reading)
     check_typed(context, model, reading)
     check_typed(context, teaching.teacher, by_teacher, of="teacher")
-    if data is None:
+    if asked.data is None:
         raise UsageError("Missing option '--data'.", hint="Name the images: --data FOLDER, or as --help says.")
     notes: list[str] = []
     name = given_or_latest(model, latest_augmented, notes.append)
     if training.name is not None:
         for needed in (name, teaching.teacher):
             _check_outlives(needed, Path(training.output) / training.name)
-    settings = {"model": name, **{key: getattr(reading, key) for key in _KEPT}, "num_processes": processes}
+    settings = {"model": name, **{key: getattr(reading, key) for key in _KEPT}, "num_processes": asked.processes}
     config = FinetuneConfig(**training.settings())
     taught = teaching.teacher is not None
     return Run(
-        name, data, reading, config, processes, settings | (vars(teaching) if taught else {}), tuple(notes),
+        name, asked.data, reading, config, asked.processes, settings | (vars(teaching) if taught else {}), tuple(notes),
         teacher=(teaching.teacher, by_teacher) if teaching.teacher is not None else None,
     )  # fmt: skip
 
 
-def resumed_run(
-    context: typer.Context,
-    own: Mapping[str, object],
-    data: str | None,
-    processes: int,
-    training: Training,
-    teaching: Teaching,
-    reading: Reading,
-) -> Run:
+def resumed_run(own: Mapping[str, object], asked: Asked) -> Run:
     """The run named by ``--name``, or the newest, with its own settings; if it wrote no state, it starts again.
 
     Args:
-        context: knows which options were typed.
         own: options that the run itself determines, by name: none of them may be given.
-        data: where the run's images are now, if they were moved.
-        processes, training, teaching, reading: as for :func:`new_run`; what was not typed is taken from the run.
+        asked: what was not typed is taken from the run; its data are where the images are now, if they were moved.
 
     Raises:
         UsageError: MODEL or a configuration is given, or a setting that would make it another run; or the run has
@@ -123,6 +120,7 @@ def resumed_run(
     from sesurgeon.finetune.keeping.runfolder import RunFolder
     from sesurgeon.finetune.keeping.states import states_in
 
+    context, training, reading = asked.context, asked.training, asked.reading
     given = [name for name, value in own.items() if value is not None]
     if given:
         raise UsageError(
@@ -131,16 +129,16 @@ def resumed_run(
     output = Path(training.output)
     folder = newest_run(output) if training.name is None else output / training.name
     settings = RunFolder(folder).read_settings()
-    data = str(settings["data"]) if data is None else data
+    data = str(settings["data"]) if asked.data is None else asked.data
     settings = {**settings, "data": data}
     config = resumed_config(settings, _typed(context, training))
-    if not is_typed(context, "num_processes"):
-        processes = int(settings.get("num_processes", 1))
+    typed = is_typed(context, "num_processes")
+    processes = asked.processes if typed else int(settings.get("num_processes", 1))
     if states_in(RunFolder(folder).states):
         notes = (f"Going on with {folder}, the newest run there.",) if training.name is None else ()
         of_last = replace(reading, num_classes=None, pretrained=False)
         taught = settings.get("teacher") is not None
-        teacher = (str(RunFolder(folder).teacher), teaching.reading(reading)) if taught else None
+        teacher = (str(RunFolder(folder).teacher), asked.teaching.reading(reading)) if taught else None
         return Run(str(folder / "last.pt"), data, of_last, config, processes, settings, notes, folder, teacher)
     if RunFolder(folder).has_trained():
         raise UsageError(
@@ -148,18 +146,18 @@ def resumed_run(
             hint="Start a new run from its last.pt, under another --name.",
         )
     kept: dict[str, Any] = {name: settings.get(name) for name in _KEPT}
-    model, asked = str(settings["model"]), Teaching(**{name: settings.get(name) for name in vars(teaching)})
-    for source in (model, str(kept["arch"]), str(asked.teacher), str(asked.teacher_arch)):
+    model, teaching = str(settings["model"]), Teaching(**{name: settings.get(name) for name in vars(asked.teaching)})
+    for source in (model, str(kept["arch"]), str(teaching.teacher), str(teaching.teacher_arch)):
         if source.startswith("factory:") and not reading.trust_pickle:
             raise UsageError(
                 f"{folder} wrote no state, and starting it again would import and run {source}, as args.yaml says.",
                 hint="Give --trust-pickle, if you want that.",
             )
-    for needed in (model, asked.teacher):
+    for needed in (model, teaching.teacher):
         _check_outlives(needed, folder)
     again = f"{folder} was stopped before its first state was written: it starts again, with its settings."
     config = replace(config, output=str(output), name=folder.name, force=True)
-    teacher = None if asked.teacher is None else (asked.teacher, asked.reading(reading))
+    teacher = None if teaching.teacher is None else (teaching.teacher, teaching.reading(reading))
     return Run(model, data, replace(reading, **kept), config, processes, settings, (again,), teacher=teacher)
 
 

@@ -104,7 +104,8 @@ def benchmark(
         with out.working(f"Loading {model}"):
             from sesurgeon.surgery import blocks_of, known_inputs, remove_se
 
-            of_other = replace(Reading(arch=versus_arch, model_kwargs=versus_kwargs), trust_pickle=reading.trust_pickle)
+            trusted = reading.trust_pickle
+            of_other = Reading(arch=versus_arch, model_kwargs=versus_kwargs, trust_pickle=trusted)
             if versus is not None and reading.pretrained:
                 reading, of_other = _pretrained(model, reading, versus, of_other)
             loaded = load_model(model, reading)

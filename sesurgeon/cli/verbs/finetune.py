@@ -15,7 +15,7 @@ from sesurgeon.cli.asked.configuring import ConfigFile
 from sesurgeon.cli.asked.images import OptionalDataSpec
 from sesurgeon.cli.asked.loading import flags_to_load, load_model, note_random_weights
 from sesurgeon.cli.asked.options import OptionalModel, Reading, Talking
-from sesurgeon.cli.asked.running import new_run, resumed_run
+from sesurgeon.cli.asked.running import Asked, new_run, resumed_run
 from sesurgeon.cli.asked.spread import spread
 from sesurgeon.cli.asked.teaching import Teaching, load_teacher, of_teacher
 from sesurgeon.cli.asked.training import NumProcesses, Resume, Training
@@ -54,6 +54,7 @@ def finetune(
     if is_launched():
         hush_torch()
     with reporting(talking if main else replace(talking, quiet=True)) as out, main_explains():
+        asked = Asked(context, data, num_processes, training, teaching, reading)
         if resume:
             own = {
                 "model": model,
@@ -61,9 +62,9 @@ def finetune(
                 "preprocessing": reading.preprocessing,
                 "teacher": teaching.teacher,
             }
-            run = resumed_run(context, own, data, num_processes, training, teaching, reading)
+            run = resumed_run(own, asked)
         else:
-            run = new_run(context, model, data, num_processes, training, teaching, reading)
+            run = new_run(model, asked)
         if run.processes > 1 and not is_launched():
             launch(run.processes)
             return

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +74,43 @@ def restore_teacher(model: nn.Module, weights: Mapping[str, Tensor], origin: str
     teacher = copy_of(model) if had_blocks else remove_se(model)
     take_weights(teacher, weights, origin)
     return teacher.requires_grad_(False).eval()
+
+
+def check_teacher(teacher: nn.Module | None, config: FinetuneConfig, own: Mapping[str, Any] | None) -> None:
+    """Refuse a teacher of which nothing is learned, or another one than the run had that is resumed.
+
+    Args:
+        teacher: that was given.
+        config: the settings.
+        own: settings of the run that is resumed; None for a new run.
+    """
+    if teacher is not None and config.distill == 0:
+        raise UsageError(
+            f"A teacher ({type(teacher).__name__}) is given, and distill (=0) takes nothing from it.",
+            hint="Give --distill 0.8, as well.",
+        )
+    had = own is not None and own.get("teacher") is not None
+    if own is not None and had != (teacher is not None):
+        raise UsageError(
+            f"The run is distilled from another network ({own.get('teacher')}), which is needed to go on."
+            if had
+            else "The run has no teacher but the network itself.",
+            hint="Give it again: teacher=sesurgeon.load(folder / 'teacher.pt', ...), with arch or trust_pickle where "
+            "it needs them."
+            if had
+            else "Leave the teacher out.",
+        )
+
+
+def check_kept(teacher: nn.Module) -> None:
+    """Refuse a teacher that the run's folder could not keep, before there is one."""
+    from sesurgeon.surgery import save
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            save(teacher, Path(folder, "teacher.pt"))
+        except UsageError as error:
+            raise UsageError(f"The teacher cannot be kept. {error.message}", hint=error.hint) from error
 
 
 def columns_of(teacher: nn.Module, task: Task, config: FinetuneConfig) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Which well-known architecture do these weights belong to? A guess by names and shapes, for messages."""
+"""Which architecture do these weights belong to? What the file says, or a guess by names and shapes; for messages."""
 
 from __future__ import annotations
 
@@ -77,18 +77,19 @@ def named_in(content: Any) -> list[str]:
     """
     if not isinstance(content, Mapping):
         return []
+    arguments = content.get("args")
+    values = arguments if isinstance(arguments, Mapping) else getattr(arguments, "__dict__", {})
+    named = [one for one in (content.get("arch"), values.get("model"), values.get("arch")) if isinstance(one, str)]
+    return next(filter(None, map(_in_libraries, named)), [])
+
+
+def _in_libraries(name: str) -> list[str]:
     import timm
     import torchvision
 
-    arguments = content.get("args")
-    values = arguments if isinstance(arguments, Mapping) else getattr(arguments, "__dict__", {})
-    of_torchvision = [name for name in torchvision.models.list_models() if not name.startswith("quantized_")]
-    for said in (content.get("arch"), values.get("model"), values.get("arch")):
-        if isinstance(said, str):
-            known = {"timm": timm.is_model(said), "torchvision": said in of_torchvision}
-            if any(known.values()):
-                return [f"{library}:{said}" for library, has_it in known.items() if has_it]
-    return []
+    of_torchvision = [one for one in torchvision.models.list_models() if not one.startswith("quantized_")]
+    known = {"timm": timm.is_model(name), "torchvision": name in of_torchvision}
+    return [f"{library}:{name}" for library, has_it in known.items() if has_it]
 
 
 def _resnet(state: Mapping[str, Any]) -> list[str]:

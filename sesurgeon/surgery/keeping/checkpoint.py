@@ -115,38 +115,34 @@ def load(
         UsageError, UnreadableFileError, UnsafeFileError, SesurgeonError: see :func:`sesurgeon.models.load_model`
             and, of the preprocessing, :func:`sesurgeon.models.state_preprocessing`.
     """
-    loaded = _load(
-        model, arch=arch, num_classes=num_classes, pretrained=pretrained, trust_pickle=trust_pickle, mapped=mapped
-    )
+    source = Source.parse(arch) if isinstance(arch, str) else arch
+    if named_source(model) is not None or pretrained:
+        loaded = load_model(model, arch=source, num_classes=num_classes, pretrained=pretrained)
+    else:
+        content = _read(str(model), trust_pickle=trust_pickle, mapped=mapped)
+        loaded = _loaded(content, str(model), source, num_classes, trust_pickle=trust_pickle)
     if preprocessing:
         state_preprocessing(loaded, preprocessing)
     return loaded
 
 
-def _load(
-    model: str | Path | Source,
-    *,
-    arch: str | Source | None,
-    num_classes: int | None,
-    pretrained: bool,
-    trust_pickle: bool,
-    mapped: bool,
-) -> nn.Module:
-    source = Source.parse(arch) if isinstance(arch, str) else arch
-    if named_source(model) is not None or pretrained:
-        return load_model(model, arch=source, num_classes=num_classes, pretrained=pretrained)
-    origin = str(model)
+def _read(origin: str, *, trust_pickle: bool, mapped: bool) -> object:
     if is_adapter(origin):
         raise UsageError(
             f"{origin} is an adapter: blocks and a head, without the network that they belong to.",
             hint=f"Give it back its base: sesurgeon adapter apply BASE {shlex.quote(origin)}",
         )
-    content = read(origin, trust_pickle=trust_pickle, mapped=mapped)
+    return read(origin, trust_pickle=trust_pickle, mapped=mapped)
+
+
+def _loaded(
+    content: object, origin: str, arch: Source | None, num_classes: int | None, *, trust_pickle: bool
+) -> nn.Module:
     if isinstance(content, Mapping) and CHECKPOINT_KEY in content:
-        ours = _rebuilt(from_content(content, origin), origin, arch=source, trust_pickle=trust_pickle)
+        ours = _rebuilt(from_content(content, origin), origin, arch=arch, trust_pickle=trust_pickle)
         check_num_classes(ours, num_classes, origin)
         return ours
-    return model_from(content, origin, arch=source, num_classes=num_classes)
+    return model_from(content, origin, arch=arch, num_classes=num_classes)
 
 
 def _checkpoint_of(model: nn.Module, plan: Plan | None) -> Checkpoint:
