@@ -8,7 +8,7 @@ from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.training.phases import Phase
 
 _WITHOUT = {"amp_dtype": "amp", "kd_temperature": "distill", "model_ema_decay": "model_ema"}
-_FOR_THE_BACKBONE = ("freeze_epochs", "lr_backbone_mult")
+_FOR_THE_BACKBONE = ("freeze_epochs", "lr_backbone_mult", "layer_decay")
 _FOR_LABELS = ("smoothing", "class_weights")
 
 

@@ -64,6 +64,7 @@ class FinetuneResult:
         gates: what the gates of ``best`` did.
         task: classes, preprocessing, phases and notes.
         config: the settings, with open rates filled in.
+        data: the images.
     """
 
     folder: Path
@@ -75,6 +76,7 @@ class FinetuneResult:
     gates: tuple[GateStatistics, ...]
     task: Task
     config: FinetuneConfig
+    data: Data
 
     @property
     def best_row(self) -> EpochRow:
@@ -146,19 +148,12 @@ def finetune(
     state = None if found is None else found.state
     accelerator = make_accelerator(config, trackers)
     on_progress = on_progress if accelerator.is_main_process else ignore
-    spec = data.name if isinstance(data, Data) else os.fspath(data)
-    data = _images(model, data, config, accelerator, state, on_progress)
-    task, updates_per_epoch = _checked(model, data, config, accelerator, state, taught=teacher is not None)
+    images = _images(model, data, config, accelerator, state, on_progress, taught=teacher is not None)
+    task, updates_per_epoch = _checked(model, images, config, accelerator, state, teacher)
     other = None if teacher is None else other_teacher(teacher, task, config)
-    if teacher is not None and state is None:  # the notes of a resumed run have it
-        on_main(accelerator, lambda: check_kept(teacher))
-        said = f"{config.distill:g} of the loss is the distance from the outputs of another network, a "
-        task = replace(task, notes=(*task.notes, f"{said}{type(teacher).__name__}."))
     config = config.with_rates(new_head=task.new_head)
-    source = {"model": str(provenance_of(model).source), "data": spec}
-    if teacher is not None:
-        source["teacher"] = str(provenance_of(teacher).source)
-    kept = {**source, **(own or {}), "data": spec, **(settings or {}), **config.to_dict()}
+    spec = images.name if isinstance(data, Data) else os.fspath(data)
+    kept = {**_sources(model, spec, teacher), **(own or {}), "data": spec, **(settings or {}), **config.to_dict()}
     check_settings(kept)  # before a folder is made, or another one replaced
     folder = resumed or on_main(
         accelerator, lambda: make_run_folder(Path(config.output), config.name, force=config.force)
@@ -177,13 +172,13 @@ def finetune(
         prepare_model(model, task)
         with _flags_kept(model):  # those of a new head, too
             place(model, config, accelerator)
-            on_progress(RunStarted(folder.path, data, task))
-            trainer = make_trainer(model, data, task, run, state, other)
+            on_progress(RunStarted(folder.path, images, task))
+            trainer = make_trainer(model, images, task, run, state, other)
             reseed(config.seed + accelerator.process_index, accelerator.device)
-            _train(trainer, found, data)
+            _train(trainer, found, images)
             gates: tuple[GateStatistics, ...] = ()
             if run.writes:
-                gates = write_overview(folder, model, trainer.recorder, data, task, config.batch_size)
+                gates = write_overview(folder, model, trainer.recorder, images, task, config.batch_size)
     attach_provenance(model, provenance_of(trainer.shown))  # the average has the history
     recorder = trainer.recorder
     return FinetuneResult(
@@ -196,7 +191,14 @@ def finetune(
         gates=gates,
         task=task,
         config=config,
+        data=images,
     )
+
+
+def _sources(model: nn.Module, data: str, teacher: nn.Module | None) -> dict[str, str]:
+    """What a new run was started with."""
+    named = {"model": str(provenance_of(model).source), "data": data}
+    return named if teacher is None else {**named, "teacher": str(provenance_of(teacher).source)}
 
 
 def _images(
@@ -206,9 +208,15 @@ def _images(
     accelerator: Accelerator,
     state: RunState | None,
     on_progress: OnProgress,
+    *,
+    taught: bool,
 ) -> Data:
     """The images of the run; if they have no labels, with what the network says of them."""
-    opened = data if isinstance(data, Data) else on_main(accelerator, lambda: _open(data, model, config, on_progress))
+    opened = (
+        data
+        if isinstance(data, Data)
+        else on_main(accelerator, lambda: _open(data, model, config, on_progress, taught=taught))
+    )
     if not opened.unlabelled:
         return opened
     placed = place(model, config, accelerator)
@@ -221,11 +229,14 @@ def _checked(
     config: FinetuneConfig,
     accelerator: Accelerator,
     state: RunState | None,
-    *,
-    taught: bool,
+    teacher: nn.Module | None,
 ) -> tuple[Task, int]:
     """The task, and the number of updates in an epoch. Checks whatever can be checked before anything is written."""
-    task = make_task(model, data, config, taught=taught)
+    task = make_task(model, data, config, taught=teacher is not None)
+    if teacher is not None:
+        on_main(accelerator, lambda: check_kept(teacher))
+        said = f"{config.distill:g} of the loss is the distance from the outputs of another network, a "
+        task = replace(task, notes=(*task.notes, f"{said}{type(teacher).__name__}."))
     if state is not None:
         check_processes(state, accelerator.num_processes)
         check_epochs(state, config)
@@ -298,12 +309,15 @@ def _restore(trainer: Trainer, found: FoundState) -> None:
     trainer.run.on_progress(RunResumed(found.path, found.state.epoch, found.state.update, torn, held))
 
 
-def _open(data: str | os.PathLike[str], model: nn.Module, config: FinetuneConfig, on_progress: OnProgress) -> Data:
+def _open(
+    data: str | os.PathLike[str], model: nn.Module, config: FinetuneConfig, on_progress: OnProgress, *, taught: bool
+) -> Data:
     spec = os.fspath(data)
+    from_itself = config.distill == 1 and not taught  # which needs no labels
     return open_data(
         spec,
         multi_label=config.multi_label,
-        unlabelled=config.distill == 1 and lacks_classes(spec, provenance_of(model).classes),
+        unlabelled=from_itself and lacks_classes(spec, provenance_of(model).classes),
         val_split=config.val_split,
         seed=config.seed,
         on_bad_image=config.on_bad_image,

@@ -29,7 +29,7 @@ from sesurgeon.models.inputs import (
     train_inputs,
 )
 from sesurgeon.models.isolation import fresh, isolated, random_states, restore_random_states
-from sesurgeon.models.load import load_model, model_from, named_source
+from sesurgeon.models.load import build_named, model_from, named_source
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import (
     Provenance,
@@ -56,6 +56,7 @@ __all__ = [
     "add_record",
     "attach_provenance",
     "build",
+    "build_named",
     "candidate_inputs",
     "check_is_file",
     "check_is_network",
@@ -77,7 +78,6 @@ __all__ = [
     "is_detector",
     "is_plain_text",
     "isolated",
-    "load_model",
     "model_from",
     "named_source",
     "num_outputs",

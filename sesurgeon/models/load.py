@@ -11,8 +11,6 @@ from torch import nn
 
 from sesurgeon.errors import UnreadableFileError, UsageError
 from sesurgeon.models.build import build
-from sesurgeon.models.files.own_weights import CHECKPOINT_KEY
-from sesurgeon.models.files.pickles import read
 from sesurgeon.models.files.quantised import refuse_quantised_module
 from sesurgeon.models.files.state_dicts import find_weights
 from sesurgeon.models.fit import fit
@@ -23,39 +21,21 @@ from sesurgeon.models.sources.source import BUILDERS, Source
 from sesurgeon.models.sources.timm_models import timm_preprocessing
 
 
-def load_model(
-    model: str | Path | Source,
-    *,
-    arch: Source | None = None,
-    num_classes: int | None = None,
-    pretrained: bool = False,
-    trust_pickle: bool = False,
-    mapped: bool = False,
+def build_named(
+    source: Source, *, arch: Source | None = None, num_classes: int | None = None, pretrained: bool = False
 ) -> nn.Module:
-    """Load a file, or build an architecture by its name; in eval mode, on the CPU, with provenance attached.
+    """Build the architecture that the user named; in eval mode, on the CPU, with provenance attached.
 
     Args:
-        model: a path, or ``timm:NAME``, ``torchvision:NAME``, ``factory:pkg.mod:function``, or a source.
-        arch: the architecture of the weights in the file; needed for state dicts.
-        num_classes: outputs of the classifier of an architecture; by default its own, or as in the file.
-        pretrained: with a name: take the published weights.
-        trust_pickle: run whatever code the file brings along.
-        mapped: leave the weights in the file: see :func:`sesurgeon.models.read`.
+        source: of that name.
+        arch: that was given beside it, which makes no sense.
+        num_classes: outputs of its classifier; by default its own.
+        pretrained: take the published weights.
 
     Raises:
-        UsageError: arguments that do not go together, an unknown name, weights without or of another
-            architecture, a file of a network with another number of classes.
-        UnreadableFileError: the file cannot be read, or there is no model in it.
-        UnsafeFileError: reading the file would run code, and ``trust_pickle`` is not set.
+        UsageError: ``arch`` was given, or the name is unknown.
         SesurgeonError: the pretrained weights cannot be downloaded.
     """
-    source = named_source(model)
-    if source is None:
-        if pretrained:
-            raise UsageError(f"--pretrained needs a model name such as timm:resnet50; {model} is a file.")
-        origin = str(model)
-        content = read(origin, trust_pickle=trust_pickle, mapped=mapped)
-        return model_from(content, origin, arch=arch, num_classes=num_classes)
     if arch is not None:
         raise UsageError(
             f"--arch names the architecture of the weights in a file; {source} is an architecture already.",
@@ -88,15 +68,18 @@ def named_source(model: str | Path | Source) -> Source | None:
 def model_from(
     content: object, origin: str, *, arch: Source | None = None, num_classes: int | None = None
 ) -> nn.Module:
-    """The model in what :func:`sesurgeon.models.files.pickles.read` gave, as :func:`load_model` returns it.
+    """The model in a file that is no checkpoint of ours; in eval mode, on the CPU, with provenance attached.
+
+    Args:
+        content: what :func:`sesurgeon.models.files.pickles.read` gave.
+        origin: the file.
+        arch: the architecture of the weights in it; needed for state dicts.
+        num_classes: outputs of its classifier; by default as in the file.
 
     Raises:
-        UsageError: weights without or of another architecture, a network with another number of classes; or a
-            checkpoint of sesurgeon's own.
+        UsageError: weights without or of another architecture, a network with another number of classes.
         UnreadableFileError: there is no model in it, or a quantised one.
     """
-    if isinstance(content, Mapping) and CHECKPOINT_KEY in content:
-        raise UsageError(f"{origin} is a checkpoint of sesurgeon: sesurgeon.load reads it.")
     found = find_weights(_unwrapped(content), origin)
     if isinstance(found.weights, nn.Module):
         return _whole_model(_unwrapped(found.weights), origin, arch, num_classes)

@@ -171,3 +171,9 @@ def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="does not exist"):
         write_report(tmp_path / "gone" / "report.md", "t", {"best": evaluation(0, 1)})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_classes_of_the_same_name_are_told_apart(tmp_path: Path) -> None:
+    base, best = (evaluation(*guesses, names=("crane", "crane")) for guesses in ((0, 0, 0, 0), (1, 1, 0, 1)))
+    text = written(tmp_path, {"base": base, "best": best})
+    assert "| crane | 2 | 100.00 % | 50.00 % |\n| crane | 2 | 0.00 % | 100.00 % |" in text

@@ -56,6 +56,15 @@ def test_a_new_head_learns_from_another_network(make_net: MakeNet, split_folder:
     assert all(torch.equal(tensor, before[name]) for name, tensor in kept.state_dict().items())
 
 
+def test_labels_count_though_the_network_itself_knows_none_of_the_classes(
+    make_net: MakeNet, split_folder: Path, config: FinetuneConfig
+) -> None:
+    student = knowing(make_net(3), ("a", "b", "c"))
+    result = finetune(student, split_folder, config, teacher=knowing(make_net(2), ("left", "right")))
+    assert result.task.classes == ("left", "right")
+    assert result.metric == "top1"
+
+
 def test_its_outputs_are_taken_by_the_names_of_classes(
     make_net: MakeNet, split_folder: Path, config: FinetuneConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sesurgeon.models import Source, load_model, read
+import sesurgeon
+from sesurgeon.models import Source, read
 from sesurgeon.models.adopt import adopt
 
 
@@ -108,7 +109,7 @@ def weights(tmp_path: Path, tiny: nn.Module) -> dict[str, Path]:
 def test_mapped_weights_do_not_write_into_their_file(suffix: str, weights: dict[str, Path], tiny: nn.Module) -> None:
     path = weights[suffix]
     before = path.read_bytes()
-    model = load_model(path, arch=Source("torchvision", "shufflenet_v2_x0_5"), mapped=True)
+    model = sesurgeon.load(path, arch=Source("torchvision", "shufflenet_v2_x0_5"), mapped=True)
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.add_(1)
@@ -119,7 +120,7 @@ def test_mapped_weights_do_not_write_into_their_file(suffix: str, weights: dict[
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_without_mapping_a_file_can_be_written_over(suffix: str, weights: dict[str, Path], tiny: nn.Module) -> None:
     path = weights[suffix]
-    model = load_model(path, arch=Source("torchvision", "shufflenet_v2_x0_5"))
+    model = sesurgeon.load(path, arch=Source("torchvision", "shufflenet_v2_x0_5"))
     with path.open("r+b") as file:
         file.write(bytes(path.stat().st_size))
     assert torch.equal(model.fc.weight, tiny.fc.weight)

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import nn
 
+import sesurgeon
 from sesurgeon.errors import UnreadableFileError, UsageError
-from sesurgeon.models import load_model
 
 
 def refusal(path: object, **options: object) -> UnreadableFileError:
     with pytest.raises(UnreadableFileError) as caught:
-        load_model(path, **options)
+        sesurgeon.load(path, **options)
     assert caught.value.exit_code == 3
     assert str(path) in caught.value.message
     return caught.value
@@ -65,7 +65,7 @@ def test_a_link_to_nowhere_says_where_it_points(tmp_path):
 @pytest.mark.parametrize("given", ["", None, torch.nn.ReLU(), b"model.pt"])
 def test_what_is_neither_name_nor_path(given):
     with pytest.raises(UsageError):
-        load_model(given)
+        sesurgeon.load(given)
 
 
 def test_a_missing_folder(tmp_path):
@@ -152,7 +152,7 @@ def test_a_file_of_another_kind_is_called_by_its_name(content, said, tmp_path):
     path = tmp_path / "model.pt"
     path.write_bytes(content)
     with pytest.raises(UnreadableFileError, match=said):
-        load_model(path)
+        sesurgeon.load(path)
 
 
 def test_a_compressed_file_and_a_tar_archive(tmp_path):
@@ -220,9 +220,4 @@ def test_the_weights_of_a_quantised_model(saved):
 )
 def test_a_file_without_a_model_says_what_it_holds(content, said, saved):
     with pytest.raises(UnreadableFileError, match=said):
-        load_model(saved(content))
-
-
-def test_a_checkpoint_of_our_own_is_left_to_surgery(saved):
-    with pytest.raises(UsageError, match=r"sesurgeon\.load"):
-        load_model(saved({"sesurgeon": 1, "state_dict": {"w": torch.ones(1)}}))
+        sesurgeon.load(saved(content))

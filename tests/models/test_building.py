@@ -10,13 +10,13 @@ import timm
 import torch
 from torch import nn
 
+import sesurgeon
 from sesurgeon.errors import SesurgeonError, UnreadableFileError, UnsafeFileError, UsageError
 from sesurgeon.models import (
     Preprocessing,
     Provenance,
     Source,
     build,
-    load_model,
     num_outputs,
     provenance_of,
     rebuild,
@@ -84,7 +84,7 @@ def test_timm_takes_arguments_and_preprocessing_follows_the_channels():
 
 def test_a_whole_model_of_timm_is_asked_for_its_channels_too(tmp_path):
     torch.save(timm.create_model("test_resnet", in_chans=1), tmp_path / "grey.pt")
-    assert provenance_of(load_model(tmp_path / "grey.pt")).preprocessing.input_size == (1, 160, 160)
+    assert provenance_of(sesurgeon.load(tmp_path / "grey.pt")).preprocessing.input_size == (1, 160, 160)
 
 
 def test_a_stem_behind_a_rearrangement_of_the_image_does_not_tell_its_channels():
@@ -109,7 +109,7 @@ def test_timm_takes_the_name_of_weights_after_a_dot():
 )
 def test_an_unknown_name_gets_the_nearest_ones(name, said, hint):
     with pytest.raises(UsageError, match=said) as caught:
-        load_model(name)
+        sesurgeon.load(name)
     assert hint in caught.value.hint
 
 
@@ -159,9 +159,9 @@ def test_torchvision_detectors_ask_the_network_for_nothing(monkeypatch):
 
 def test_torchvision_alone_does_not_import_timm(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)  # importing it fails now
-    assert num_outputs(load_model("torchvision:shufflenet_v2_x0_5", num_classes=3)) == 3
+    assert num_outputs(sesurgeon.load("torchvision:shufflenet_v2_x0_5", num_classes=3)) == 3
     with pytest.raises(ImportError):
-        load_model("timm:test_resnet")
+        sesurgeon.load("timm:test_resnet")
 
 
 def unreachable(*_: object, **__: object) -> None:
@@ -176,7 +176,7 @@ def test_weights_that_cannot_be_had_say_so_and_what_else_to_do(name, monkeypatch
     monkeypatch.setattr(timm, "create_model", unreachable)
     monkeypatch.setattr(models, "get_model", unreachable)
     with pytest.raises(SesurgeonError, match=f"{name}.*Name or service not known") as caught:
-        load_model(name, pretrained=True)
+        sesurgeon.load(name, pretrained=True)
     assert caught.value.exit_code == 1
     assert "local file" in caught.value.hint
 
@@ -201,7 +201,7 @@ def test_pretrained_torchvision_models_know_their_classes_and_are_rebuilt_alike(
 
 def test_a_factory_of_the_working_folder(folder):
     path_before = list(sys.path)
-    model = load_model(Source.parse("factory:their_models:make", {"width": 5}))
+    model = sesurgeon.load(Source.parse("factory:their_models:make", {"width": 5}))
     assert model[0].out_channels == 5
     assert not model.training
     assert provenance_of(model) == Provenance(Source("factory", "their_models:make", {"width": 5}))
@@ -209,7 +209,7 @@ def test_a_factory_of_the_working_folder(folder):
 
 
 def test_a_factory_inside_of_a_class(folder):
-    assert isinstance(load_model("factory:their_models:Nested.make"), nn.ReLU)
+    assert isinstance(sesurgeon.load("factory:their_models:Nested.make"), nn.ReLU)
 
 
 @pytest.mark.parametrize(
@@ -230,12 +230,12 @@ def test_a_factory_inside_of_a_class(folder):
 )
 def test_a_factory_that_does_not_work_says_why(name, said, folder):
     with pytest.raises(UsageError, match=said):
-        load_model(f"factory:{name}")
+        sesurgeon.load(f"factory:{name}")
 
 
 def test_a_misspelt_factory_gets_the_nearest_name(folder):
     with pytest.raises(UsageError) as caught:
-        load_model("factory:their_models:mak")
+        sesurgeon.load("factory:their_models:mak")
     assert "make" in caught.value.hint
 
 
@@ -246,7 +246,7 @@ def test_a_factory_called_with_wrong_arguments(folder):
 
 def test_a_factory_has_no_pretrained_weights(folder):
     with pytest.raises(UsageError, match="no pretrained weights to download"):
-        load_model("factory:their_models:make", pretrained=True)
+        sesurgeon.load("factory:their_models:make", pretrained=True)
 
 
 def test_rebuilding_replaces_the_head_and_keeps_the_provenance():

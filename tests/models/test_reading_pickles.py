@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+import sesurgeon
 from sesurgeon.errors import UnreadableFileError, UnsafeFileError
 from sesurgeon.models import read
 from sesurgeon.models.files.numpy_data import NumpyType, numpy_scalar
@@ -213,9 +214,9 @@ def test_a_trusted_file_may_use_code_of_the_working_folder(saved, tmp_path, monk
 
 
 def test_weights_do_not_depend_on_the_file_being_left_alone_once_they_are_in_a_model(saved, tiny):
-    from sesurgeon.models import Source, load_model
+    from sesurgeon.models import Source
 
     path = saved(tiny.state_dict())
-    model = load_model(path, arch=Source("torchvision", "shufflenet_v2_x0_5"))
+    model = sesurgeon.load(path, arch=Source("torchvision", "shufflenet_v2_x0_5"))
     path.write_bytes(b"\0" * path.stat().st_size)
     assert torch.equal(model.fc.weight, tiny.fc.weight)

@@ -17,10 +17,11 @@ from timm.layers.format import Format
 from torch import nn
 from torch.nn import functional as F
 
+import sesurgeon
 from sesurgeon.errors import FileError, UnreadableFileError, UnsafeFileError, UntraceableError
 from sesurgeon.graph import survey
 from sesurgeon.graph.tracing.tracer import CallTracer
-from sesurgeon.models import load_model, read, read_weights
+from sesurgeon.models import read, read_weights
 from sesurgeon.models.files.allowlist import allowed
 from sesurgeon.models.files.smuggling import smuggled
 from tests.networks import OddNet
@@ -68,7 +69,7 @@ def mark(tmp_path):
 def test_a_payload_is_named_and_does_not_run(wrap, options, saved, mark):
     path = saved(wrap(Payload(mark)), **options)
     with pytest.raises(UnsafeFileError, match=r"(posix|nt)\.mkdir"):
-        load_model(path)
+        sesurgeon.load(path)
     assert not mark.exists()
     read(path, trust_pickle=True)
     assert mark.exists(), "the payload is a real one"

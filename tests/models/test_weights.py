@@ -12,6 +12,7 @@ import torchvision
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+import sesurgeon
 from sesurgeon.errors import UnreadableFileError, UsageError
 from sesurgeon.models import (
     Source,
@@ -19,7 +20,6 @@ from sesurgeon.models import (
     find_weights,
     fit,
     guess_architectures,
-    load_model,
     provenance_of,
     read_weights,
     take_weights,
@@ -248,7 +248,7 @@ def test_others_are_not_guessed(tiny):
 
 def test_a_state_dict_needs_an_architecture(saved, tiny):
     with pytest.raises(UsageError, match=f"{len(tiny.state_dict())} weights under state_dict") as caught:
-        load_model(saved({"state_dict": tiny.state_dict()}))
+        sesurgeon.load(saved({"state_dict": tiny.state_dict()}))
     assert "--arch" in caught.value.hint
 
 
@@ -256,11 +256,11 @@ def test_the_architecture_of_a_state_dict_is_guessed_in_the_message(saved):
     from torchvision.models import mobilenet_v2
 
     with pytest.raises(UsageError) as caught:
-        load_model(saved(mobilenet_v2(width_mult=0.25).state_dict()))
+        sesurgeon.load(saved(mobilenet_v2(width_mult=0.25).state_dict()))
     assert "They look like torchvision:mobilenet_v2 or another of its family." in caught.value.hint
     state = {f"model.{name}": tensor for name, tensor in mobilenet_v2(width_mult=0.25).state_dict().items()}
     with pytest.raises(UsageError) as caught:
-        load_model(saved({**state, "criterion.weight": torch.ones(3)}))
+        sesurgeon.load(saved({**state, "criterion.weight": torch.ones(3)}))
     assert "They look like torchvision:mobilenet_v2 or another of its family." in caught.value.hint
 
 
@@ -275,14 +275,14 @@ def test_the_architecture_of_a_state_dict_is_guessed_in_the_message(saved):
 )
 def test_an_architecture_that_the_file_names_is_told(saved, beside, said):
     with pytest.raises(UsageError) as caught:
-        load_model(saved({**beside, "state_dict": torchvision.models.resnet18().state_dict()}))
+        sesurgeon.load(saved({**beside, "state_dict": torchvision.models.resnet18().state_dict()}))
     assert caught.value.hint.endswith(f"The file says that it is {said}.")
 
 
 @pytest.mark.parametrize("named", [{"arch": "of mine"}, {"arch": 3}, {"arch": "quantized_resnet18"}])
 def test_a_name_that_no_library_has_is_not(saved, named):
     with pytest.raises(UsageError) as caught:
-        load_model(saved({**named, "state_dict": torchvision.models.resnet18().state_dict()}))
+        sesurgeon.load(saved({**named, "state_dict": torchvision.models.resnet18().state_dict()}))
     assert caught.value.hint.endswith("They look like torchvision:resnet18 or timm:resnet18.")
 
 

@@ -46,7 +46,7 @@ def shown_scores(row: EpochRow, metric: str | None) -> tuple[str, ...]:
 
 def usual_score(row: EpochRow) -> str:
     """The score that people ask for first: "top1", or "map" if images may have several labels."""
-    return tuple(row.scores)[1]
+    return next(name for name in ("top1", "map") if name in row.scores)
 
 
 def gain(before: EpochRow, after: EpochRow, metric: str, found: Measured | None = None) -> str:
@@ -64,10 +64,10 @@ def score_table(found: Measured) -> Table:
     """Top-1 and top-5, or mAP and F1; loss and number of images."""
     from sesurgeon.finetune.scoring.measured import SHARES
 
-    table = Table(show_header=False)
+    table, scores = Table(show_header=False), found.scores()
     for name in SHARES:
-        if name in found.scores():
-            table.add_row(score_label(name, found), per_cent(found.scores()[name]))
+        if name in scores:
+            table.add_row(score_label(name, found), per_cent(scores[name]))
     table.add_row("loss", number(found.loss))
     table.add_row("images", f"{found.images:,}")
     if found.input_size is not None:
@@ -80,7 +80,7 @@ def class_table(found: Measured, *, all_classes: bool) -> Group:
     from sesurgeon.finetune import Evaluation
 
     columns = ("images", "correct", "top-1") if isinstance(found, Evaluation) else ("images", "average precision", "F1")
-    rows = [_class_row(score) for score in found.per_class]
+    rows = [(score.value, _class_cells(score)) for score in found.per_class]
     title = "Classes:"
     if len(rows) > _MOST_CLASSES and not all_classes:
         measured = [(value, cells) for value, cells in rows if value is not None]
@@ -95,11 +95,10 @@ def class_table(found: Measured, *, all_classes: bool) -> Group:
     return Group(Text(title), table)
 
 
-def _class_row(score: ClassScore | LabelScore) -> tuple[float | None, tuple[str, ...]]:
-    """The score by which classes are sorted, and the cells of the row."""
+def _class_cells(score: ClassScore | LabelScore) -> tuple[str, ...]:
     from sesurgeon.finetune import ClassScore
 
     named = (spaces_shown(score.name), f"{score.images:,}")
     if isinstance(score, ClassScore):
-        return score.accuracy, (*named, f"{score.correct:,}", per_cent(score.accuracy))
-    return score.average_precision, (*named, per_cent(score.average_precision), per_cent(score.f1))
+        return (*named, f"{score.correct:,}", per_cent(score.accuracy))
+    return (*named, per_cent(score.average_precision), per_cent(score.f1))

@@ -15,7 +15,6 @@ from sesurgeon.cli.shown.console import Output
 from sesurgeon.cli.shown.scoring import number, score_label, score_text, usual_score
 from sesurgeon.finetune import (
     BlocksCalibrated,
-    Data,
     EpochFinished,
     EpochRow,
     EvaluationStep,
@@ -65,13 +64,7 @@ class Watcher:
         self._epoch_began = time.perf_counter()
         self._speed = ""
         self._first_step = 0
-
-    @property
-    def data(self) -> Data:
-        """The images of the run."""
-        if self.started is None:
-            raise RuntimeError("No run was started.")
-        return self.started.data
+        self._train_images = 0
 
     def __call__(self, event: Event) -> None:
         """Show ``event``."""
@@ -157,10 +150,10 @@ class Watcher:
 
     def _say_start(self, event: RunStarted) -> None:
         data, task = event.data, event.task
-        train = 0 if data.train is None else len(data.train)
+        self._train_images = len(data.split("train"))
         size = "x".join(map(str, task.preprocessing.input_size))
         self.out.note(
-            f"{data.name}: {train:,} training and {len(data.val):,} validation images{held_out(data)}, "
+            f"{data.name}: {self._train_images:,} training and {len(data.val):,} validation images{held_out(data)}, "
             f"{len(data.classes)} classes, seen as {size}."
         )
         if data.skipped:
@@ -174,7 +167,7 @@ class Watcher:
         return f"{score_label(name)} {score_text(name, row.scores[name]):>{width}}"
 
     def _images_a_second(self, share: float) -> str:
-        images = share * len(self.data.train or ())
+        images = share * self._train_images
         return f"{images / max(time.perf_counter() - self._epoch_began, 1e-9):,.0f}"
 
     def _line(self, row: EpochRow, is_best: bool) -> str:

@@ -26,7 +26,7 @@ from sesurgeon.errors import DivergedError, SesurgeonError
 from sesurgeon.interrupts import INTERRUPTED
 
 if TYPE_CHECKING:
-    from sesurgeon.finetune import Data, EpochRow, FinetuneConfig, FinetuneResult
+    from sesurgeon.finetune import EpochRow, FinetuneResult
 
 
 @spread
@@ -95,20 +95,17 @@ def finetune(
                 raise
         leave_group()
         if main:
-            images = watcher.data
             next_flags = flags_to_load(loaded, reading)
             on_data = f"--data {shlex.quote(run.data)}"
             if run.data.startswith("torchvision:"):
                 on_data += f" --data-dir {shlex.quote(run.config.data_dir)}"
             started_from = str(run.settings.get("model", run.model))  # a resumed run has read its last.pt
-            rendered = _rendered(started_from, images, result, run.config, next_flags, on_data)
-            out.result(rendered, _data(started_from, images, result))
+            rendered = _rendered(started_from, result, next_flags, on_data)
+            out.result(rendered, _data(started_from, result))
 
 
-def _rendered(
-    model: str, data: Data, result: FinetuneResult, config: FinetuneConfig, flags: str, on_data: str
-) -> Group:
-    before, best = result.rows[0], result.best_row
+def _rendered(model: str, result: FinetuneResult, flags: str, on_data: str) -> Group:
+    before, best, data = result.rows[0], result.best_row, result.data
     if result.metric is None:
         said = per_cent(best.scores[usual_score(best)])
         outcome = f"On {said} of {len(data.val):,} validation images its answer is the one before training."
@@ -124,10 +121,10 @@ def _rendered(
         moved += f" These learned nothing: {', '.join(still[:3])}{' …' if len(still) > 3 else ''} (see report.md)."
     checkpoint = shlex.quote(str(result.best))
     seen = f"predict {checkpoint}{flags} IMAGES" if data.unlabelled else f"evaluate {checkpoint}{flags} {on_data}"
-    small = f"adapter extract {shlex.quote(str(result.folder))}{flags}" if config.train == "blocks" else ""
+    small = f"adapter extract {shlex.quote(str(result.folder))}{flags}" if result.config.train == "blocks" else ""
     return Group(
         Text(f"{model}, fine-tuned on {data.name}", style="bold"),
-        _epoch_table(result, config.epochs),
+        _epoch_table(result),
         Text(" ".join(part for part in (outcome, moved) if part)),
         Text(f"Written: {result.folder}/ with best.pt, last.pt, report.md, its pictures, summary.csv and more"),
         Text(f"Next:    sesurgeon {seen}"),
@@ -136,7 +133,7 @@ def _rendered(
     )
 
 
-def _epoch_table(result: FinetuneResult, epochs: int) -> Table:
+def _epoch_table(result: FinetuneResult) -> Table:
     from sesurgeon.cli.shown.watching import PHASES
 
     best, last = result.best_row, result.rows[-1]
@@ -155,7 +152,7 @@ def _epoch_table(result: FinetuneResult, epochs: int) -> Table:
         kept = ", ".join(file for file, kept in (("best.pt", best), ("last.pt", last)) if kept is row)
         table.add_row(
             label,
-            "-" if row.epoch < 0 else f"{row.epoch + 1}/{epochs}",
+            "-" if row.epoch < 0 else f"{row.epoch + 1}/{result.config.epochs}",
             *(score_text(name, row.scores[name]) for name in columns),
             kept,
             style="bold" if row is best else None,
@@ -170,12 +167,12 @@ def _best_of_phases(result: FinetuneResult) -> dict[str, EpochRow]:
     return {phase: best_of([row for row in result.rows if row.phase == phase], result.metric) for phase in phases}
 
 
-def _data(model: str, data: Data, result: FinetuneResult) -> dict[str, Any]:
-    assert data.train is not None
+def _data(model: str, result: FinetuneResult) -> dict[str, Any]:
+    data = result.data
     return {
         "model": model,
         "data": data.name,
-        "images": {"train": len(data.train), "val": len(data.val)},
+        "images": {"train": len(data.split("train")), "val": len(data.val)},
         "skipped": data.skipped,
         "ignored": data.ignored,
         "classes": result.task.classes,

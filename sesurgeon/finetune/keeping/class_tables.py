@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from sesurgeon.finetune.keeping.markdown import escaped, per_cent, table
 from sesurgeon.finetune.scoring.evaluation import ClassScore, Evaluation
@@ -14,24 +15,17 @@ _MOST_CLASSES = 10
 
 def class_lines(before: Measured, after: Measured) -> list[str]:
     """A table of the worst classes."""
-    once = {score.name: score for score in before.per_class}
-    measured = [(value, score) for score in after.per_class if (value := _value(score)) is not None]
-    worst = [score for _, score in sorted(measured, key=lambda entry: (entry[0], entry[1].name))[:_MOST_CLASSES]]
+    scores: tuple[Sequence[ClassScore | LabelScore], ...] = (before.per_class, after.per_class)
+    pairs = zip(*scores, strict=True)  # not by name: two classes may have the same one
+    measured = [(now.value, now, once) for once, now in pairs if now.value is not None]
+    worst = sorted(measured, key=lambda entry: (entry[0], entry[1].name))[:_MOST_CLASSES]
     what = "average precision" if isinstance(after, MultiLabelEvaluation) else "top-1"
     header = ("class", "images", f"{what} at first", f"{what} now")
     lines = [
-        (escaped(score.name), f"{score.images:,}", per_cent(_value(once.get(score.name))), per_cent(_value(score)))
-        for score in worst
+        (escaped(now.name), f"{now.images:,}", per_cent(once.value), per_cent(value)) for value, now, once in worst
     ]
     heading = "Classes" if len(worst) == len(measured) else f"The {len(worst)} worst of {len(measured)} classes"
     return [f"## {heading}", "", *table(header, lines)]
-
-
-def _value(score: ClassScore | LabelScore | None) -> float | None:
-    """The score by which classes are compared."""
-    if score is None:
-        return None
-    return score.average_precision if isinstance(score, LabelScore) else score.accuracy
 
 
 def confusion_lines(found: Measured) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,7 +16,10 @@ from sesurgeon.finetune.scoring.perimage import PerImage
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class of the data. ``accuracy`` is in per cent; None for a class without images."""
+    """One class of the data. ``accuracy`` is in per cent; None for a class without images.
+
+    ``value`` is what classes are compared by, of either kind of score.
+    """
 
     name: str
     images: int
@@ -24,6 +28,10 @@ class ClassScore:
     @property
     def accuracy(self) -> float | None:
         return 100 * self.correct / self.images if self.images else None
+
+    @property
+    def value(self) -> float | None:
+        return self.accuracy
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -93,7 +101,7 @@ class Evaluation(PerImage):
         """The scores that an epoch can be chosen by."""
         return {"loss": self.loss, "top1": self.top1, "top5": self.top5, "balanced": self.balanced}
 
-    @property
+    @cached_property
     def per_class(self) -> tuple[ClassScore, ...]:
         """The scores of the data's classes, in the order of the model's outputs."""
         images = torch.bincount(self.labels, minlength=self.outputs).tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,12 +25,17 @@ class LabelScore:
         images: the number of images that show it.
         average_precision: area under the curve of precision against recall, in per cent; None if no image shows it.
         f1: harmonic mean of precision and recall at a threshold of 0.5, in per cent; likewise.
+        value: what classes are compared by, of either kind of score.
     """
 
     name: str
     images: int
     average_precision: float | None
     f1: float | None
+
+    @property
+    def value(self) -> float | None:
+        return self.average_precision
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -85,7 +91,7 @@ class MultiLabelEvaluation(PerImage):
             "f1": _mean(score.f1 for score in scores),
         }
 
-    @property
+    @cached_property
     def per_class(self) -> tuple[LabelScore, ...]:
         """The scores of the data's classes, in the order of the model's outputs."""
         columns = zip(self.classes.values(), self.probabilities.T, self.targets.T, strict=True)

@@ -24,9 +24,9 @@ from sesurgeon.models import (
     Preprocessing,
     Source,
     attach_provenance,
+    build_named,
     check_num_classes,
     detach_provenance,
-    load_model,
     model_from,
     named_source,
     provenance_of,
@@ -112,15 +112,21 @@ def load(
             model say so.
 
     Raises:
-        UsageError, UnreadableFileError, UnsafeFileError, SesurgeonError: see :func:`sesurgeon.models.load_model`
-            and, of the preprocessing, :func:`sesurgeon.models.state_preprocessing`.
+        UsageError: arguments that do not go together, an unknown name, weights without or of another architecture, a
+            file of a network with another number of classes, an adapter, or no such preprocessing.
+        UnreadableFileError: the file cannot be read, or there is no model in it.
+        UnsafeFileError: reading the file would run code, and ``trust_pickle`` is not set.
+        SesurgeonError: the pretrained weights cannot be downloaded.
     """
-    source = Source.parse(arch) if isinstance(arch, str) else arch
-    if named_source(model) is not None or pretrained:
-        loaded = load_model(model, arch=source, num_classes=num_classes, pretrained=pretrained)
+    of_weights = Source.parse(arch) if isinstance(arch, str) else arch
+    source = named_source(model)
+    if source is not None:
+        loaded = build_named(source, arch=of_weights, num_classes=num_classes, pretrained=pretrained)
+    elif pretrained:
+        raise UsageError(f"--pretrained needs a model name such as timm:resnet50; {model} is a file.")
     else:
         content = _read(str(model), trust_pickle=trust_pickle, mapped=mapped)
-        loaded = _loaded(content, str(model), source, num_classes, trust_pickle=trust_pickle)
+        loaded = _loaded(content, str(model), of_weights, num_classes, trust_pickle=trust_pickle)
     if preprocessing:
         state_preprocessing(loaded, preprocessing)
     return loaded
