@@ -6,6 +6,12 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
+GIVE_INPUT = (
+    "Give an input that it takes: --input-shape 2,3,224,224, once for each argument of its forward (in Python: "
+    "example_inputs=, a tensor or the tuple of these arguments)."
+)
+"""The advice where a network fails on its input."""
+
 _UNSEEN = re.compile(r"\A\s|\s\Z|(?<=\s)\s|[^\S ]")
 
 

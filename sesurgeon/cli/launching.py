@@ -24,6 +24,11 @@ def is_launched() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
+def all_processes() -> int:
+    """How many processes were launched, on all machines; 1 for one that runs by itself."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if is_launched() else 1
+
+
 def is_main() -> bool:
     """Whether this is the process that prints."""
     return os.environ.get("RANK", "0") == "0"

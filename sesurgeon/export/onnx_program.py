@@ -51,7 +51,7 @@ def to_onnx(prepared: Prepared, opset: int | None) -> torch.onnx.ONNXProgram:
     got = program.model.opset_imports[""]
     if opset is not None and got != opset:  # without a word, the exporter falls back to its own
         raise UsageError(
-            f"Opset {opset} is not available: asked for it, torch {torch.__version__} writes {got}.",
+            f"torch {torch.__version__} does not write opset {opset}.",
             hint=f"Ask for one from {got} to {onnx.defs.onnx_opset_version()}, or leave it to the exporter.",
         )
     return program

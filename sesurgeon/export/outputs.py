@@ -12,7 +12,7 @@ from torch.utils._pytree import SequenceKey, tree_flatten_with_path
 
 from sesurgeon.errors import UntraceableError
 from sesurgeon.export.inputs import Inputs, takes_unnamed
-from sesurgeon.words import first_line
+from sesurgeon.words import GIVE_INPUT, first_line
 
 ONLY_OUTPUT = "logits"
 """The name of a file's output if it has only one."""
@@ -97,7 +97,7 @@ def run(network: nn.Module, inputs: Iterable[Tensor]) -> Any:
         shapes = " and ".join(str(tuple(value.shape)) for value in inputs)
         raise UntraceableError(
             f"The network fails on an input of shape {shapes}: {first_line(error)}",
-            hint="Give an input that it takes: --input-shape 2,3,224,224 (in Python: example_inputs=).",
+            hint=GIVE_INPUT,
         ) from error
 
 

@@ -13,7 +13,7 @@ from sesurgeon.errors import DataError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.context import RunContext
 from sesurgeon.finetune.data.dataset import Data
-from sesurgeon.finetune.data.heldout import held_out_record, identity_of
+from sesurgeon.finetune.data.heldout import data_identity, held_out_record, identity_of
 from sesurgeon.finetune.data.images import labels_of
 from sesurgeon.finetune.data.loader import eval_loader, train_loader
 from sesurgeon.finetune.data.sampler import UpdateSampler, UpdateSize
@@ -21,7 +21,6 @@ from sesurgeon.finetune.data.transforms import Augmentation
 from sesurgeon.finetune.events import Event
 from sesurgeon.finetune.keeping.recorder import Recorder
 from sesurgeon.finetune.keeping.states import RunState
-from sesurgeon.finetune.resuming import data_identity
 from sesurgeon.finetune.scoring.evaluate import measure
 from sesurgeon.finetune.scoring.measured import Measured
 from sesurgeon.finetune.scoring.perimage import joined
@@ -45,7 +44,7 @@ def make_trainer(
     task: Task,
     run: RunContext,
     state: RunState | None,
-    teacher: OtherTeacher | None = None,
+    teacher: OtherTeacher | None,
 ) -> Trainer:
     """Put the parts of a run together. The caller seeds the random numbers.
 
@@ -151,9 +150,9 @@ def _teacher(
 ) -> nn.Module | None:
     from sesurgeon.surgery import save
 
-    path = run.folder.teacher
     if run.config.distill == 0:
         return None
+    path = run.folder.teacher
     teacher: nn.Module
     if other is not None:
         teacher = other
@@ -167,7 +166,7 @@ def _teacher(
         teacher = make_teacher(model, torch.rand(2, *task.preprocessing.input_size))
         if run.writes:
             save(teacher, path)
-    return place(teacher, run.config, run.accelerator).requires_grad_(False).eval()
+    return place(teacher, run.config, run.accelerator)
 
 
 def _trainable(model: nn.Module, state: RunState | None) -> frozenset[str]:

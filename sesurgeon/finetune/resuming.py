@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from sesurgeon.errors import DataError, UnreadableFileError, UsageError
 from sesurgeon.files import remove_drafts
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
-from sesurgeon.finetune.data.images import FileImages, Images
+from sesurgeon.finetune.data.heldout import data_identity
 from sesurgeon.finetune.keeping.lock import check_unlocked
 from sesurgeon.finetune.keeping.runfolder import FILES, RunFolder
 from sesurgeon.finetune.keeping.states import STATES, FoundState, RunState, newest_state, states_in
@@ -159,25 +158,6 @@ def check_epochs(state: RunState, config: FinetuneConfig) -> None:
             f"epochs (={config.epochs}) is less than the {begun} that the run has done or begun.",
             hint="Give more, or take its best.pt or last.pt as it is.",
         )
-
-
-def data_identity(data: Data) -> dict[str, Any]:
-    """What must be the same about ``data`` when the run is resumed."""
-    train = data.split("train")
-    return {
-        "train": len(train),
-        "val": len(data.val),
-        "classes": list(data.classes),
-        "files": [_digest_of_names_and_targets(train), _digest_of_names_and_targets(data.val)],
-    }
-
-
-def _digest_of_names_and_targets(images: Images) -> str:
-    """Of image files, in order. Their folders do not count, because data may be moved."""
-    if not isinstance(images, FileImages):
-        return ""
-    named = [(str(path).rpartition("/")[2], target) for path, target in zip(images.paths, images.targets, strict=True)]
-    return hashlib.sha256(repr(named).encode()).hexdigest()[:16]
 
 
 def check_data(state: RunState, data: Data) -> None:

@@ -28,11 +28,11 @@ from sesurgeon.finetune.keeping.records import EpochRow, best_of
 from sesurgeon.finetune.keeping.runfolder import RunFolder, check_settings, make_run_folder
 from sesurgeon.finetune.keeping.states import FoundState, RunState
 from sesurgeon.finetune.keeping.trackers import trackers_for, tracking
+from sesurgeon.finetune.pseudo_labels import labelled_by
 from sesurgeon.finetune.resuming import check_data, check_epochs, config_of, state_of, task_of
 from sesurgeon.finetune.scoring.forward import modes_kept
 from sesurgeon.finetune.scoring.gatestatistics import GateStatistics
 from sesurgeon.finetune.scoring.measured import Measured
-from sesurgeon.finetune.scoring.pseudo_labels import labelled_by
 from sesurgeon.finetune.task import Task, make_task, prepare_model
 from sesurgeon.finetune.trainer import Trainer
 from sesurgeon.finetune.training.calibration import calibrate
@@ -220,7 +220,8 @@ def _images(
     if not opened.unlabelled:
         return opened
     placed = place(model, config, accelerator)
-    return on_main(accelerator, lambda: labelled_by(placed, opened, config, state))
+    said = None if state is None else state.recorder["best"]["labels"]  # at its start
+    return on_main(accelerator, lambda: labelled_by(placed, opened, config, said))
 
 
 def _checked(

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from sesurgeon.errors import UsageError, VerificationError
-from sesurgeon.finetune import Data, open_held_out
+from sesurgeon.finetune import Data
 from sesurgeon.finetune.data.heldout import identity_of
 from sesurgeon.finetune.data.loader import check_loading, readers_ended
 from sesurgeon.finetune.events import OnProgress, ignore
-from sesurgeon.finetune.scoring.evaluate import Prepared, check_outputs, measure, prepared
+from sesurgeon.finetune.scoring.evaluate import Prepared, check_outputs, measure, opened, prepared
 from sesurgeon.finetune.scoring.forward import as_input
 from sesurgeon.finetune.scoring.gatestatistics import CONSTANT
 from sesurgeon.finetune.scoring.gatewatch import watching_gates
@@ -158,8 +158,7 @@ def prune(
     check_loading(batch_size, workers)
     check_blocks(model)
     timing = timing or (lambda *_: (None, None))
-    if not isinstance(data, Data):
-        data = open_held_out(model, data, training=split == "train", on_progress=on_progress)
+    data = opened(model, data, split=split, workers=workers, on_progress=on_progress)
     if len(data.split(split)) < 2:
         raise UsageError(f"{data.name} has one image, for which every gate is constant.", hint="Give some hundreds.")
     given = prepared(model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import SesurgeonError, UsageError
-from sesurgeon.finetune import Data, EvaluationStep, open_held_out
+from sesurgeon.finetune import Data, EvaluationStep
 from sesurgeon.finetune.data.loader import check_loading, read, readers_ended
 from sesurgeon.finetune.events import OnProgress, ignore
-from sesurgeon.finetune.scoring.evaluate import lacks_labels, prepared
+from sesurgeon.finetune.scoring.evaluate import lacks_labels, opened, prepared
 from sesurgeon.finetune.scoring.forward import as_input, evaluating
 from sesurgeon.finetune.scoring.gatestatistics import GateStatistics
 from sesurgeon.finetune.scoring.gatesums import GateSums
@@ -84,10 +84,8 @@ def study_gates(
     """
     check_loading(batch_size, workers)
     check_blocks(model)
-    if not isinstance(data, Data):
-        data = open_held_out(
-            model, data, training=split == "train", unlabelled=lacks_labels(model, data), on_progress=on_progress
-        )
+    unlabelled = not isinstance(data, Data) and lacks_labels(model, data)
+    data = opened(model, data, split=split, workers=workers, on_progress=on_progress, unlabelled=unlabelled)
     rows = choose_classes(() if data.unlabelled else data.classes, classes)
     given = prepared(
         model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device,

@@ -4,7 +4,7 @@ from sesurgeon.models.build import build, rebuild
 from sesurgeon.models.copies import copy_of, view_of
 from sesurgeon.models.detection import is_detector, witnesses
 from sesurgeon.models.files.formats import check_is_file, format_of
-from sesurgeon.models.files.own_weights import CHECKPOINT_KEY, read_history, read_weights, take_weights
+from sesurgeon.models.files.own_weights import CHECKPOINT_KEY, read_history, read_parts, read_weights, take_weights
 from sesurgeon.models.files.pickles import read
 from sesurgeon.models.files.smuggling import is_plain_text
 from sesurgeon.models.files.state_dicts import Found, find_weights
@@ -86,6 +86,7 @@ __all__ = [
     "random_states",
     "read",
     "read_history",
+    "read_parts",
     "read_weights",
     "rebuild",
     "replace_head",

@@ -13,7 +13,7 @@ from sesurgeon.scalars import as_python
 
 CropMode: TypeAlias = Literal["center", "squash", "border"]
 
-_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")  # Pillow's
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")  # Pillow's
 _LISTS = ("input_size", "mean", "std")
 _LARGEST = 2**16  # channels or pixels
 _MOST_OF_IMAGES = 4  # channels
@@ -66,8 +66,8 @@ class Preprocessing:
             raise ValueError(f"mean (={self.mean}) must be finite.")
         if not all(0 < value < math.inf for value in self.std):
             raise ValueError(f"std (={self.std}) must be above 0 and finite.")
-        if self.interpolation not in _INTERPOLATIONS:
-            raise ValueError(f"interpolation (={self.interpolation!r}) must be one of {', '.join(_INTERPOLATIONS)}.")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation (={self.interpolation!r}) must be one of {', '.join(INTERPOLATIONS)}.")
         if not 0 < self.crop_pct <= min(self.input_size[1:]):  # above that, the image would be resized to nothing
             raise ValueError(f"crop_pct (={self.crop_pct}) must be above 0, and at most the sides of the image.")
 

@@ -201,10 +201,14 @@ def test_what_nobody_can_read_ends_nothing(
 
 
 @pytest.mark.parametrize("error", [OSError, BrokenPipeError])
-def test_a_result_that_cannot_be_written_is_an_error(error: type[OSError], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_that_cannot_be_written_is_an_error(
+    error: type[OSError], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys, "stdout", Full(error))
     with pytest.raises((typer.Exit, SystemExit)), reporting(Talking(), with_torch=False) as out:
         out.result("the result", {})
+    if error is OSError:
+        assert capsys.readouterr().err == "Error: The result could not be printed: No space left on device.\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

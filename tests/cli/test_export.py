@@ -40,6 +40,20 @@ def tiny(width=4, out=3):
     return nn.Sequential(nn.Conv2d(3, width, 3), nn.ReLU(), *squeeze, nn.Linear(width, out))
 
 
+class Volumes(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv3d(1, 4, 3), nn.AdaptiveAvgPool3d(1), nn.Flatten())
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = tiny()
+
+    def forward(self, left, right):
+        return self.net(left) - self.net(right)
+
+
 class Odd(nn.Sequential):
     def __init__(self):
         super().__init__(*tiny())
@@ -224,6 +238,15 @@ def test_int8_is_calibrated_on_training_and_compared_on_validation_images(
     shown = export("net.se.pt", "--int8", "--calib", "data", "--force")
     assert "top-1 agreement" in shown.stdout
     assert "on 6 images" in shown.stdout
+    assert "the ranges of activations come from 9 images" in shown.stderr
+    assert "the agreement of labels comes from 6 images" in shown.stderr
+
+
+@pytest.mark.parametrize(("name", "takes"), [("Volumes", "input in 3 dimensions"), ("Pair", "2 inputs")])
+def test_int8_is_for_networks_that_take_images_alone(name: str, takes: str, folder: Path) -> None:
+    result = export(f"factory:own_networks:{name}", "--int8", "--calib", "data")
+    assert result.exit_code == 2
+    assert f"--int8 is calibrated on single images, and this {name} takes {takes}." in result.stderr
 
 
 def test_as_many_images_as_are_told_are_calibrated_on(

@@ -262,8 +262,13 @@ def test_with_sync_bn_they_do_so_with_batch_norm_too(workplace: Path) -> None:
 def test_without_it_they_do_not(workplace: Path) -> None:
     common = ("net.se.pt", *SHORT, "--epochs", "2", "--freeze-epochs", "0", "--lr", "0.02", "--opt", "sgd")
     assert finetune(*common, "--name", "one", "-b", "8").exit_code == 0
-    assert in_processes(*common, "--name", "two", "-b", "4", "--num-processes", "2").returncode == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "sesurgeon", "finetune"]
+    two = subprocess.run(
+        [*launcher, *common, "--name", "two", "-b", "4"], capture_output=True, text=True, env=ENVIRONMENT, timeout=300
+    )
+    assert two.returncode == 0, two.stderr
     assert not torch.allclose(losses("two"), losses("one"), rtol=1e-4, atol=1e-6)
+    assert yaml.safe_load(Path("runs/finetune/two/args.yaml").read_text())["num_processes"] == 2  # for --resume
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_the_opset_asked_for_is_the_files(net: Net, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("opset", [17, 99])
 def test_an_opset_that_cannot_be_had_is_refused(net: Net, tmp_path: Path, opset: int) -> None:
-    with pytest.raises(UsageError, match=f"Opset {opset} is not available.*writes 18") as caught:
+    with pytest.raises(UsageError, match=f"does not write opset {opset}") as caught:
         export_onnx(net, tmp_path / "net.onnx", opset=opset, example_inputs=IMAGE)
     assert caught.value.hint is not None
     assert "from 18 to " in caught.value.hint

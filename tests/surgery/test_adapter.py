@@ -156,6 +156,16 @@ def test_the_file_holds_blocks_and_head_and_says_what_they_belong_to(tmp_path: P
     )
 
 
+def test_damage_within_its_tensors_is_noticed(tmp_path: Path) -> None:
+    base, path = trained_like(OddNet()), tmp_path / "a.adapter.safetensors"
+    sesurgeon.extract_adapter(task_on(base), path)
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UnreadableFileError, match="its tensors are not those that were written"):
+        sesurgeon.apply_adapter(base, path)
+
+
 def test_paths_of_data_stay_private_and_still_say_which_data_they_were(tmp_path: Path) -> None:
     base, path = trained_like(OddNet()), tmp_path / "a.adapter.safetensors"
     model = task_on(base)

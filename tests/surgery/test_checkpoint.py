@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 import sesurgeon
-from sesurgeon import OutputError, UnreadableFileError, UnsafeFileError
+from sesurgeon import OutputError, UnreadableFileError, UnsafeFileError, UsageError
 from sesurgeon.models import Preprocessing, Provenance, Source, attach_provenance, provenance_of
 from sesurgeon.surgery import blocks_of, plan_of
 from tests.networks import OddNet, trained_like
@@ -83,6 +83,33 @@ def test_a_module_of_the_users_own_class_needs_trust(tmp_path: Path) -> None:
     again = sesurgeon.load(tmp_path / "odd.se.pt", trust_pickle=True)
     images = torch.randn(3, 3, 16, 16)
     assert torch.equal(again(images), augmented(images))
+
+
+def make_odd() -> OddNet:
+    """With another head than the network in the file."""
+    net = OddNet()
+    net.fc = nn.Linear(net.fc.in_features, 7)
+    return net
+
+
+def test_a_module_of_the_users_own_class_is_built_by_what_is_typed(tmp_path: Path) -> None:
+    path, images = tmp_path / "odd.se.pt", torch.randn(3, 3, 16, 16)
+    augmented = sesurgeon.add_se(trained_like(OddNet()), example_inputs=images).eval()
+    outputs = augmented(images).shape[1]
+    facts = Provenance(Source("module"), classes=tuple(map(str, range(outputs))), history=({"command": "test"},))
+    attach_provenance(augmented, facts)
+    sesurgeon.save(augmented, path)
+    with pytest.raises(UnsafeFileError, match="--arch factory:pkg") as refused:
+        sesurgeon.load(path)
+    assert "no name builds" in (refused.value.hint or "")
+    for factory in ("tests.networks:OddNet", "tests.surgery.test_checkpoint:make_odd"):
+        again = sesurgeon.load(path, arch=f"factory:{factory}")
+        assert torch.equal(again(images), augmented(images))
+        assert provenance_of(again).classes == facts.classes
+        assert provenance_of(again).history == facts.history
+        assert plan_of(again) == plan_of(augmented)
+    with pytest.raises(UsageError, match="Identity"):
+        sesurgeon.load(path, arch="factory:torch.nn:Identity")
 
 
 def test_a_factory_named_in_a_file_is_not_imported_unasked(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import typer
 
 from sesurgeon.cli.asked.images import skipped_note
 from sesurgeon.cli.shown.console import Output
+from sesurgeon.errors import UsageError
+from sesurgeon.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 _CALIBRATED_ON, _COMPARED_ON = 256, 1024  # images; more would hardly change the result
 _BATCH = 32
+_FEW = 64
 
 Calib = Annotated[
     str | None,
@@ -33,12 +36,18 @@ Calib = Annotated[
 def calibration_images(
     model: nn.Module, spec: str, data_dir: str, out: Output
 ) -> tuple[list[Tensor], list[Tensor], Sequence[BadImage]]:
-    """Batches of training and of validation images, taken at even steps from all of them; and those left out."""
+    """Batches of training and of validation images, taken at even steps from all of them; and those left out.
+
+    Raises:
+        UsageError: the network takes something else than images.
+        DataError: see :func:`sesurgeon.finetune.open_data`.
+    """
     from sesurgeon.finetune import open_data, preprocessing_for
     from sesurgeon.finetune.data.loader import class_labels, eval_loader
     from sesurgeon.finetune.scoring.evaluate import lacks_labels, split_of_run
     from sesurgeon.models import provenance_of
 
+    _check_takes_images(model)
     data = open_data(
         spec,
         multi_label=provenance_of(model).multi_label,
@@ -56,4 +65,20 @@ def calibration_images(
         part = [index * len(images) // count for index in range(count)]
         loader = eval_loader(images, preprocessing, class_labels(data), batch_size=_BATCH, workers=0, part=part)
         found.append([batch for batch, _ in loader])
+        if count < _FEW:
+            what = "ranges of activations come" if split == "train" else "agreement of labels comes"
+            out.note(f"Warning: the {what} from {counted(count, 'image')}. Give some hundreds.", style="yellow")
     return found[0], found[1], data.skipped
+
+
+def _check_takes_images(model: nn.Module) -> None:
+    from sesurgeon.models import input_dims
+    from sesurgeon.surgery import known_inputs
+
+    inputs = known_inputs(model)
+    if len(inputs) > 1 or input_dims(model) not in (2, None):
+        takes = f"{len(inputs)} inputs" if len(inputs) > 1 else f"input in {input_dims(model)} dimensions"
+        raise UsageError(
+            f"--int8 is calibrated on single images, and this {type(model).__name__} takes {takes}.",
+            hint="--half makes a small file of any network.",
+        )

@@ -63,8 +63,9 @@ PreprocessingParts = Annotated[
     typer.Option(
         "--preprocessing",
         metavar="KEY=VALUE",
-        help="How images were prepared for MODEL, where its file does not say: input_size=[3,224,224], "
-        "mean=[0.5,0.5,0.5], std, interpolation, crop_pct or crop_mode, as in timm. May be repeated.",
+        help="How images were prepared for MODEL, if its file does not say, or says something else: "
+        "input_size=[3,224,224], mean=[0.5,0.5,0.5], std, interpolation, crop_pct or crop_mode, as in timm. May be "
+        "repeated.",
         show_default=False,
         rich_help_panel=_READING,
     ),

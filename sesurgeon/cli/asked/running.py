@@ -14,6 +14,7 @@ from sesurgeon.cli.asked.latest import given_or_latest, latest_augmented
 from sesurgeon.cli.asked.options import Reading
 from sesurgeon.cli.asked.teaching import Teaching
 from sesurgeon.cli.asked.training import Training
+from sesurgeon.cli.launching import all_processes
 from sesurgeon.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class Run:
         reading: how the model is read.
         config: how it is trained.
         processes: on this machine.
-        settings: the entries of ``args.yaml`` beside the configuration.
+        settings: entries of ``args.yaml``: of a new run those beside the configuration, of a resumed one all.
         notes: messages to print before it starts.
         folder: of the run that is resumed; None for a new one.
         teacher: another network to distil from, and how it is read.
@@ -95,7 +96,8 @@ def new_run(model: str | None, asked: Asked) -> Run:
     if training.name is not None:
         for needed in (name, teaching.teacher):
             _check_outlives(needed, Path(training.output) / training.name)
-    settings = {"model": name, **{key: getattr(reading, key) for key in _KEPT}, "num_processes": asked.processes}
+    processes = max(asked.processes, all_processes())  # that is what a resumed run must have, too
+    settings = {"model": name, **{key: getattr(reading, key) for key in _KEPT}, "num_processes": processes}
     config = FinetuneConfig(**training.settings())
     taught = teaching.teacher is not None
     return Run(

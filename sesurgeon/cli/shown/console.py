@@ -18,7 +18,7 @@ from rich.text import Text
 
 from sesurgeon.cli.asked.options import Talking
 from sesurgeon.cli.shown.streams import Expendable, standard
-from sesurgeon.errors import SesurgeonError
+from sesurgeon.errors import OutputError, SesurgeonError
 from sesurgeon.interrupts import INTERRUPTED, interrupts_held
 
 if TYPE_CHECKING:
@@ -74,7 +74,18 @@ class Output:
             rendered: for a person.
             data: for a program; it may contain dataclasses and paths. NaN and infinities, which JSON lacks, become
                 null.
+
+        Raises:
+            OutputError: stdout cannot take it.
         """
+        try:
+            self._print(rendered, data)
+        except BrokenPipeError:
+            raise  # its reader wanted no more
+        except OSError as error:
+            raise OutputError(f"The result could not be printed: {error.strerror or error}.") from error
+
+    def _print(self, rendered: RenderableType, data: Any) -> None:
         if self.json:
             plain = json.loads(json.dumps(data, default=_plain), parse_constant=lambda _: None)
             text = json.dumps(plain, indent=2, ensure_ascii=False)

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import filesize
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from sesurgeon.cli.shown.console import Output
 from sesurgeon.errors import UntraceableError
@@ -45,15 +47,18 @@ def pass_times(base: nn.Module, other: nn.Module, images: Tensor) -> tuple[float
     return found.base_ms, found.augmented_ms
 
 
-def latency_table(ratios: Sequence[LatencyRatio], names: tuple[str, str] = ("before", "after")) -> Table:
-    """A row for each runtime and batch size; half of the pairs have a ratio within the middle half."""
+def latency_table(ratios: Sequence[LatencyRatio], names: tuple[str, str] = ("before", "after")) -> Group:
+    """A row for each runtime and batch size; half of the pairs have a ratio within the middle half.
+
+    Below it, why some could not run.
+    """
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("time on this machine")
     for column in ("batch", *names, "ratio", "middle half"):
         table.add_column(column, justify="right")
     for measured in ratios:
         if measured.failure is not None:
-            table.add_row(f"{measured.runtime}: {measured.failure}", str(measured.batch))
+            table.add_row(measured.runtime, str(measured.batch), "-", "-", "-", "-")
             continue
         low, high = measured.quartiles or (0, 0)
         table.add_row(
@@ -64,22 +69,22 @@ def latency_table(ratios: Sequence[LatencyRatio], names: tuple[str, str] = ("bef
             f"{measured.ratio:.3f}",
             f"{low:.3f} to {high:.3f}",
         )
-    return table
+    return Group(table, *_failures(ratios))
 
 
-def memory_table(memory: Sequence[MemoryRatio], names: tuple[str, str] = ("before", "after")) -> Table:
-    """A row for a forward pass, and one for a training step."""
+def memory_table(memory: Sequence[MemoryRatio], names: tuple[str, str] = ("before", "after")) -> Group:
+    """A row for a forward pass, and one for a training step. Below it, why one could not run."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("\npeak memory of tensors")
     for column in ("batch", *names, "ratio"):
         table.add_column(f"\n{column}", justify="right")
     for one in memory:
         if one.base_bytes is None or one.augmented_bytes is None:
-            table.add_row(f"{one.runtime}: {one.failure}", str(one.batch))
+            table.add_row(one.runtime, str(one.batch), "-", "-", "-")
             continue
         sizes = (filesize.decimal(one.base_bytes), filesize.decimal(one.augmented_bytes))
         table.add_row(one.runtime, str(one.batch), *sizes, f"{one.ratio:.3f}")
-    return table
+    return Group(table, *_failures(memory))
 
 
 def placement_costs(
@@ -94,8 +99,8 @@ def placement_costs(
         )
 
 
-def placement_table(costs: Sequence[PlacementCost]) -> Table:
-    """A row for each placement: the time that it adds in each runtime, with quartiles."""
+def placement_table(costs: Sequence[PlacementCost]) -> Group:
+    """A row for each placement: the time that it adds in each runtime, with quartiles. Below it, what did not run."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("placement")
     runtimes = list(dict.fromkeys(one.runtime for cost in costs for one in cost.latency))
@@ -104,9 +109,12 @@ def placement_table(costs: Sequence[PlacementCost]) -> Table:
     for cost in costs:
         times = {one.runtime: _added(one) for one in cost.latency}
         table.add_row(cost.name, str(cost.blocks), f"{cost.parameters:,}", *(times[name] for name in runtimes))
-    for failure in dict.fromkeys(one.failure for cost in costs for one in cost.latency if one.failure):
-        table.add_row(failure)
-    return table
+    return Group(table, *_failures([one for cost in costs for one in cost.latency]))
+
+
+def _failures(measured: Sequence[LatencyRatio | MemoryRatio]) -> list[Text]:
+    """A line for each reason why a runtime could not run a network."""
+    return [Text(line) for line in dict.fromkeys(f"{one.runtime}: {one.failure}" for one in measured if one.failure)]
 
 
 def _added(measured: LatencyRatio) -> str:

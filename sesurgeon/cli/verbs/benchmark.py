@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +18,7 @@ from sesurgeon.cli.asked.loading import load_model
 from sesurgeon.cli.asked.options import Force, Model, Reading, Talking
 from sesurgeon.cli.asked.selecting import InputShape, parse_inputs
 from sesurgeon.cli.asked.spread import spread
-from sesurgeon.cli.shown.console import reporting
+from sesurgeon.cli.shown.console import Output, reporting
 from sesurgeon.cli.shown.timing import latency_table, memory_table, placement_costs, placement_table, timed
 from sesurgeon.errors import UsageError
 from sesurgeon.files import check_writable
@@ -27,7 +27,9 @@ from sesurgeon.words import counted, in_per_cent
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sesurgeon.export import BlockShare
+    from torch import nn
+
+    from sesurgeon.export import BlockShare, PlacementCost
 
 _ALL_RUNTIMES = ("torch", "compiled", "onnxruntime", "training")
 _DEFAULT_BATCHES, _DEFAULT_RUNTIMES = (1, 8), ("torch", "onnxruntime", "training")
@@ -120,49 +122,65 @@ def benchmark(
         batches = tuple(batch_size or _DEFAULT_BATCHES)
         with _threads(threads) as used:
             if placements is not None:
-                from sesurgeon.export import draw_placements
-
-                costs = placement_costs(
-                    out, other, inputs, max(batches), repeats, tuple(runtime or _DEFAULT_RUNTIMES_OF_PLACEMENTS)
-                )
-                picture = placements if any(one.failure is None for cost in costs for one in cost.latency) else None
-                drawn = "" if picture is None else f"; drawn in {picture}"
-                if picture is not None:
-                    draw_placements(costs, picture)
-                title = f"{model} with blocks in other places, {counted(used, 'CPU thread')}{drawn}"
-                data = {"model": model, "threads": used, "placements": costs, "picture": picture}
-                out.result(Group(Text(title, style="bold"), placement_table(costs)), data)
-                if picture is None:
-                    raise typer.Exit(1)
-                return
-            runtimes: tuple[Any, ...] = tuple(runtime or _DEFAULT_RUNTIMES)
-            names = ("without blocks", "with blocks") if versus is None else (versus, model)
-            ratios = timed(out, other, loaded, inputs, repeats=repeats, batches=batches, runtimes=runtimes, names=names)
-            ran = [one.batch for one in ratios if one.failure is None]
-            with out.working("Looking at memory and at each block"):
-                from sesurgeon.export import block_shares, measure_memory
-
-                largest = max(ran or batches)
-                memory = measure_memory(other, loaded, inputs, batch=largest, runtimes=runtimes, names=names)
-                shares = block_shares(loaded, inputs, batch=largest, repeats=repeats) if ran else []
-        compared = f"{model} against {versus or 'itself without its blocks'}, {counted(used, 'CPU thread')}"
-        body = [
-            Text(compared, style="bold"),
-            latency_table(ratios, names),
-            *([memory_table(memory, names)] if memory else []),
-            *_shares_lines(shares),
-        ]
-        data = {
-            "model": model,
-            "vs": versus,
-            "threads": used,
-            "latency": ratios,
-            "memory": [vars(one) | {"ratio": one.ratio} for one in memory],
-            "blocks": shares,
-        }
-        out.result(Group(*body), data)
+                runtimes = tuple(runtime or _DEFAULT_RUNTIMES_OF_PLACEMENTS)
+                costs = placement_costs(out, other, inputs, max(batches), repeats, runtimes)
+                ran = _show_placements(out, model, costs, placements, used)
+            else:
+                names = ("without blocks", "with blocks") if versus is None else (versus, model)
+                compared = f"{model} against {versus or 'itself without its blocks'}, {counted(used, 'CPU thread')}"
+                data = {"model": model, "vs": versus, "threads": used}
+                pair = _Pair(other, loaded, names, inputs, tuple(runtime or _DEFAULT_RUNTIMES), repeats)
+                ran = _time_pair(out, pair, batches, compared, data)
         if not ran:
             raise typer.Exit(1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """Two networks, what to run them on, and how."""
+
+    base: nn.Module
+    augmented: nn.Module
+    names: tuple[str, str]
+    inputs: tuple[Any, ...]
+    runtimes: tuple[Any, ...]
+    repeats: int
+
+
+def _time_pair(out: Output, pair: _Pair, batches: tuple[int, ...], title: str, data: dict[str, Any]) -> bool:
+    """Time two networks, and print what was found below the title and beside the data; whether any runtime ran them."""
+    common: dict[str, Any] = {"runtimes": pair.runtimes, "names": pair.names}
+    ratios = timed(out, pair.base, pair.augmented, pair.inputs, repeats=pair.repeats, batches=batches, **common)
+    ran = [one.batch for one in ratios if one.failure is None]
+    with out.working("Looking at memory and at each block"):
+        from sesurgeon.export import block_shares, measure_memory
+
+        largest = max(ran or batches)
+        memory = measure_memory(pair.base, pair.augmented, pair.inputs, batch=largest, **common)
+        shares = block_shares(pair.augmented, pair.inputs, batch=largest, repeats=pair.repeats) if ran else []
+    body = [
+        Text(title, style="bold"),
+        latency_table(ratios, pair.names),
+        *([memory_table(memory, pair.names)] if memory else []),
+        *_shares_lines(shares),
+    ]
+    found = {"latency": ratios, "memory": [vars(one) | {"ratio": one.ratio} for one in memory], "blocks": shares}
+    out.result(Group(*body), data | found)
+    return bool(ran)
+
+
+def _show_placements(out: Output, model: str, costs: list[PlacementCost], path: Path, threads: int) -> bool:
+    """Draw and print the costs; whether any runtime ran any of the networks."""
+    from sesurgeon.export import draw_placements
+
+    ran = any(one.failure is None for cost in costs for one in cost.latency)
+    if ran:
+        draw_placements(costs, path)
+    drawn = f"; drawn in {path}" if ran else ""
+    title = f"{model} with blocks in other places, {counted(threads, 'CPU thread')}{drawn}"
+    data = {"model": model, "threads": threads, "placements": costs, "picture": path if ran else None}
+    out.result(Group(Text(title, style="bold"), placement_table(costs)), data)
+    return ran
 
 
 def _pretrained(model: str, reading: Reading, versus: str, of_other: Reading) -> tuple[Reading, Reading]:

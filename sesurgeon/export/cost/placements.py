@@ -52,7 +52,6 @@ def measure_placements(
     model: nn.Module,
     images: Any = None,
     *,
-    config: BlockConfig | None = None,
     batch: int | None = None,
     repeats: int = 20,
     runtimes: Sequence[Runtime] = ("torch", "onnxruntime"),
@@ -65,7 +64,6 @@ def measure_placements(
     Args:
         model: without blocks.
         images: a batch, or the tuple of the positional arguments of forward; by default made for the model.
-        config: of the blocks; by default SE.
         batch: images per batch; by default as many as in ``images``.
         repeats, runtimes, progress: see :func:`measure_latency`.
 
@@ -74,7 +72,7 @@ def measure_placements(
         UsageError, UntraceableError: as :func:`sesurgeon.make_plan`, :func:`measure_latency`.
     """
     found = survey(model, images)
-    plans = list(_plans(found, config or BlockConfig()))
+    plans = list(_plans(found))
     if not plans:
         raise NoSiteError(f"{type(model).__name__} has no place for a block.", hint="`sesurgeon inspect` says why.")
     size = batch or images_in(found.inputs)
@@ -135,18 +133,18 @@ def _name(policy: str, stage: int | None) -> str:
     return policy if stage is None else f"{policy}, stage {stage}"
 
 
-def _plans(found: Survey, config: BlockConfig) -> Iterator[tuple[str, int | None, Plan]]:
+def _plans(found: Survey) -> Iterator[tuple[str, int | None, Plan]]:
     """Policy, stage and plan: first of all stages (None), then of each stage, if there are several."""
     for policy in _POLICIES:
         try:
-            whole = plan_from_survey(found, (policy,), config, Filters())
+            whole = plan_from_survey(found, (policy,), BlockConfig(), Filters())
         except NoSiteError:
             continue
         yield policy, None, whole
         stages = sorted({found.site(entry.site).stage for entry in whole.entries})
         if len(stages) > 1:
             for stage in stages:
-                yield policy, stage, plan_from_survey(found, (policy,), config, Filters(stages=(stage,)))
+                yield policy, stage, plan_from_survey(found, (policy,), BlockConfig(), Filters(stages=(stage,)))
 
 
 def _added(ratio: float) -> float:

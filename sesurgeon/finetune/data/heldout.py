@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from torch import nn
 
 from sesurgeon.finetune.data import shards
 from sesurgeon.finetune.data.dataset import Data
-from sesurgeon.finetune.data.images import FileImages
+from sesurgeon.finetune.data.images import FileImages, Images
 from sesurgeon.models.provenance import digest_of, provenance_of
 
 
@@ -69,3 +70,22 @@ def _digest_of_names(data: Data) -> str | None:
     root = data.name.removeprefix(shards.PREFIX)
     names = sorted(os.path.relpath(str(file), root) for file in data.val.paths)
     return hashlib.sha256(os.fsencode("\0".join(names))).hexdigest()[:16]
+
+
+def data_identity(data: Data) -> dict[str, Any]:
+    """What must be the same about ``data`` when the run is resumed."""
+    train = data.split("train")
+    return {
+        "train": len(train),
+        "val": len(data.val),
+        "classes": list(data.classes),
+        "files": [_digest_of_names_and_targets(train), _digest_of_names_and_targets(data.val)],
+    }
+
+
+def _digest_of_names_and_targets(images: Images) -> str:
+    """Of image files, in order. Their folders do not count, because data may be moved."""
+    if not isinstance(images, FileImages):
+        return ""
+    named = [(PurePath(str(path)).name, target) for path, target in zip(images.paths, images.targets, strict=True)]
+    return hashlib.sha256(repr(named).encode()).hexdigest()[:16]

@@ -76,6 +76,8 @@ def open_data(
             f"Several labels an image are read from a manifest, and {name} is none.",
             hint="Give a .csv or .tsv with the columns path and label, the labels of an image with | between them.",
         )
+    if multi_label and unlabelled:
+        raise UsageError("multi_label and unlabelled exclude each other.", hint="Give one of them.")
     if name.startswith(torchvision_data.PREFIX):
         return _open_torchvision(name, os.fspath(data_dir), training, download)
     train, val = _list(name, training, multi_label, unlabelled)
@@ -160,7 +162,7 @@ def _needed_sets(
     if training and len(sets[0].classes) < fewest:
         raise DataError(
             f"The data {sets[0].where} have one class only: {sets[0].classes[0]}.",
-            hint="Training needs at least two classes.",
+            hint="Training needs at least two classes. Images without any are named by the folder that they lie in.",
         )
     return sets
 

@@ -76,13 +76,30 @@ def evaluate(
         SesurgeonError: the model's outputs are not finite.
     """
     check_loading(batch_size, workers)
-    if not isinstance(data, Data):
-        data = open_held_out(model, data, training=split == "train", on_progress=on_progress)
+    data = opened(model, data, split=split, workers=workers, on_progress=on_progress)
     given = prepared(model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device)
     with readers_ended(given.batches):
         found = measure(model, given.batches, given.classes, on_progress, multi_label=data.multi_label)
     check_outputs(found)
     return replace(found, input_size=given.input_size)
+
+
+def opened(
+    model: nn.Module,
+    data: Data | str | os.PathLike[str],
+    *,
+    split: str,
+    workers: int,
+    on_progress: OnProgress,
+    unlabelled: bool = False,
+) -> Data:
+    """``data``, opened by :func:`open_held_out` unless they are open already."""
+    if isinstance(data, Data):
+        return data
+    training = split == "train"
+    return open_held_out(
+        model, data, training=training, workers=workers, unlabelled=unlabelled, on_progress=on_progress
+    )
 
 
 @dataclass(frozen=True)
@@ -104,11 +121,11 @@ def prepared(
     model: nn.Module,
     data: Data,
     *,
-    split: str = "val",
-    batch_size: int = 64,
-    workers: int = 4,
-    img_size: int | None = None,
-    device: str | None = None,
+    split: str,
+    batch_size: int,
+    workers: int,
+    img_size: int | None,
+    device: str | None,
     labelled: bool = True,
 ) -> Prepared:
     """Move ``model`` to the device and prepare one set of ``data`` for it.

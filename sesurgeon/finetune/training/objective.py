@@ -34,24 +34,41 @@ def distillation_loss(logits: Tensor, wanted: Tensor, temperature: float) -> Ten
 
 
 @dataclass(frozen=True, eq=False)
+class Distillation:
+    """The distance from a teacher's outputs, as a part of the loss.
+
+    Attributes:
+        teacher: the network to stay close to, in eval mode.
+        weight: of the distance; the labels get the rest.
+        temperature: of the distance.
+        distance: of the outputs from the teacher's, the mean over the images.
+    """
+
+    teacher: nn.Module
+    weight: float
+    temperature: float
+    distance: Callable[[Tensor, Tensor, float], Tensor]
+
+    def distance_of(self, logits: Tensor, images: Tensor) -> Tensor:
+        """Of the ``logits`` (N, classes) that a student gives for the images."""
+        with torch.no_grad():
+            wanted = main_logits(self.teacher(images)).float()
+        return self.distance(logits, wanted, self.temperature)
+
+
+@dataclass(frozen=True, eq=False)
 class Objective:
     """A loss that is a plain mean over images, so that parts of an update add up to the whole.
 
     Attributes:
         criterion: the loss of each image on its labels, shape (N,).
         mixing: timm's Mixup; None without mixup and CutMix.
-        teacher: the network to stay close to, in eval mode; None without distillation.
-        weight: of the distance from the teacher; the labels get the rest.
-        temperature: of the distance.
-        distance: of the outputs from the teacher's, the mean over the images.
+        distillation: None without a teacher.
     """
 
     criterion: nn.Module
     mixing: Any | None = None
-    teacher: nn.Module | None = None
-    weight: float = 0.0
-    temperature: float = 1.0
-    distance: Callable[[Tensor, Tensor, float], Tensor] = distillation_loss
+    distillation: Distillation | None = None
 
     def mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, C, H, W) and their targets: class indices (N,), or probabilities (N, classes) if images were mixed
@@ -67,14 +84,12 @@ class Objective:
     def loss(self, output: Any, targets: Tensor, images: Tensor) -> Tensor:
         """The mean loss over the images, from the model's ``output`` for them."""
         logits = main_logits(output).float()
-        if self.teacher is None:
+        if self.distillation is None:
             return self._from_labels(logits, targets)
-        with torch.no_grad():
-            wanted = main_logits(self.teacher(images)).float()
-        distance = self.distance(logits, wanted, self.temperature)
-        if self.weight == 1:
+        distance, weight = self.distillation.distance_of(logits, images), self.distillation.weight
+        if weight == 1:  # the labels may mean nothing
             return distance
-        return self.weight * distance + (1 - self.weight) * self._from_labels(logits, targets)
+        return weight * distance + (1 - weight) * self._from_labels(logits, targets)
 
     def _from_labels(self, logits: Tensor, targets: Tensor) -> Tensor:
         loss: Tensor = self.criterion(logits, targets).mean()
@@ -101,6 +116,7 @@ def make_objective(
         teacher: the network before training, or another; None without distillation.
     """
     criterion: nn.Module
+    distance = multi_label_distillation_loss if config.multi_label else distillation_loss
     if config.multi_label:
         weights = None if counts is None else torch.tensor(positive_weights(counts, images), device=device)
         criterion = MultiLabelLoss(config.smoothing, weights)
@@ -108,12 +124,9 @@ def make_objective(
         weights = None if counts is None else torch.tensor(balancing_weights(counts), device=device)
         criterion = nn.CrossEntropyLoss(weights, label_smoothing=config.smoothing, reduction="none")
     return Objective(
-        criterion=criterion,
-        mixing=_mixing(config, classes),
-        teacher=teacher,
-        weight=config.distill,
-        temperature=config.kd_temperature,
-        distance=multi_label_distillation_loss if config.multi_label else distillation_loss,
+        criterion,
+        _mixing(config, classes),
+        None if teacher is None else Distillation(teacher, config.distill, config.kd_temperature, distance),
     )
 
 

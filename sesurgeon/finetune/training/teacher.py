@@ -89,17 +89,17 @@ def check_teacher(teacher: nn.Module | None, config: FinetuneConfig, own: Mappin
             f"A teacher ({type(teacher).__name__}) is given, and distill (=0) takes nothing from it.",
             hint="Give --distill 0.8, as well.",
         )
-    had = own is not None and own.get("teacher") is not None
-    if own is not None and had != (teacher is not None):
+    if own is None:
+        return
+    had = own.get("teacher")
+    if had is not None and teacher is None:
         raise UsageError(
-            f"The run is distilled from another network ({own.get('teacher')}), which is needed to go on."
-            if had
-            else "The run has no teacher but the network itself.",
+            f"The run is distilled from another network ({had}), which is needed to go on.",
             hint="Give it again: teacher=sesurgeon.load(folder / 'teacher.pt', ...), with arch or trust_pickle where "
-            "it needs them."
-            if had
-            else "Leave the teacher out.",
+            "it needs them.",
         )
+    if had is None and teacher is not None:
+        raise UsageError("The run has no teacher but the network itself.", hint="Leave the teacher out.")
 
 
 def check_kept(teacher: nn.Module) -> None:
@@ -151,8 +151,8 @@ def columns_of(teacher: nn.Module, task: Task, config: FinetuneConfig) -> tuple[
                 f"{outputs} outputs without names, cannot be told.",
                 hint="Give a teacher that names its classes, such as the best.pt of another run.",
             )
-        by_class = map_classes(task.classes, None, outputs)  # in the order of the data
-        return tuple(by_class[task.indices.index(output)] for output in range(len(task.classes)))
+        map_classes(task.classes, None, outputs)  # refuses another number
+        return tuple(map(task.indices.index, range(outputs)))  # in the order of the data
     except DataError as error:
         raise DataError(f"The teacher ({name}) does not fit. {error.message}", hint=error.hint) from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from sesurgeon.errors import UntraceableError, UsageError
 from sesurgeon.graph import ops
 from sesurgeon.graph.tracing.local_graphs import LocalGraphs, trace_local_graphs
 from sesurgeon.models import candidate_inputs, eval_inputs, is_detector, train_inputs
-from sesurgeon.words import first_line, mode_name
+from sesurgeon.words import GIVE_INPUT, first_line, mode_name
 
 
 def run_in_both_modes(model: nn.Module, example_inputs: Any = None) -> dict[bool, LocalGraphs]:
@@ -55,6 +55,11 @@ def run_in_both_modes(model: nn.Module, example_inputs: Any = None) -> dict[bool
 def _as_arguments(inputs: Any) -> tuple[Any, ...]:
     if any(isinstance(leaf, np.ndarray) for leaf in tree_leaves(inputs)):
         raise UsageError("The example inputs are a numpy array.", hint="Give a tensor: torch.from_numpy(array).")
+    if isinstance(inputs, Mapping):
+        raise UsageError(
+            f"The example inputs are a {type(inputs).__name__} of {', '.join(map(str, inputs))}.",
+            hint="Give the tuple of the positional arguments of forward, or a tensor if there is one.",
+        )
     return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
@@ -67,7 +72,7 @@ def _trace(
         raise UntraceableError(
             f"{type(model).__name__} does not run in {mode_name(training)} mode on example inputs of shape "
             f"{shapes_of(inputs)}: {type(error).__name__}: {first_line(error)}",
-            hint="Give an input that it takes: --input-shape 2,3,224,224 (in Python: example_inputs=).",
+            hint=GIVE_INPUT,
         ) from error
 
 

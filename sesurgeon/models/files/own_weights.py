@@ -37,6 +37,19 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
         return {name: value for name, value in content["state_dict"].items() if isinstance(value, Tensor)}
 
 
+def read_parts(path: str | Path) -> dict[str, Any] | None:
+    """The header and the weights of a checkpoint of our own, read as by :func:`read_weights`; None for other files.
+
+    That is its content without the module that may be embedded in it.
+    """
+    try:
+        weights = read_weights(path)
+        with _content(Path(path)) as content:
+            return {CHECKPOINT_KEY: content[CHECKPOINT_KEY], "state_dict": weights}
+    except UnreadableFileError:
+        return None
+
+
 def read_history(path: str | Path) -> tuple[Mapping[str, Any], ...]:
     """The records of what was done to the network in a checkpoint of our own, read as by :func:`read_weights`.
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from sesurgeon.errors import SesurgeonError, UsageError
 from sesurgeon.models.inputs import input_channels
-from sesurgeon.models.preprocessing import Preprocessing, per_channel
+from sesurgeon.models.preprocessing import INTERPOLATIONS, Preprocessing, per_channel
 from sesurgeon.models.provenance import Provenance
 from sesurgeon.models.sources.source import Source
 from sesurgeon.words import nearest
@@ -58,7 +58,7 @@ def timm_preprocessing(model: nn.Module) -> Preprocessing | None:
         input_size=size,
         mean=per_channel(tuple(config["mean"]), size[0]),  # a record of one's own may have the size alone
         std=per_channel(tuple(config["std"]), size[0]),
-        interpolation=interpolation if interpolation in ("bilinear", "bicubic", "nearest") else "bicubic",
+        interpolation=interpolation if interpolation in INTERPOLATIONS else "bicubic",
         crop_pct=float(config["crop_pct"]),
         crop_mode=crop_mode if crop_mode in ("squash", "border") else "center",  # as timm takes any other
     )

@@ -8,11 +8,9 @@ weight changes, and outputs are the same bit for bit.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from sesurgeon.blocks import Layout
 from sesurgeon.errors import UsageError, VerificationError
@@ -23,6 +21,7 @@ from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.bare import take_out
 from sesurgeon.surgery.below import outputs_of, survey_below
 from sesurgeon.surgery.folding.destinations import destination
+from sesurgeon.surgery.folding.differences import relative_difference
 from sesurgeon.surgery.folding.origins import origin
 from sesurgeon.surgery.folding.scale import Scale, multiply
 from sesurgeon.surgery.folding.walk import NoTakerError
@@ -30,8 +29,6 @@ from sesurgeon.surgery.rewrite import blocks_of
 from sesurgeon.surgery.unchanged import own_plan
 from sesurgeon.words import mode_name
 
-_TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3}  # up to 3e-5 was seen, on MobileNetV2 in train mode
-_OF_HALF = 2e-2
 _ROUNDINGS = 30  # of the constants: as much as the roundings of all weights and sums may come to
 
 
@@ -144,11 +141,11 @@ def _difference(target: nn.Module, model: nn.Module, path: str, scale: Scale, fo
         ours, theirs = (outputs_of(network, found, training) for network in (target, reference))
         if same(ours, theirs):
             continue
-        difference, allowed = _relative_difference(ours, theirs)
+        difference, allowed = relative_difference(ours, theirs)
         if difference > allowed and not _are_ones(scale):
             # where a norm divides by the deviation of a few values, a rounding may grow to anything
             rounded = outputs_of(_with_constants(model, path, _an_ulp_off(scale, model)), found, training)
-            allowed = _ROUNDINGS * _relative_difference(rounded, theirs)[0]
+            allowed = _ROUNDINGS * relative_difference(rounded, theirs)[0]
         if _are_ones(scale) or not difference <= allowed:
             raise VerificationError(
                 f"Without the block {path} the outputs in {mode_name(training)} mode are not those with its constants: "
@@ -169,26 +166,3 @@ def _an_ulp_off(scale: Scale, model: nn.Module) -> Scale:
     """Its factors a rounding up and down in turn: the next norm would undo a change that all have in common."""
     step = max((torch.finfo(one.dtype).eps for one in model.parameters() if one.is_floating_point()), default=0.0)
     return scale.with_values([value * (1 + step * (-1) ** number) for number, value in enumerate(scale.values)])
-
-
-def _relative_difference(ours: Any, theirs: Any) -> tuple[float, float]:
-    """The largest difference as a share of the largest output, and how much of it rounding explains."""
-    first, second = ([leaf for leaf in tree_leaves(one) if isinstance(leaf, Tensor)] for one in (ours, theirs))
-    if [(leaf.shape, leaf.dtype) for leaf in first] != [(leaf.shape, leaf.dtype) for leaf in second]:
-        return float("inf"), 0.0
-    pairs = [(_as_double(a), _as_double(b)) for a, b in zip(first, second, strict=True) if a.numel()]
-    differences = [(a - b).masked_fill(_alike(a, b), 0).abs().max() for a, b in pairs]
-    difference = float(torch.stack(differences).max()) if pairs else 0.0  # NaN stays NaN, which max() may lose
-    size = max((float(b[b.isfinite()].abs().max()) for _, b in pairs if b.isfinite().any()), default=0.0)
-    floats = [leaf.dtype for leaf in first if leaf.is_floating_point()]
-    allowed = max((_TOLERANCES.get(dtype, _OF_HALF) for dtype in floats), default=_OF_HALF)
-    return difference / size if size else difference, allowed
-
-
-def _as_double(values: Tensor) -> Tensor:
-    return (torch.view_as_real(values) if values.is_complex() else values).double()
-
-
-def _alike(a: Tensor, b: Tensor) -> Tensor:
-    """Where both are the same number, the same infinity, or no number."""
-    return (a == b) | (a.isnan() & b.isnan())

@@ -31,10 +31,7 @@ def destination(found: Survey, site_id: str, occupied: Sequence[str], scale: Sca
     Raises:
         NoTakerError: there is none.
     """
-    by_mode = [_Onward(found, mode, occupied, site_id).tensors(scale) for mode in found.graphs]
-    if any(tensors != by_mode[0] for tensors in by_mode):
-        raise NoTakerError("the layers after the block differ between train and eval mode")
-    return by_mode[0]
+    return _Onward.in_all_modes(found, site_id, occupied, scale)
 
 
 class _Onward(Walk):
@@ -43,7 +40,6 @@ class _Onward(Walk):
     side = "after"
 
     def tensors(self, scale: Scale) -> dict[str, Scale]:
-        """The weight that multiplies the block's result, and the factors that do as much there."""
         path, node = self.start()
         return self._read(path, node, self.through or ops.readers(node), scale)
 

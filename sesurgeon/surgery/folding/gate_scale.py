@@ -134,29 +134,29 @@ def folded_factors(model: nn.Module) -> dict[str, float]:
 def _steps(model: nn.Module, plan: Plan, found: Survey) -> tuple[list[_Step], list[LeftAlone]]:
     steps, left = [], []
     for entry in plan.entries:
-        path = entry.path
-        block = _block(model, path)
-        if not is_as_made(block, entry) and getattr(block, "gate_scale", None) != 1:
-            left.append(LeftAlone(path, "a hook is on it, or its layers are others than when it was inserted"))
-            continue
-        factor = copy.deepcopy(block).fold()
-        if factor == 1:
-            continue
-        if factor is None:
-            left.append(LeftAlone(path, "its gate has no factor that its weights could take exactly"))
-            continue
         try:
-            tensors = tuple(origin(found, entry.site, plan.sites, Scale.uniform(factor)))
+            step = _step(model, plan, entry, found)
         except NoTakerError as error:
-            left.append(LeftAlone(path, str(error)))
-            continue
-        if all(_takes(attrgetter(name)(model), factor) for name in tensors):
-            steps.append(_Step(path, entry, tensors, factor))
+            left.append(LeftAlone(entry.path, str(error)))
         else:
-            left.append(
-                LeftAlone(path, f"{tensors[0]}, of the layer before the block, is too large for a factor of {factor:g}")
-            )
+            steps += [] if step is None else [step]
     return steps, left
+
+
+def _step(model: nn.Module, plan: Plan, entry: Entry, found: Survey) -> _Step | None:
+    """How to fold the block of an entry; None where its gate is plain. Raises NoTakerError where it cannot be done."""
+    block = _block(model, entry.path)
+    if not is_as_made(block, entry) and getattr(block, "gate_scale", None) != 1:
+        raise NoTakerError("a hook is on it, or its layers are others than when it was inserted")
+    factor = copy.deepcopy(block).fold()
+    if factor is None:
+        raise NoTakerError("its gate has no factor that its weights could take exactly")
+    if factor == 1:
+        return None
+    tensors = tuple(origin(found, entry.site, plan.sites, Scale.uniform(factor)))
+    if not all(_takes(attrgetter(name)(model), factor) for name in tensors):
+        raise NoTakerError(f"{tensors[0]}, of the layer before the block, is too large for a factor of {factor:g}")
+    return _Step(entry.path, entry, tensors, factor)
 
 
 def _perform(target: nn.Module, plan: Plan, steps: Iterable[_Step]) -> None:

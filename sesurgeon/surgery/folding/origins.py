@@ -33,10 +33,7 @@ def origin(found: Survey, site_id: str, occupied: Sequence[str], scale: Scale) -
     Raises:
         NoTakerError: there are none.
     """
-    by_mode = [_Back(found, mode, occupied, site_id).tensors(scale) for mode in found.graphs]
-    if any(tensors != by_mode[0] for tensors in by_mode):
-        raise NoTakerError("the layers before the block differ between train and eval mode")
-    return dict(sorted(by_mode[0].items()))
+    return _Back.in_all_modes(found, site_id, occupied, scale)
 
 
 class _Back(Walk):
@@ -45,7 +42,6 @@ class _Back(Walk):
     side = "before"
 
     def tensors(self, scale: Scale) -> Mapping[str, Scale]:
-        """The weights and biases behind the site's tensor, and what multiplies it if it multiplies them."""
         path, node = self.start()
         if self.through and set(self.through) != set(ops.readers(node)):
             raise NoTakerError("its tensor is also used without the block")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, Literal
 
 from torch import fx, nn
@@ -11,13 +12,14 @@ from torch import fx, nn
 from sesurgeon.graph import Survey, ops
 from sesurgeon.graph.tracing.local_graphs import LocalGraphs
 from sesurgeon.paths import join
+from sesurgeon.surgery.folding.scale import Scale
 
 
 class NoTakerError(Exception):
     """No layer can take the factors of a tensor; the message says why, in words for the user."""
 
 
-class Walk:
+class Walk(ABC):
     """One site and what lies around it, in one mode.
 
     Args:
@@ -32,6 +34,18 @@ class Walk:
 
     side: ClassVar[Literal["before", "after"]]
 
+    @classmethod
+    def in_all_modes(cls, found: Survey, site_id: str, occupied: Sequence[str], scale: Scale) -> dict[str, Scale]:
+        """The weights and biases to multiply, by name, where they are the same in all modes.
+
+        Raises:
+            NoTakerError: they are not, or there are none.
+        """
+        by_mode = [cls(found, mode, occupied, site_id).tensors(scale) for mode in found.graphs]
+        if any(tensors != by_mode[0] for tensors in by_mode):
+            raise NoTakerError(f"the layers {cls.side} the block differ between train and eval mode")
+        return dict(sorted(by_mode[0].items()))
+
     def __init__(self, found: Survey, training: bool, occupied: Sequence[str], site_id: str) -> None:
         place, others = found.places[site_id], [found.places[other] for other in occupied]
         self.local: LocalGraphs = found.graphs[training]
@@ -39,6 +53,10 @@ class Walk:
         self.node, self.through = place.nodes[training], place.users[training]
         self.nodes = Counter((other.site.owner, other.nodes[training]) for other in others)
         self.hosts = Counter(other.site.owner for other in others if other.nodes[training] is None)
+
+    @abstractmethod
+    def tensors(self, scale: Scale) -> Mapping[str, Scale]:
+        """The weights and biases, by name, whose multiplication multiplies the site's tensor by ``scale``."""
 
     def start(self) -> tuple[str, fx.Node]:
         """The graph and the node whose tensor the block gets."""

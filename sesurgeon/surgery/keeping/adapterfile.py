@@ -3,10 +3,12 @@
 The metadata has one entry, ``sesurgeon``, a document in JSON:
 
     {"format": 1, "version": …, "kind": "adapter", "plan": {…} or null, "provenance": {…}, "num_classes": …,
-     "architecture": {"class": …, "fingerprint": …, "parts": {…}}, "weights": {"sha256": …, "parts": {…}}}
+     "architecture": {"class": …, "fingerprint": …, "parts": {…}}, "weights": {"sha256": …, "parts": {…}},
+     "tensors": {"sha256": …}}
 
 ``plan`` and ``provenance`` are as checkpoints have them; ``architecture`` and ``weights`` are those of the base without
-its head. Hashes of weights are over ``NAME DTYPE SHAPE`` and the bytes of each tensor, in the state dict's order.
+its head, ``tensors`` those of the file. Hashes are over ``NAME DTYPE SHAPE`` and the bytes of each tensor, in the state
+dict's order, and in that of the names for the file's own.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from sesurgeon.errors import UnreadableFileError, UsageError
 from sesurgeon.files import atomic_write
 from sesurgeon.models import CHECKPOINT_KEY, Provenance, format_of
 from sesurgeon.placement import Architecture, Plan, plan_from_data, plan_to_data
-from sesurgeon.surgery.keeping.backbone import Fingerprint
+from sesurgeon.surgery.keeping.backbone import Fingerprint, digest_of_tensors
 from sesurgeon.version import __version__
 
 FORMAT = 1
@@ -122,11 +124,14 @@ def _document(adapter: Adapter) -> dict[str, Any]:
         "num_classes": adapter.num_classes,
         "architecture": adapter.architecture.to_dict(),
         "weights": {"sha256": weights.whole, "parts": dict(weights.parts)},
+        "tensors": {"sha256": digest_of_tensors(adapter.tensors)},
     }
 
 
 def _adapter(document: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: str) -> Adapter:
     _check_types(document)
+    if document["tensors"]["sha256"] != digest_of_tensors(tensors):
+        raise ValueError("its tensors are not those that were written")
     weights = document["weights"]
     return Adapter(
         plan=None if document["plan"] is None else plan_from_data(document["plan"], origin=origin),

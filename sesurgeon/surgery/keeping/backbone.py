@@ -44,10 +44,19 @@ def fingerprint_of(model: nn.Module) -> Fingerprint:
         if is_within_any(name, paths):
             continue
         part = parts.setdefault(name.partition(".")[0], hashlib.sha256())
-        for piece in (f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), _bytes(tensor)):
+        for piece in _pieces(name, tensor):
             whole.update(piece)
             part.update(piece)
     return Fingerprint(whole.hexdigest(), {name: part.hexdigest()[:16] for name, part in parts.items()})
+
+
+def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """A hash of tensors, with their names, types and shapes, in the order of their names."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        for piece in _pieces(name, tensor):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def changed_tensors(model: nn.Module, other: nn.Module) -> list[str]:
@@ -72,6 +81,10 @@ def _own_paths(model: nn.Module) -> tuple[str, ...]:
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _pieces(name: str, tensor: Tensor) -> tuple[bytes, bytes]:
+    return f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), _bytes(tensor)
 
 
 def _bytes(tensor: Tensor) -> bytes:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from sesurgeon.errors import UnreadableFileError, UsageError
+from sesurgeon.errors import UnreadableFileError, UnsafeFileError, UsageError
 from sesurgeon.files import atomic_write
 from sesurgeon.models import (
     CHECKPOINT_KEY,
@@ -31,6 +31,7 @@ from sesurgeon.models import (
     named_source,
     provenance_of,
     read,
+    read_parts,
     rebuild,
     state_preprocessing,
     structure_of,
@@ -45,6 +46,11 @@ from sesurgeon.surgery.keeping.checkpointfile import Checkpoint, check_checkpoin
 from sesurgeon.surgery.keeping.ties import tie
 from sesurgeon.surgery.unchanged import check_blocks, own_plan
 
+_HOW_TO_REBUILD = (
+    "It is a checkpoint of a network that no name builds, which is in it as a pickle. Name a function of yours that "
+    "makes this network, --arch factory:pkg.mod:function; or, if you trust whoever made the file: --trust-pickle."
+)
+
 
 def save(model: nn.Module, path: str | Path, *, force: bool = True) -> None:
     """Write ``model``, augmented or plain, to one file that :func:`load` reads; whole or not at all.
@@ -52,9 +58,9 @@ def save(model: nn.Module, path: str | Path, *, force: bool = True) -> None:
     Args:
         model: its provenance (source, classes, preprocessing, history) and plan go along. A model whose source is
             not known, or that is no longer what its source builds, is embedded as a pickled module, which loads safely
-            if its classes are torch's, torchvision's or timm's, and otherwise only with ``trust_pickle``. Of hooks
-            only an embedded model keeps those outside of blocks. The same goes for the values of buffers
-            that no state dict holds (``persistent=False``): a source makes them anew.
+            if its classes are torch's, torchvision's or timm's, and otherwise with ``trust_pickle``, or with an
+            ``arch`` that builds it. Of hooks only an embedded model keeps those outside of blocks. The same goes for
+            the values of buffers that no state dict holds (``persistent=False``): a source makes them anew.
         path: of the file, by custom ``NAME.se.pt``.
         force: replace a file of that name.
 
@@ -101,7 +107,8 @@ def load(
     Args:
         model: a path, or ``timm:NAME``, ``torchvision:NAME``, ``factory:pkg.mod:function``.
         arch: the architecture (as such a name) of the weights in a file of weights. A checkpoint of ours knows its
-            own; where building it would run code, it must be given all the same, with its arguments.
+            own; where building it would run code, or the network itself is in it as a pickle, it must be given all the
+            same, with its arguments.
         num_classes: outputs of the classifier of an architecture; by default its own, or as in the file.
         pretrained: with a name: take the published weights.
         trust_pickle: run whatever code a file brings along.
@@ -125,20 +132,29 @@ def load(
     elif pretrained:
         raise UsageError(f"--pretrained needs a model name such as timm:resnet50; {model} is a file.")
     else:
-        content = _read(str(model), trust_pickle=trust_pickle, mapped=mapped)
+        content = _read(str(model), of_weights, trust_pickle=trust_pickle, mapped=mapped)
         loaded = _loaded(content, str(model), of_weights, num_classes, trust_pickle=trust_pickle)
     if preprocessing:
         state_preprocessing(loaded, preprocessing)
     return loaded
 
 
-def _read(origin: str, *, trust_pickle: bool, mapped: bool) -> object:
+def _read(origin: str, arch: Source | None, *, trust_pickle: bool, mapped: bool) -> object:
+    """The content of a file; of a checkpoint whose embedded module is not trusted, what ``arch`` needs."""
     if is_adapter(origin):
         raise UsageError(
             f"{origin} is an adapter: blocks and a head, without the network that they belong to.",
             hint=f"Give it back its base: sesurgeon adapter apply BASE {shlex.quote(origin)}",
         )
-    return read(origin, trust_pickle=trust_pickle, mapped=mapped)
+    try:
+        return read(origin, trust_pickle=trust_pickle, mapped=mapped)
+    except UnsafeFileError as error:
+        parts = read_parts(origin)
+        if parts is None:
+            raise
+        if arch is None:
+            raise UnsafeFileError(error.message, hint=_HOW_TO_REBUILD) from error
+        return parts
 
 
 def _loaded(
@@ -185,6 +201,10 @@ def _cannot_be_embedded(model: nn.Module, reason: object) -> UsageError:
 
 
 def _rebuilt(checkpoint: Checkpoint, origin: str, *, arch: Source | None, trust_pickle: bool) -> nn.Module:
+    if arch is not None and checkpoint.provenance.source.kind == "module" and checkpoint.module is None:
+        known = checkpoint.provenance  # all but how to build it
+        outputs = len(known.classes) if known.classes else known.num_classes
+        checkpoint = replace(checkpoint, provenance=replace(known, source=arch, num_classes=outputs))
     source = checkpoint.provenance.source
     named = arch is not None and arch.typed == source.typed
     if arch is not None and not named and (str(arch) != str(source) or arch.kwargs):
@@ -204,8 +224,8 @@ def _rebuilt(checkpoint: Checkpoint, origin: str, *, arch: Source | None, trust_
         model.load_state_dict(checkpoint.weights, strict=True, assign=True)
     except RuntimeError as error:
         raise UnreadableFileError(
-            f"The weights in {origin} do not fit the architecture that it names: {error}",
-            hint="Was it written with other versions of timm or torchvision?",
+            f"The weights in {origin} do not fit its architecture, {source}: {error}",
+            hint="Was it written with other arguments, or other versions of timm or torchvision?",
         ) from error
     tie(model)
     attach_provenance(model, provenance)

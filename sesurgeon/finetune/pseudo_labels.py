@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune.config import FinetuneConfig
@@ -13,7 +13,6 @@ from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.images import FileImages, Images
 from sesurgeon.finetune.data.loader import eval_loader
 from sesurgeon.finetune.data.transforms import preprocessing_for
-from sesurgeon.finetune.keeping.states import RunState
 from sesurgeon.finetune.scoring.evaluate import measure
 from sesurgeon.finetune.scoring.evaluation import Evaluation
 from sesurgeon.finetune.scoring.forward import count_outputs, output_names
@@ -50,7 +49,7 @@ def _labelled(images: Images, targets: tuple[int, ...]) -> Images:
     return replace(images, targets=targets) if isinstance(images, FileImages) else Labelled(images, targets)
 
 
-def labelled_by(model: nn.Module, data: Data, config: FinetuneConfig, resumed: RunState | None = None) -> Data:
+def labelled_by(model: nn.Module, data: Data, config: FinetuneConfig, said: Tensor | None) -> Data:
     """``data`` with the predictions of ``model`` as labels of the validation images; its outputs become the classes.
 
     The labels of the training images stay meaningless: distillation alone does not read them.
@@ -59,7 +58,8 @@ def labelled_by(model: nn.Module, data: Data, config: FinetuneConfig, resumed: R
         model: as it comes to the run; its train and eval modes are left as they were.
         data: images without labels.
         config: of the run.
-        resumed: the state of a run that is resumed, which has the predictions from its start.
+        said: the predictions, if the run that is resumed made them at its start: an output index for each validation
+            image.
 
     Raises:
         UsageError: a setting in ``config`` needs labels, or the model gives several labels an image.
@@ -80,9 +80,7 @@ def labelled_by(model: nn.Module, data: Data, config: FinetuneConfig, resumed: R
         )
     preprocessing = preprocessing_for(model, data.split("train"), config.img_size)
     names = output_names(model, count_outputs(model, preprocessing))
-    if resumed is not None:
-        said = resumed.recorder["best"]["labels"]
-    else:
+    if said is None:
         loader = eval_loader(data.val, preprocessing, (0,), batch_size=config.batch_size, workers=config.workers)
         found = measure(model, loader, dict(enumerate(names)))
         assert isinstance(found, Evaluation)  # that is what was asked for
