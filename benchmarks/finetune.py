@@ -36,9 +36,9 @@ import sesurgeon
 from sesurgeon.cli.memory import keep_freed_memory
 from sesurgeon.files import atomic_write
 from sesurgeon.finetune import FinetuneConfig, open_data
+from sesurgeon.finetune.data.augmentation import train_transform
 from sesurgeon.finetune.data.loader import train_loader
 from sesurgeon.finetune.data.sampler import UpdateSampler, UpdateSize
-from sesurgeon.finetune.data.transforms import train_transform
 from sesurgeon.finetune.training.loop import Loop
 from sesurgeon.finetune.training.losses import Tally
 from sesurgeon.finetune.training.objective import make_objective

@@ -5,7 +5,7 @@ from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.image_checks import BadImage, describe_bad_images
 from sesurgeon.finetune.data.loader import batches
 from sesurgeon.finetune.data.opening import open_data
-from sesurgeon.finetune.data.transforms import preprocessing_for
+from sesurgeon.finetune.data.preparing import preprocessing_for
 from sesurgeon.finetune.events import (
     BlocksCalibrated,
     EpochFinished,

@@ -12,12 +12,12 @@ from torch import nn
 from sesurgeon.errors import DataError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.context import RunContext
+from sesurgeon.finetune.data.augmentation import Augmentation
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.heldout import data_identity, held_out_record, identity_of
 from sesurgeon.finetune.data.images import labels_of
 from sesurgeon.finetune.data.loader import eval_loader, train_loader
 from sesurgeon.finetune.data.sampler import UpdateSampler, UpdateSize
-from sesurgeon.finetune.data.transforms import Augmentation
 from sesurgeon.finetune.events import Event
 from sesurgeon.finetune.keeping.recorder import Recorder
 from sesurgeon.finetune.keeping.states import RunState

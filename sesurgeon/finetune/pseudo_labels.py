@@ -12,7 +12,7 @@ from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.images import FileImages, Images
 from sesurgeon.finetune.data.loader import eval_loader
-from sesurgeon.finetune.data.transforms import preprocessing_for
+from sesurgeon.finetune.data.preparing import preprocessing_for
 from sesurgeon.finetune.scoring.evaluate import measure
 from sesurgeon.finetune.scoring.evaluation import Evaluation
 from sesurgeon.finetune.scoring.forward import count_outputs, output_names

@@ -16,9 +16,9 @@ from sesurgeon.finetune.assembly import checked_updates, make_trainer, place
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.context import RunContext
 from sesurgeon.finetune.data.dataset import Data, check_is_data
-from sesurgeon.finetune.data.loader import end_readers, explain_dead_workers
 from sesurgeon.finetune.data.opening import open_data
 from sesurgeon.finetune.data.randomness import reseed, seeded
+from sesurgeon.finetune.data.readers import end_readers, explain_dead_workers
 from sesurgeon.finetune.data.unlabelled import lacks_classes
 from sesurgeon.finetune.events import BlocksCalibrated, OnProgress, RunResumed, RunStarted, ignore
 from sesurgeon.finetune.keeping.curve import draw_curve

@@ -10,10 +10,11 @@ from torch import nn
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.assumptions import assumptions
+from sesurgeon.finetune.data.augmentation import check_policy
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.heldout import held_out_notes, runs_on
 from sesurgeon.finetune.data.labels import Labels, fits, labels_for, map_classes
-from sesurgeon.finetune.data.transforms import check_policy, preprocessing_for
+from sesurgeon.finetune.data.preparing import preprocessing_for
 from sesurgeon.finetune.remarks import remarks_on
 from sesurgeon.finetune.scoring.forward import count_outputs, dtype_of
 from sesurgeon.finetune.training.phases import Phase, phases_of
@@ -163,7 +164,7 @@ def _check_multi_label(data: Data, config: FinetuneConfig, *, kept: bool) -> Non
 
 def prepare_model(model: nn.Module, task: Task) -> None:
     """Put in the new head, if there is one, and write classes and preprocessing into the provenance."""
-    from sesurgeon.models.head import replace_head
+    from sesurgeon.models.new_head import replace_head
     from sesurgeon.surgery import note_head
 
     note_head(model, task.outputs)

@@ -14,7 +14,8 @@ from torch import nn
 from sesurgeon.errors import UsageError, VerificationError
 from sesurgeon.finetune import Data
 from sesurgeon.finetune.data.heldout import identity_of
-from sesurgeon.finetune.data.loader import check_loading, readers_ended
+from sesurgeon.finetune.data.loader import check_loading
+from sesurgeon.finetune.data.readers import readers_ended
 from sesurgeon.finetune.events import OnProgress, ignore
 from sesurgeon.finetune.scoring.evaluate import Prepared, check_outputs, measure, opened, prepared
 from sesurgeon.finetune.scoring.forward import as_input

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from sesurgeon.errors import SesurgeonError, UsageError
 from sesurgeon.finetune import Data, EvaluationStep
-from sesurgeon.finetune.data.loader import check_loading, read, readers_ended
+from sesurgeon.finetune.data.loader import check_loading
+from sesurgeon.finetune.data.readers import read, readers_ended
 from sesurgeon.finetune.events import OnProgress, ignore
 from sesurgeon.finetune.scoring.evaluate import lacks_labels, opened, prepared
 from sesurgeon.finetune.scoring.forward import as_input, evaluating

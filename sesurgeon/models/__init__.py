@@ -9,16 +9,7 @@ from sesurgeon.models.files.pickles import read
 from sesurgeon.models.files.smuggling import is_plain_text
 from sesurgeon.models.files.state_dicts import Found, find_weights
 from sesurgeon.models.fit import fit
-from sesurgeon.models.head import (
-    check_num_classes,
-    head_of,
-    heads_if_any,
-    heads_of,
-    num_outputs,
-    replace_head,
-    score_layers,
-    set_num_classes,
-)
+from sesurgeon.models.head import head_of, heads_if_any, heads_of, num_outputs, score_layers
 from sesurgeon.models.inputs import (
     candidate_inputs,
     eval_inputs,
@@ -30,6 +21,7 @@ from sesurgeon.models.inputs import (
 )
 from sesurgeon.models.isolation import fresh, isolated, random_states, restore_random_states
 from sesurgeon.models.load import build_named, model_from, named_source
+from sesurgeon.models.new_head import check_num_classes, replace_head, set_num_classes
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import (
     Provenance,

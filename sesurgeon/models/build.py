@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from sesurgeon.errors import UnreadableFileError, UnsafeFileError, UsageError
-from sesurgeon.models.head import set_num_classes
+from sesurgeon.models.new_head import set_num_classes
 from sesurgeon.models.provenance import Provenance, attach_provenance
 from sesurgeon.models.sources.factory import build_from_factory
 from sesurgeon.models.sources.source import Kind, Source

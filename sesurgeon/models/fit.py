@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from sesurgeon.errors import UsageError
 from sesurgeon.models.adopt import adopt
 from sesurgeon.models.build import build
-from sesurgeon.models.head import head_of, heads_if_any, set_num_classes
+from sesurgeon.models.head import head_of, heads_if_any
+from sesurgeon.models.new_head import set_num_classes
 from sesurgeon.models.prefixes import without_prefix
 from sesurgeon.models.sources.guess import looks_like
 from sesurgeon.models.sources.source import Source

@@ -14,7 +14,7 @@ from sesurgeon.models.build import build
 from sesurgeon.models.files.quantised import refuse_quantised_module
 from sesurgeon.models.files.state_dicts import find_weights
 from sesurgeon.models.fit import fit
-from sesurgeon.models.head import check_num_classes, set_num_classes
+from sesurgeon.models.new_head import check_num_classes, set_num_classes
 from sesurgeon.models.provenance import attach_provenance, provenance_of
 from sesurgeon.models.sources.guess import looks_like, named_in
 from sesurgeon.models.sources.source import BUILDERS, Source

@@ -13,7 +13,8 @@ from sesurgeon.errors import DataError
 from sesurgeon.finetune import batches, open_data, preprocessing_for
 from sesurgeon.finetune.data.images import item_of, labels_of
 from sesurgeon.finetune.data.labels import Labels, ManyLabels
-from sesurgeon.finetune.data.loader import PreparedImages, _report_unless_left, eval_loader, read, train_loader
+from sesurgeon.finetune.data.loader import PreparedImages, eval_loader, train_loader
+from sesurgeon.finetune.data.readers import _report_unless_left, read
 from sesurgeon.finetune.data.sampler import UpdateSampler, UpdateSize
 from sesurgeon.finetune.data.transforms import eval_transform
 from sesurgeon.models.preprocessing import Preprocessing

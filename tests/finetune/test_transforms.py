@@ -11,8 +11,10 @@ from torch import nn
 
 from sesurgeon.errors import DataError, UsageError
 from sesurgeon.finetune import preprocessing_for
+from sesurgeon.finetune.data.augmentation import Augmentation, train_transform
 from sesurgeon.finetune.data.images import to_mode
-from sesurgeon.finetune.data.transforms import Augmentation, eval_transform, mode_of, train_transform
+from sesurgeon.finetune.data.preparing import mode_of
+from sesurgeon.finetune.data.transforms import eval_transform
 from sesurgeon.models.preprocessing import CropMode, Preprocessing
 from sesurgeon.models.provenance import Provenance, attach_provenance
 from sesurgeon.models.sources.source import Source

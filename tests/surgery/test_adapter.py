@@ -19,7 +19,8 @@ import sesurgeon
 from sesurgeon import UnreadableFileError, UsageError, VerificationError
 from sesurgeon.finetune.data.heldout import runs_on
 from sesurgeon.models import Preprocessing, attach_provenance, provenance_of
-from sesurgeon.models.head import heads_of, replace_head
+from sesurgeon.models.head import heads_of
+from sesurgeon.models.new_head import replace_head
 from sesurgeon.surgery import blocks_of, fold, plan_of, read_adapter
 from sesurgeon.surgery.keeping.backbone import Fingerprint, fingerprint_of
 from tests.networks import OddNet, PlainNet, trained_like

@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from types import TracebackType
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from sesurgeon.errors import DataError, UsageError
+from sesurgeon.finetune.data.augmentation import MILD, Augmentation, train_transform
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.images import Images, item_of, to_mode
 from sesurgeon.finetune.data.labels import Labels, labels_for
+from sesurgeon.finetune.data.preparing import mode_of
 from sesurgeon.finetune.data.randomness import reseed, untouched
+from sesurgeon.finetune.data.readers import cores, readers_ended, start_reader
 from sesurgeon.finetune.data.sampler import Draw, UpdateSampler
-from sesurgeon.finetune.data.transforms import MILD, Augmentation, Transform, eval_transform, mode_of, train_transform
+from sesurgeon.finetune.data.transforms import Transform, eval_transform
 from sesurgeon.models.preprocessing import Preprocessing
 
 Item: TypeAlias = tuple[Tensor, int | Tensor]
 
-Batch = TypeVar("Batch")
 
 _CPU = torch.device("cpu")
-_GRACE = 30  # seconds, for the longest step
 
 
 class PreparedImages(Dataset[Item]):
@@ -125,99 +121,14 @@ def class_labels(data: Data) -> Labels:
     return labels_for(tuple(range(outputs)), outputs, multi_label=data.multi_label)
 
 
-def read(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The batches of a loader. If one of its worker processes fails, all end, and the error says so.
-
-    Raises:
-        DataError: a worker process died, or could not read an image.
-    """
-    with explain_dead_workers():
-        try:
-            yield from batches
-        except (OSError, EOFError) as error:  # a batch cannot be fetched from a dead process
-            end_readers(batches)
-            raise _died(error) from error
-        except Exception:
-            end_readers(batches)
-            raise
-
-
-def end_readers(*loaders: Iterable[Any]) -> None:
-    """End the worker processes of loaders that are no longer needed.
-
-    Otherwise the interpreter would end them by SIGTERM, which they take for a request to stop, and wait.
-    """
-    for loader in loaders:
-        if (readers := getattr(loader, "_iterator", None)) is not None:
-            readers._shutdown_workers()
-
-
-@contextlib.contextmanager
-def readers_ended(loader: Iterable[Any]) -> Iterator[None]:
-    """:func:`end_readers` when the body is done; a loader may live on in a reference cycle."""
-    try:
-        yield
-    finally:
-        end_readers(loader)
-
-
-@contextlib.contextmanager
-def explain_dead_workers() -> Iterator[None]:
-    """Turn the errors of a loader's worker processes into clear ones; torch may raise them anywhere.
-
-    Raises:
-        DataError: a worker process died, or could not read an image.
-    """
-    try:
-        yield
-    except DataError as error:
-        if "Caught DataError in DataLoader worker" not in error.message:
-            raise
-        # torch puts the traceback of the worker in front of its message
-        raise DataError(error.message.rpartition("DataError: ")[2].strip()) from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise _died(error) from error
-
-
-def _died(error: Exception) -> DataError:
-    return DataError(
-        f"A process that reads images died: {error}",
-        hint="Was it killed, or is there too little memory? Give fewer --workers, or 0.",
-    )
-
-
 def _loader(dataset: PreparedImages, workers: int, **order: Any) -> DataLoader[Item]:
-    workers = min(workers, _cores())
+    workers = min(workers, cores())
     return DataLoader(
         dataset,
         **order,
         generator=torch.Generator(),  # otherwise the loader draws from the caller's random numbers
         num_workers=workers,
-        worker_init_fn=_start_reader,
+        worker_init_fn=start_reader,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
-
-
-def _start_reader(worker: int) -> None:
-    """Ignore Ctrl-C and SIGHUP and delay SIGTERM, which reach all processes: the main one still needs batches.
-
-    SIGTERM is not ignored, because Python also ends workers by it.
-    """
-    sys.excepthook = _report_unless_left
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):  # not on Windows
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
-
-
-def _report_unless_left(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-    """The hook of the thread that hands batches over: it is no error that an interrupted main process takes no more."""
-    if not issubclass(kind, (ConnectionError, EOFError)):
-        sys.__excepthook__(kind, error, where)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -15,9 +15,10 @@ from sesurgeon.finetune.data.assumptions import assumptions
 from sesurgeon.finetune.data.dataset import Data, check_is_data
 from sesurgeon.finetune.data.heldout import held_out_notes, runs_on
 from sesurgeon.finetune.data.labels import labels_for, map_classes
-from sesurgeon.finetune.data.loader import check_loading, eval_loader, read, readers_ended
+from sesurgeon.finetune.data.loader import check_loading, eval_loader
 from sesurgeon.finetune.data.opening import open_data
-from sesurgeon.finetune.data.transforms import preprocessing_for
+from sesurgeon.finetune.data.preparing import preprocessing_for
+from sesurgeon.finetune.data.readers import read, readers_ended
 from sesurgeon.finetune.data.unlabelled import lacks_classes
 from sesurgeon.finetune.devices import find_device
 from sesurgeon.finetune.events import EvaluationStep, OnProgress, ignore

@@ -14,8 +14,9 @@ from sesurgeon.errors import DataError, SesurgeonError, UsageError
 from sesurgeon.finetune.data.folder import list_images
 from sesurgeon.finetune.data.image_checks import BadImage, bad_images, check_images, describe_bad_images
 from sesurgeon.finetune.data.images import SUFFIXES, FileImages
-from sesurgeon.finetune.data.loader import check_loading, eval_loader, readers_ended
-from sesurgeon.finetune.data.transforms import preprocessing_for
+from sesurgeon.finetune.data.loader import check_loading, eval_loader
+from sesurgeon.finetune.data.preparing import preprocessing_for
+from sesurgeon.finetune.data.readers import readers_ended
 from sesurgeon.finetune.devices import find_device
 from sesurgeon.finetune.events import OnProgress, ignore
 from sesurgeon.finetune.scoring.evaluate import outputs

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sesurgeon.blocks import Block, UnitSums, is_asleep, standardise_
 from sesurgeon.blocks.layout import Convolution
-from sesurgeon.finetune.data.loader import read
+from sesurgeon.finetune.data.readers import read
 from sesurgeon.finetune.data.sampler import UpdateSampler
 from sesurgeon.finetune.scoring.forward import as_input, evaluating, watching
 from sesurgeon.finetune.training.processes import from_all

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sesurgeon.errors import DivergedError
 from sesurgeon.finetune.config import FinetuneConfig
-from sesurgeon.finetune.data.loader import read
+from sesurgeon.finetune.data.readers import read
 from sesurgeon.finetune.data.sampler import UpdateSampler
 from sesurgeon.finetune.events import OnProgress, TrainStep
 from sesurgeon.finetune.training.losses import Tally
