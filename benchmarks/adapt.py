@@ -425,13 +425,17 @@ def table(found: Found) -> str:
 
 def draw(groups: Mapping[Section, Found]) -> None:
     """Error by arm, a panel a size; a dot a run, a stroke their mean, what is frozen in another colour."""
-    names = [name for name in ARMS if any(name in found for found in groups.values())]
     columns = min(len(groups), 2) or 1
-    rows = -(-len(groups) // columns) or 1
+    sections = list(groups.items())
+    by_row = [dict(sections[first : first + columns]) for first in range(0, len(sections), columns)] or [{}]
+    arms = [[name for name in ARMS if any(name in found for found in row.values())] for row in by_row]
+    heights = [0.48 * len(names) + 1 for names in arms]
     figure, panels = pyplot.subplots(
-        rows, columns, figsize=(3.8 + 3.8 * columns, 0.6 + (0.48 * len(names) + 0.8) * rows), squeeze=False, sharey=True
-    )
+        len(by_row), columns, figsize=(3.8 + 3.8 * columns, 0.3 + sum(heights)), squeeze=False, sharey="row",
+        height_ratios=heights,
+    )  # fmt: skip
     for panel, (section, found) in zip(panels.flat, groups.items(), strict=False):
+        names = next(names for row, names in zip(by_row, arms, strict=True) if section in row)
         for name, by_seed in found.items():
             errors = [run["error"] for run in by_seed.values()]
             mean, place, colour = statistics.mean(errors), names.index(name), "C0" if name in FROZEN else "C1"
@@ -444,9 +448,10 @@ def draw(groups: Mapping[Section, Found]) -> None:
         panel.set_title(str(section).replace(", on", "\non"), fontsize="medium")
         panel.set_yticks(range(len(names)), [_in_lines(ARMS[name].label) for name in names], fontsize="small")
         panel.grid(alpha=0.3)
-    panels[0, 0].invert_yaxis()
+    for first in panels[:, 0]:
+        first.invert_yaxis()
     figure.suptitle("blue: the backbone stays as it is; orange: everything is trained", fontsize="medium", y=0.998)
-    figure.tight_layout(rect=(0, 0, 1, 0.985))
+    figure.tight_layout(rect=(0, 0, 1, 0.995))
     with atomic_write(PICTURE) as temporary:
         figure.savefig(temporary, dpi=110)
     pyplot.close(figure)

@@ -14,9 +14,9 @@ from sesurgeon.models.head import (
     auxiliary_heads,
     head_of,
     heads_of,
-    pointwise_layers,
     method_of_timm,
     num_outputs,
+    pointwise_layers,
 )
 from sesurgeon.models.provenance import attach_provenance, provenance_of
 from sesurgeon.paths import is_within_any
