@@ -30,6 +30,20 @@ class ResidualBlock(nn.Module):
         return self.act(x)
 
 
+class SizedBlock(nn.Module):
+    """Another computation for small images."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        if x.shape[-1] > 8:
+            y = 2 * y
+        return x + y
+
+
 class DropConnectBlock(nn.Module):
     """Takes a float that steers it, and draws a random mask by shape, as EfficientNet's first PyTorch code."""
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from sesurgeon.blocks import BlockConfig
 from sesurgeon.graph import Survey
+from sesurgeon.graph.tracing.guards import compares
 from sesurgeon.models import add_record
 from sesurgeon.models.copies import AnyModule
 from sesurgeon.placement import (
@@ -44,6 +45,13 @@ class Surgery:
     plan: Plan
     survey: Survey
     proof: Proof
+
+    @property
+    def steered(self) -> tuple[str, ...]:
+        """Paths of the modules with blocks that compared shapes or numbers, and now take only what compares alike."""
+        owners = sorted({self.survey.site(entry.site).owner for entry in self.plan.entries})
+        graphs = [local.graphs for local in self.survey.graphs.values()]
+        return tuple(path for path in owners if any(path in found and compares(found[path]) for found in graphs))
 
 
 def operate(

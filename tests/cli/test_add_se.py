@@ -17,10 +17,11 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 import sesurgeon
+from sesurgeon import UntraceableError
 from sesurgeon.cli.app import app
 from sesurgeon.models import Source
 from sesurgeon.surgery import blocks_of
-from tests.networks import OddNet
+from tests.networks import OddNet, SizedBlock
 
 SHAPE = ("--input-shape", "2,3,64,64")
 FACTORY = "from tests.networks import OddNet\n\n\ndef make(classes=5):\n    return OddNet(classes)\n"
@@ -178,6 +179,19 @@ def test_json_is_alone_on_stdout_and_counts_truly(here: Path) -> None:
     assert sum(block["macs"] for block in data["blocks"]) == data["after"]["macs"] - data["before"]["macs"]
     assert data["proof"] == {"in_eval": True, "in_train": True, "note": ""}
     assert [block["path"] for block in data["blocks"]] == list(blocks_of(model))
+
+
+def sized() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), SizedBlock(16), nn.ReLU(), SizedBlock(16))
+
+
+def test_modules_that_went_by_the_size_of_the_images_are_named(here: Path) -> None:
+    torch.save(sized(), "sized.pt")
+    said = "Warning: 1, 3 chose what to do by comparing sizes of the input."
+    assert said in run("sized.pt", "--trust-pickle", *SHAPE).stderr
+    augmented = sesurgeon.load("sized.se.pt", trust_pickle=True)
+    with pytest.raises(UntraceableError, match="SizedBlock: a shape or number that steers the forward was True"):
+        augmented(torch.randn(2, 3, 8, 8))
 
 
 def test_random_initialisation_says_that_there_is_nothing_to_prove(here: Path) -> None:

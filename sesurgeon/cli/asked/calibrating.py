@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sesurgeon.cli.asked.images import skipped_note
 from sesurgeon.cli.shown.console import Output
+from sesurgeon.cli.shown.images import skipped_note
 from sesurgeon.errors import UsageError
 from sesurgeon.words import counted
 

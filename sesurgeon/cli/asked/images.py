@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +10,10 @@ import typer
 from sesurgeon.cli.asked.completing import one_of
 
 if TYPE_CHECKING:
-    from sesurgeon.finetune import BadImage
+    pass
 
 _IMAGES = "Images"
 _COMPUTING = "Computing"
-_MOST_NAMED = 5
 
 _DATA = typer.Option(
     "--data",
@@ -81,12 +79,3 @@ class Passing:
     batch_size: BatchSize = 64
     workers: Workers = 4
     device: Device = "auto"
-
-
-def skipped_note(skipped: Sequence[BadImage]) -> str:
-    """A warning that says which images were left out and why; the first few are named."""
-    named = [f"  {image.path}: {image.reason}" for image in skipped[:_MOST_NAMED]]
-    more = len(skipped) - _MOST_NAMED
-    rest = [f"  … and {more} more; --json lists all."] if more > 0 else []
-    images = "1 unreadable image is" if len(skipped) == 1 else f"{len(skipped):,} unreadable images are"
-    return "\n".join([f"Warning: {images} left out:", *named, *rest])

@@ -16,13 +16,14 @@ import typer
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from sesurgeon.cli.asked.options import Talking
 from sesurgeon.cli.shown.streams import Expendable, standard
 from sesurgeon.errors import OutputError, SesurgeonError
 from sesurgeon.interrupts import INTERRUPTED, interrupts_held
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from sesurgeon.cli.asked.options import Talking
 
 _PIPE_WIDTH = 200
 _LEAST_WIDTH = 80

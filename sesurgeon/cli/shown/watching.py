@@ -9,9 +9,8 @@ from types import MappingProxyType
 
 from rich.progress import Progress
 
-from sesurgeon.cli.asked.images import skipped_note
-from sesurgeon.cli.asked.measuring import held_out
 from sesurgeon.cli.shown.console import Output
+from sesurgeon.cli.shown.images import held_out, skipped_note
 from sesurgeon.cli.shown.scoring import number, score_label, score_text, usual_score
 from sesurgeon.finetune import (
     BlocksCalibrated,

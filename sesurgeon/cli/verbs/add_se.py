@@ -21,7 +21,7 @@ from sesurgeon.cli.shown.planning import plan_body, plan_data
 from sesurgeon.cli.shown.timing import timed
 from sesurgeon.errors import UsageError
 from sesurgeon.files import check_writable
-from sesurgeon.words import counted
+from sesurgeon.words import counted, some
 
 if TYPE_CHECKING:
     from sesurgeon.export import LatencyRatio
@@ -87,6 +87,12 @@ def add_se(
                 write_plan(surgery.plan, plan_out, costs=price.blocks, name=model, options=reading.typed, force=force)
         for warning in surgery.plan.warnings:
             out.note(f"Warning: {warning}")
+        if surgery.steered:
+            steered = some([path or "the model itself" for path in surgery.steered])
+            out.note(
+                f"Warning: {steered} chose what to do by comparing sizes of the input. Inputs for which that turns out "
+                "otherwise are refused from now on: insert the blocks for them with another --input-shape."
+            )
         written = [] if dry_run else [file for file in (path, plan_out) if file is not None]
         data = {
             "model": model,

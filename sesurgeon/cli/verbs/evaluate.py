@@ -11,10 +11,11 @@ from rich.text import Text
 from sesurgeon.cli.asked.images import DataSpec, Opening, Passing
 from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
 from sesurgeon.cli.asked.loading import load_model_or_onnx, note_random_weights
-from sesurgeon.cli.asked.measuring import check_on_bad_image, described, images_data, open_images
+from sesurgeon.cli.asked.measuring import check_on_bad_image, open_images
 from sesurgeon.cli.asked.options import OptionalModel, Reading, Talking
 from sesurgeon.cli.asked.spread import spread
 from sesurgeon.cli.shown.console import reporting
+from sesurgeon.cli.shown.images import described, images_data
 from sesurgeon.cli.shown.scoring import class_table, score_table
 
 if TYPE_CHECKING:

@@ -15,10 +15,11 @@ from rich.text import Text
 from sesurgeon.cli.asked.images import DataSpec, Opening, Passing
 from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
 from sesurgeon.cli.asked.loading import load_model
-from sesurgeon.cli.asked.measuring import check_on_bad_image, described, images_data, note_few, open_images
+from sesurgeon.cli.asked.measuring import check_on_bad_image, open_images
 from sesurgeon.cli.asked.options import Force, OptionalModel, Reading, Talking
 from sesurgeon.cli.asked.spread import spread
 from sesurgeon.cli.shown.console import reporting
+from sesurgeon.cli.shown.images import described, images_data, note_few
 from sesurgeon.words import counted, in_per_cent
 
 if TYPE_CHECKING:

@@ -33,5 +33,10 @@ def expect(value: Any, expected: Any, what: str) -> None:
     )
 
 
+def compares(graph: fx.Graph) -> bool:
+    """Whether the forward behind ``graph`` went its way by a comparison of shapes or numbers, and refuses others."""
+    return any(node.target is expect and isinstance(node.args[1], bool) for node in graph.nodes)
+
+
 def _kind(value: Any) -> type:
     return tuple if isinstance(value, torch.Size) else type(value)  # the code holds sizes as tuples
