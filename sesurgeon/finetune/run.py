@@ -19,6 +19,7 @@ from sesurgeon.finetune.data.dataset import Data, check_is_data
 from sesurgeon.finetune.data.opening import open_data
 from sesurgeon.finetune.data.randomness import reseed, seeded
 from sesurgeon.finetune.data.readers import end_readers, explain_dead_workers
+from sesurgeon.finetune.data.sampler import UpdateSampler
 from sesurgeon.finetune.data.unlabelled import lacks_classes
 from sesurgeon.finetune.events import BlocksCalibrated, OnProgress, RunResumed, RunStarted, ignore
 from sesurgeon.finetune.keeping.curve import draw_curve
@@ -26,7 +27,7 @@ from sesurgeon.finetune.keeping.lock import locked
 from sesurgeon.finetune.keeping.overview import write_overview
 from sesurgeon.finetune.keeping.records import EpochRow, best_of
 from sesurgeon.finetune.keeping.runfolder import RunFolder, check_settings, make_run_folder
-from sesurgeon.finetune.keeping.states import FoundState, RunState
+from sesurgeon.finetune.keeping.states import FoundState
 from sesurgeon.finetune.keeping.trackers import trackers_for, tracking
 from sesurgeon.finetune.pseudo_labels import labelled_by
 from sesurgeon.finetune.resuming import check_data, check_epochs, config_of, state_of, task_of
@@ -42,7 +43,7 @@ from sesurgeon.finetune.training.processes import explain_lost_processes, make_a
 from sesurgeon.finetune.training.single_images import check_single_images
 from sesurgeon.finetune.training.state import check_processes, restore_weights
 from sesurgeon.finetune.training.stopping import stop_request
-from sesurgeon.finetune.training.teacher import check_kept, check_teacher, other_teacher
+from sesurgeon.finetune.training.teacher import OtherTeacher, check_kept, check_teacher, other_teacher
 from sesurgeon.models.provenance import attach_provenance, check_is_network, provenance_of
 
 if TYPE_CHECKING:
@@ -136,20 +137,14 @@ def finetune(
     check_is_data(data)
     resumed = None if resume is None else RunFolder(Path(resume))
     own = None if resumed is None else resumed.read_settings()
-    if config is not None and not isinstance(config, FinetuneConfig):
-        raise UsageError(
-            f"config must be a FinetuneConfig, not a {type(config).__name__}.",
-            hint="from sesurgeon.finetune import FinetuneConfig; config = FinetuneConfig(epochs=3, lr=1e-3)",
-        )
-    config = (config or FinetuneConfig()) if own is None else config_of(own, config)
+    config = _config_of(config, own)
     check_teacher(teacher, config, own)
     trackers = trackers_for(config.log_with)
     found = None if resumed is None else state_of(resumed)
-    state = None if found is None else found.state
     accelerator = make_accelerator(config, trackers)
     on_progress = on_progress if accelerator.is_main_process else ignore
-    images = _images(model, data, config, accelerator, state, on_progress, taught=teacher is not None)
-    task, updates_per_epoch = _checked(model, images, config, accelerator, state, teacher)
+    images = _images(model, data, config, accelerator, found, on_progress, taught=teacher is not None)
+    task, updates = _checked(model, images, config, accelerator, found, teacher)
     other = None if teacher is None else other_teacher(teacher, task, config)
     config = config.with_rates(new_head=task.new_head)
     spec = images.name if isinstance(data, Data) else os.fspath(data)
@@ -159,26 +154,39 @@ def finetune(
         accelerator, lambda: make_run_folder(Path(config.output), config.name, force=config.force)
     )
     held = locked(folder.path) if accelerator.is_main_process else contextlib.nullcontext()
-    tracked = tracking(accelerator, folder.path, config.to_dict(), updates_per_epoch, on_progress)
-    with (
-        held,
-        tracked as on_progress,
-        seeded(config.seed, accelerator.device),
-        stop_request() as stop,
-    ):
-        run = RunContext(config, accelerator, folder, stop, on_progress)
+    tracked = tracking(accelerator, folder.path, config.to_dict(), updates.per_epoch, on_progress)
+    with held, tracked as watching, seeded(config.seed, accelerator.device), stop_request() as stop:
+        run = RunContext(config, accelerator, folder, stop, watching)
         if run.writes:
             folder.write_settings(model, kept)
-        prepare_model(model, task)
-        with _flags_kept(model):  # those of a new head, too
-            place(model, config, accelerator)
-            on_progress(RunStarted(folder.path, images, task))
-            trainer = make_trainer(model, images, task, run, state, other)
-            reseed(config.seed + accelerator.process_index, accelerator.device)
-            _train(trainer, found, images)
-            gates: tuple[GateStatistics, ...] = ()
-            if run.writes:
-                gates = write_overview(folder, model, trainer.recorder, images, task, config.batch_size)
+        return _perform(model, images, task, run, found, other)
+
+
+def _config_of(given: FinetuneConfig | None, own: Mapping[str, Any] | None) -> FinetuneConfig:
+    """The settings of a new run, or of the one whose ``own`` are given."""
+    if given is not None and not isinstance(given, FinetuneConfig):
+        raise UsageError(
+            f"config must be a FinetuneConfig, not a {type(given).__name__}.",
+            hint="from sesurgeon.finetune import FinetuneConfig; config = FinetuneConfig(epochs=3, lr=1e-3)",
+        )
+    return (given or FinetuneConfig()) if own is None else config_of(own, given)
+
+
+def _perform(
+    model: nn.Module, images: Data, task: Task, run: RunContext, found: FoundState | None, teacher: OtherTeacher | None
+) -> FinetuneResult:
+    """Train ``model``, and write what is known of it in the end."""
+    config, accelerator, folder = run.config, run.accelerator, run.folder
+    gates: tuple[GateStatistics, ...] = ()
+    prepare_model(model, task)
+    with _flags_kept(model):  # those of a new head, too
+        place(model, config, accelerator)
+        run.on_progress(RunStarted(folder.path, images, task))
+        trainer = make_trainer(model, images, task, run, None if found is None else found.state, teacher)
+        reseed(config.seed + accelerator.process_index, accelerator.device)
+        _train(trainer, found, images)
+        if run.writes:
+            gates = write_overview(folder, model, trainer.recorder, images, task, config.batch_size)
     attach_provenance(model, provenance_of(trainer.shown))  # the average has the history
     recorder = trainer.recorder
     return FinetuneResult(
@@ -206,7 +214,7 @@ def _images(
     data: Data | str | os.PathLike[str],
     config: FinetuneConfig,
     accelerator: Accelerator,
-    state: RunState | None,
+    found: FoundState | None,
     on_progress: OnProgress,
     *,
     taught: bool,
@@ -220,7 +228,7 @@ def _images(
     if not opened.unlabelled:
         return opened
     placed = place(model, config, accelerator)
-    said = None if state is None else state.recorder["best"]["labels"]  # at its start
+    said = None if found is None else found.state.recorder["best"]["labels"]  # at its start
     return on_main(accelerator, lambda: labelled_by(placed, opened, config, said))
 
 
@@ -229,25 +237,25 @@ def _checked(
     data: Data,
     config: FinetuneConfig,
     accelerator: Accelerator,
-    state: RunState | None,
+    found: FoundState | None,
     teacher: nn.Module | None,
-) -> tuple[Task, int]:
-    """The task, and the number of updates in an epoch. Checks whatever can be checked before anything is written."""
+) -> tuple[Task, UpdateSampler]:
+    """The task, and the updates of an epoch. Checks whatever can be checked before anything is written."""
     task = make_task(model, data, config, taught=teacher is not None)
     if teacher is not None:
         on_main(accelerator, lambda: check_kept(teacher))
         said = f"{config.distill:g} of the loss is the distance from the outputs of another network, a "
         task = replace(task, notes=(*task.notes, f"{said}{type(teacher).__name__}."))
-    if state is not None:
-        check_processes(state, accelerator.num_processes)
-        check_epochs(state, config)
-        check_data(state, data)
-        task = task_of(state, task, config)
+    if found is not None:
+        check_processes(found.state, accelerator.num_processes)
+        check_epochs(found.state, config)
+        check_data(found.state, data)
+        task = task_of(found.state, task, config)
     updates = checked_updates(data, config, accelerator)
     check_single_images(model, task, updates, sync_bn=config.sync_bn)
     check_optimizer(config, accelerator.device)
     check_mixing(config)
-    return task, updates.per_epoch
+    return task, updates
 
 
 def _train(trainer: Trainer, found: FoundState | None, data: Data) -> None:

@@ -111,6 +111,14 @@ def test_a_network_becomes_a_checked_file(folder: Path) -> None:
     assert session.get_outputs()[0].shape == ["batch", 5]
 
 
+def test_a_file_without_a_preprocessing_is_told(folder: Path) -> None:
+    said = "The model does not say how its images are prepared, so the file does not, either"
+    size = ("--preprocessing", "input_size=[3,32,32]")
+    assert said in export("factory:own_networks:tiny").stderr
+    assert said not in export("factory:own_networks:tiny", *size, "--force").stderr
+    assert said not in export("factory:own_networks:Volumes").stderr
+
+
 def test_the_newest_model_is_taken_and_the_proof_printed(folder: Path) -> None:
     from torch import nn
 

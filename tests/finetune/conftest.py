@@ -66,8 +66,10 @@ def config(tmp_path: Path) -> FinetuneConfig:
 
 @pytest.fixture
 def augmented(make_net: Callable[..., TinyNet]) -> nn.Module:
-    """The small network with blocks in it."""
-    return add_se(make_net(), example_inputs=torch.zeros(1, 1, 8, 8))
+    """The small network with blocks in it, always with the same weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return add_se(make_net(), example_inputs=torch.zeros(1, 1, 8, 8))
 
 
 @pytest.fixture

@@ -87,6 +87,16 @@ def note_random_weights(out: Output, model: str, reading: Reading) -> None:
     out.note(f"{model} has random weights: --pretrained takes published ones, if there are any.")
 
 
+def note_unknown_preprocessing(out: Output, model: nn.Module) -> None:
+    """Say so where an exported network of images will not tell its users how these are prepared."""
+    from sesurgeon.models import input_dims, provenance_of
+
+    if provenance_of(model).preprocessing is None and input_dims(model) == 2:
+        out.note(
+            "The model does not say how its images are prepared, so the file does not, either: --preprocessing does."
+        )
+
+
 def flags_to_load(model: nn.Module, reading: Reading) -> str:
     """The options that commands on a checkpoint of ``model`` need, each with a space before it; or nothing."""
     from sesurgeon.models import provenance_of

@@ -11,7 +11,7 @@ from rich.table import Table
 from sesurgeon.cli.asked.calibrating import calibration_images
 from sesurgeon.cli.asked.exporting import Format
 from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
-from sesurgeon.cli.asked.loading import load_model, note_random_weights
+from sesurgeon.cli.asked.loading import load_model, note_random_weights, note_unknown_preprocessing
 from sesurgeon.cli.asked.naming import check_is_another, output_for
 from sesurgeon.cli.asked.options import Force, OptionalModel, OutputPath, Reading, Talking
 from sesurgeon.cli.asked.selecting import parse_inputs
@@ -54,8 +54,11 @@ def export(
         check_writable(path, force=force)
         with out.working(f"Exporting {name}"):
             _check_path(path, asked, force=force)
-            table, data, folding = _write(load_model(name, reading), path, asked, out, force=force)
+            loaded = load_model(name, reading)
+            table, data, folding = _write(loaded, path, asked, out, force=force)
         note_random_weights(out, name, reading)
+        if asked.kind == "onnx":
+            note_unknown_preprocessing(out, loaded)
         data = {"model": name} | data
         if folding is None:
             out.result(table, data)

@@ -24,6 +24,7 @@ from sesurgeon.cli.shown.console import reporting
 from sesurgeon.cli.shown.scoring import gain, per_cent, score_label, score_text, shown_scores, usual_score
 from sesurgeon.errors import DivergedError, SesurgeonError
 from sesurgeon.interrupts import INTERRUPTED
+from sesurgeon.words import some
 
 if TYPE_CHECKING:
     from sesurgeon.finetune import EpochRow, FinetuneResult
@@ -118,7 +119,7 @@ def _rendered(model: str, result: FinetuneResult, flags: str, on_data: str) -> G
     still = [gate.gate for gate in looked_at if not gate.moved]
     moved = f"{len(looked_at) - len(still)} of {len(looked_at)} gates moved." if looked_at else ""
     if still:
-        moved += f" These learned nothing: {', '.join(still[:3])}{' …' if len(still) > 3 else ''} (see report.md)."
+        moved += f" These learned nothing: {some(still, 3)} (see report.md)."
     checkpoint = shlex.quote(str(result.best))
     seen = f"predict {checkpoint}{flags} IMAGES" if data.unlabelled else f"evaluate {checkpoint}{flags} {on_data}"
     small = f"adapter extract {shlex.quote(str(result.folder))}{flags}" if result.config.train == "blocks" else ""
