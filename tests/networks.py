@@ -149,3 +149,10 @@ def trained_like(model: nn.Module, seed: int = 0) -> nn.Module:
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
             module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator) * 0.1)
     return model
+
+
+def assert_same_weights(model: nn.Module, expected: nn.Module) -> None:
+    """Names in the same order, and values bit for bit."""
+    own = model.state_dict()
+    assert list(own) == list(expected.state_dict())
+    assert all(torch.equal(own[name], value) for name, value in expected.state_dict().items())

@@ -9,14 +9,9 @@ from torch import nn
 
 from sesurgeon.errors import UsageError
 from sesurgeon.models import Source, find_weights, fit
+from tests.networks import assert_same_weights
 
 SHUFFLENET = Source("torchvision", "shufflenet_v2_x0_5")
-
-
-def assert_same_weights(model: nn.Module, expected: nn.Module) -> None:
-    own = model.state_dict()
-    assert list(own) == list(expected.state_dict())
-    assert all(torch.equal(own[name], value) for name, value in expected.state_dict().items())
 
 
 def under(prefix, module):

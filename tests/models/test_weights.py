@@ -24,14 +24,9 @@ from sesurgeon.models import (
     read_weights,
     take_weights,
 )
+from tests.networks import assert_same_weights
 
 SHUFFLENET = Source("torchvision", "shufflenet_v2_x0_5")
-
-
-def assert_same_weights(model: nn.Module, expected: nn.Module) -> None:
-    own = model.state_dict()
-    assert list(own) == list(expected.state_dict())
-    assert all(torch.equal(own[name], value) for name, value in expected.state_dict().items())
 
 
 @pytest.mark.parametrize(
