@@ -144,8 +144,12 @@ def finetune(
     accelerator = make_accelerator(config, trackers)
     on_progress = on_progress if accelerator.is_main_process else ignore
     images = _images(model, data, config, accelerator, found, on_progress, taught=teacher is not None)
-    task, updates = _checked(model, images, config, accelerator, found, teacher)
+    task, updates = _checked(model, images, config, accelerator, found, taught=teacher is not None)
     other = None if teacher is None else other_teacher(teacher, task, config)
+    if teacher is not None and found is None:  # the notes of a resumed run have it
+        on_main(accelerator, lambda: check_kept(teacher))
+        said = f"{config.distill:g} of the loss is the distance from the outputs of another network, a "
+        task = replace(task, notes=(*task.notes, f"{said}{type(teacher).__name__}."))
     config = config.with_rates(new_head=task.new_head)
     spec = images.name if isinstance(data, Data) else os.fspath(data)
     kept = {**_sources(model, spec, teacher), **(own or {}), "data": spec, **(settings or {}), **config.to_dict()}
@@ -238,14 +242,11 @@ def _checked(
     config: FinetuneConfig,
     accelerator: Accelerator,
     found: FoundState | None,
-    teacher: nn.Module | None,
+    *,
+    taught: bool,
 ) -> tuple[Task, UpdateSampler]:
     """The task, and the updates of an epoch. Checks whatever can be checked before anything is written."""
-    task = make_task(model, data, config, taught=teacher is not None)
-    if teacher is not None:
-        on_main(accelerator, lambda: check_kept(teacher))
-        said = f"{config.distill:g} of the loss is the distance from the outputs of another network, a "
-        task = replace(task, notes=(*task.notes, f"{said}{type(teacher).__name__}."))
+    task = make_task(model, data, config, taught=taught)
     if found is not None:
         check_processes(found.state, accelerator.num_processes)
         check_epochs(found.state, config)

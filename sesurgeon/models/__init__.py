@@ -8,7 +8,7 @@ from sesurgeon.models.files.own_weights import CHECKPOINT_KEY, read_history, rea
 from sesurgeon.models.files.pickles import read
 from sesurgeon.models.files.smuggling import is_plain_text
 from sesurgeon.models.files.state_dicts import Found, find_weights
-from sesurgeon.models.fit import fit
+from sesurgeon.models.fit import fit, outputs_in
 from sesurgeon.models.head import head_of, heads_if_any, heads_of, num_outputs, score_layers
 from sesurgeon.models.inputs import (
     candidate_inputs,
@@ -73,6 +73,7 @@ __all__ = [
     "model_from",
     "named_source",
     "num_outputs",
+    "outputs_in",
     "provenance_of",
     "random_input",
     "random_states",

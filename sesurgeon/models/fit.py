@@ -52,7 +52,7 @@ def fit(
     check_input_is_described(source)
     model = build(with_auxiliary_heads_as_in(state, source))
     state = without_prefix(model, state, origin)
-    set_num_classes(model, _classes_in(state, model) if num_classes is None else num_classes)
+    set_num_classes(model, outputs_in(state, model) if num_classes is None else num_classes)
     if disagreements := _disagreements(state, model):
         counted = [f"{len(shown)} {what} ({some([*shown.values()], _SHOWN)})" for what, shown in disagreements.items()]
         raise UsageError(
@@ -86,8 +86,13 @@ def _hint(state: Mapping[str, Tensor], model: nn.Module, source: Source, differi
     return " ".join(hints) or "Give the architecture that they come from by --arch, its arguments by --model-kwargs."
 
 
-def _classes_in(state: Mapping[str, Tensor], model: nn.Module) -> int | None:
-    """Outputs of the classifier in ``state``; None where it has none that would fit the rest of ``model``."""
+def outputs_in(state: Mapping[str, Tensor], model: nn.Module) -> int | None:
+    """Outputs of the classifier in ``state``; None where it has none that would fit the rest of ``model``.
+
+    Args:
+        state: weights of such a network, perhaps with another head.
+        model: the network.
+    """
     try:
         path = head_of(model)
     except UsageError:

@@ -10,7 +10,7 @@ from torch import nn
 
 from sesurgeon.blocks import BlockConfig
 from sesurgeon.graph import Survey
-from sesurgeon.graph.tracing.guards import compares
+from sesurgeon.graph.tracing.guards import goes_by_sizes
 from sesurgeon.models import add_record
 from sesurgeon.models.copies import AnyModule
 from sesurgeon.placement import (
@@ -48,10 +48,10 @@ class Surgery:
 
     @property
     def steered(self) -> tuple[str, ...]:
-        """Paths of the modules with blocks that compared shapes or numbers, and now take only what compares alike."""
+        """Paths of the modules with blocks that went by sizes of their input, and refuse what would go another way."""
         owners = sorted({self.survey.site(entry.site).owner for entry in self.plan.entries})
         graphs = [local.graphs for local in self.survey.graphs.values()]
-        return tuple(path for path in owners if any(path in found and compares(found[path]) for found in graphs))
+        return tuple(path for path in owners if any(path in found and goes_by_sizes(found[path]) for found in graphs))
 
 
 def operate(

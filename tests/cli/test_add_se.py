@@ -187,7 +187,7 @@ def sized() -> nn.Module:
 
 def test_modules_that_went_by_the_size_of_the_images_are_named(here: Path) -> None:
     torch.save(sized(), "sized.pt")
-    said = "Warning: 1, 3 chose what to do by comparing sizes of the input."
+    said = "Warning: 1, 3 went by sizes of the input."
     assert said in run("sized.pt", "--trust-pickle", *SHAPE).stderr
     augmented = sesurgeon.load("sized.se.pt", trust_pickle=True)
     with pytest.raises(UntraceableError, match="SizedBlock: a shape or number that steers the forward was True"):

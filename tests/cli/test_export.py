@@ -250,11 +250,17 @@ def test_int8_is_calibrated_on_training_and_compared_on_validation_images(
     assert "the agreement of labels comes from 6 images" in shown.stderr
 
 
-@pytest.mark.parametrize(("name", "takes"), [("Volumes", "input in 3 dimensions"), ("Pair", "2 inputs")])
-def test_int8_is_for_networks_that_take_images_alone(name: str, takes: str, folder: Path) -> None:
+@pytest.mark.parametrize(("name", "why"), [("Volumes", "input of shape"), ("Pair", "argument: 'right'")])
+def test_int8_is_for_networks_that_take_images_alone(
+    name: str, why: str, folder: Path, images: Callable[[Path, Sequence[str], int], Path]
+) -> None:
+    images(folder / "data" / "train", ("a", "b"), 3)
+    images(folder / "data" / "val", ("a", "b"), 1)
     result = export(f"factory:own_networks:{name}", "--int8", "--calib", "data")
-    assert result.exit_code == 2
-    assert f"--int8 is calibrated on single images, and this {name} takes {takes}." in result.stderr
+    assert result.exit_code == 2, result.stderr
+    assert "--int8 is calibrated on single images, which the network does not take. The network fails" in result.stderr
+    assert why in result.stderr
+    assert "--input-shape" not in result.stderr
 
 
 def test_as_many_images_as_are_told_are_calibrated_on(

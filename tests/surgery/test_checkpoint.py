@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 import sesurgeon
 from sesurgeon import OutputError, UnreadableFileError, UnsafeFileError, UsageError
@@ -110,6 +111,49 @@ def test_a_module_of_the_users_own_class_is_built_by_what_is_typed(tmp_path: Pat
         assert plan_of(again) == plan_of(augmented)
     with pytest.raises(UsageError, match="Identity"):
         sesurgeon.load(path, arch="factory:torch.nn:Identity")
+
+
+class Versioned(nn.Sequential):
+    """Stores its scale in another way since its second version, and something beside its tensors."""
+
+    _version = 2
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 4))
+        self.scale = nn.Parameter(torch.ones(1))
+        self.extra: object = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scale
+
+    def get_extra_state(self) -> object:
+        return self.extra
+
+    def set_extra_state(self, state: object) -> None:
+        self.extra = state
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *others: Any) -> None:
+        if metadata.get("version", 1) < 2:
+            state[f"{prefix}scale"] = state[f"{prefix}scale"].exp()
+        super()._load_from_state_dict(state, prefix, metadata, *others)
+
+
+def test_versions_and_extra_state_go_along_without_trust(tmp_path: Path) -> None:
+    path, images, net = tmp_path / "net.se.pt", torch.randn(2, 3, 8, 8), Versioned()
+    net.extra = {"t": [1, "two"]}
+    sesurgeon.save(sesurgeon.add_se(net, images, policy="conv"), path)
+    for mapped in (False, True):
+        again = sesurgeon.load(path, arch="factory:tests.surgery.test_checkpoint:Versioned", mapped=mapped)
+        assert torch.equal(again(images), net.eval()(images))
+        assert again.extra == net.extra
+
+
+def test_what_would_be_passed_over_is_refused(tmp_path: Path) -> None:
+    net = Versioned()
+    attach_provenance(net, Provenance(Source("module"), history=({"command": "mine", "at": tmp_path},)))
+    sesurgeon.save(net, tmp_path / "net.pt")
+    with pytest.raises(UnsafeFileError, match="Versioned"):
+        sesurgeon.load(tmp_path / "net.pt", arch="factory:tests.surgery.test_checkpoint:Versioned")
 
 
 def test_a_factory_named_in_a_file_is_not_imported_unasked(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from sesurgeon.cli.shown.console import Output
 from sesurgeon.cli.shown.images import skipped_note
-from sesurgeon.errors import UsageError
+from sesurgeon.errors import UntraceableError, UsageError
 from sesurgeon.words import counted
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ def calibration_images(
     from sesurgeon.finetune.scoring.evaluate import lacks_labels, split_of_run
     from sesurgeon.models import provenance_of
 
-    _check_takes_images(model)
     data = open_data(
         spec,
         multi_label=provenance_of(model).multi_label,
@@ -68,17 +67,17 @@ def calibration_images(
         if count < _FEW:
             what = "ranges of activations come" if split == "train" else "agreement of labels comes"
             out.note(f"Warning: the {what} from {counted(count, 'image')}. Give some hundreds.", style="yellow")
+    _check_takes(model, found[0][0])
     return found[0], found[1], data.skipped
 
 
-def _check_takes_images(model: nn.Module) -> None:
-    from sesurgeon.models import input_dims
-    from sesurgeon.surgery import known_inputs
+def _check_takes(model: nn.Module, images: Tensor) -> None:
+    from sesurgeon.export.outputs import run
 
-    inputs = known_inputs(model)
-    if len(inputs) > 1 or input_dims(model) not in (2, None):
-        takes = f"{len(inputs)} inputs" if len(inputs) > 1 else f"input in {input_dims(model)} dimensions"
+    try:
+        run(model, (images,))
+    except UntraceableError as error:
         raise UsageError(
-            f"--int8 is calibrated on single images, and this {type(model).__name__} takes {takes}.",
+            f"--int8 is calibrated on single images, which the network does not take. {error.message}",
             hint="--half makes a small file of any network.",
-        )
+        ) from error

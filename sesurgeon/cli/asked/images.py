@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from sesurgeon.cli.asked.completing import one_of
-
-if TYPE_CHECKING:
-    pass
 
 _IMAGES = "Images"
 _COMPUTING = "Computing"

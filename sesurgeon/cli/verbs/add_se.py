@@ -90,8 +90,8 @@ def add_se(
         if surgery.steered:
             steered = some([path or "the model itself" for path in surgery.steered])
             out.note(
-                f"Warning: {steered} chose what to do by comparing sizes of the input. Inputs for which that turns out "
-                "otherwise are refused from now on: insert the blocks for them with another --input-shape."
+                f"Warning: {steered} went by sizes of the input. Inputs whose sizes lead another way are refused from "
+                "now on: insert the blocks for them with another --input-shape."
             )
         written = [] if dry_run else [file for file in (path, plan_out) if file is not None]
         data = {

@@ -152,6 +152,8 @@ def _time_pair(out: Output, pair: _Pair, batches: tuple[int, ...], title: str, d
     common: dict[str, Any] = {"runtimes": pair.runtimes, "names": pair.names}
     ratios = timed(out, pair.base, pair.augmented, pair.inputs, repeats=pair.repeats, batches=batches, **common)
     ran = [one.batch for one in ratios if one.failure is None]
+    if not ran:
+        out.note("Both networks get the input of MODEL; --input-shape gives them another.")
     with out.working("Looking at memory and at each block"):
         from sesurgeon.export import block_shares, measure_memory
 
@@ -161,7 +163,7 @@ def _time_pair(out: Output, pair: _Pair, batches: tuple[int, ...], title: str, d
     body = [
         Text(title, style="bold"),
         latency_table(ratios, pair.names),
-        *([memory_table(memory, pair.names)] if memory else []),
+        *([memory_table(memory, pair.names)] if memory and ran else []),
         *_shares_lines(shares),
     ]
     found = {"latency": ratios, "memory": [vars(one) | {"ratio": one.ratio} for one in memory], "blocks": shares}

@@ -66,7 +66,7 @@ def open_data(
         DataError: the data are missing, have one class, an empty class, sets with different classes, or (with
             "error") an unreadable image.
         UsageError: ``spec`` is something else; torchvision has no such dataset, or a package is missing; or
-            ``multi_label`` is given and this is no manifest; or an argument is out of range.
+            ``multi_label`` is given and this is no manifest, or ``unlabelled``, too; or an argument is out of range.
     """
     check_is_data(spec)
     _check_options(val_split, seed, on_bad_image)

@@ -7,6 +7,7 @@ something else.
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -33,9 +34,21 @@ def expect(value: Any, expected: Any, what: str) -> None:
     )
 
 
-def compares(graph: fx.Graph) -> bool:
-    """Whether the forward behind ``graph`` went its way by a comparison of shapes or numbers, and refuses others."""
-    return any(node.target is expect and isinstance(node.args[1], bool) for node in graph.nodes)
+def goes_by_sizes(graph: fx.Graph) -> bool:
+    """Whether the forward behind ``graph`` took its way by numbers made of sizes, or compared them, and refuses others.
+
+    That a shape has so many entries, as where it is unpacked, is none of these.
+    """
+    return any(node.target is expect and _is_of_sizes(node.args[0]) for node in graph.nodes)
+
+
+def _is_of_sizes(guarded: Any) -> bool:
+    if not isinstance(guarded, fx.Node) or not isinstance(guarded.meta.get("value"), (int, float)):
+        return False
+    made_of = [node.meta.get("value") for node in guarded.all_input_nodes]
+    if guarded.target is operator.getitem:
+        return isinstance(made_of[0], torch.Size)
+    return guarded.target == "size" or (bool(made_of) and all(isinstance(value, (int, float)) for value in made_of))
 
 
 def _kind(value: Any) -> type:

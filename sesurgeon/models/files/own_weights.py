@@ -37,17 +37,33 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
         return {name: value for name, value in content["state_dict"].items() if isinstance(value, Tensor)}
 
 
-def read_parts(path: str | Path) -> dict[str, Any] | None:
-    """The header and the weights of a checkpoint of our own, read as by :func:`read_weights`; None for other files.
+def read_parts(path: str | Path, *, mapped: bool = False) -> dict[str, Any] | None:
+    """The header and the state dict of a checkpoint of our own, without the module that may be embedded in it.
 
-    That is its content without the module that may be embedded in it.
+    Read as by :func:`read_weights`, so that no code is run.
+
+    Args:
+        path: of the file.
+        mapped: leave the weights in the file: see :func:`sesurgeon.models.read`.
+
+    Returns:
+        None for other files, and where some of it is neither plain data nor a tensor.
     """
     try:
-        weights = read_weights(path)
-        with _content(Path(path)) as content:
-            return {CHECKPOINT_KEY: content[CHECKPOINT_KEY], "state_dict": weights}
+        with _content(Path(path), mapped=mapped) as content:
+            parts = {CHECKPOINT_KEY: content[CHECKPOINT_KEY], "state_dict": content["state_dict"]}
+            return None if _was_passed_over(parts) else parts
     except UnreadableFileError:
         return None
+
+
+def _was_passed_over(value: object) -> bool:
+    """Whether anything in it was not read."""
+    if isinstance(value, Mapping):  # a state dict has the versions of its modules in an attribute
+        inside = [*value.keys(), *value.values(), *getattr(value, "__dict__", {}).values()]
+    else:
+        inside = [*value] if isinstance(value, (list, tuple, set, frozenset)) else []
+    return isinstance(value, _Passed) or value is _Passed or any(map(_was_passed_over, inside))
 
 
 def read_history(path: str | Path) -> tuple[Mapping[str, Any], ...]:
@@ -61,14 +77,14 @@ def read_history(path: str | Path) -> tuple[Mapping[str, Any], ...]:
 
 
 @contextlib.contextmanager
-def _content(path: Path) -> Iterator[Any]:
+def _content(path: Path, *, mapped: bool = False) -> Iterator[Any]:
     """What a file holds; raises an UnreadableFileError if the block does not find what it looks for."""
     try:
         if format_of(path) != "zip":
             raise TypeError("no checkpoint of sesurgeon")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_PASSING_OVER)
+            content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=_PASSING_OVER, mmap=mapped)
         yield content
     except SesurgeonError:
         raise

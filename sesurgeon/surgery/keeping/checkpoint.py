@@ -29,10 +29,12 @@ from sesurgeon.models import (
     detach_provenance,
     model_from,
     named_source,
+    outputs_in,
     provenance_of,
     read,
     read_parts,
     rebuild,
+    set_num_classes,
     state_preprocessing,
     structure_of,
 )
@@ -60,7 +62,8 @@ def save(model: nn.Module, path: str | Path, *, force: bool = True) -> None:
             not known, or that is no longer what its source builds, is embedded as a pickled module, which loads safely
             if its classes are torch's, torchvision's or timm's, and otherwise with ``trust_pickle``, or with an
             ``arch`` that builds it. Of hooks only an embedded model keeps those outside of blocks. The same goes for
-            the values of buffers that no state dict holds (``persistent=False``): a source makes them anew.
+            the values of buffers that no state dict holds (``persistent=False``), and for which parameters are
+            frozen: a source makes them anew.
         path: of the file, by custom ``NAME.se.pt``.
         force: replace a file of that name.
 
@@ -107,8 +110,8 @@ def load(
     Args:
         model: a path, or ``timm:NAME``, ``torchvision:NAME``, ``factory:pkg.mod:function``.
         arch: the architecture (as such a name) of the weights in a file of weights. A checkpoint of ours knows its
-            own; where building it would run code, or the network itself is in it as a pickle, it must be given all the
-            same, with its arguments.
+            own; where building it would run code, it must be given all the same, with its arguments. It may also be
+            given for a checkpoint with an embedded network that is not trusted.
         num_classes: outputs of the classifier of an architecture; by default its own, or as in the file.
         pretrained: with a name: take the published weights.
         trust_pickle: run whatever code a file brings along.
@@ -149,8 +152,8 @@ def _read(origin: str, arch: Source | None, *, trust_pickle: bool, mapped: bool)
     try:
         return read(origin, trust_pickle=trust_pickle, mapped=mapped)
     except UnsafeFileError as error:
-        parts = read_parts(origin)
-        if parts is None:
+        parts = read_parts(origin, mapped=mapped or arch is None)  # mapped, it costs nothing to look
+        if parts is None or from_content(parts, origin).provenance.source.kind != "module":
             raise
         if arch is None:
             raise UnsafeFileError(error.message, hint=_HOW_TO_REBUILD) from error
@@ -201,17 +204,16 @@ def _cannot_be_embedded(model: nn.Module, reason: object) -> UsageError:
 
 
 def _rebuilt(checkpoint: Checkpoint, origin: str, *, arch: Source | None, trust_pickle: bool) -> nn.Module:
-    if arch is not None and checkpoint.provenance.source.kind == "module" and checkpoint.module is None:
-        known = checkpoint.provenance  # all but how to build it
-        outputs = len(known.classes) if known.classes else known.num_classes
-        checkpoint = replace(checkpoint, provenance=replace(known, source=arch, num_classes=outputs))
     source = checkpoint.provenance.source
-    named = arch is not None and arch.typed == source.typed
-    if arch is not None and not named and (str(arch) != str(source) or arch.kwargs):
-        own = "embeds its architecture" if source.kind == "module" else f"is to be loaded with {source.options}"
-        hint = "Give those." if source.kind == "factory" else "Leave out --arch and --model-kwargs."
-        raise UsageError(f"{origin} {own}, not with {arch.options}.", hint=hint)
-    model = rebuild(checkpoint.provenance, checkpoint.module, trust_code=trust_pickle or named)
+    if arch is not None and source.kind == "module" and checkpoint.module is None:
+        model, source = _built_by(arch, checkpoint), arch
+    else:
+        named = arch is not None and arch.typed == source.typed
+        if arch is not None and not named and (str(arch) != str(source) or arch.kwargs):
+            own = "embeds its architecture" if source.kind == "module" else f"is to be loaded with {source.options}"
+            hint = "Give those." if source.kind == "factory" else "Leave out --arch and --model-kwargs."
+            raise UsageError(f"{origin} {own}, not with {arch.options}.", hint=hint)
+        model = rebuild(checkpoint.provenance, checkpoint.module, trust_code=trust_pickle or named)
     provenance = provenance_of(model)
     dtype = _common_dtype(checkpoint.weights)
     if dtype is not None and dtype != _common_dtype(model.state_dict()):  # of what is in no state dict, too
@@ -230,6 +232,16 @@ def _rebuilt(checkpoint: Checkpoint, origin: str, *, arch: Source | None, trust_
     tie(model)
     attach_provenance(model, provenance)
     return model.eval()
+
+
+def _built_by(arch: Source, checkpoint: Checkpoint) -> nn.Module:
+    """The network that was embedded in a checkpoint, built anew, with the head that its weights want."""
+    said = replace(checkpoint.provenance, source=arch, num_classes=None)
+    model = rebuild(said, trust_code=True)  # the user typed it
+    set_num_classes(model, outputs_in(checkpoint.weights, model))
+    now = provenance_of(model)
+    attach_provenance(model, replace(said, num_classes=now.num_classes, built=now.built))
+    return model
 
 
 def _common_dtype(weights: Mapping[str, object]) -> torch.dtype | None:

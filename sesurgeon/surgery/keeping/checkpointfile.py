@@ -82,7 +82,8 @@ def from_content(content: Mapping[str, Any], origin: str) -> Checkpoint:
                 f"{origin} is a checkpoint of format {header['format']}; this sesurgeon reads format {FORMAT}.",
                 hint="Update sesurgeon.",
             )
-        if not isinstance(weights, Mapping) or not isinstance(module, nn.Module | None):
+        of_weights = isinstance(weights, Mapping) and all(isinstance(name, str) for name in weights)
+        if not of_weights or not isinstance(module, nn.Module | None):
             raise TypeError("its weights or its module are something else")
         plan = header["plan"]
         return Checkpoint(
