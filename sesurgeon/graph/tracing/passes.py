@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -55,11 +55,6 @@ def run_in_both_modes(model: nn.Module, example_inputs: Any = None) -> dict[bool
 def _as_arguments(inputs: Any) -> tuple[Any, ...]:
     if any(isinstance(leaf, np.ndarray) for leaf in tree_leaves(inputs)):
         raise UsageError("The example inputs are a numpy array.", hint="Give a tensor: torch.from_numpy(array).")
-    if isinstance(inputs, Mapping):
-        raise UsageError(
-            f"The example inputs are a {type(inputs).__name__} of {', '.join(map(str, inputs))}.",
-            hint="Give the tuple of the positional arguments of forward, or a tensor if there is one.",
-        )
     return inputs if isinstance(inputs, tuple) else (inputs,)
 
 
