@@ -30,7 +30,7 @@ from sesurgeon.finetune.training.loop import Loop
 from sesurgeon.finetune.training.objective import balancing_weights, make_objective
 from sesurgeon.finetune.training.phases import infinite_buffers
 from sesurgeon.finetune.training.processes import from_all
-from sesurgeon.finetune.training.teacher import OtherTeacher, make_teacher, restore_teacher
+from sesurgeon.finetune.training.teacher import OtherTeacher, check_is_the_kept, make_teacher, restore_teacher
 from sesurgeon.models.files.own_weights import read_weights, take_weights
 from sesurgeon.models.provenance import provenance_of
 
@@ -158,6 +158,7 @@ def _teacher(
         teacher = other
         if resumes:  # the network that was given may have learnt since
             take_weights(other.network, read_weights(path), str(path))
+            check_is_the_kept(other.network, path)
         elif run.writes:
             save(other.network, path)
     elif resumes:

@@ -119,15 +119,9 @@ def stated_preprocessing(known: Preprocessing | None, stated: Preprocessing | Ma
         UsageError: there is no such attribute, a value makes no sense, or the size is missing or seems to end with the
             channels.
     """
+    check_stated(stated)
     if isinstance(stated, Preprocessing):
         return stated
-    if not isinstance(stated, Mapping):
-        raise UsageError(f"A preprocessing is a dict, not a {type(stated).__name__}.", hint=_EXAMPLE)
-    names = [field.name for field in fields(Preprocessing)]
-    if unknown := [str(name) for name in stated if name not in names]:
-        raise UsageError(
-            f"There is no {', '.join(unknown)} in a preprocessing.", hint=f"Its parts are {', '.join(names)}."
-        )
     if known is None and "input_size" not in stated:
         raise UsageError(
             f"The model does not say at which size it sees images, and the preprocessing ({', '.join(stated)}) does "
@@ -152,6 +146,23 @@ def stated_preprocessing(known: Preprocessing | None, stated: Preprocessing | Ma
             hint=f"It is channels, height, width: [{width},{channels},{height}]?",
         )
     return found
+
+
+def check_stated(stated: Preprocessing | Mapping[str, Any]) -> None:
+    """Refuse what is wrong about it for every model, before one is read.
+
+    Raises:
+        UsageError: it is no dict, or a preprocessing has no such part.
+    """
+    if isinstance(stated, Preprocessing):
+        return
+    if not isinstance(stated, Mapping):
+        raise UsageError(f"A preprocessing is a dict, not a {type(stated).__name__}.", hint=_EXAMPLE)
+    names = [field.name for field in fields(Preprocessing)]
+    if unknown := [str(name) for name in stated if name not in names]:
+        raise UsageError(
+            f"There is no {', '.join(unknown)} in a preprocessing.", hint=f"Its parts are {', '.join(names)}."
+        )
 
 
 def _numbers(value: Any) -> list[float]:

@@ -111,6 +111,10 @@ def test_it_is_stopped_and_resumed_bit_for_bit(
     another = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     with pytest.raises(UnreadableFileError, match=r"teacher\.pt"):
         finetune(load(torn / "last.pt", trust_pickle=True), split_folder, resume=torn, teacher=another)
+    if classes is not None:
+        other = knowing(make_net(2), classes[::-1])
+        with pytest.raises(UsageError, match=r"names other classes than the one that the run had.\nGive .*teacher\.pt"):
+            finetune(load(torn / "last.pt", trust_pickle=True), split_folder, resume=torn, teacher=other)
     again = make_net(2)  # of other weights, which do not count
     attach_provenance(again, provenance_of(teacher))
     finetune(load(torn / "last.pt", trust_pickle=True), split_folder, resume=torn, teacher=again)

@@ -115,3 +115,8 @@ def test_a_network_of_timm_can_be_told_otherwise() -> None:
     known = provenance_of(model).preprocessing
     assert known == Preprocessing((3, 224, 224), (0.5,) * 3, (0.5,) * 3, "bicubic", 0.95)
     assert provenance_of(sesurgeon.load("timm:resnet18")).preprocessing != known
+
+
+def test_a_part_that_there_is_not_is_told_before_a_file_is_read(tmp_path):
+    with pytest.raises(UsageError, match="There is no men in a preprocessing"):
+        sesurgeon.load(tmp_path / "gone.pt", preprocessing={"men": 0.5})

@@ -16,8 +16,8 @@ from sesurgeon.finetune.data.labels import map_classes
 from sesurgeon.finetune.scoring.forward import as_input, count_outputs, evaluating, main_logits
 from sesurgeon.finetune.task import Task
 from sesurgeon.models.copies import copy_of
-from sesurgeon.models.files.own_weights import take_weights
-from sesurgeon.models.provenance import provenance_of
+from sesurgeon.models.files.own_weights import CHECKPOINT_KEY, read_parts, take_weights
+from sesurgeon.models.provenance import Provenance, provenance_of
 
 
 class OtherTeacher(nn.Module):
@@ -111,6 +111,22 @@ def check_kept(teacher: nn.Module) -> None:
             save(teacher, Path(folder, "teacher.pt"))
         except UsageError as error:
             raise UsageError(f"The teacher cannot be kept. {error.message}", hint=error.hint) from error
+
+
+def check_is_the_kept(teacher: nn.Module, path: Path) -> None:
+    """Refuse another teacher than the one that a run keeps at ``path``: its outputs mean other classes.
+
+    Raises:
+        UsageError: it names other classes, or they are in another order.
+        UnreadableFileError: the kept one is damaged.
+    """
+    parts = read_parts(path, mapped=True)
+    if parts is not None:
+        had = Provenance.from_dict(parts[CHECKPOINT_KEY]["provenance"]).classes
+        if had != provenance_of(teacher).classes:
+            raise UsageError(
+                "The teacher that is given names other classes than the one that the run had.", hint=f"Give {path}."
+            )
 
 
 def columns_of(teacher: nn.Module, task: Task, config: FinetuneConfig) -> tuple[int, ...]:

@@ -39,6 +39,7 @@ from sesurgeon.models import (
     structure_of,
 )
 from sesurgeon.models.forwards import forget_own_forwards
+from sesurgeon.models.preprocessing import check_stated
 from sesurgeon.placement import Plan, survey_for
 from sesurgeon.surgery.apply import insert_blocks
 from sesurgeon.surgery.bare import bare_view
@@ -128,6 +129,8 @@ def load(
         UnsafeFileError: reading the file would run code, and ``trust_pickle`` is not set.
         SesurgeonError: the pretrained weights cannot be downloaded.
     """
+    if preprocessing:
+        check_stated(preprocessing)
     of_weights = Source.parse(arch) if isinstance(arch, str) else arch
     source = named_source(model)
     if source is not None:
