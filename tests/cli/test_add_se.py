@@ -188,7 +188,9 @@ def sized() -> nn.Module:
 def test_modules_that_went_by_the_size_of_the_images_are_named(here: Path) -> None:
     torch.save(sized(), "sized.pt")
     said = "Warning: 1, 3 went by sizes of the input."
-    assert said in run("sized.pt", "--trust-pickle", *SHAPE).stderr
+    printed = run("sized.pt", "--trust-pickle", *SHAPE, "--json")
+    assert said in printed.stderr
+    assert json.loads(printed.stdout)["steered"] == ["1", "3"]
     augmented = sesurgeon.load("sized.se.pt", trust_pickle=True)
     with pytest.raises(UntraceableError, match="SizedBlock: a shape or number that steers the forward was True"):
         augmented(torch.randn(2, 3, 8, 8))

@@ -67,15 +67,16 @@ def calibration_images(
         if count < _FEW:
             what = "ranges of activations come" if split == "train" else "agreement of labels comes"
             out.note(f"Warning: the {what} from {counted(count, 'image')}. Give some hundreds.", style="yellow")
-    _check_takes(model, found[0][0])
+    _check_takes(model, found[0][0][:1])
     return found[0], found[1], data.skipped
 
 
-def _check_takes(model: nn.Module, images: Tensor) -> None:
+def _check_takes(model: nn.Module, image: Tensor) -> None:
+    """Run the network on one image, (1, C, H, W): what fails later may have other reasons."""
     from sesurgeon.export.outputs import run
 
     try:
-        run(model, (images,))
+        run(model, (image,))
     except UntraceableError as error:
         raise UsageError(
             f"--int8 is calibrated on single images, which the network does not take. {error.message}",

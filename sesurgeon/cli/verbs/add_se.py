@@ -87,10 +87,11 @@ def add_se(
                 write_plan(surgery.plan, plan_out, costs=price.blocks, name=model, options=reading.typed, force=force)
         for warning in surgery.plan.warnings:
             out.note(f"Warning: {warning}")
-        if surgery.steered:
-            steered = some([path or "the model itself" for path in surgery.steered])
+        steered = surgery.steered
+        if steered:
+            named = some([path or "the model itself" for path in steered])
             out.note(
-                f"Warning: {steered} went by sizes of the input. Inputs whose sizes lead another way are refused from "
+                f"Warning: {named} went by sizes of the input. Inputs whose sizes lead another way are refused from "
                 "now on: insert the blocks for them with another --input-shape."
             )
         written = [] if dry_run else [file for file in (path, plan_out) if file is not None]
@@ -100,6 +101,7 @@ def add_se(
             "plan_output": None if dry_run else plan_out,
             "policy": surgery.plan.policy,
             **plan_data(surgery.plan, surgery.survey, price, ratios),
+            "steered": steered,
             "proof": surgery.proof,
         }
         out.result(_rendered(model, surgery, price, ratios, written), data)

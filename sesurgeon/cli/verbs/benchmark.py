@@ -132,6 +132,8 @@ def benchmark(
                 pair = _Pair(other, loaded, names, inputs, tuple(runtime or _DEFAULT_RUNTIMES), repeats)
                 ran = _time_pair(out, pair, batches, compared, data)
         if not ran:
+            if versus is not None:
+                out.note("Both networks get the input of MODEL; --input-shape gives them another.")
             raise typer.Exit(1)
 
 
@@ -152,8 +154,6 @@ def _time_pair(out: Output, pair: _Pair, batches: tuple[int, ...], title: str, d
     common: dict[str, Any] = {"runtimes": pair.runtimes, "names": pair.names}
     ratios = timed(out, pair.base, pair.augmented, pair.inputs, repeats=pair.repeats, batches=batches, **common)
     ran = [one.batch for one in ratios if one.failure is None]
-    if not ran:
-        out.note("Both networks get the input of MODEL; --input-shape gives them another.")
     with out.working("Looking at memory and at each block"):
         from sesurgeon.export import block_shares, measure_memory
 

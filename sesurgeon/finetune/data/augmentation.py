@@ -66,7 +66,7 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation = M
         from timm.data.random_erasing import RandomErasing
 
         steps.append(RandomErasing(augmentation.reprob, mode="pixel", device="cpu"))
-    return transforms.Compose(steps)  # type: ignore[no-any-return]  # as above
+    return transforms.Compose(steps)  # type: ignore[no-any-return]  # torchvision has no types
 
 
 def check_policy(name: str, preprocessing: Preprocessing) -> None:

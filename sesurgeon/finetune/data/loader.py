@@ -23,7 +23,6 @@ from sesurgeon.models.preprocessing import Preprocessing
 
 Item: TypeAlias = tuple[Tensor, int | Tensor]
 
-
 _CPU = torch.device("cpu")
 
 
