@@ -37,7 +37,7 @@ from matplotlib import pyplot
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 import sesurgeon
 from sesurgeon.files import atomic_write
@@ -74,6 +74,7 @@ class Network:
         images: what becomes of the images, (N, 28, 28) in 8 bits, before fine-tuning and its tests; the base learned
             them as they are.
         scratch: is there an SE network from scratch to compare with?
+        train_images: how many of the training images fine-tuning sees; None for all.
         base: whose base networks it has, if they are not its own.
         arms: what is done to its base networks.
     """
@@ -86,6 +87,7 @@ class Network:
     settings: Mapping[str, Any]
     images: Callable[[Array], Array] | None = None
     scratch: bool = True
+    train_images: int | None = None
     base: str | None = None
     arms: tuple[str, ...] = ("a", "b", "c", "d")
 
@@ -136,6 +138,18 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
             scratch=False,
             base="light",
             arms=("a", "b", "d", "f"),
+        ),
+        "light-tenth": Network(
+            "the small network in other light, with a quarter of the images",
+            small,
+            20,
+            2,
+            3,
+            SETTINGS,
+            in_other_light,
+            scratch=False,
+            train_images=15_000,
+            arms=("a", "b", "c", "d", "f"),
         ),
         "timm": Network("timm's `test_resnet`, 373 thousand parameters", timms, 10, 1, 3, SETTINGS),
     }
@@ -261,6 +275,7 @@ def key_of(name: str, arm: str, seed: int, trial: Trial = TRIALS[0]) -> dict[str
     key: dict[str, Any] = {**about, "base_epochs": network.base_epochs}
     if arm != "base":
         key["epochs"] = network.epochs
+        key |= {} if network.train_images is None else {"train_images": network.train_images}
     if arm in ARMS:
         blocks = ARMS[arm].blocks
         changed = {name: value for name, value in trial.settings.items() if blocks is not None or name not in OF_BLOCKS}
@@ -294,7 +309,8 @@ def fine_tuned(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str,
     torch.manual_seed(key["seed"])
     if key["blocks"] is not None:
         model = sesurgeon.add_se(model, INPUTS, **key["blocks"])
-    settings = {name: value for name, value in key.items() if name not in ("network", "arm", "base_epochs", "blocks")}
+    about = ("network", "arm", "base_epochs", "blocks", "train_images")
+    settings = {name: value for name, value in key.items() if name not in about}
     config = FinetuneConfig(
         **{
             "batch_size": 128, "hflip": 0.5, "workers": 0, "device": "cpu", "log_with": (), "force": True,
@@ -313,6 +329,8 @@ def fine_tuned(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str,
     if network.images is not None:
         pictures = (Pictures(network.images(part.data.numpy()), part.targets) for part in (data.train, data.val))
         data = replace(data, **dict(zip(("train", "val"), pictures, strict=True)))
+    if network.train_images is not None:
+        data = replace(data, train=Subset(data.split("train"), range(network.train_images)))
     result = sesurgeon.finetune(model, data, config, on_progress=watch)
     return {
         "top1": [row.scores["top1"] for row in result.rows],

@@ -14,6 +14,7 @@ import typer
 
 from sesurgeon.errors import SesurgeonError
 from sesurgeon.interrupts import INTERRUPTED
+from sesurgeon.machine import cores
 
 _HEAD_START = 30  # seconds
 _PATIENCE = "86400"  # seconds from SIGTERM to SIGKILL; torch's 30 are not enough to finish a step and save the state
@@ -74,7 +75,7 @@ def launch(processes: int) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # errors are printed already
-    threads = max(1, (os.cpu_count() or 1) // processes)
+    threads = max(1, cores() // processes)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # otherwise each process uses all cores
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _PATIENCE)
     config = LaunchConfig(

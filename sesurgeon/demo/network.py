@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sesurgeon.finetune import Data, batches, preprocessing_for
-from sesurgeon.finetune.data.randomness import seeded
+from sesurgeon.randomness import seeded
 
 _WIDTH = 12
 _BATCH_SIZE = 64

@@ -23,9 +23,9 @@ from sesurgeon.errors import OutputError, VerificationError
 from sesurgeon.export import OnnxReport, export_onnx, load_onnx
 from sesurgeon.files import atomic_write
 from sesurgeon.finetune import Evaluation, FinetuneConfig, FinetuneResult, evaluate, finetune, open_data
-from sesurgeon.finetune.data.randomness import seeded
 from sesurgeon.models import random_input
 from sesurgeon.placement import Cost, model_cost
+from sesurgeon.randomness import seeded
 from sesurgeon.surgery import Surgery, load, operate, save
 
 

@@ -6,17 +6,17 @@ import math
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune.kinds import mismatches
 
 Train = Literal["all", "blocks"]
+Schedule = Literal["cosine", "tanh", "none"]
+AmpDtype = Literal["bfloat16", "float16"]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 OnBadImage = Literal["skip", "error"]
 
-SCHEDULES = ("cosine", "tanh", "none")
-DEVICES = ("auto", "cpu", "cuda", "mps")
-AMP_DTYPES = ("bfloat16", "float16")
 METRICS = ("top1", "top5", "balanced", "loss")
 MULTI_LABEL_METRICS = ("map", "f1", "loss")
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
@@ -115,7 +115,7 @@ class FinetuneConfig:
     calibrate: bool = True
     layer_decay: float | None = None
     opt: str = "adamw"
-    sched: str = "cosine"
+    sched: Schedule = "cosine"
     weight_decay: float = 0.01
     warmup_epochs: float = 0.0
     clip_grad: float | None = None
@@ -132,7 +132,7 @@ class FinetuneConfig:
     model_ema: bool = False
     model_ema_decay: float = 0.9998
     amp: bool = False
-    amp_dtype: str = "bfloat16"
+    amp_dtype: AmpDtype = "bfloat16"
     channels_last: bool = False
     compile: bool = False
     sync_bn: bool = False
@@ -148,7 +148,7 @@ class FinetuneConfig:
     on_bad_image: OnBadImage = "skip"
     data_dir: str = "data"
     download: bool = False
-    device: str = "auto"
+    device: Device = "auto"
     output: str = DEFAULT_OUTPUT
     name: str | None = None
     force: bool = False
@@ -157,8 +157,11 @@ class FinetuneConfig:
         kinds = get_type_hints(FinetuneConfig)
         for name, kind in kinds.items():
             object.__setattr__(self, name, _plain(getattr(self, name), kind))
+        closed = {name: kind for name, kind in kinds.items() if get_origin(kind) is Literal}
+        unknown = [f"{problem}." for problem in mismatches(vars(self), closed)]
         wrong = [f"{problem}." for problem in mismatches(vars(self), kinds)]
-        problems = wrong or _problems(self)  # values of other types cannot be compared with bounds
+        # values of other types cannot be compared with bounds
+        problems = wrong if len(wrong) > len(unknown) else unknown + _problems(self)
         if problems:
             raise UsageError("\n".join(problems))
 
@@ -211,7 +214,6 @@ def _problems(config: FinetuneConfig) -> list[str]:
         (config.lr_block_mult is None or _positive(config.lr_block_mult), "lr_block_mult", "be above 0"),
         (config.lr_backbone_mult is None or _positive(config.lr_backbone_mult), "lr_backbone_mult", "be above 0"),
         (config.opt in _optimizers(), "opt", "be a first-order optimiser of timm's, as adamw, sgd or lamb"),
-        (config.sched in SCHEDULES, "sched", f"be one of {', '.join(SCHEDULES)}"),
         (0 <= config.weight_decay < math.inf, "weight_decay", "be 0 or more"),
         (0 <= config.warmup_epochs < math.inf, "warmup_epochs", "be 0 or more"),
         (config.sched != "none" or config.warmup_epochs == 0, "warmup_epochs", "be 0 without a schedule"),
@@ -230,7 +232,6 @@ def _problems(config: FinetuneConfig) -> list[str]:
         (0 <= config.distill <= 1, "distill", "be from 0 to 1"),
         (_positive(config.kd_temperature), "kd_temperature", "be above 0"),
         (0 < config.model_ema_decay < 1, "model_ema_decay", "be between 0 and 1"),
-        (config.amp_dtype in AMP_DTYPES, "amp_dtype", f"be one of {', '.join(AMP_DTYPES)}"),
         (not (config.compile and config.sync_bn), "sync_bn", "be off with compile"),
         (config.metric in _metrics(config), "eval_metric", f"be one of {', '.join(_metrics(config))}{with_labels}"),
         (
@@ -246,7 +247,6 @@ def _problems(config: FinetuneConfig) -> list[str]:
         (config.workers >= 0, "workers", "be 0 or more"),
         (0 <= config.seed < 2**32, "seed", "be from 0 to 2**32 - 1"),
         (0 < config.val_split < 1, "val_split", "be between 0 and 1"),
-        (config.device in DEVICES, "device", f"be one of {', '.join(DEVICES)}"),
         (config.name is None or _is_folder_name(config.name), "name", "be a folder name without a path"),
     ]
     return [f"{name} (={getattr(config, name)!r}) must {rule}." for holds, name, rule in checks if not holds]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 
 from sesurgeon.errors import UsageError
-from sesurgeon.finetune.config import DEVICES
+from sesurgeon.finetune.config import Device
 
 
 def find_device(name: str) -> torch.device:
@@ -14,8 +16,9 @@ def find_device(name: str) -> torch.device:
     Raises:
         UsageError: this machine has no such device, or the name is unknown.
     """
-    if name not in DEVICES:
-        raise UsageError(f"device (={name!r}) must be one of {', '.join(DEVICES)}.")
+    known = get_args(Device)
+    if name not in known:
+        raise UsageError(f"device (={name!r}) must be one of {', '.join(known)}.")
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if name == "auto":
         return found or torch.device("cpu")

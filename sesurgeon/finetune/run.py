@@ -17,7 +17,6 @@ from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.context import RunContext
 from sesurgeon.finetune.data.dataset import Data, check_is_data
 from sesurgeon.finetune.data.opening import open_data
-from sesurgeon.finetune.data.randomness import reseed, seeded
 from sesurgeon.finetune.data.readers import end_readers, explain_dead_workers
 from sesurgeon.finetune.data.sampler import UpdateSampler
 from sesurgeon.finetune.data.unlabelled import lacks_classes
@@ -45,6 +44,7 @@ from sesurgeon.finetune.training.state import check_processes, restore_weights
 from sesurgeon.finetune.training.stopping import stop_request
 from sesurgeon.finetune.training.teacher import OtherTeacher, check_kept, check_teacher, other_teacher
 from sesurgeon.models.provenance import attach_provenance, check_is_network, provenance_of
+from sesurgeon.randomness import reseed, seeded
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

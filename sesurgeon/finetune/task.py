@@ -16,10 +16,11 @@ from sesurgeon.finetune.data.heldout import held_out_notes, runs_on
 from sesurgeon.finetune.data.labels import Labels, fits, labels_for, map_classes
 from sesurgeon.finetune.data.preparing import preprocessing_for
 from sesurgeon.finetune.remarks import remarks_on
-from sesurgeon.finetune.scoring.forward import count_outputs, dtype_of
+from sesurgeon.finetune.scoring.forward import count_outputs
 from sesurgeon.finetune.training.phases import Phase, phases_of
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import attach_provenance, provenance_of
+from sesurgeon.modules import dtype_of
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from sesurgeon.models.inputs import (
     random_input,
     train_inputs,
 )
-from sesurgeon.models.isolation import fresh, isolated, random_states, restore_random_states
+from sesurgeon.models.isolation import fresh, isolated
 from sesurgeon.models.load import build_named, model_from, named_source
 from sesurgeon.models.new_head import check_num_classes, replace_head, set_num_classes
 from sesurgeon.models.preprocessing import Preprocessing
@@ -76,14 +76,12 @@ __all__ = [
     "outputs_in",
     "provenance_of",
     "random_input",
-    "random_states",
     "read",
     "read_history",
     "read_parts",
     "read_weights",
     "rebuild",
     "replace_head",
-    "restore_random_states",
     "score_layers",
     "set_num_classes",
     "state_preprocessing",

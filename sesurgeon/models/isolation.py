@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import threading
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from sesurgeon.errors import UntraceableError
 from sesurgeon.models.footprint import Footprint
+from sesurgeon.randomness import random_states, reseed, restore_random_states
 
 _SEED = 1709_01507  # none that a forward would set itself: it would not be seen to do so
 _AUTOCASTS = ("cpu", "cuda", "mps", "xpu")
@@ -46,7 +45,7 @@ def isolated(model: nn.Module, *, training: bool) -> Iterator[None]:
     the random states of torch (CPU, and CUDA where it is in use), numpy and Python.
     """
     with undisturbed(), _autocast_for(model), _put_back(model):
-        _seed_all()
+        reseed(_SEED)
         with torch.no_grad():
             for module in model.modules():
                 vars(module).pop("_compiled_call_impl", None)
@@ -158,38 +157,3 @@ class Leftovers:
             for name, buffer in self._originals.items():
                 if not torch.equal(buffer, self.buffers[name]):  # an expanded buffer cannot be written to
                     buffer.copy_(self.buffers[name])
-
-
-def random_states() -> tuple[Any, ...]:
-    """Of Python, numpy, torch on the CPU, and torch on CUDA where it was used already."""
-    cuda = torch.cuda.get_rng_state_all() if _cuda_in_use() else None
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
-
-
-def same_random_states(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
-    """Whether two results of :func:`random_states` are equal on the CPU: Python's, numpy's and torch's."""
-    return bool(
-        first[0] == second[0] and all(map(np.array_equal, first[1], second[1])) and torch.equal(first[2], second[2])
-    )
-
-
-def restore_random_states(states: tuple[Any, ...]) -> None:
-    """Put back what :func:`random_states` gave."""
-    python, numpy, cpu, cuda = states
-    random.setstate(python)
-    np.random.set_state(numpy)
-    torch.set_rng_state(cpu)
-    if cuda is not None:
-        torch.cuda.set_rng_state_all(cuda)
-
-
-def _seed_all() -> None:
-    random.seed(_SEED)
-    np.random.seed(_SEED)
-    torch.default_generator.manual_seed(_SEED)  # torch.manual_seed would wake up CUDA for a model on the CPU
-    if _cuda_in_use():
-        torch.cuda.manual_seed_all(_SEED)
-
-
-def _cuda_in_use() -> bool:
-    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

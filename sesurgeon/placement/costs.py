@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sesurgeon.blocks import BlockConfig, build_block
 from sesurgeon.graph import Site
 from sesurgeon.models import fresh, isolated
+from sesurgeon.modules import parameter_count
 from sesurgeon.placement.attributes import inserted
 from sesurgeon.placement.counting import Counted, count_operations
 
@@ -104,7 +105,7 @@ def _is_batch(argument: Any) -> bool:
 def _cost(module: nn.Module, runs: Sequence[tuple[Counted, int]], images: int) -> Cost:
     """The cost of ``module`` for one image, from what was counted and how often each of that runs."""
     return Cost(
-        sum(parameter.numel() for parameter in module.parameters()),
+        parameter_count(module),
         sum(counted.layers * times for counted, times in runs) // images,
         sum(counted.pooling * times for counted, times in runs) // images,
         sum(counted.scaling * times for counted, times in runs) // images,

@@ -14,8 +14,9 @@ from torch.utils._pytree import tree_leaves
 
 from sesurgeon.errors import VerificationError
 from sesurgeon.graph import Survey, same
-from sesurgeon.models import fresh, isolated, random_states, witnesses
-from sesurgeon.models.isolation import same_random_states, undisturbed
+from sesurgeon.models import fresh, isolated, witnesses
+from sesurgeon.models.isolation import undisturbed
+from sesurgeon.randomness import random_states, same_random_states
 from sesurgeon.surgery.rewrite import blocks_of
 from sesurgeon.words import counted, mode_name, some
 

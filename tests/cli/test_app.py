@@ -16,7 +16,7 @@ from sesurgeon.blocks.config import BlockName, GateName, Init, Squeeze
 from sesurgeon.cli.app import app
 from sesurgeon.cli.registry import SUMMARIES
 from sesurgeon.export import Runtime
-from sesurgeon.finetune.config import METRICS, MULTI_LABEL_METRICS, SCHEDULES
+from sesurgeon.finetune.config import METRICS, MULTI_LABEL_METRICS, AmpDtype, Device, OnBadImage, Schedule, Train
 from sesurgeon.placement.policies import POLICIES
 
 run = CliRunner().invoke
@@ -65,7 +65,11 @@ COMPLETED = {
     ("add-se", "squeeze"): get_args(Squeeze),
     ("add-se", "gate"): get_args(GateName),
     ("add-se", "init"): get_args(Init),
-    ("finetune", "sched"): SCHEDULES,
+    ("finetune", "train"): get_args(Train),
+    ("finetune", "sched"): get_args(Schedule),
+    ("finetune", "amp_dtype"): get_args(AmpDtype),
+    ("finetune", "device"): get_args(Device),
+    ("finetune", "on_bad_image"): get_args(OnBadImage),
     ("finetune", "eval_metric"): (*METRICS, *MULTI_LABEL_METRICS),
     ("benchmark", "runtime"): get_args(Runtime),
 }

@@ -123,7 +123,7 @@ def test_options_for_reading_modules_are_refused_for_onnx_files(workplace: Path)
     ("arguments", "code", "message"),
     [
         (["net.se.pt"], 2, "--data"),
-        (["net.se.pt", *DATA, "--on-bad-image", "ignore"], 2, "skip or error"),
+        (["net.se.pt", *DATA, "--on-bad-image", "ignore"], 2, "'ignore' is not one of"),
         (["net.se.pt", *DATA, "--device", "tpu"], 2, "tpu"),
         (["missing.pt", *DATA], 3, "missing.pt"),
         (["missing.onnx", *DATA], 3, "missing.onnx"),

@@ -107,7 +107,7 @@ def test_unreadable_images_are_named(workplace: Path) -> None:
         ([*SHORT, "--epochs", "0"], 2, "epochs (=0) must be at least 1"),
         ([*SHORT, "--opt", "adamm"], 2, "opt (='adamm')"),
         ([*SHORT, "--batch-size", "0"], 2, "--batch-size"),
-        ([*SHORT, "--device", "tpu"], 2, "device (='tpu')"),
+        ([*SHORT, "--device", "tpu"], 2, "'tpu' is not one of"),
         (["missing.pt", *SHORT], 3, "missing.pt"),
         (["net.se.pt", "--data", "nowhere"], 1, "The data folder nowhere does not exist"),
         (["net.se.pt", "--data", "one"], 1, "one class only: only"),

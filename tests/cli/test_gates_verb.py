@@ -91,7 +91,7 @@ def test_json_is_alone_on_stdout_and_the_report_is_written(workplace: Path) -> N
     [
         (["base.pt", *DATA], 2, "There are no inserted blocks in this Sequential"),
         (["net.se.pt", *DATA, "--classes", "upp", "-o", "report"], 2, "no class 'upp' (nearest: up)"),
-        (["net.se.pt", *DATA, "--on-bad-image", "ignore"], 2, "skip or error"),
+        (["net.se.pt", *DATA, "--on-bad-image", "ignore"], 2, "'ignore' is not one of"),
         (["net.se.pt", *DATA, "-o", "base.pt"], 1, "The folder base.pt of the report cannot be made"),
         (["net.se.pt", *DATA, "-o", "base.pt/report"], 1, "base.pt is no folder that can be written to"),
         (["net.se.pt", "--data", "nowhere"], 1, "The data folder nowhere does not exist"),

@@ -81,3 +81,8 @@ def test_top1_of_a_map_is_taken_pixel_by_pixel() -> None:
 def test_another_shape_is_an_error() -> None:
     with pytest.raises(VerificationError, match=r"\(1, 3\).*\(3,\)"):
         compare([torch.zeros(1, 3)], [torch.zeros(3)], 1e-4)
+
+
+def test_a_batch_without_elements_is_passed_over() -> None:
+    found = compare([torch.zeros(2, 3), torch.zeros(0, 3)], [torch.ones(2, 3), torch.zeros(0, 3)], 1e-4)
+    assert (found.batch_sizes, found.max_abs) == ((2, 0), 1.0)

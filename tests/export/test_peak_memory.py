@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sesurgeon.errors import UsageError
 from sesurgeon.export import measure_memory
 
 
@@ -99,3 +100,16 @@ def test_a_call_that_raises_has_no_peak_but_a_reason() -> None:
 def test_images_without_room_in_memory_have_no_peak_but_a_reason() -> None:
     (found,) = measure_memory(Squares(1), Squares(1), torch.zeros(1, 4, 8, 8), batch=10**15, runtimes=("torch",))
     assert found.failure is not None
+
+
+def test_the_callers_random_numbers_stay_as_they_are() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Dropout())
+    before = torch.get_rng_state()
+    measure_memory(network, network, torch.zeros(2, 4, 8, 8), batch=2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("batch", "runtime", "said"), [(0, "torch", "0 images"), (1, "tensorrt", "'tensorrt'")])
+def test_what_cannot_be_measured_is_refused(batch: int, runtime: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        measure_memory(Squares(1), Squares(1), torch.zeros(1, 4, 8, 8), batch=batch, runtimes=(runtime,))

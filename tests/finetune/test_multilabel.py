@@ -199,6 +199,12 @@ def test_scores_are_those_of_the_definitions() -> None:
     assert found.loss == pytest.approx(F.binary_cross_entropy_with_logits(logits, found.targets.float()).item())
 
 
+def test_images_without_any_label_have_no_scores() -> None:
+    found = scored()
+    with pytest.raises(DataError, match="None of the 3 images"):
+        replace(found, targets=torch.zeros_like(found.targets)).scores()
+
+
 def test_an_evaluation_is_kept_and_put_together_again() -> None:
     found = scored()
     again = restored(found.to_dict())

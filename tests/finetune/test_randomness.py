@@ -5,7 +5,7 @@ import random
 import numpy as np
 import torch
 
-from sesurgeon.finetune.data.randomness import reseed, untouched
+from sesurgeon.randomness import reseed, untouched
 
 
 def test_seeds_go_round_so_that_each_process_of_a_run_has_one() -> None:

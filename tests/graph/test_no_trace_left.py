@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from sesurgeon import UntraceableError, UsageError, add_se, apply_plan, find_sites, make_plan
 from sesurgeon.graph import survey
-from sesurgeon.models import isolated, random_states
-from sesurgeon.models.isolation import same_random_states
+from sesurgeon.models import isolated
+from sesurgeon.randomness import random_states, same_random_states
 from sesurgeon.surgery import blocks_of
 
 IMAGES = torch.randn(2, 3, 8, 8)

@@ -1,14 +1,14 @@
-"""Shell completion of the names that an option accepts."""
+"""Shell completion for options that may be repeated; of those with one value, typer completes a ``Literal`` itself."""
 
 from __future__ import annotations
 
 from typing import Any
 
 
-def one_of(*names: str, metavar: str | None = None) -> dict[str, Any]:
-    """Arguments of ``typer.Option``: shells complete ``names``; the help shows ``metavar``, by default the names."""
+def several_of(*names: str) -> dict[str, Any]:
+    """Arguments of ``typer.Option`` by which shells complete ``names``."""
 
     def among(incomplete: str) -> list[str]:
         return [name for name in names if name.startswith(incomplete)]
 
-    return {"metavar": metavar or "|".join(names), "autocompletion": among}
+    return {"metavar": "NAME", "autocompletion": among}

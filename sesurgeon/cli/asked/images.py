@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
-
-from sesurgeon.cli.asked.completing import one_of
 
 _IMAGES = "Images"
 _COMPUTING = "Computing"
@@ -35,10 +33,8 @@ ImgSize = Annotated[
     ),
 ]
 OnBadImage = Annotated[
-    str,
-    typer.Option(
-        **one_of("skip", "error"), help="What to do with unreadable images; all are listed.", rich_help_panel=_IMAGES
-    ),
+    Literal["skip", "error"],
+    typer.Option(help="What to do with unreadable images; all are listed.", rich_help_panel=_IMAGES),
 ]
 BatchSize = Annotated[
     int, typer.Option("--batch-size", "-b", min=1, help="Images per step.", rich_help_panel=_COMPUTING)
@@ -50,9 +46,8 @@ Workers = Annotated[
     ),
 ]
 Device = Annotated[
-    str,
+    Literal["auto", "cpu", "cuda", "mps"],
     typer.Option(
-        **one_of("auto", "cpu", "cuda", "mps"),
         help="auto takes an accelerator if there is one, or else the CPU.",
         rich_help_panel=_COMPUTING,
     ),

@@ -7,19 +7,12 @@ from typing import TYPE_CHECKING
 from sesurgeon.cli.asked.images import Opening
 from sesurgeon.cli.shown.console import Output
 from sesurgeon.cli.shown.images import skipped_note
-from sesurgeon.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from sesurgeon.finetune import Data
     from sesurgeon.finetune.events import OnProgress
-
-
-def check_on_bad_image(value: str) -> None:
-    """Raise a UsageError for any value but skip and error."""
-    if value not in ("skip", "error"):
-        raise UsageError(f"--on-bad-image {value} must be skip or error.")
 
 
 def open_images(

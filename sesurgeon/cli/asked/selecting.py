@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from sesurgeon.cli.asked.completing import one_of
+from sesurgeon.cli.asked.completing import several_of
 from sesurgeon.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Selection:
     policy: Annotated[
         list[str] | None,
         _where(
-            **one_of("standard", "pre", "post", "identity", "inner", "conv", metavar="NAME"),
+            **several_of("standard", "pre", "post", "identity", "inner", "conv"),
             help="standard, pre, post, identity, inner or conv; may be repeated: a tensor that several of them select "
             "gets the block of the first.",
             default="standard",
@@ -65,24 +65,13 @@ class Selection:
     ] = None
     every: Annotated[int | None, _where(metavar="K", help="Of the remaining sites, the first of every K.")] = None
     block: Annotated[
-        str | None,
-        _what(
-            **one_of("se", "ese", "eca", "cbam", "gc", "ge", metavar="NAME"),
-            help="se, ese, eca, cbam, gc or ge.",
-            default="se",
-        ),
+        Literal["se", "ese", "eca", "cbam", "gc", "ge"] | None,
+        _what(metavar="NAME", help="se, ese, eca, cbam, gc or ge.", default="se"),
     ] = None
-    squeeze: Annotated[
-        str | None,
-        _what(**one_of("avg", "max", metavar="NAME"), help="How each channel is pooled: avg or max.", default="avg"),
-    ] = None
+    squeeze: Annotated[Literal["avg", "max"] | None, _what(help="How each channel is pooled.", default="avg")] = None
     gate: Annotated[
-        str | None,
-        _what(
-            **one_of("sigmoid", "hard-sigmoid", "tanh", metavar="NAME"),
-            help="sigmoid, hard-sigmoid or tanh.",
-            default="the block's own",
-        ),
+        Literal["sigmoid", "hard-sigmoid", "tanh"] | None,
+        _what(metavar="NAME", help="sigmoid, hard-sigmoid or tanh.", default="the block's own"),
     ] = None
     extent: Annotated[
         int | None, _what(metavar="N", help="Step between regions that ge gathers: even; 0 is one region.", default="0")
@@ -99,9 +88,8 @@ class Selection:
         int | None, _what(metavar="N", help="Round the width to a multiple of this.", default="timm's; for se 8")
     ] = None
     init: Annotated[
-        str | None,
+        Literal["identity", "random"] | None,
         _what(
-            **one_of("identity", "random"),
             help="identity: the same outputs, to the last bit. random: the paper's plain block; outputs change.",
             default="identity",
         ),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from sesurgeon.cli.asked.completing import one_of
 from sesurgeon.cli.asked.images import BatchSize, DataDir, Device, Download, ImgSize, OnBadImage, Workers
 
 _LENGTH = "Epochs"
@@ -31,19 +30,20 @@ class Training:
         int, _option(_LENGTH, "Of these, how many at the start train only the new parts: blocks and a new head.")
     ] = 1
     train: Annotated[
-        str,
-        _option(_LENGTH, "blocks: train only inserted blocks and the head, for an adapter.", **one_of("all", "blocks")),
+        Literal["all", "blocks"],
+        _option(_LENGTH, "blocks: train only inserted blocks and the head, for an adapter."),
     ] = "all"
     warmup_epochs: Annotated[float, _option(_LENGTH, "Linear warm-up of each phase; may be fractional.")] = 0.0
     patience: Annotated[int | None, _option(_LENGTH, "Stop after so many epochs without improvement.", shows=False)] = (
         None
     )
     eval_metric: Annotated[
-        str | None,
+        Literal["top1", "top5", "balanced", "loss", "map", "f1"] | None,
         _option(
             _LENGTH,
-            "Score that chooses the best epoch; by default top1. With --multi-label: map (default), f1 or loss.",
-            **one_of("top1", "top5", "balanced", "loss", "map", "f1", metavar="top1|top5|balanced|loss"),
+            "Score that chooses the best epoch: top1 (default), top5, balanced or loss; with --multi-label: map "
+            "(default), f1 or loss.",
+            metavar="NAME",
             shows=False,
         ),
     ] = None
@@ -68,7 +68,10 @@ class Training:
         float | None,
         _option(_RATE, "Each layer's rate is this times that of the layer above; not for new parts.", shows=False),
     ] = None
-    sched: Annotated[str, _option(_RATE, "The schedule within a phase.", **one_of("cosine", "tanh", "none"))] = "cosine"
+    sched: Annotated[
+        Literal["cosine", "tanh", "none"],
+        _option(_RATE, "The schedule within a phase: cosine, tanh or none.", metavar="NAME"),
+    ] = "cosine"
     opt: Annotated[str, _option(_RATE, "One of timm's optimisers: adamw, sgd, lamb, …")] = "adamw"
     weight_decay: Annotated[float, _option(_RATE, "Not applied to biases and norms.")] = 0.01
     clip_grad: Annotated[float | None, _option(_RATE, "Clip gradients to this norm.", shows=False)] = None
@@ -118,7 +121,7 @@ class Training:
     workers: Workers = 4
     device: Device = "auto"
     amp: Annotated[bool, _option(_COMPUTING, "Mixed precision: compute in --amp-dtype where safe.", "--amp")] = False
-    amp_dtype: Annotated[str, _option(_COMPUTING, "Data type of --amp.", **one_of("bfloat16", "float16"))] = "bfloat16"
+    amp_dtype: Annotated[Literal["bfloat16", "float16"], _option(_COMPUTING, "Data type of --amp.")] = "bfloat16"
     channels_last: Annotated[bool, _option(_COMPUTING, "Channels-last memory format.", "--channels-last")] = False
     compile: Annotated[bool, _option(_COMPUTING, "Use torch.compile.", "--compile")] = False
     sync_bn: Annotated[

@@ -80,6 +80,7 @@ def extract(
                 check_is_another(path, read)
         check_writable(path, force=force)
         with out.working(f"Reading {model}"):
+            from sesurgeon.modules import parameter_count
             from sesurgeon.surgery import extract_adapter
 
             reading = Reading(arch=arch, model_kwargs=model_kwargs, trust_pickle=trust_pickle)
@@ -88,7 +89,7 @@ def extract(
             below = None if base is None else load_model(base, of_base)
             extracted = extract_adapter(loaded, path, base=below, force=force)
         size = path.stat().st_size
-        whole = sum(parameter.numel() for parameter in loaded.parameters())
+        whole = parameter_count(loaded)
         data = {"model": model, "output": path, "size": size, **_data(extracted)}
         below_it = "BASE" if base is None else shlex.quote(base)
         flags = flags_to_load(loaded, of_run) if base is None else of_base.typed
@@ -123,6 +124,7 @@ def apply(
     """
     with reporting(talking) as out:
         with out.working(f"Reading {file}"):
+            from sesurgeon.modules import parameter_count
             from sesurgeon.surgery import SUFFIX, apply_adapter, check_checkpoint_path, read_adapter, save
 
             given = read_adapter(file)
@@ -133,7 +135,7 @@ def apply(
             reading = Reading(arch=arch, model_kwargs=model_kwargs, pretrained=pretrained, trust_pickle=trust_pickle)
             model = apply_adapter(load_model(base, reading), given)
             save(model, path, force=force)
-        whole = sum(parameter.numel() for parameter in model.parameters())
+        whole = parameter_count(model)
         data = {"base": base, "adapter": file, "output": path, **_data(given)}
         proof = Text("The base is the one that it was extracted from: all weights have its fingerprint.", style="green")
         out.result(Group(_table(given, file.stat().st_size, whole), proof, Text(f"Written: {shown(path)}")), data)

@@ -13,7 +13,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from sesurgeon.cli.asked.completing import one_of
+from sesurgeon.cli.asked.completing import several_of
 from sesurgeon.cli.asked.loading import load_model
 from sesurgeon.cli.asked.options import Force, Model, Reading, Talking
 from sesurgeon.cli.asked.selecting import InputShape, parse_inputs
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from sesurgeon.export import BlockShare, PlacementCost
 
-_ALL_RUNTIMES = ("torch", "compiled", "onnxruntime", "training")
 _DEFAULT_BATCHES, _DEFAULT_RUNTIMES = (1, 8), ("torch", "onnxruntime", "training")
 _DEFAULT_RUNTIMES_OF_PLACEMENTS = ("torch", "onnxruntime")
 
@@ -59,8 +58,9 @@ Runtimes = Annotated[
     list[str] | None,
     typer.Option(
         "--runtime",
-        **one_of(*_ALL_RUNTIMES),
-        help="May be repeated; by default all but compiled. training times a whole step: forward, backward, update.",
+        **several_of("torch", "compiled", "onnxruntime", "training"),
+        help="torch, compiled, onnxruntime or training, a whole step with backward pass and update; may be repeated. "
+        "By default all but compiled.",
     ),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default torch's own choice.")]

@@ -11,7 +11,7 @@ from rich.text import Text
 from sesurgeon.cli.asked.images import DataSpec, Opening, Passing
 from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
 from sesurgeon.cli.asked.loading import load_model_or_onnx, note_random_weights
-from sesurgeon.cli.asked.measuring import check_on_bad_image, open_images
+from sesurgeon.cli.asked.measuring import open_images
 from sesurgeon.cli.asked.options import OptionalModel, Reading, Talking
 from sesurgeon.cli.asked.spread import spread
 from sesurgeon.cli.shown.console import reporting
@@ -45,7 +45,6 @@ def evaluate(
             from sesurgeon.cli.shown.watching import Watcher
             from sesurgeon.finetune import evaluate
 
-            check_on_bad_image(opening.on_bad_image)
             loaded = load_model_or_onnx(name, reading)
         note_random_weights(out, name, reading)
         with out.progress() as progress:

@@ -15,7 +15,7 @@ from rich.text import Text
 from sesurgeon.cli.asked.images import DataSpec, Opening, Passing
 from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
 from sesurgeon.cli.asked.loading import load_model
-from sesurgeon.cli.asked.measuring import check_on_bad_image, open_images
+from sesurgeon.cli.asked.measuring import open_images
 from sesurgeon.cli.asked.options import Force, OptionalModel, Reading, Talking
 from sesurgeon.cli.asked.spread import spread
 from sesurgeon.cli.shown.console import reporting
@@ -70,7 +70,6 @@ def gates(
     """
     with reporting(talking) as out:
         name = given_or_latest(model, latest_trained, out.note)
-        check_on_bad_image(opening.on_bad_image)
         with out.working(f"Loading {name}"):
             from sesurgeon.cli.shown.watching import Watcher
             from sesurgeon.finetune.scoring.evaluate import lacks_labels

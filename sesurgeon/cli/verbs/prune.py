@@ -14,7 +14,7 @@ from rich.text import Text
 from sesurgeon.cli.asked.images import DataSpec, Opening, Passing
 from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
 from sesurgeon.cli.asked.loading import flags_to_load, load_model
-from sesurgeon.cli.asked.measuring import check_on_bad_image, open_images
+from sesurgeon.cli.asked.measuring import open_images
 from sesurgeon.cli.asked.naming import output_for, shown
 from sesurgeon.cli.asked.options import Force, OptionalModel, OutputPath, Reading, Talking
 from sesurgeon.cli.asked.spread import spread
@@ -67,7 +67,6 @@ def prune(
     """
     with reporting(talking) as out:
         name = given_or_latest(model, latest_trained, out.note)
-        check_on_bad_image(opening.on_bad_image)
         with out.working(f"Loading {name}"):
             from sesurgeon.cli.shown.watching import Watcher
             from sesurgeon.gates import check_blocks, prune

@@ -42,6 +42,7 @@ def remove_se(
     with reporting(talking) as out:
         with out.working(f"Operating on {model}"):
             from sesurgeon import surgery
+            from sesurgeon.modules import parameter_count
 
             path = output_for(model, output, ".base.pt")
             surgery.check_checkpoint_path(path, force=force)
@@ -55,6 +56,7 @@ def remove_se(
                 )
             base = surgery.remove_se(loaded)
             trained, pruned = _was_trained(loaded), _pruned_constants(loaded)
+            parameters = parameter_count(loaded), parameter_count(base)
             surgery.save(base, path, force=force)
         data: dict[str, Any] = {
             "model": model,
@@ -62,9 +64,9 @@ def remove_se(
             "removed": list(blocks),
             "trained": trained or None,  # training loops other than ours leave no record
             "pruned": pruned,
-            "parameters": {"before": _parameters(loaded), "after": _parameters(base)},
+            "parameters": {"before": parameters[0], "after": parameters[1]},
         }
-        out.result(_rendered(loaded, base, len(blocks), trained, pruned, path), data)
+        out.result(_rendered(parameters, len(blocks), trained, pruned, path), data)
         flags = flags_to_load(base, reading)
         if flags:
             out.note(f"Commands on this file need{flags} too.")
@@ -89,16 +91,10 @@ def _pruned_constants(model: nn.Module) -> list[str]:
     return [block["block"] for record in pruned for block in record["blocks"] if block["folded"]]
 
 
-def _parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def _rendered(
-    augmented: nn.Module, base: nn.Module, blocks: int, trained: bool, pruned: list[str], path: Path
-) -> Group:
+def _rendered(parameters: tuple[int, int], blocks: int, trained: bool, pruned: list[str], path: Path) -> Group:
     table = Table("", "before", "after", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_row("blocks", count(blocks), "0")
-    table.add_row("parameters", count(_parameters(augmented)), count(_parameters(base)))
+    table.add_row("parameters", *map(count, parameters))
     if trained:
         said = "It was fine-tuned with its blocks: the other layers keep the fine-tuned weights."
     else:

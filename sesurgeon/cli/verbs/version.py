@@ -11,7 +11,10 @@ from sesurgeon.cli.asked.spread import spread
 from sesurgeon.cli.shown.console import reporting
 from sesurgeon.version import __version__
 
-_LIBRARIES = ("torch", "torchvision", "timm", "accelerate", "onnx", "onnxscript", "onnxruntime")
+_LIBRARIES = (
+    "torch", "torchvision", "timm", "accelerate", "torchmetrics", "safetensors", "numpy", "onnx", "onnx-ir",
+    "onnxscript", "onnxslim", "onnxruntime",
+)  # fmt: skip
 
 
 @spread

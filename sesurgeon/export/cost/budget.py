@@ -10,6 +10,7 @@ from sesurgeon.errors import NoSiteError, UntraceableError
 from sesurgeon.export.cost.latency import LatencyRatio, measure_latency
 from sesurgeon.export.cost.shares import block_shares
 from sesurgeon.graph import LeftAlone, Survey
+from sesurgeon.modules import parameter_count
 from sesurgeon.placement import Plan, images_in
 from sesurgeon.surgery import blocks_of
 from sesurgeon.surgery.apply import insert_blocks
@@ -48,7 +49,7 @@ def fit_latency(model: nn.Module, plan: Plan, found: Survey, most: float) -> tup
             return replace(plan, left_alone=(*plan.left_alone, *dropped)), ratio
         within = {one.block: one.ms for one in block_shares(augmented, found.inputs)}
         times = _shared_out((ratio.ratio - 1) * ratio.base_ms, within)
-        sizes = {path: sum(one.numel() for one in block.parameters()) for path, block in blocks_of(augmented).items()}
+        sizes = {path: parameter_count(block) for path, block in blocks_of(augmented).items()}
         paths = {entry.path: entry for entry in plan.entries}
         # from the ratio that is compared with the limit: by the medians, which may differ less, this might never end
         excess, gone = (ratio.ratio - 1 - most) * ratio.base_ms, set[str]()

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import median, quantiles
 from time import perf_counter
-from typing import Any, get_args
+from typing import Any
 
 from torch import Tensor, nn
 
 from sesurgeon.errors import UntraceableError, UsageError
-from sesurgeon.export.cost.runtimes import Runner, Runtime, opened, seconds, with_images
-from sesurgeon.models import random_states, restore_random_states
+from sesurgeon.export.cost.runtimes import Runner, Runtime, check_runtimes, opened, seconds, with_images
 from sesurgeon.placement import images_in
+from sesurgeon.randomness import untouched
 from sesurgeon.words import counted, first_line
 
 Progress = Callable[[str, int, int], object]
@@ -83,9 +83,10 @@ def measure_latency(
     """
     arguments = images if isinstance(images, tuple) else (images,)
     sizes = sorted(set(batches or (1, images_in(arguments))))
-    _check(repeats, runtimes, sizes)
-    states = random_states()
-    try:
+    if repeats < 2:
+        raise UsageError(f"repeats (={repeats}) must be at least 2: one pair has no spread.")
+    check_runtimes(runtimes, sizes)
+    with untouched():
         return [
             measured
             for runtime in runtimes
@@ -93,19 +94,6 @@ def measure_latency(
                 runtime, (base, augmented), names, arguments, sizes, repeats, progress or (lambda *_: None)
             )
         ]
-    finally:
-        restore_random_states(states)
-
-
-def _check(repeats: int, runtimes: Sequence[str], sizes: Sequence[int]) -> None:
-    if repeats < 2:
-        raise UsageError(f"repeats (={repeats}) must be at least 2: one pair has no spread.")
-    if sizes[0] < 1:
-        raise UsageError(f"A batch of {sizes[0]} images cannot be timed.")
-    known = get_args(Runtime)
-    for runtime in runtimes:
-        if runtime not in known:
-            raise UsageError(f"There is no runtime '{runtime}'.", hint=f"Known runtimes: {', '.join(known)}.")
 
 
 def _in_runtime(

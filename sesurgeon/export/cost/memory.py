@@ -13,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sesurgeon.export.cost.latency import NAMES
-from sesurgeon.export.cost.runtimes import Runtime, opened, with_images
-from sesurgeon.finetune.scoring.forward import device_of
+from sesurgeon.export.cost.runtimes import Runtime, check_runtimes, opened, with_images
 from sesurgeon.models import fresh
+from sesurgeon.modules import device_of
+from sesurgeon.randomness import untouched
 from sesurgeon.words import first_line
 
 
@@ -63,16 +64,21 @@ def measure_memory(
         augmented: the same with blocks.
         images: a batch, or the tuple of the positional arguments of forward.
         batch: images per call; ``images`` are repeated if there are too few.
-        runtimes: which; all but "torch" and "training" are ignored.
+        runtimes: which; "compiled" and "onnxruntime" are left out.
         names: of the two networks, for messages about a failure.
 
     Returns:
         An entry for each runtime; if a call raises, it holds the reason.
+
+    Raises:
+        UsageError: an unknown runtime, or a batch of less than one image.
     """
+    check_runtimes(runtimes, (batch,))
     arguments = images if isinstance(images, tuple) else (images,)
     measured = [runtime for runtime in runtimes if runtime in ("torch", "training")]
     networks = tuple(zip(names, (base, augmented), strict=True))
-    return [_ratio(runtime, networks, arguments, batch) for runtime in measured]
+    with untouched():
+        return [_ratio(runtime, networks, arguments, batch) for runtime in measured]
 
 
 def _ratio(

@@ -15,6 +15,7 @@ from sesurgeon.errors import NoSiteError
 from sesurgeon.export.cost.latency import LatencyRatio, Progress, measure_latency
 from sesurgeon.export.cost.runtimes import Runtime
 from sesurgeon.graph import Survey, survey
+from sesurgeon.modules import parameter_count
 from sesurgeon.placement import Filters, Plan, images_in, plan_from_survey
 from sesurgeon.surgery import blocks_of
 from sesurgeon.surgery.apply import insert_blocks
@@ -88,7 +89,7 @@ def measure_placements(
             model, augmented, found.inputs, batches=(size,), repeats=repeats, runtimes=runtimes, progress=tell
         )
         blocks = blocks_of(augmented).values()
-        parameters = sum(one.numel() for block in blocks for one in block.parameters())
+        parameters = sum(map(parameter_count, blocks))
         costs.append(PlacementCost(policy, stage, len(blocks), parameters, tuple(latency)))
     return costs
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from sesurgeon.errors import UsageError
 from sesurgeon.export.inputs import named_inputs
 from sesurgeon.export.onnx import export_onnx
 from sesurgeon.export.sessions import as_arrays, open_session
-from sesurgeon.finetune.scoring.forward import device_of
 from sesurgeon.models import copy_of, fresh, isolated
+from sesurgeon.modules import device_of
 from sesurgeon.placement import images_in
 
 Runtime = Literal["torch", "compiled", "onnxruntime", "training"]
@@ -27,6 +28,20 @@ Runtime = Literal["torch", "compiled", "onnxruntime", "training"]
 
 Runner = Callable[[tuple[Any, ...]], object]
 """Runs a network on the positional arguments of its forward, and returns when the device has finished."""
+
+
+def check_runtimes(runtimes: Sequence[str], batches: Sequence[int]) -> None:
+    """Check what is asked for before anything is measured.
+
+    Raises:
+        UsageError: there is no such runtime, or a batch would have less than one image.
+    """
+    if min(batches) < 1:
+        raise UsageError(f"A batch of {min(batches)} images cannot be measured.")
+    known = get_args(Runtime)
+    for runtime in runtimes:
+        if runtime not in known:
+            raise UsageError(f"There is no runtime '{runtime}'.", hint=f"Known runtimes: {', '.join(known)}.")
 
 
 def opened(runtime: Runtime, model: nn.Module, arguments: tuple[Any, ...]) -> AbstractContextManager[Runner]:

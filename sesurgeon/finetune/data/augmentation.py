@@ -9,9 +9,9 @@ from PIL import Image
 
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune.data.preparing import mode_of
-from sesurgeon.finetune.data.randomness import seeded
 from sesurgeon.finetune.data.transforms import Transform, fit, interpolation_of, mean_colour, normalize
 from sesurgeon.models.preprocessing import Preprocessing
+from sesurgeon.randomness import seeded
 
 _SMALL = 64  # pixels; images up to this size are shifted instead of zoomed, and never flipped
 _TRIES = 300  # a policy draws two of fifteen operations, and applies each with probability 1/2

@@ -15,11 +15,12 @@ from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.images import Images, item_of, to_mode
 from sesurgeon.finetune.data.labels import Labels, labels_for
 from sesurgeon.finetune.data.preparing import mode_of
-from sesurgeon.finetune.data.randomness import reseed, untouched
-from sesurgeon.finetune.data.readers import cores, readers_ended, start_reader
+from sesurgeon.finetune.data.readers import readers_ended, start_reader
 from sesurgeon.finetune.data.sampler import Draw, UpdateSampler
 from sesurgeon.finetune.data.transforms import Transform, eval_transform
+from sesurgeon.machine import cores
 from sesurgeon.models.preprocessing import Preprocessing
+from sesurgeon.randomness import reseed, untouched
 
 Item: TypeAlias = tuple[Tensor, int | Tensor]
 

@@ -79,6 +79,8 @@ def open_data(
     if multi_label and unlabelled:
         raise UsageError("multi_label and unlabelled exclude each other.", hint="Give one of them.")
     if name.startswith(torchvision_data.PREFIX):
+        if unlabelled:
+            raise UsageError(f"{name} has labels.", hint="Images without labels come from a folder or a tar.")
         return _open_torchvision(name, os.fspath(data_dir), training, download)
     train, val = _list(name, training, multi_label, unlabelled)
     sets = _needed_sets(name, train, val, training, fewest=1 if multi_label or unlabelled else 2)

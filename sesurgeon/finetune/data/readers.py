@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Iterable, Iterator
@@ -83,11 +82,6 @@ def start_reader(worker: int) -> None:
     if hasattr(signal, "alarm"):  # not on Windows
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _report_unless_left(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:

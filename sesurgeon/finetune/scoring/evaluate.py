@@ -23,10 +23,11 @@ from sesurgeon.finetune.data.unlabelled import lacks_classes
 from sesurgeon.finetune.devices import find_device
 from sesurgeon.finetune.events import EvaluationStep, OnProgress, ignore
 from sesurgeon.finetune.scoring.evaluation import Evaluation
-from sesurgeon.finetune.scoring.forward import as_input, count_outputs, device_of, evaluating, main_logits
+from sesurgeon.finetune.scoring.forward import as_input, count_outputs, evaluating, main_logits
 from sesurgeon.finetune.scoring.measured import Measured
 from sesurgeon.finetune.scoring.multilabel import MultiLabelEvaluation
 from sesurgeon.models.provenance import provenance_of
+from sesurgeon.modules import device_of
 
 
 class Batches(Protocol):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sesurgeon.errors import DataError, UsageError
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import provenance_of
+from sesurgeon.modules import device_of, dtype_of
 
 
 def main_logits(output: object) -> Tensor:
@@ -62,17 +63,6 @@ def output_names(model: nn.Module, outputs: int) -> tuple[str, ...]:
     """The class names in the model's checkpoint; the indices of the outputs in digits if it has none."""
     known = provenance_of(model).classes
     return known if known is not None and len(known) == outputs else tuple(map(str, range(outputs)))
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """The device of the model's first parameter; the CPU for a model without any."""
-    first = next(model.parameters(), None)
-    return torch.device("cpu") if first is None else first.device
-
-
-def dtype_of(model: nn.Module) -> torch.dtype:
-    """The type of the model's first floating-point parameter; float32 for a model without any."""
-    return next((value.dtype for value in model.parameters() if value.is_floating_point()), torch.float32)
 
 
 def as_input(images: Tensor, model: nn.Module) -> Tensor:

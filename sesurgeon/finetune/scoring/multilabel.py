@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sesurgeon.errors import DataError
 from sesurgeon.finetune.scoring.perimage import PerImage
+from sesurgeon.words import counted
 
 THRESHOLD = 0.5
 
@@ -83,8 +85,13 @@ class MultiLabelEvaluation(PerImage):
 
         ``map`` is the mean average precision and ``f1`` the mean F1 at 0.5 (macro) over the classes that any image
         shows, in per cent.
+
+        Raises:
+            DataError: no image shows any class, so that nothing can be measured.
         """
         scores = self.per_class
+        if not self.targets.any():
+            raise DataError(f"None of the {counted(self.images, 'image')} to measure with has a label.")
         return {
             "loss": self.loss,
             "map": _mean(score.average_precision for score in scores),

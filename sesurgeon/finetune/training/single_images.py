@@ -6,12 +6,13 @@ import torch
 from torch import nn
 
 from sesurgeon.errors import UsageError
-from sesurgeon.finetune.data.randomness import untouched
 from sesurgeon.finetune.data.sampler import UpdateSampler
-from sesurgeon.finetune.scoring.forward import as_input, device_of
+from sesurgeon.finetune.scoring.forward import as_input
 from sesurgeon.finetune.task import Task
 from sesurgeon.finetune.training.phases import set_train_mode
 from sesurgeon.models.copies import copy_of
+from sesurgeon.modules import device_of
+from sesurgeon.randomness import untouched
 
 _OF_TORCH = "Expected more than 1 value per channel"
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from sesurgeon.errors import UsageError
-from sesurgeon.finetune.data.randomness import random_states_to_keep, set_random_states
 from sesurgeon.finetune.keeping.states import RunState
 from sesurgeon.finetune.training.losses import Tally
 from sesurgeon.finetune.training.phase_training import PhaseTraining
 from sesurgeon.finetune.training.phases import changing_buffers
 from sesurgeon.finetune.training.processes import from_all
+from sesurgeon.randomness import random_states_to_keep, restore_kept_random_states
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -60,7 +60,7 @@ def restore_training(state: RunState, training: PhaseTraining, accelerator: Acce
     for part, buffers in _buffers(training).items():
         for name, kept in own.get("buffers", {}).get(part, {}).items():
             buffers[name].copy_(kept)
-    set_random_states(own["random"])
+    restore_kept_random_states(own["random"])
     return Tally(*own["tally"])
 
 

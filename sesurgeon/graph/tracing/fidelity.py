@@ -20,7 +20,8 @@ from sesurgeon.graph.tracing.codegen import compile_graph
 from sesurgeon.graph.tracing.local_graphs import LocalGraphs
 from sesurgeon.graph.tracing.memo import LayerMemo, is_pure
 from sesurgeon.models import fresh, isolated
-from sesurgeon.models.isolation import Leftovers, same_random_states
+from sesurgeon.models.isolation import Leftovers
+from sesurgeon.randomness import same_random_states
 
 
 def unfaithful(local: LocalGraphs, owners: Collection[str]) -> dict[str, str]:

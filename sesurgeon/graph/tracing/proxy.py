@@ -26,7 +26,7 @@ _SINGLE = (bool, torch.dtype, torch.layout)  # of each of these there is one obj
 class ValueProxy(fx.Proxy):
     """A proxy that answers Python's questions with its recorded value, leaving a guard."""
 
-    tracer: Any  # of graph/tracer.py
+    tracer: Any  # of graph/tracing/tracer.py
     __array_priority__ = 1000  # as a tensor's: `numpy_number * proxy` is the proxy's to compute
 
     @property

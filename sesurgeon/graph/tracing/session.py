@@ -27,10 +27,9 @@ from sesurgeon.errors import UntraceableError
 from sesurgeon.graph.tracing.proxy import isinstance_of_value, len_of_value
 from sesurgeon.graph.tracing.record import ModuleCall
 from sesurgeon.graph.tracing.tracer import CallTracer
-from sesurgeon.models import random_states
 from sesurgeon.models.footprint import Footprint
 from sesurgeon.models.forwards import runs_class_forward
-from sesurgeon.models.isolation import same_random_states
+from sesurgeon.randomness import random_states, same_random_states
 from sesurgeon.words import first_line
 
 # Functions that make tensors out of nothing: torch does not dispatch them on proxies among their arguments.

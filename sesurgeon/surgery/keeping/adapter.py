@@ -48,7 +48,7 @@ def extract_adapter(
     Args:
         model: with its plan and provenance, as :func:`sesurgeon.load` gives it. Without inserted blocks the head is
             all that is kept.
-        path: of the file, by custom ``NAME.adapter.safetensors``.
+        path: of the file, by convention ``NAME.adapter.safetensors``.
         base: the network that it was made of, to compare the backbones: the history records no training loop other than
             ``finetune``, and in train mode even a frozen backbone gets other BatchNorm statistics.
         force: replace a file of that name.

@@ -67,7 +67,7 @@ def write_adapter(adapter: Adapter, path: str | Path, *, force: bool = True) -> 
 
     Args:
         adapter: what is written.
-        path: of the file, by custom ``NAME.adapter.safetensors``.
+        path: of the file, by convention ``NAME.adapter.safetensors``.
         force: replace a file of that name.
 
     Raises:

@@ -65,7 +65,7 @@ def save(model: nn.Module, path: str | Path, *, force: bool = True) -> None:
             ``arch`` that builds it. Of hooks only an embedded model keeps those outside of blocks. The same goes for
             the values of buffers that no state dict holds (``persistent=False``), and for which parameters are
             frozen: a source makes them anew.
-        path: of the file, by custom ``NAME.se.pt``.
+        path: of the file, by convention ``NAME.se.pt``.
         force: replace a file of that name.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The random numbers of Python, NumPy and torch together."""
+"""The random states of Python, NumPy and torch together."""
 
 from __future__ import annotations
 
@@ -10,7 +10,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from sesurgeon.models.isolation import random_states, restore_random_states
+
+def random_states() -> tuple[Any, ...]:
+    """Of Python, NumPy, torch on the CPU, and torch on CUDA where it was used already."""
+    cuda = torch.cuda.get_rng_state_all() if _cuda_in_use() else None
+    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
+
+
+def restore_random_states(states: tuple[Any, ...]) -> None:
+    """Put back what :func:`random_states` gave."""
+    python, numpy, cpu, cuda = states
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.set_rng_state(cpu)
+    if cuda is not None:
+        torch.cuda.set_rng_state_all(cuda)
+
+
+def same_random_states(first: tuple[Any, ...], second: tuple[Any, ...]) -> bool:
+    """Whether two results of :func:`random_states` are equal on the CPU: Python's, NumPy's and torch's."""
+    return bool(
+        first[0] == second[0] and all(map(np.array_equal, first[1], second[1])) and torch.equal(first[2], second[2])
+    )
 
 
 def random_states_to_keep() -> dict[str, Any]:
@@ -27,8 +48,8 @@ def random_states_to_keep() -> dict[str, Any]:
     return states
 
 
-def set_random_states(states: dict[str, Any]) -> None:
-    """Restore what :func:`random_states_to_keep` gave."""
+def restore_kept_random_states(states: dict[str, Any]) -> None:
+    """Put back what :func:`random_states_to_keep` gave."""
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers.tolist()), gauss))
     kind, keys, *rest = states["numpy"]
@@ -38,13 +59,18 @@ def set_random_states(states: dict[str, Any]) -> None:
         torch.cuda.set_rng_state(states["cuda"])
 
 
-def reseed(seed: int, device: torch.device) -> None:
-    """Seed the CPU's random numbers, and those of ``device``, by ``seed`` modulo 2**32, NumPy's limit."""
+def reseed(seed: int, device: torch.device | None = None) -> None:
+    """Seed the CPU's random numbers, and those of ``device``, by ``seed`` modulo 2**32, NumPy's limit.
+
+    Without ``device``, those of all GPUs in use are seeded.
+    """
     seed %= 2**32
     random.seed(seed)
     np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would wake up CUDA for a model on the CPU
+    if device is None and _cuda_in_use():
+        torch.cuda.manual_seed_all(seed)
+    elif device is not None and device.type == "cuda":
         torch.cuda.manual_seed(seed)
 
 
@@ -66,3 +92,7 @@ def untouched(device: torch.device | None = None) -> Iterator[None]:
         yield
     finally:
         restore_random_states(states)
+
+
+def _cuda_in_use() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
