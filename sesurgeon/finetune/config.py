@@ -84,7 +84,7 @@ class FinetuneConfig:
         sync_bn: let BatchNorm take mean and variance over the images of all processes instead of each process's own.
         eval_metric: the score that chooses the best epoch: "top1", "top5", "balanced" (mean of the classes' top-1) or
             "loss"; with ``multi_label``, "map", "f1" (see :class:`sesurgeon.finetune.MultiLabelEvaluation`) or "loss".
-            None: the first of these.
+            None: the first of these. Of equal scores, that with the lower loss is better.
         patience: stop after so many epochs of the last phase without a new best; None: train all epochs.
         checkpoint_every: also write a state to resume from after every so many updates; there is one after each epoch
             in any case.

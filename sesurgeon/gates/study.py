@@ -118,7 +118,7 @@ def check_blocks(model: nn.Module) -> None:
     if not blocks_of(model):
         raise UsageError(
             f"There are no inserted blocks in this {type(model).__name__}.",
-            hint="Only gates that sesurgeon inserted are studied: sesurgeon add-se MODEL",
+            hint="Take what add-se or finetune wrote; gates of an architecture itself are neither studied nor pruned.",
         )
 
 

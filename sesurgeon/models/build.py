@@ -66,13 +66,16 @@ def build(source: Source, *, pretrained: bool = False) -> nn.Module:
     return model.eval()
 
 
-def rebuild(provenance: Provenance, embedded: nn.Module | None = None, *, trust_code: bool = False) -> nn.Module:
+def rebuild(
+    provenance: Provenance, embedded: nn.Module | None = None, *, trust_code: bool = False, origin: str = "The file"
+) -> nn.Module:
     """The architecture that a checkpoint describes, in eval mode, ready for the checkpoint's weights.
 
     Args:
         provenance: as the checkpoint says; it is attached to the result.
         embedded: the module in the checkpoint, when the source is of kind "module". It is used, not copied.
         trust_code: the user vouches for the source, by ``--trust-pickle`` or by naming it with its arguments.
+        origin: the file, for messages.
 
     Raises:
         UnsafeFileError: the source would import or download code, and ``trust_code`` is not set.
@@ -86,7 +89,7 @@ def rebuild(provenance: Provenance, embedded: nn.Module | None = None, *, trust_
         model = embedded.eval()
     else:
         if not trust_code:
-            _check_harmless(source)
+            _check_harmless(source, origin)
         model = build(source)
     attach_provenance(model, provenance)  # it says which layer the head is
     if source.kind != "module":  # which has its head
@@ -96,15 +99,15 @@ def rebuild(provenance: Provenance, embedded: nn.Module | None = None, *, trust_
     return model
 
 
-def _check_harmless(source: Source) -> None:
+def _check_harmless(source: Source, origin: str) -> None:
     """Refuse a source from inside a file that would run code of the file's choosing, or download something."""
     if source.kind == "factory":
         raise UnsafeFileError(
-            f"The file asks to import and run {source.name} to build its architecture.",
+            f"{origin} asks to import and run {source.name} to build its architecture.",
             hint=f"If you trust that code, type it yourself with {source.options}, or give --trust-pickle.",
         )
     if source.kind == "timm" and not source.name.replace("_", "").replace(".", "").isalnum():
         raise UnsafeFileError(
-            f"The file asks timm for '{source.name}', which is not one of timm's own architectures.",
+            f"{origin} asks timm for '{source.name}', which is not one of timm's own architectures.",
             hint=f"If you trust that place, type it yourself with {source.options}, or give --trust-pickle.",
         )

@@ -84,7 +84,8 @@ def plan_in_part(
         raise UsageError(f"{origin} is not a plan: it has no keys such as version and blocks.")
     if data.get("version") != VERSION:
         version = f"has version {data['version']!r}" if "version" in data else "has no version"
-        raise UsageError(f"{origin} {version}; this sesurgeon reads version {VERSION}.")
+        hint = None if "version" in data else f"Add the line `version: {VERSION}`."
+        raise UsageError(f"{origin} {version}; this sesurgeon reads version {VERSION}.", hint=hint)
     return reader.plan(data), tuple(reader.problems)
 
 

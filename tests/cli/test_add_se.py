@@ -208,11 +208,17 @@ def test_attention_that_is_there_is_said(here: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["module", "state_dict"])
-def test_the_output_may_take_the_place_of_the_input(what: str, here: Path) -> None:
+def test_only_the_library_may_write_over_the_file_that_it_reads(what: str, here: Path) -> None:
     model = shufflenet()
     torch.save(model if what == "module" else model.state_dict(), here / "model.pt")
-    arch = () if what == "module" else ("--arch", "torchvision:shufflenet_v2_x0_5")
-    run("model.pt", *arch, *SHAPE, "-o", "model.pt", "--force")
+    before = (here / "model.pt").read_bytes()
+    arch = None if what == "module" else "torchvision:shufflenet_v2_x0_5"
+    words = () if arch is None else ("--arch", arch)
+    refused = run("model.pt", *words, *SHAPE, "-o", "./model.pt", "--force", code=2).stderr
+    assert "model.pt is the model itself" in refused
+    assert (here / "model.pt").read_bytes() == before
+    loaded = sesurgeon.load("model.pt", arch=arch)  # mapped into memory
+    sesurgeon.save(sesurgeon.add_se(loaded, torch.zeros(2, 3, 64, 64)), "model.pt", force=True)
     check(here / "model.pt", model)
 
 

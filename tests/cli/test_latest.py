@@ -58,3 +58,13 @@ def test_what_was_taken_is_said_and_what_was_given_is_taken(
         assert given_or_latest("timm:resnet18", latest_trained, out.note) == "timm:resnet18"
         assert given_or_latest(None, latest_trained, out.note) == "a.se.pt"
     assert capsys.readouterr().err == "No MODEL given: taking a.se.pt, the newest here.\n"
+
+
+def test_of_a_run_folder_the_best_network_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path / "runs/finetune/one/best.pt", age=0)
+    (tmp_path / "photos").mkdir()
+    with reporting(Talking()) as out:
+        taken = given_or_latest("runs/finetune/one", latest_trained, out.note)
+        assert Path(taken) == Path("runs/finetune/one/best.pt")
+        assert given_or_latest("photos", latest_trained, out.note) == "photos"

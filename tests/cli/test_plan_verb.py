@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -159,7 +160,7 @@ def test_a_dry_run_writes_no_plan_either(here: Path) -> None:
     (("plan", "net.pt", "-o", "good.yaml"), 1, ["good.yaml exists already"]),
     (("plan", "net.pt", *SHAPE, "-o", "new.yaml", "--include", "9:*"), 4, ["No site is left after --include 9:*"]),
     (("plan", "net.pt", "-o", "new.yaml", "--policy", "everywhere"), 2, ["everywhere", "standard, pre, post"]),
-    (("plan", "net.pt", "-o", "new.yaml", "--block", "sea"), 2, ["se, ese, eca, cbam, gc, ge"]),
+    (("plan", "net.pt", "-o", "new.yaml", "--block", "sea"), 2, ["'sea' is not one of"]),
     (("plan", "net.pt", "-o", "new.yaml", "--block", "eca", "--rd-ratio", "0.25"), 2, ["rd_ratio"]),
     (("plan", "net.pt", "-o", "new.yaml", "--kernel", "3,x"), 2, ["--kernel 3,x", "Write --kernel 3,1x7"]),
     (("plan", "net.pt", "-o", "new.yaml", "--every", "0"), 2, ["every (=0)"]),
@@ -260,7 +261,7 @@ def test_latency_is_measured_between_the_network_and_the_augmented_one(
 
 def test_the_help_names_what_there_is() -> None:
     said = CliRunner().invoke(app, ["plan", "--help"], env={"COLUMNS": "200"}).stdout
-    words = said.replace(",", " ").replace(".", " ").replace(":", " ").split()
+    words = re.findall(r"[\w-]+", said)
     for kind in (BlockName, GateName, Squeeze, Init):
         assert set(get_args(kind)) <= set(words)
     assert set(POLICIES) <= set(words)

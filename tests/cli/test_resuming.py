@@ -59,7 +59,7 @@ def test_a_finished_run_takes_more_epochs(workplace: Path) -> None:
         (["--resume", "--lr", "0.5"], 2, "lr (=0.5, the run has 0.001)"),
         (["--resume", "net.se.pt"], 2, "own model"),
         (["--resume", "-o", "nowhere"], 2, "no run in nowhere"),
-        (["--resume", "--name", "none"], 3, "none is not a run folder: there is no args.yaml"),
+        (["--resume", "--name", "none"], 3, "There is no run runs/finetune/none"),
         (["--config", "missing.yaml", *SHORT], 2, "cannot be read"),
         (["--config", "wrong.yaml", *SHORT], 2, "did you mean epochs?"),
         (["--config", "trusting.yaml", *SHORT], 2, "on the command line only"),

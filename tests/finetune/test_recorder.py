@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from sesurgeon.finetune import EpochRow, Evaluation
+from sesurgeon.finetune import EpochRow, Evaluation, best_of
 from sesurgeon.finetune.keeping.recorder import Recorder
 from sesurgeon.finetune.keeping.runfolder import RunFolder
 
@@ -32,3 +32,11 @@ def test_a_better_epoch_in_the_file_is_only_replaced_by_one_that_is_no_worse(mak
     recorder.record(make_net(), 2, "all", 0.5, 1e-3)
     assert recorder.held is None
     assert RunFolder(tmp_path).read_best_row() == recorder.rows[-1]
+
+
+def test_of_equal_scores_the_lower_loss_is_better_and_of_equal_losses_the_earlier() -> None:
+    rows = [
+        EpochRow(epoch, "all", 0.5, {"top1": 20.0, "loss": loss}, 1e-3) for epoch, loss in enumerate((3.0, 2.0, 2.0))
+    ]
+    assert best_of(rows, "top1") is rows[1]
+    assert best_of([*rows, EpochRow(3, "all", 0.5, {"top1": 20.1, "loss": 9.0}, 1e-3)], "top1").epoch == 3

@@ -1,4 +1,4 @@
-"""The newest result of the previous step, for a command without a MODEL."""
+"""The file that a command reads: of a run's folder its best network, or without a MODEL the newest result here."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from sesurgeon.errors import UsageError
 def given_or_latest(model: str | None, latest: Callable[[Path], Path], say: Callable[[str], object]) -> str:
     """The MODEL that was given, or else what ``latest`` finds in the working folder; ``say`` is told which."""
     if model is not None:
-        return model
+        return best_of_run(model)
     found = latest(Path())
     say(f"No MODEL given: taking {found}, the newest here.")
     return str(found)
+
+
+def best_of_run(model: str) -> str:
+    """``best.pt`` in ``model`` if that is the folder of a run, and otherwise ``model``."""
+    best = Path(model, "best.pt")
+    return str(best) if best.is_file() else model
 
 
 def latest_augmented(folder: Path) -> Path:

@@ -13,12 +13,15 @@ def output_for(model: str, output: Path | None, suffix: str) -> Path:
     Raises:
         UnreadableFileError: there is no such model. This is checked first, because an error about an output whose name
             comes from a misspelt model would not help.
+        UsageError: the output is the model's own file.
     """
     from sesurgeon.models import check_is_file, named_source
 
     if named_source(model) is None:
         check_is_file(Path(model))
-    return output or beside(model, suffix)
+    path = output or beside(model, suffix)
+    check_is_another(path, model)
+    return path
 
 
 def beside(model: str, suffix: str) -> Path:
@@ -41,7 +44,7 @@ def shown(path: Path) -> str:
 
 
 def check_is_another(output: Path, model: str) -> None:
-    """Refuse to replace ``model`` with something less than a model that was made from it, even with ``--force``.
+    """Refuse to replace ``model``, which may be all that somebody has of it, even with ``--force``.
 
     Raises:
         UsageError: they are the same file.

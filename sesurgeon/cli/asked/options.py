@@ -28,7 +28,8 @@ OptionalModel = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL",
-        help="As for add-se; by default the newest result of the previous step in the working folder.",
+        help="As for add-se, or the folder of a run, for its best.pt; by default the newest result of the previous "
+        "step in the working folder.",
         show_default=False,
     ),
 ]

@@ -65,19 +65,16 @@ def extract(
     """Save only the plan, the inserted blocks and the head of RUN, with the fingerprint of their base.
 
     RUN must have been trained with `finetune --train blocks`, which leaves the backbone equal to the base's, bit for
-    bit. From a folder, `best.pt` is taken. If another training loop trained it, give `--base`: the two backbones are
+    bit. If another training loop trained it, give `--base`: the two backbones are
     compared before anything is written. `--pretrained` applies to BASE.
     """
     with reporting(talking) as out:
         if pretrained and base is None:
             raise UsageError("--pretrained is for --base.", hint="Give --base too, or leave it out.")
         model = given_or_latest(run, latest_trained, out.note)
-        if Path(model).is_dir():
-            model = str(Path(model) / "best.pt")
         path = output_for(model, output, ".adapter.safetensors")
-        for read in (model, base):
-            if read is not None:
-                check_is_another(path, read)
+        if base is not None:
+            check_is_another(path, base)
         check_writable(path, force=force)
         with out.working(f"Reading {model}"):
             from sesurgeon.modules import parameter_count

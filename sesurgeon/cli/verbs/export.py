@@ -12,7 +12,7 @@ from sesurgeon.cli.asked.calibrating import calibration_images
 from sesurgeon.cli.asked.exporting import Format
 from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
 from sesurgeon.cli.asked.loading import load_model, note_random_weights, note_unknown_preprocessing
-from sesurgeon.cli.asked.naming import check_is_another, output_for
+from sesurgeon.cli.asked.naming import output_for
 from sesurgeon.cli.asked.options import Force, OptionalModel, OutputPath, Reading, Talking
 from sesurgeon.cli.asked.selecting import parse_inputs
 from sesurgeon.cli.asked.spread import spread
@@ -50,7 +50,6 @@ def export(
         path = output_for(name, output, asked.suffix)
         if name.endswith(".onnx"):
             raise UsageError(f"{name} is an exported file.", hint="Give the network that it was exported from.")
-        check_is_another(path, name)
         check_writable(path, force=force)
         with out.working(f"Exporting {name}"):
             _check_path(path, asked, force=force)

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from sesurgeon.cli.asked.images import Passing
-from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
+from sesurgeon.cli.asked.latest import best_of_run, given_or_latest, latest_trained
 from sesurgeon.cli.asked.loading import load_model_or_onnx, note_random_weights
 from sesurgeon.cli.asked.options import Reading, Talking
 from sesurgeon.cli.asked.spread import spread
@@ -93,28 +93,35 @@ def predict(
 def _model_and_images(first: str | None, images: list[str]) -> tuple[str | None, list[str]]:
     """MODEL, if it was given, and IMAGES.
 
-    The first name is one of the IMAGES if it is a folder or an image; also if it is the only name and does not exist.
+    The first name is one of the IMAGES if it is an image or a folder, other than that of a run; also if it is the only
+    name and does not exist.
     """
     from sesurgeon.finetune import names_images
     from sesurgeon.models import named_source
 
     if first is None:
         return None, images
+    if best_of_run(first) != first:
+        return first, images
     is_missing = named_source(first) is None and not Path(first).exists()
     return (None, [first, *images]) if names_images(first) or (is_missing and not images) else (first, images)
 
 
 def _table(found: Predictions) -> Table:
-    table = Table("image", "label", "", "and" if found.multi_label else "then")
+    headings = ["image", "label", "probability"]
+    more = any(len(image.guesses) > 1 for image in found.images)
+    if more:
+        headings.append("and" if found.multi_label else "then")
+    table = Table(*headings)
     table.columns[2].justify = "right"
     for column in table.columns:
         column.overflow = "fold"
     table.columns[2].no_wrap = True
     for image in found.images:
         labels = [(spaces_shown(guess.label), _share(guess.probability)) for guess in image.guesses]
-        first = labels[0] if labels else ("", "no label")
+        first = labels[0] if labels else ("no label", "")
         rest = ", ".join(" ".join(label) for label in labels[1:])
-        table.add_row(str(image.path), *first, rest)
+        table.add_row(str(image.path), *first, *([rest] if more else []))
     return table
 
 

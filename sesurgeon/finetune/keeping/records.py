@@ -42,11 +42,14 @@ class EpochRow:
 
 
 def best_of(rows: Sequence[EpochRow], metric: str | None) -> EpochRow:
-    """The row with the best score, the earliest of equal ones; without a metric the last."""
+    """The row with the best score, of equal ones that with the lowest loss, or else the earliest.
+
+    Without a metric it is the last.
+    """
     if metric is None:
         return rows[-1]
     sign = -1 if metric == "loss" else 1
-    return max(rows, key=lambda row: (sign * row.scores[metric], -row.epoch))
+    return max(rows, key=lambda row: (sign * row.scores[metric], -row.eval_loss, -row.epoch))
 
 
 def epochs_since_best(rows: Sequence[EpochRow], metric: str | None, phase: str) -> int:

@@ -19,6 +19,7 @@ from sesurgeon.finetune.keeping.records import EpochRow, best_of
 from sesurgeon.finetune.keeping.settings import problems_of
 from sesurgeon.finetune.keeping.states import TORN
 from sesurgeon.finetune.scoring.measured import Measured
+from sesurgeon.words import some
 
 _BEST, _LAST, _TEACHER = "best.pt", "last.pt", "teacher.pt"
 _SETTINGS, _PLAN = "args.yaml", "plan.yaml"
@@ -83,6 +84,8 @@ class RunFolder:
                 or have the wrong type.
         """
         path = self.path / _SETTINGS
+        if not self.path.exists():
+            raise UnreadableFileError(f"There is no run {self.path}.", hint=_runs_beside(self.path))
         if not path.exists():
             raise UnreadableFileError(f"{self.path} is not a run folder: there is no {_SETTINGS} in it.")
         try:
@@ -216,6 +219,11 @@ def make_run_folder(output: Path, name: str | None, *, force: bool = False) -> R
             f"The run folder in {output} cannot be made: {error.strerror or error}.",
             hint="Give another place with --output.",
         ) from error
+
+
+def _runs_beside(missing: Path) -> str | None:
+    runs = sorted(settings.parent.name for settings in missing.parent.glob(f"*/{_SETTINGS}"))
+    return f"In {missing.parent} there are: {some(runs)}." if runs else None
 
 
 def _first_free(output: Path) -> Path:

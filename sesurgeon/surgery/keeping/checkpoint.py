@@ -202,7 +202,8 @@ def _has_foreign_method(module: nn.Module) -> bool:
 def _cannot_be_embedded(model: nn.Module, reason: object) -> UsageError:
     return UsageError(
         f"This {type(model).__name__} has no name that could rebuild it, and cannot be pickled: {reason}",
-        hint="Define its classes in a module that can be imported, or load it by factory:pkg.mod:function.",
+        hint="Let a function of yours build it, and load it by factory:pkg.mod:function. (Classes alone are enough to "
+        "embed it if they lie in a module that can be imported, and nothing in it is parametrized.)",
     )
 
 
@@ -214,9 +215,9 @@ def _rebuilt(checkpoint: Checkpoint, origin: str, *, arch: Source | None, trust_
         named = arch is not None and arch.typed == source.typed
         if arch is not None and not named and (str(arch) != str(source) or arch.kwargs):
             own = "embeds its architecture" if source.kind == "module" else f"is to be loaded with {source.options}"
-            hint = "Give those." if source.kind == "factory" else "Leave out --arch and --model-kwargs."
+            hint = f"Give {source.options}." if source.kind == "factory" else "Leave out --arch and --model-kwargs."
             raise UsageError(f"{origin} {own}, not with {arch.options}.", hint=hint)
-        model = rebuild(checkpoint.provenance, checkpoint.module, trust_code=trust_pickle or named)
+        model = rebuild(checkpoint.provenance, checkpoint.module, trust_code=trust_pickle or named, origin=origin)
     provenance = provenance_of(model)
     dtype = _common_dtype(checkpoint.weights)
     if dtype is not None and dtype != _common_dtype(model.state_dict()):  # of what is in no state dict, too
