@@ -13,6 +13,8 @@
     ├── DataError                   exit 1   images, folders or labels that cannot be used
     └── DivergedError               exit 1   training led to numbers that are not finite
 
+SurgeryWarning, a UserWarning, is what :func:`sesurgeon.add_se` says of a network that it nevertheless operated on.
+
 130 is left for an interrupt (Ctrl-C). A message says what was given and where; ``hint`` says what to do next.
 """
 
@@ -41,44 +43,56 @@ class SesurgeonError(Exception):
 
 
 class UsageError(SesurgeonError):
+    """Arguments that make no sense."""
+
     exit_code = 2
 
 
 class FileError(SesurgeonError):
+    """A file that is not read."""
+
     exit_code = 3
 
 
 class UnreadableFileError(FileError):
-    pass
+    """A file is missing, torn, or of a format that sesurgeon does not read."""
 
 
 class UnsafeFileError(FileError):
-    pass
+    """Reading a file would run code in it."""
 
 
 class SiteError(SesurgeonError):
+    """There is no place for a block."""
+
     exit_code = 4
 
 
 class NoSiteError(SiteError):
-    pass
+    """There is nothing to attach a block to, or nothing was selected."""
 
 
 class UntraceableError(SiteError):
-    pass
+    """The network could not be run or followed."""
 
 
 class VerificationError(SesurgeonError):
+    """A proof failed: outputs or weights differ."""
+
     exit_code = 5
 
 
 class OutputError(SesurgeonError):
-    pass
+    """The result cannot be written where it was asked for."""
 
 
 class DataError(SesurgeonError):
-    pass
+    """Images, folders or labels that cannot be used."""
 
 
 class DivergedError(SesurgeonError):
-    pass
+    """Training led to numbers that are not finite."""
+
+
+class SurgeryWarning(UserWarning):
+    """Something to know about a network that got blocks: what could not be followed, or blocks that cannot learn."""

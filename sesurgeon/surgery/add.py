@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
 from sesurgeon.blocks import BlockConfig
+from sesurgeon.errors import SurgeryWarning
 from sesurgeon.graph import Survey
 from sesurgeon.graph.tracing.guards import goes_by_sizes
 from sesurgeon.models import add_record
@@ -24,7 +26,9 @@ from sesurgeon.placement import (
 )
 from sesurgeon.surgery.apply import insert_blocks, plan_of
 from sesurgeon.surgery.bare import take_out
+from sesurgeon.surgery.learnable import unreached_blocks
 from sesurgeon.surgery.proof import Proof, prove_identity
+from sesurgeon.words import counted, some
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -39,12 +43,14 @@ class Surgery:
         plan: what was inserted.
         survey: what was known of the network before.
         proof: that nothing changed.
+        unreached: paths of the blocks that could never learn: see :func:`unreached_blocks`.
     """
 
     model: nn.Module
     plan: Plan
     survey: Survey
     proof: Proof
+    unreached: tuple[str, ...] = ()
 
     @property
     def steered(self) -> tuple[str, ...]:
@@ -52,6 +58,23 @@ class Surgery:
         owners = sorted({self.survey.site(entry.site).owner for entry in self.plan.entries})
         graphs = [local.graphs for local in self.survey.graphs.values()]
         return tuple(path for path in owners if any(path in found and goes_by_sizes(found[path]) for found in graphs))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the user should know of the augmented network, in sentences."""
+        said = list(self.plan.warnings)
+        if self.steered:
+            named = some([path or "the model itself" for path in self.steered])
+            said.append(
+                f"{named} went by sizes of the input. Inputs whose sizes lead another way are refused from now on: "
+                "insert the blocks for them with other example inputs (--input-shape)."
+            )
+        if self.unreached:
+            said.append(
+                f"No gradient reaches {counted(len(self.unreached), 'block')} ({some(self.unreached, 3)}), which "
+                "therefore cannot learn. Does the forward run that part under torch.no_grad(), or not use its result?"
+            )
+        return tuple(said)
 
 
 def operate(
@@ -87,9 +110,10 @@ def operate_by(
         if inplace:
             take_out(augmented)
         raise
+    unreached = unreached_blocks(augmented, found) if verify else ()
     if plan.entries:
         add_record(augmented, "add-se", policy=list(plan.policy), blocks=len(plan.entries), proof=str(proof))
-    return Surgery(augmented, plan, found, proof)
+    return Surgery(augmented, plan, found, proof, unreached)
 
 
 def _proof(augmented: nn.Module, plan: Plan, found: Survey, *, verify: bool) -> Proof:
@@ -110,7 +134,9 @@ def add_se(
 ) -> AnyModule:
     """``model`` with channel attention in it and, proved by running it, the same outputs to the last bit.
 
-    The result is an instance of the model's own class, with all its methods, attributes and state-dict keys.
+    The result is an instance of the model's own class, with all its methods, attributes and state-dict keys. A
+    :class:`SurgeryWarning` names modules that could not be followed and therefore got no blocks of their own, blocks
+    that can never learn, methods that skip blocks, and whatever else there is to know.
 
     Args:
         model: a convolutional network, in train or eval mode, on any device.
@@ -134,4 +160,12 @@ def add_se(
         verify=verify,
         inplace=inplace,
     )
+    for said in (*_not_followed(surgery.survey), *surgery.warnings):
+        warnings.warn(said, SurgeryWarning, stacklevel=2)
     return cast(AnyModule, surgery.model)
+
+
+def _not_followed(found: Survey) -> Iterator[str]:
+    if found.left_alone:
+        named = [f"{left.path or 'the model itself'} ({left.reason})" for left in found.left_alone]
+        yield f"Could not be followed, and got no blocks of their own: {some(named, 3)}."

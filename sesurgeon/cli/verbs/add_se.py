@@ -21,7 +21,7 @@ from sesurgeon.cli.shown.planning import plan_body, plan_data
 from sesurgeon.cli.shown.timing import timed
 from sesurgeon.errors import UsageError
 from sesurgeon.files import check_writable
-from sesurgeon.words import counted, some
+from sesurgeon.words import counted
 
 if TYPE_CHECKING:
     from sesurgeon.export import LatencyRatio
@@ -85,15 +85,8 @@ def add_se(
             save(surgery.model, path, force=force)
             if plan_out is not None:
                 write_plan(surgery.plan, plan_out, costs=price.blocks, name=model, options=reading.typed, force=force)
-        for warning in surgery.plan.warnings:
+        for warning in surgery.warnings:
             out.note(f"Warning: {warning}")
-        steered = surgery.steered
-        if steered:
-            named = some([path or "the model itself" for path in steered])
-            out.note(
-                f"Warning: {named} went by sizes of the input. Inputs whose sizes lead another way are refused from "
-                "now on: insert the blocks for them with another --input-shape."
-            )
         written = [] if dry_run else [file for file in (path, plan_out) if file is not None]
         data = {
             "model": model,
@@ -101,7 +94,8 @@ def add_se(
             "plan_output": None if dry_run else plan_out,
             "policy": surgery.plan.policy,
             **plan_data(surgery.plan, surgery.survey, price, ratios),
-            "steered": steered,
+            "steered": surgery.steered,
+            "unreached": surgery.unreached,
             "proof": surgery.proof,
         }
         out.result(_rendered(model, surgery, price, ratios, written), data)
