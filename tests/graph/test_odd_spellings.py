@@ -352,3 +352,21 @@ def test_a_sum_in_place_of_a_slice_is_no_place_for_post_since_the_block_could_no
     assert surgery.plan.sites == ["1:sum"]
     assert [left.path for left in surgery.plan.left_alone] == ["0"]
     surgery.model.train()(X).sum().backward()
+
+
+class AddsToHalf(Residual):
+    """As partial convolutions do: only the first channels get a branch, and the sum is written over them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.clone()
+        y[:, :8] += self.branch(x)
+        return y
+
+
+def test_a_shortcut_that_the_sum_is_written_over_is_no_place_for_identity() -> None:
+    net = nn.Sequential(AddsToHalf(conv(16, 8), nn.BatchNorm2d(8)), Residual(conv(16, 16), nn.BatchNorm2d(16)))
+    surgery = operate(net, policies=["identity"], example_inputs=torch.randn(2, 16, 8, 8))
+    assert surgery.plan.sites == ["1:shortcut"]
+    assert [left.path for left in surgery.plan.left_alone] == ["0"]
+    surgery.model.train()(torch.randn(2, 16, 8, 8)).sum().backward()
+    assert operate(net, example_inputs=torch.randn(2, 16, 8, 8)).plan.sites == ["0:residual", "1:residual"]

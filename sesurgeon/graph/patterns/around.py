@@ -16,11 +16,12 @@ def around(flow: Flow, residual: Candidate) -> list[Candidate]:
     """
     if residual.join is None or residual.shortcut is None:
         return []
-    places = [
-        Candidate("shortcut", residual.shortcut, residual.branch, users=(residual.join,), of=residual),
-    ]
+    places = []
+    into_a_slice = _sums_into_a_slice(flow, residual.join)
+    if not (into_a_slice and ops.operand(residual.join) is residual.shortcut):
+        places.append(Candidate("shortcut", residual.shortcut, residual.branch, users=(residual.join,), of=residual))
     joined = _activated(flow, residual.join)
-    if joined.users and not _sums_into_a_slice(flow, residual.join):  # something reads it
+    if joined.users and not into_a_slice:  # something reads it
         places.append(Candidate("sum", joined, residual.branch, of=residual))
     fork = _fork(flow, residual.branch)
     if fork is not None:
@@ -30,7 +31,7 @@ def around(flow: Flow, residual: Candidate) -> list[Candidate]:
 
 
 def _sums_into_a_slice(flow: Flow, join: fx.Node) -> bool:
-    """``y[:, :k] += x``: the assignment overwrites the sum, which a block there keeps for its backward pass."""
+    """``y[:, :k] += x``: this overwrites the slice and the sum, which blocks there keep for their backward pass."""
     summed = ops.operand(join)
     return ops.is_in_place(flow.owner, join) and isinstance(summed, fx.Node) and ops.is_slice(summed)
 
