@@ -14,6 +14,9 @@ from safetensors import SafetensorError
 
 from sesurgeon.errors import OutputError
 
+StrPath = str | os.PathLike[str]
+"""A path, as Python's own functions take it."""
+
 _TOKEN_BYTES = 4  # of the random part of a temporary name
 # how torch's writer of archives (a RuntimeError) and safetensors say that a disk is full
 _FULL = ("PytorchStreamWriter", "unexpected pos", "iostream error", "I/O error")

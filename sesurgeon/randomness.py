@@ -12,7 +12,7 @@ import torch
 
 
 def random_states() -> tuple[Any, ...]:
-    """Of Python, NumPy, torch on the CPU, and torch on CUDA where it was used already."""
+    """The random states of Python, NumPy, torch on the CPU, and torch on CUDA where it was used already."""
     cuda = torch.cuda.get_rng_state_all() if _cuda_in_use() else None
     return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
 

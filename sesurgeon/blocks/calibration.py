@@ -36,7 +36,7 @@ class UnitSums:
 
     @classmethod
     def of(cls, values: Tensor) -> UnitSums:
-        """Of a batch of shape (N, units, *places)."""
+        """The sums of a batch of shape (N, units, *places)."""
         rows = values.detach().movedim(1, -1).flatten(0, -2).cpu().double()
         return cls(len(rows), rows.sum(0), rows.square().sum(0))
 

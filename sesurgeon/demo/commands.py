@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from sesurgeon.demo.settings import DemoSettings
+from sesurgeon.files import StrPath
 
 DATA, BASE, AUGMENTED, ONNX = "digits", "digits.pt", "digits.se.pt", "digits.onnx"
 INPUT_SHAPE = (1, 8, 8)
@@ -14,7 +15,7 @@ _READING = f"--data {DATA} -j 0"  # for 8x8 images, reader processes cost more t
 ADD_SE = f"sesurgeon add-se {BASE} --input-shape {','.join(map(str, INPUT_SHAPE))}"
 
 
-def evaluate_command(model: str | Path) -> str:
+def evaluate_command(model: StrPath) -> str:
     """Measure ``model``, a path relative to the demo's folder."""
     return f"sesurgeon evaluate {model} {_READING}"
 
@@ -25,7 +26,7 @@ def finetune_command(settings: DemoSettings, model: str = "") -> str:
     return " ".join(filter(None, ("sesurgeon finetune", model, _READING, lengths)))
 
 
-def export_command(model: str | Path) -> str:
+def export_command(model: StrPath) -> str:
     """Export ``model`` to ONNX."""
     return f"sesurgeon export {model} --onnx -o {ONNX}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from sesurgeon.demo.network import train_network
 from sesurgeon.demo.settings import DemoSettings
 from sesurgeon.errors import OutputError, VerificationError
 from sesurgeon.export import OnnxReport, export_onnx, load_onnx
-from sesurgeon.files import atomic_write
+from sesurgeon.files import StrPath, atomic_write
 from sesurgeon.finetune import Evaluation, FinetuneConfig, FinetuneResult, evaluate, finetune, open_data
 from sesurgeon.models import random_input
 from sesurgeon.placement import Cost, model_cost
@@ -64,7 +63,7 @@ class DemoResult:
 
 
 def run_demo(
-    folder: str | os.PathLike[str],
+    folder: StrPath,
     settings: DemoSettings | None = None,
     *,
     force: bool = False,
@@ -211,7 +210,7 @@ def _finetune(folder: Path, settings: DemoSettings, on_progress: OnDemoProgress)
     return finetune(load(folder / commands.AUGMENTED), folder / commands.DATA, config, on_progress=on_progress)
 
 
-def _evaluate(folder: Path, model: str | Path, title: str, on_progress: OnDemoProgress) -> Evaluation:
+def _evaluate(folder: Path, model: StrPath, title: str, on_progress: OnDemoProgress) -> Evaluation:
     with _step(on_progress, title, commands.evaluate_command(model)) as say:
         path = folder / model
         loaded: nn.Module = load_onnx(path) if path.suffix == ".onnx" else load(path)

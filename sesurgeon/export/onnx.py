@@ -23,7 +23,7 @@ from sesurgeon.export.precision import simplify as simplify_file
 from sesurgeon.export.prepare import prepare, shapes_of
 from sesurgeon.export.sessions import as_arrays, open_session
 from sesurgeon.export.trials import Trial, trials_on, usual_trials
-from sesurgeon.files import target_of
+from sesurgeon.files import StrPath, target_of
 from sesurgeon.scalars import is_whole
 
 Batch: TypeAlias = Tensor | Sequence[Tensor]
@@ -62,7 +62,7 @@ class OnnxReport:
 
 def export_onnx(
     model: nn.Module,
-    path: str | os.PathLike[str],
+    path: StrPath,
     *,
     opset: int | None = None,
     example_inputs: Tensor | tuple[Any, ...] | None = None,

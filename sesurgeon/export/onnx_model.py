@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from sesurgeon.errors import UnreadableFileError
 from sesurgeon.export.onnx_metadata import read_metadata
 from sesurgeon.export.sessions import open_session
+from sesurgeon.files import StrPath
 from sesurgeon.models.provenance import attach_provenance
 from sesurgeon.words import first_line
 
@@ -42,7 +42,7 @@ class OnnxModel(nn.Module):
         return torch.from_numpy(logits)
 
 
-def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
+def load_onnx(path: StrPath) -> OnnxModel:
     """Load a file that :func:`sesurgeon.export_onnx` wrote, with its metadata.
 
     If it has no preprocessing (the exported model had none), images are prepared as for any model without one: at the

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sesurgeon.errors import UsageError
-from sesurgeon.files import atomic_write, check_writable
+from sesurgeon.files import StrPath, atomic_write, check_writable
 from sesurgeon.surgery import Folding, fold
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -34,7 +33,7 @@ class PlainReport:
     folding: Folding
 
 
-def export_plain(model: nn.Module, path: str | os.PathLike[str], *, force: bool = True) -> PlainReport:
+def export_plain(model: nn.Module, path: StrPath, *, force: bool = True) -> PlainReport:
     """Fold the gates of ``model`` and write its state dict: plain tensors on the CPU, under the same keys.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from sesurgeon.export.parity import Parity, compare_all
 from sesurgeon.export.precision import TOLERANCES
 from sesurgeon.export.prepare import prepare, shapes_of
 from sesurgeon.export.trials import Trial, usual_trials
-from sesurgeon.files import atomic_write, check_writable
+from sesurgeon.files import StrPath, atomic_write, check_writable
 from sesurgeon.models.provenance import Provenance
 from sesurgeon.version import __version__
 from sesurgeon.words import first_line
@@ -53,7 +52,7 @@ class Pt2Report:
 
 def export_pt2(
     model: nn.Module,
-    path: str | os.PathLike[str],
+    path: StrPath,
     *,
     example_inputs: Tensor | tuple[Any, ...] | None = None,
     all_outputs: bool = False,

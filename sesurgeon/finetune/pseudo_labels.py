@@ -62,7 +62,7 @@ def labelled_by(model: nn.Module, data: Data, config: FinetuneConfig, said: Tens
             image.
 
     Raises:
-        UsageError: a setting in ``config`` needs labels, or the model gives several labels an image.
+        UsageError: a setting in ``config`` needs labels, or the model gives several labels per image.
         DataError: the model cannot take the images.
     """
     of_labels = ("class_weights", "balanced_sampling", "patience", "eval_metric")
@@ -75,7 +75,7 @@ def labelled_by(model: nn.Module, data: Data, config: FinetuneConfig, said: Tens
         )
     if provenance_of(model).multi_label:
         raise UsageError(
-            f"The model gives several labels an image, and the images of {data.name} have none.",
+            f"The model gives several labels per image, and the images of {data.name} have none.",
             hint="Go on with it by --multi-label and a manifest that names the labels of each image.",
         )
     preprocessing = preprocessing_for(model, data.split("train"), config.img_size)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from sesurgeon.errors import DivergedError, SesurgeonError, UsageError
+from sesurgeon.files import StrPath
 from sesurgeon.finetune.assembly import checked_updates, make_trainer, place
 from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.context import RunContext
@@ -87,11 +88,11 @@ class FinetuneResult:
 @explain_lost_processes()
 def finetune(
     model: nn.Module,
-    data: Data | str | os.PathLike[str],
+    data: Data | StrPath,
     config: FinetuneConfig | None = None,
     *,
     teacher: nn.Module | None = None,
-    resume: str | os.PathLike[str] | None = None,
+    resume: StrPath | None = None,
     settings: Mapping[str, Any] | None = None,
     on_progress: OnProgress = ignore,
 ) -> FinetuneResult:
@@ -215,7 +216,7 @@ def _sources(model: nn.Module, data: str, teacher: nn.Module | None) -> dict[str
 
 def _images(
     model: nn.Module,
-    data: Data | str | os.PathLike[str],
+    data: Data | StrPath,
     config: FinetuneConfig,
     accelerator: Accelerator,
     found: FoundState | None,
@@ -319,9 +320,7 @@ def _restore(trainer: Trainer, found: FoundState) -> None:
     trainer.run.on_progress(RunResumed(found.path, found.state.epoch, found.state.update, torn, held))
 
 
-def _open(
-    data: str | os.PathLike[str], model: nn.Module, config: FinetuneConfig, on_progress: OnProgress, *, taught: bool
-) -> Data:
+def _open(data: StrPath, model: nn.Module, config: FinetuneConfig, on_progress: OnProgress, *, taught: bool) -> Data:
     spec = os.fspath(data)
     from_itself = config.distill == 1 and not taught  # which needs no labels
     return open_data(

@@ -156,11 +156,11 @@ def _check_multi_label(data: Data, config: FinetuneConfig, *, kept: bool) -> Non
     """Check that data, settings and model agree. ``kept``: the model keeps a head for several labels per image."""
     if data.multi_label != config.multi_label:
         raise UsageError(
-            f"multi_label (={config.multi_label}) of the settings is not that with which {data.name} was opened.",
+            f"multi_label (={config.multi_label}) is not the value with which {data.name} was opened.",
             hint="Open the data by open_data(..., multi_label=...) of the same value.",
         )
     if kept and not config.multi_label:
-        raise UsageError("The model gives several labels an image.", hint="Go on with it by --multi-label.")
+        raise UsageError("The model gives several labels per image.", hint="Go on with it by --multi-label.")
 
 
 def prepare_model(model: nn.Module, task: Task) -> None:

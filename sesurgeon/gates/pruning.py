@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -12,6 +11,7 @@ import torch
 from torch import nn
 
 from sesurgeon.errors import UsageError, VerificationError
+from sesurgeon.files import StrPath
 from sesurgeon.finetune import Data
 from sesurgeon.finetune.data.heldout import identity_of
 from sesurgeon.finetune.data.loader import check_loading
@@ -116,7 +116,7 @@ class _State:
 
 def prune(
     model: nn.Module,
-    data: Data | str | os.PathLike[str],
+    data: Data | StrPath,
     *,
     max_drop: float = 0.1,
     tolerance: float = CONSTANT,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import SesurgeonError, UsageError
+from sesurgeon.files import StrPath
 from sesurgeon.finetune import Data, EvaluationStep
 from sesurgeon.finetune.data.loader import check_loading
 from sesurgeon.finetune.data.readers import read, readers_ended
@@ -55,7 +55,7 @@ class GateStudy:
 
 def study_gates(
     model: nn.Module,
-    data: Data | str | os.PathLike[str],
+    data: Data | StrPath,
     *,
     classes: Sequence[str] | None = None,
     split: str = "val",

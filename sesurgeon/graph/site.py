@@ -59,7 +59,7 @@ class Site:
 
     @property
     def channels(self) -> int:
-        """Of the tensor that would be scaled."""
+        """How many channels the tensor has that would be scaled."""
         return self.shape[self.channel_dim]
 
     @property

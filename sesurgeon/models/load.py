@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from torch import nn
 
 from sesurgeon.errors import UnreadableFileError, UsageError
+from sesurgeon.files import StrPath
 from sesurgeon.models.build import build
 from sesurgeon.models.files.quantised import refuse_quantised_module
 from sesurgeon.models.files.state_dicts import find_weights
@@ -46,7 +46,7 @@ def build_named(
     return built
 
 
-def named_source(model: str | Path | Source) -> Source | None:
+def named_source(model: StrPath | Source) -> Source | None:
     """The source that ``model`` names; None when it is a path.
 
     Raises:

@@ -101,7 +101,7 @@ def _reset_by_timm(model: nn.Module, reset: Callable[[], Any], like: nn.Module) 
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Of its own tensors, not those of modules within."""
+    """The shapes of its own tensors, not those of modules within."""
     tensors = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
     return {name: tuple(tensor.shape) for name, tensor in tensors}
 

@@ -152,16 +152,16 @@ def check_stated(stated: Preprocessing | Mapping[str, Any]) -> None:
     """Refuse what is wrong about it for every model, before one is read.
 
     Raises:
-        UsageError: it is no dict, or a preprocessing has no such part.
+        UsageError: it is not a dict, or there is no such setting.
     """
     if isinstance(stated, Preprocessing):
         return
     if not isinstance(stated, Mapping):
-        raise UsageError(f"A preprocessing is a dict, not a {type(stated).__name__}.", hint=_EXAMPLE)
+        raise UsageError(f"preprocessing must be a dict, not a {type(stated).__name__}.", hint=_EXAMPLE)
     names = [field.name for field in fields(Preprocessing)]
     if unknown := [str(name) for name in stated if name not in names]:
         raise UsageError(
-            f"There is no {', '.join(unknown)} in a preprocessing.", hint=f"Its parts are {', '.join(names)}."
+            f"There is no preprocessing setting {', '.join(unknown)}.", hint=f"There are {', '.join(names)}."
         )
 
 

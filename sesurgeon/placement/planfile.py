@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from sesurgeon.errors import UnreadableFileError
-from sesurgeon.files import atomic_write
+from sesurgeon.files import StrPath, atomic_write
 from sesurgeon.placement.costs import Cost
 from sesurgeon.placement.document import entry_to_data, plan_in_part, plan_to_data
 from sesurgeon.placement.plan import Entry, Plan
@@ -20,28 +20,28 @@ from sesurgeon.placement.yaml_lines import parse_yaml
 _WIDTH = 84  # a line is ended behind the first word beyond it
 
 
-def read_plan(path: str | Path) -> Plan:
+def read_plan(path: StrPath) -> Plan:
     """The plan in a YAML file, as :func:`write_plan` or a person wrote it; no model is needed for that.
 
     What it leaves open (attributes, channels, inputs) is filled in when it meets a model.
 
     Raises:
-        UnreadableFileError: there is no such file, or it is no text.
-        UsageError: it is no plan; all problems are named, each with its line.
+        UnreadableFileError: there is no such file, or it is not text.
+        UsageError: it is not a plan; all problems are named, each with its line.
     """
     plan, problems = read_in_part(path)
     refuse(f"{path} cannot be read", problems)
     return plan
 
 
-def read_in_part(path: str | Path) -> tuple[Plan, tuple[Problem, ...]]:
+def read_in_part(path: StrPath) -> tuple[Plan, tuple[Problem, ...]]:
     """As :func:`read_plan`, but gives what could be read of the plan, and the problems with the rest.
 
     :func:`refuse_all` then reports them, with what of the plan does not fit a model.
 
     Raises:
-        UnreadableFileError: there is no such file, or it is no text.
-        UsageError: it is no plan.
+        UnreadableFileError: there is no such file, or it is not text.
+        UsageError: it is not a plan.
     """
     path = Path(path)
     try:
@@ -60,7 +60,7 @@ def read_in_part(path: str | Path) -> tuple[Plan, tuple[Problem, ...]]:
 
 def write_plan(
     plan: Plan,
-    path: str | Path,
+    path: StrPath,
     *,
     costs: Mapping[str, Cost] | None = None,
     name: str = "MODEL",

@@ -26,7 +26,7 @@ class Price:
 
     @property
     def after(self) -> Cost:
-        """Of the network with all the blocks."""
+        """The cost of the network with all its blocks."""
         return sum(self.blocks.values(), self.before)
 
 

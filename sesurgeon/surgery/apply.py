@@ -24,7 +24,7 @@ from sesurgeon.surgery.rewrite import (
 _PLAN = "_sesurgeon_plan"
 
 
-def apply_plan(model: AnyModule, plan: Plan, inplace: bool = False) -> AnyModule:
+def apply_plan(model: AnyModule, plan: Plan, *, inplace: bool = False) -> AnyModule:
     """``model`` with the plan's blocks in it, as an instance of its own class.
 
     The blocks of a plan for a folded network are inserted as they were before folding: nothing was folded into these
@@ -56,8 +56,8 @@ def insert_blocks(model: AnyModule, plan: Plan, found: Survey, *, inplace: bool,
     Args:
         model, plan, inplace: as there, but nothing is unfolded.
         found: the survey.
-        shared: the copy has the very parameters and buffers of ``model``: it takes no memory for weights, and a change
-            to those of one changes the other.
+        shared: the copy shares the parameters and buffers of ``model``: it takes no memory for weights, and a change to
+            those of one changes the other.
     """
     check_not_augmented(model)
     plan = completed(plan, found)

@@ -13,7 +13,7 @@ from sesurgeon.surgery.folding.scale import Scale, multiply
 from sesurgeon.surgery.rewrite import blocks_of
 
 
-def remove_se(model: AnyModule, inplace: bool = False) -> AnyModule:
+def remove_se(model: AnyModule, *, inplace: bool = False) -> AnyModule:
     """``model`` without the blocks that were inserted: its forward, classes and state dict as before surgery.
 
     Weights that were trained meanwhile stay as they are now. A gate's factor that was folded into a layer is removed

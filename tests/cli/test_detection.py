@@ -74,7 +74,7 @@ def test_a_detector_by_name_is_operated_on_and_comes_back_in_both_modes(here: Pa
 
 def test_inspect_says_on_which_images_a_detector_was_looked_at(here: Path) -> None:
     words = ("inspect", "factory:tests.detectors:detector", "--model-kwargs", "kind=faster")
-    assert "MACs an image of 3x64x64" in run(*words).stdout
+    assert "MACs per image of 3x64x64" in run(*words).stdout
     found = data_of(*words)
     assert found["train_failure"] is None
     assert found["input_shapes"] == [[[3, 64, 64], [3, 64, 64]]]

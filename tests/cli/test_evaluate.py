@@ -44,7 +44,7 @@ def test_scores_and_classes_are_printed(workplace: Path) -> None:
         ["top-2", "100.00 %"],
         ["loss", f"{found.loss:.4f}"],
         ["images", "6"],
-        ["seen as", "1 x 8 x 8"],
+        ["input size", "1 x 8 x 8"],
         ["down", "3", str(correct[0]), f"{100 * correct[0] / 3:.2f} %"],
         ["up", "3", str(correct[1]), f"{100 * correct[1] / 3:.2f} %"],
     ]

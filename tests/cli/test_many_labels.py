@@ -1,4 +1,4 @@
-"""Several labels an image, from the command line: train, measure, predict, ship."""
+"""Several labels per image, from the command line: train, measure, predict, ship."""
 
 from __future__ import annotations
 

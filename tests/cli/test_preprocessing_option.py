@@ -77,7 +77,7 @@ def test_an_exported_file_can_be_told_otherwise(workplace: Path) -> None:
     [
         ("mean", "'mean' is not KEY=VALUE"),
         ("mean=0.5", "does not say at which size it sees images"),
-        ("men=0.5", "There is no men in a preprocessing. Its parts are input_size, mean"),
+        ("men=0.5", "There is no preprocessing setting men. There are input_size, mean"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_before_anything_is_written(workplace: Path, value: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Going on with a run, settings from a file, and several processes: from the command line."""
+"""Resuming a run, settings from a file, and several processes: from the command line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_finished_run_takes_more_epochs(workplace: Path) -> None:
     assert finetune(*SHORT, "--epochs", "2").exit_code == 0
     result = finetune("--resume", "--epochs", "3", "--json")
     assert result.exit_code == 0, result.stderr
-    assert "Going on with runs/finetune/exp, the newest run there." in result.stderr
+    assert "Resuming runs/finetune/exp, the newest run there." in result.stderr
     report = json.loads(result.stdout)
     assert [row["epoch"] for row in report["epochs"]] == [-1, 0, 1, 2]
     assert report["folder"] == "runs/finetune/exp"
@@ -185,7 +185,7 @@ def killed(epochs: int, moment: float, *arguments: str) -> int:
     ) as run:
         assert run.stderr is not None
         lines = iter(run.stderr.readline, "")
-        next(line for line in lines if "The run is kept" in line or "Going on from" in line)
+        next(line for line in lines if "The run is kept" in line or "Resuming from" in line)
         told = (line for line in lines if line.startswith("epoch "))
         for _ in range(epochs):
             next(told, None)

@@ -1,4 +1,4 @@
-"""Several labels an image: data, loss, scores, a whole run, going on with it, prediction."""
+"""Several labels per image: data, loss, scores, a whole run, going on with it, prediction."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_a_report_has_the_right_scores(tmp_path: Path) -> None:
     assert "| class | images | average precision at first | average precision now |" in text
     assert "| a | 2 | 83.33 % | 83.33 % |" in text
     assert "top-1" not in text
-    assert "Taken for one another" not in text
+    assert "Most confused classes" not in text
 
 
 def test_a_run_learns_and_its_checkpoint_knows(augmented: nn.Module, manifest: Path, config: FinetuneConfig) -> None:
@@ -300,11 +300,11 @@ def test_settings_data_and_network_must_agree(make_net: MakeNet, manifest: Path,
     attach_provenance(model, Provenance(source, classes=CLASSES, multi_label=True))
     data = open_data(manifest, multi_label=True)
     single = replace(config, multi_label=False)
-    with pytest.raises(UsageError, match="is not that with which"):
+    with pytest.raises(UsageError, match="is not the value with which"):
         finetune(model, data, single)
     three = "\n".join(line for line in manifest.read_text().splitlines() if "|" not in line and ",," not in line)
     manifest.write_text(three)
-    with pytest.raises(UsageError, match="The model gives several labels an image"):
+    with pytest.raises(UsageError, match="The model gives several labels per image"):
         finetune(model, manifest, single)
     with pytest.raises(UsageError, match="was opened with one"):
         evaluate(model, open_data(manifest), workers=0)

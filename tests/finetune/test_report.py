@@ -37,7 +37,7 @@ def written(folder: Path, milestones: Mapping[str, Evaluation], **parts: object)
 def test_milestones_are_compared_with_the_first(tmp_path: Path) -> None:
     base, best = evaluation(0, 0, 0, 0), evaluation(0, 1, 1, 1)
     text = written(tmp_path, {"base": base, "after surgery": base, "best": best})
-    assert text.startswith("# flowers\n\n|  | top-1 | top-3 | loss | images | mended | broken |\n| --- | ---: |")
+    assert text.startswith("# flowers\n\n|  | top-1 | top-3 | loss | images | fixed | broken |\n| --- | ---: |")
     assert "| base | 50.00 % | 100.00 % | 0.6931 | 4 |  |  |\n" in text
     assert "| after surgery | 50.00 % | 100.00 % | 0.6931 | 4 | 0 | 0 |\n" in text
     assert "| best | 75.00 % | 100.00 % | 0.6931 | 4 | 2 | 1 |\n" in text

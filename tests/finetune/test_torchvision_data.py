@@ -99,7 +99,7 @@ def test_a_dataset_that_tells_no_classes_is_refused(
             return 3
 
     monkeypatch.setattr("torchvision.datasets.CelebA", CelebA)
-    with pytest.raises(UsageError, match="'CelebA' has no training and validation part with one class an image"):
+    with pytest.raises(UsageError, match="'CelebA' has no training and validation part with one class per image"):
         open_data("torchvision:CelebA", data_dir=tmp_path)
 
 

@@ -68,7 +68,7 @@ def test_where_nothing_is_known_the_rest_is_the_default() -> None:
     ("stated", "message"),
     [
         ({"mean": 0.5}, r"does not say at which size.*\n.*input_size=\[3,224,224\]"),
-        ({"input_sise": [3, 8, 8]}, r"no input_sise in a preprocessing\.\nIts parts are input_size, .*crop_pct"),
+        ({"input_sise": [3, 8, 8]}, r"no preprocessing setting input_sise\.\nThere are input_size, .*crop_pct"),
         ({"input_size": 8}, r"input_size=8 makes no sense: input_size is three whole numbers"),
         ({"input_size": [3, 8]}, r"makes no sense: input_size is three whole numbers"),
         ({"input_size": [3.7, 8, 8]}, r"makes no sense: input_size is three whole numbers"),
@@ -78,8 +78,8 @@ def test_where_nothing_is_known_the_rest_is_the_default() -> None:
         ({"input_size": [3, 8, 8], "mean": {0.5: 1, 0.6: 2, 0.7: 3}}, r"is no list of numbers"),
         ({"input_size": [3, 8, 8], "mean": None}, r"mean=None makes no sense"),
         ({"input_size": [3, 8, 8], "mean": "0.4,0.5"}, r"a value for each of the 3 channels"),
-        ({1: 2}, r"There is no 1 in a preprocessing"),
-        ([1, 2], r"A preprocessing is a dict, not a list"),
+        ({1: 2}, r"There is no preprocessing setting 1"),
+        ([1, 2], r"preprocessing must be a dict, not a list"),
         ({"input_size": [3, 8, 8], "mean": [0.5, 0.5]}, r"a value for each of the 3 channels"),
         ({"input_size": [3, 8, 8], "std": "wide"}, r"std=wide makes no sense"),
         ({"input_size": [3, 8, 8], "std": 0}, r"must be above 0"),
@@ -118,5 +118,5 @@ def test_a_network_of_timm_can_be_told_otherwise() -> None:
 
 
 def test_a_part_that_there_is_not_is_told_before_a_file_is_read(tmp_path):
-    with pytest.raises(UsageError, match="There is no men in a preprocessing"):
+    with pytest.raises(UsageError, match="There is no preprocessing setting men"):
         sesurgeon.load(tmp_path / "gone.pt", preprocessing={"men": 0.5})

@@ -75,7 +75,7 @@ def _images_of_channels_last(a: Tensor, b: Tensor, layout: Layout) -> tuple[Tens
 
 
 def _dot_products_by_share(a: Tensor, b: Tensor) -> Tensor:
-    """Of each channel of images (N, 1, channels, places, 1)."""
+    """The dot product of each channel of images (N, 1, channels, places, 1)."""
     images = max(1, _SHARE // (a[0].numel() * a.element_size()))
     return torch.cat([(x * y).sum(3) for x, y in zip(torch.split(a, images), torch.split(b, images), strict=True)])
 
@@ -86,7 +86,7 @@ def _dot_products_by_image(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _dot_products(a: Tensor, b: Tensor) -> Tensor:
-    """Of each channel of two tensors (1, channels, places, ...)."""
+    """The dot product of each channel of two tensors (1, channels, places, ...)."""
     zeros, ones = _standard(a)
     found: Tensor = torch.ops.aten.native_batch_norm_backward(
         a, b, None, zeros, ones, None, None, False, 0.0, [False, True, False]

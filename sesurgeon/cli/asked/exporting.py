@@ -103,7 +103,7 @@ class Format:
 
     @property
     def suffix(self) -> str:
-        """Of the file's name, if the user gave none."""
+        """The end of the file's name, if the user gave none."""
         if self.kind == "pt2":
             return ".pt2"
         variant = ".half" if self.half else ".int8" if self.int8 else ".cpu" if self.for_cpu else ""

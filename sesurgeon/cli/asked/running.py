@@ -137,7 +137,7 @@ def resumed_run(own: Mapping[str, object], asked: Asked) -> Run:
     typed = is_typed(context, "num_processes")
     processes = asked.processes if typed else int(settings.get("num_processes", 1))
     if states_in(RunFolder(folder).states):
-        notes = (f"Going on with {folder}, the newest run there.",) if training.name is None else ()
+        notes = (f"Resuming {folder}, the newest run there.",) if training.name is None else ()
         of_last = replace(reading, num_classes=None, pretrained=False)
         taught = settings.get("teacher") is not None
         teacher = (str(RunFolder(folder).teacher), asked.teaching.reading(reading)) if taught else None

@@ -86,7 +86,7 @@ def findings_body(findings: Findings, *, all_sites: bool) -> Group:
     found, cost, inserted = findings.survey, findings.cost, findings.inserted
     body: list[RenderableType] = [
         Text(f"{type(findings.model).__name__} from {findings.name}", style="bold"),
-        Text(f"{count(cost.parameters)} parameters, {count(cost.macs)} MACs an image of {_shapes(found)}"),
+        Text(f"{count(cost.parameters)} parameters, {count(cost.macs)} MACs per image of {_shapes(found)}"),
         Text(f"Sites: {kinds(findings.sites)}. Inserted blocks: {len(inserted)}."),
     ]
     reached = [site for site in findings.sites if site.id in findings.reached and site not in findings.gated]

@@ -83,7 +83,7 @@ def _totals_table(before: Cost, after: Cost) -> Table:
         column.justify = "right"
     for label, old, new in (
         ("parameters", before.parameters, after.parameters),
-        ("MACs an image", before.macs, after.macs),
+        ("MACs per image", before.macs, after.macs),
     ):
         table.add_row(label, count(old), count(new), f"+{share(new - old, old)}")
     table.add_row("  pooling additions (½ MAC)", count(before.pooling), count(after.pooling), "")

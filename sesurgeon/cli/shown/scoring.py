@@ -71,7 +71,7 @@ def score_table(found: Measured) -> Table:
     table.add_row("loss", number(found.loss))
     table.add_row("images", f"{found.images:,}")
     if found.input_size is not None:
-        table.add_row("seen as", " x ".join(map(str, found.input_size)))
+        table.add_row("input size", " x ".join(map(str, found.input_size)))
     return table
 
 

@@ -105,7 +105,7 @@ class Watcher:
                     self.out.note(f"Warning: {file} is damaged and was passed over.")
                 finished = f"all epochs are done; --epochs {epoch + 1} or more would lengthen the run."
                 where = finished if epoch >= self.epochs else f"epoch {epoch + 1}, after {update} of its updates."
-                self.out.note(f"Going on from {path}: {where}")
+                self.out.note(f"Resuming from {path}: {where}")
                 if held is not None:
                     self.out.note(f"best.pt holds a later epoch, {held.epoch + 1}, until one scores higher.")
                 self._first_step = update

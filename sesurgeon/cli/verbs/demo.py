@@ -81,7 +81,7 @@ def _rendered(result: DemoResult) -> Group:
     facts = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for label, old, new in (
         ("parameters", before.parameters, after.parameters),
-        ("MACs an image", before.macs, after.macs),
+        ("MACs per image", before.macs, after.macs),
     ):
         facts.add_row(label, f"{count(old)} → {count(new)} (+{share(new - old, old)})")
     facts.add_row("surgery", str(result.surgery.proof))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from sesurgeon.blocks import BlockConfig
 from sesurgeon.errors import NoSiteError
 from sesurgeon.export.cost.latency import LatencyRatio, Progress, measure_latency
 from sesurgeon.export.cost.runtimes import Runtime
+from sesurgeon.files import StrPath
 from sesurgeon.graph import Survey, survey
 from sesurgeon.modules import parameter_count
 from sesurgeon.placement import Filters, Plan, images_in, plan_from_survey
@@ -94,7 +94,7 @@ def measure_placements(
     return costs
 
 
-def draw_placements(costs: Sequence[PlacementCost], path: str | os.PathLike[str]) -> None:
+def draw_placements(costs: Sequence[PlacementCost], path: StrPath) -> None:
     """Write a PNG with a row for each placement: the time that it adds in each runtime, with quartiles as bars.
 
     Runtimes that ran none of the networks are left out.

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from sesurgeon.files import StrPath
 from sesurgeon.finetune.data import shards
 from sesurgeon.finetune.data.dataset import Data
 from sesurgeon.finetune.data.images import FileImages, Images
@@ -47,7 +48,7 @@ def held_out_notes(data: Data, runs: Iterable[Mapping[str, Any]]) -> tuple[str, 
     )
 
 
-def runs_on(model: nn.Module, spec: str | os.PathLike[str]) -> list[Mapping[str, Any]]:
+def runs_on(model: nn.Module, spec: StrPath) -> list[Mapping[str, Any]]:
     """The records of runs that held out a share of these data in the model's history, oldest first."""
     identity = identity_of(spec)
     known = (identity, digest_of(identity))
@@ -55,7 +56,7 @@ def runs_on(model: nn.Module, spec: str | os.PathLike[str]) -> list[Mapping[str,
     return [run for run in runs if run.get("data") in known and run.get("val_split") is not None]
 
 
-def identity_of(spec: str | os.PathLike[str]) -> str:
+def identity_of(spec: StrPath) -> str:
     """How a history names data: the absolute path of folders and files, or the name of a dataset."""
     name = os.fspath(spec)
     if name.startswith(shards.PREFIX):
@@ -84,7 +85,7 @@ def data_identity(data: Data) -> dict[str, Any]:
 
 
 def _digest_of_names_and_targets(images: Images) -> str:
-    """Of image files, in order. Their folders do not count, because data may be moved."""
+    """A digest of image files, in order. Their folders do not count, because data may be moved."""
     if not isinstance(images, FileImages):
         return ""
     named = [(PurePath(str(path)).name, target) for path, target in zip(images.paths, images.targets, strict=True)]

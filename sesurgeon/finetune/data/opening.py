@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from sesurgeon.errors import DataError, UsageError
+from sesurgeon.files import StrPath
 from sesurgeon.finetune.config import OnBadImage
 from sesurgeon.finetune.data import archives, hfds, manifest, shards, torchvision_data
 from sesurgeon.finetune.data.dataset import Data, check_is_data
@@ -20,7 +21,7 @@ from sesurgeon.finetune.events import OnProgress, ignore
 
 
 def open_data(
-    spec: str | os.PathLike[str],
+    spec: StrPath,
     *,
     training: bool = True,
     multi_label: bool = False,
@@ -28,7 +29,7 @@ def open_data(
     val_split: float | None = 0.2,
     seed: int = 42,
     on_bad_image: OnBadImage = "skip",
-    data_dir: str | os.PathLike[str] = "data",
+    data_dir: StrPath = "data",
     download: bool = False,
     workers: int = 4,
     on_progress: OnProgress = ignore,
@@ -73,7 +74,7 @@ def open_data(
     name = os.fspath(spec)
     if multi_label and not _is_manifest(name):
         raise UsageError(
-            f"Several labels an image are read from a manifest, and {name} is none.",
+            f"Several labels per image are read from a manifest (.csv or .tsv), which {name} is not.",
             hint="Give a .csv or .tsv with the columns path and label, the labels of an image with | between them.",
         )
     if multi_label and unlabelled:

@@ -29,12 +29,12 @@ class UpdateSize:
 
     @property
     def batches(self) -> int:
-        """Of a whole update, over all steps and processes."""
+        """How many batches make an update, over all steps and processes."""
         return self.steps * self.processes
 
     @property
     def images(self) -> int:
-        """Of a whole update."""
+        """How many images make an update."""
         return self.batch_size * self.batches
 
 

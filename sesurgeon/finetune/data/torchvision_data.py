@@ -101,6 +101,6 @@ def _missing(name: str, data_dir: str, download: bool, error: Exception) -> Data
 
 def _unfit(name: str) -> UsageError:
     return UsageError(
-        f"torchvision's dataset '{name}' has no training and validation part with one class an image.",
+        f"torchvision's dataset '{name}' has no training and validation part with one class per image.",
         hint="Save its images as a folder of class folders.",
     )

@@ -39,4 +39,4 @@ def confusion_lines(found: Measured) -> list[str]:
     names = {index: escaped(name) for index, name in found.classes.items()}
     most = sorted(pairs.items(), key=lambda entry: (-entry[1], entry[0]))[:_MOST_CLASSES]
     lines = [(names.get(label, f"#{label}"), names.get(got, f"#{got}"), f"{count:,}") for (label, got), count in most]
-    return ["## Taken for one another", "", *table(("is", "was taken for", "images"), lines, text=2)]
+    return ["## Most confused classes", "", *table(("is", "was taken for", "images"), lines, text=2)]

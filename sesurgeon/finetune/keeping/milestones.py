@@ -26,7 +26,7 @@ def milestone_lines(milestones: Mapping[str, Measured]) -> list[str]:
     first, *later = milestones.values()
     header, lines = _scores(milestones)
     if isinstance(first, Evaluation):
-        header = (*header, "mended", "broken")
+        header = (*header, "fixed", "broken")
         changes = [None, *(_changes(first, found) for found in later)]
         lines = [(*line, *map(str, pair or ("", ""))) for line, pair in zip(lines, changes, strict=True)]
     return [*table(header, lines), *_comparison(milestones)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import SesurgeonError, UsageError
+from sesurgeon.files import StrPath
 from sesurgeon.finetune.data.assumptions import assumptions
 from sesurgeon.finetune.data.dataset import Data, check_is_data
 from sesurgeon.finetune.data.heldout import held_out_notes, runs_on
@@ -43,7 +44,7 @@ class Batches(Protocol):
 
 def evaluate(
     model: nn.Module,
-    data: Data | str | os.PathLike[str],
+    data: Data | StrPath,
     *,
     split: str = "val",
     batch_size: int = 64,
@@ -88,7 +89,7 @@ def evaluate(
 
 def opened(
     model: nn.Module,
-    data: Data | str | os.PathLike[str],
+    data: Data | StrPath,
     *,
     split: str,
     workers: int,
@@ -138,7 +139,7 @@ def prepared(
     images = data.split(split)
     if provenance_of(model).multi_label and not data.multi_label:
         raise UsageError(
-            f"The model gives several labels an image, and {data.name} was opened with one.",
+            f"The model gives several labels per image, and {data.name} was opened with one.",
             hint="Open it by open_data(..., multi_label=True).",
         )
     if device is not None:
@@ -152,7 +153,7 @@ def prepared(
     return Prepared(loader, dict(zip(indices, data.classes, strict=True)), preprocessing.input_size)
 
 
-def open_held_out(model: nn.Module, spec: str | os.PathLike[str], **options: Any) -> Data:
+def open_held_out(model: nn.Module, spec: StrPath, **options: Any) -> Data:
     """Open data to measure ``model`` with, without the images that it was fine-tuned on.
 
     If the model's history says that a share of these data was held out, the same share is held out again; of other
@@ -168,14 +169,14 @@ def open_held_out(model: nn.Module, spec: str | os.PathLike[str], **options: Any
     return replace(data, notes=(*data.notes, *held_out_notes(data, runs_on(model, spec)), *assumptions(model, data)))
 
 
-def lacks_labels(model: nn.Module, spec: str | os.PathLike[str]) -> bool:
+def lacks_labels(model: nn.Module, spec: StrPath) -> bool:
     """Are these images without class folders that ``model`` knows?"""
     check_is_data(spec)
     known = provenance_of(model)
     return not known.multi_label and lacks_classes(os.fspath(spec), known.classes)
 
 
-def split_of_run(model: nn.Module, spec: str | os.PathLike[str]) -> dict[str, Any]:
+def split_of_run(model: nn.Module, spec: StrPath) -> dict[str, Any]:
     """``val_split`` and ``seed`` of the last run that fine-tuned the model on these data; empty if none did."""
     return next(({key: run[key] for key in ("val_split", "seed")} for run in reversed(runs_on(model, spec))), {})
 

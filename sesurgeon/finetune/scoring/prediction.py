@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import DataError, SesurgeonError, UsageError
+from sesurgeon.files import StrPath
 from sesurgeon.finetune.data.folder import list_images
 from sesurgeon.finetune.data.image_checks import BadImage, bad_images, check_images, describe_bad_images
 from sesurgeon.finetune.data.images import SUFFIXES, FileImages
@@ -70,7 +71,7 @@ class Predictions:
 
 def predict(
     model: nn.Module,
-    images: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    images: StrPath | Iterable[StrPath],
     *,
     topk: int | None = None,
     batch_size: int = 64,
@@ -129,7 +130,7 @@ def predict(
     return Predictions(found, skipped, preprocessing.input_size, multi_label)
 
 
-def find_images(paths: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
+def find_images(paths: Iterable[StrPath]) -> tuple[Path, ...]:
     """All files that ``paths`` mean: the files themselves, and the image files in folders, sorted; each once.
 
     A file given by name may have any suffix. Hidden files in folders are passed over.
@@ -158,7 +159,7 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(file for files in found.values() for file in files))
 
 
-def names_images(path: str | os.PathLike[str]) -> bool:
+def names_images(path: StrPath) -> bool:
     """Is it a folder, or has it the suffix of an image file?"""
     return Path(path).is_dir() or Path(path).suffix.lower() in SUFFIXES
 

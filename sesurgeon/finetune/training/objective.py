@@ -50,7 +50,7 @@ class Distillation:
     distance: Callable[[Tensor, Tensor, float], Tensor]
 
     def distance_of(self, logits: Tensor, images: Tensor) -> Tensor:
-        """Of the ``logits`` (N, classes) that a student gives for the images."""
+        """How far a student's ``logits`` (N, classes) for the images are from the teacher's."""
         with torch.no_grad():
             wanted = main_logits(self.teacher(images)).float()
         return self.distance(logits, wanted, self.temperature)

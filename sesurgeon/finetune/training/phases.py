@@ -36,7 +36,7 @@ class Phase:
 
     @property
     def longest_warmup(self) -> float:
-        """In epochs; the other half is left for the rates to fall again."""
+        """The longest warm-up in epochs, half of the phase: the other half is left for the rates to fall again."""
         return self.epochs / 2
 
 

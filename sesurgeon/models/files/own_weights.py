@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.errors import SesurgeonError, UnreadableFileError
+from sesurgeon.files import StrPath
 from sesurgeon.models.files.allowlist import CALLABLES, PLAIN_DATA
 from sesurgeon.models.files.formats import format_of
 from sesurgeon.models.files.pickles import damaged
@@ -22,7 +23,7 @@ CHECKPOINT_KEY = "sesurgeon"  # what marks a file as a checkpoint of our own, wh
 _IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE
 
 
-def read_weights(path: str | Path) -> Mapping[str, Tensor]:
+def read_weights(path: StrPath) -> Mapping[str, Tensor]:
     """The tensors of the state dict in a checkpoint of our own; everything else is skipped, and no code is run.
 
     So it also reads checkpoints that :func:`sesurgeon.models.read` reads only with ``trust_pickle``.
@@ -37,7 +38,7 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
         return {name: value for name, value in content["state_dict"].items() if isinstance(value, Tensor)}
 
 
-def read_parts(path: str | Path, *, mapped: bool = False) -> dict[str, Any] | None:
+def read_parts(path: StrPath, *, mapped: bool = False) -> dict[str, Any] | None:
     """The header and the state dict of a checkpoint of our own, without the module that may be embedded in it.
 
     Read as by :func:`read_weights`, so that no code is run.
@@ -66,7 +67,7 @@ def _was_passed_over(value: object) -> bool:
     return isinstance(value, _Passed) or value is _Passed or any(map(_was_passed_over, inside))
 
 
-def read_history(path: str | Path) -> tuple[Mapping[str, Any], ...]:
+def read_history(path: StrPath) -> tuple[Mapping[str, Any], ...]:
     """The records of what was done to the network in a checkpoint of our own, read as by :func:`read_weights`.
 
     Raises:

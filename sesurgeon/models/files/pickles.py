@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from sesurgeon.errors import UnreadableFileError, UnsafeFileError
+from sesurgeon.files import StrPath
 from sesurgeon.models.files.allowlist import CALLABLES, PLAIN_DATA, allowed
 from sesurgeon.models.files.formats import format_of
 from sesurgeon.models.files.quantised import refuse_quantised_names
@@ -27,7 +28,7 @@ _SAFER = (
 )
 
 
-def read(path: str | Path, *, trust_pickle: bool = False, mapped: bool = False) -> object:
+def read(path: StrPath, *, trust_pickle: bool = False, mapped: bool = False) -> object:
     """What ``torch.save`` or safetensors put in ``path``, on the CPU.
 
     Without ``trust_pickle`` nothing that the file brings along is run: safetensors, or torch's reader with

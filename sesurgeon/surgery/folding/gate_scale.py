@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.blocks import Block, build_block
-from sesurgeon.errors import UsageError, VerificationError
+from sesurgeon.errors import SurgeryWarning, UsageError, VerificationError
 from sesurgeon.graph import LeftAlone, Survey, same
 from sesurgeon.models import copy_of, witnesses
 from sesurgeon.models.copies import AnyModule
@@ -60,20 +60,20 @@ class _Step:
     factor: float
 
 
-def fold_gate_scale(model: AnyModule, inplace: bool = False) -> AnyModule:
+def fold_gate_scale(model: AnyModule, *, inplace: bool = False) -> AnyModule:
     """``model`` with plain gates (``sigmoid`` for ``2 * sigmoid``) and the same outputs to the last bit.
 
     Warns of blocks that could not be folded, and names them. State dicts keep their keys; ``load_state_dict`` refuses
     those of the other kind, where they are as ``state_dict`` gave them. See :func:`fold`.
     """
-    folding = fold(model, inplace)
+    folding = fold(model, inplace=inplace)
     if folding.left:
         left = "; ".join(f"{one.path}: {one.reason}" for one in folding.left)
-        warnings.warn(f"Blocks keep the factor of their gates: {left}", stacklevel=2)
+        warnings.warn(f"Blocks keep the factor of their gates: {left}", SurgeryWarning, stacklevel=2)
     return cast(AnyModule, folding.model)
 
 
-def fold(model: nn.Module, inplace: bool = False) -> Folding:
+def fold(model: nn.Module, *, inplace: bool = False) -> Folding:
     """Move the factor of each inserted block's gate into the weight and bias of the layer before it, exactly.
 
     A block is left as it is where no layer can take the factor: another operation stands between (a SiLU, a sum with

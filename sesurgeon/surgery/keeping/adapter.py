@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from operator import attrgetter
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from sesurgeon.errors import UnreadableFileError, UsageError, VerificationError
+from sesurgeon.files import StrPath
 from sesurgeon.models import (
     Provenance,
     attach_provenance,
@@ -37,9 +37,7 @@ from sesurgeon.words import some
 _AGAIN = "Extract or copy it again."
 
 
-def extract_adapter(
-    model: nn.Module, path: str | Path, *, base: nn.Module | None = None, force: bool = True
-) -> Adapter:
+def extract_adapter(model: nn.Module, path: StrPath, *, base: nn.Module | None = None, force: bool = True) -> Adapter:
     """Write the plan, the inserted blocks and the head of ``model`` to a file, without its backbone.
 
     :func:`apply_adapter` gives the whole network back, bit for bit, from the base that it was made of: the network
@@ -81,7 +79,7 @@ def extract_adapter(
     return adapter
 
 
-def apply_adapter(base: AnyModule, adapter: Adapter | str | Path) -> AnyModule:
+def apply_adapter(base: AnyModule, adapter: Adapter | StrPath) -> AnyModule:
     """The network of which ``adapter`` was extracted, every tensor bit for bit, in eval mode.
 
     Args:
@@ -91,7 +89,7 @@ def apply_adapter(base: AnyModule, adapter: Adapter | str | Path) -> AnyModule:
 
     Raises:
         VerificationError: ``base`` is another network; the message says what differs.
-        UnreadableFileError: the file is missing, torn, no adapter, or holds other tensors than its plan asks for.
+        UnreadableFileError: the file is missing, torn, not an adapter, or holds other tensors than its plan asks for.
     """
     if not isinstance(adapter, Adapter):
         adapter = read_adapter(adapter)

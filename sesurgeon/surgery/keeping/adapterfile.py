@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sesurgeon.errors import UnreadableFileError, UsageError
-from sesurgeon.files import atomic_write
+from sesurgeon.files import StrPath, atomic_write
 from sesurgeon.models import CHECKPOINT_KEY, Provenance, format_of
 from sesurgeon.placement import Architecture, Plan, plan_from_data, plan_to_data
 from sesurgeon.surgery.keeping.backbone import Fingerprint, digest_of_tensors
@@ -62,7 +62,7 @@ class Adapter:
         return sum(tensor.numel() for tensor in self.tensors.values())
 
 
-def write_adapter(adapter: Adapter, path: str | Path, *, force: bool = True) -> None:
+def write_adapter(adapter: Adapter, path: StrPath, *, force: bool = True) -> None:
     """Write an adapter; whole or not at all.
 
     Args:
@@ -78,7 +78,7 @@ def write_adapter(adapter: Adapter, path: str | Path, *, force: bool = True) -> 
         save_file(tensors, temporary, {CHECKPOINT_KEY: json.dumps(_document(adapter), ensure_ascii=False)})
 
 
-def read_adapter(path: str | Path) -> Adapter:
+def read_adapter(path: StrPath) -> Adapter:
     """What :func:`write_adapter` wrote. Nothing is built or imported, and no code in it is run.
 
     Raises:
@@ -104,7 +104,7 @@ def read_adapter(path: str | Path) -> Adapter:
         raise _damaged(path, repr(error)) from error
 
 
-def is_adapter(path: str | Path) -> bool:
+def is_adapter(path: StrPath) -> bool:
     """Whether a file is an adapter by its looks; whatever cannot be read is none."""
     path = Path(path)
     try:

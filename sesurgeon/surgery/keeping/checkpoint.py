@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from sesurgeon.errors import UnreadableFileError, UnsafeFileError, UsageError
-from sesurgeon.files import atomic_write
+from sesurgeon.files import StrPath, atomic_write
 from sesurgeon.models import (
     CHECKPOINT_KEY,
     Preprocessing,
@@ -55,16 +55,16 @@ _HOW_TO_REBUILD = (
 )
 
 
-def save(model: nn.Module, path: str | Path, *, force: bool = True) -> None:
+def save(model: nn.Module, path: StrPath, *, force: bool = True) -> None:
     """Write ``model``, augmented or plain, to one file that :func:`load` reads; whole or not at all.
 
     Args:
         model: its provenance (source, classes, preprocessing, history) and plan go along. A model whose source is
             not known, or that is no longer what its source builds, is embedded as a pickled module, which loads safely
             if its classes are torch's, torchvision's or timm's, and otherwise with ``trust_pickle``, or with an
-            ``arch`` that builds it. Of hooks only an embedded model keeps those outside of blocks. The same goes for
-            the values of buffers that no state dict holds (``persistent=False``), and for which parameters are
-            frozen: a source makes them anew.
+            ``arch`` that builds it. Hooks outside of blocks, the values of buffers that no state dict holds
+            (``persistent=False``) and ``requires_grad`` are kept only if the model is embedded; otherwise they are as
+            its source makes them.
         path: of the file, by convention ``NAME.se.pt``.
         force: replace a file of that name.
 
@@ -95,7 +95,7 @@ def save(model: nn.Module, path: str | Path, *, force: bool = True) -> None:
 
 
 def load(
-    model: str | Path | Source,
+    model: StrPath | Source,
     *,
     arch: str | Source | None = None,
     num_classes: int | None = None,
@@ -118,9 +118,8 @@ def load(
         trust_pickle: run whatever code a file brings along.
         mapped: leave the weights in the file, mapped, for a network that would fill the memory. The file must not be
             written into as long as the model is used; :func:`save` may replace it.
-        preprocessing: what an image goes through before the model, where its file says nothing of it or something
-            else: a :class:`sesurgeon.models.Preprocessing`, or some of its values by name. Files that are made of the
-            model say so.
+        preprocessing: how images are prepared for the model: a :class:`sesurgeon.models.Preprocessing`, or some of its
+            values by name, in place of what the file says. Files that are written from this model record it.
 
     Raises:
         UsageError: arguments that do not go together, an unknown name, weights without or of another architecture, a
@@ -249,6 +248,6 @@ def _built_by(arch: Source, checkpoint: Checkpoint) -> nn.Module:
 
 
 def _common_dtype(weights: Mapping[str, object]) -> torch.dtype | None:
-    """Of all floating-point tensors; None where they differ."""
+    """The type of all floating-point tensors; None where they differ."""
     dtypes = {one.dtype for one in weights.values() if isinstance(one, Tensor) and one.is_floating_point()}
     return dtypes.pop() if len(dtypes) == 1 else None
