@@ -40,11 +40,11 @@ from sesurgeon.finetune.data.augmentation import train_transform
 from sesurgeon.finetune.data.loader import train_loader
 from sesurgeon.finetune.data.sampler import UpdateSampler, UpdateSize
 from sesurgeon.finetune.training.loop import Loop
-from sesurgeon.finetune.training.losses import Tally
 from sesurgeon.finetune.training.objective import make_objective
 from sesurgeon.finetune.training.phase_training import start_phase
 from sesurgeon.finetune.training.phases import Phase
 from sesurgeon.finetune.training.processes import make_accelerator
+from sesurgeon.finetune.training.tally import Tally
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.surgery import blocks_of
 

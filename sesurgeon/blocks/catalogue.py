@@ -19,7 +19,7 @@ BlockName = Literal["se", "ese", "eca", "cbam", "gc", "ge"]
 
 
 @dataclass(frozen=True)
-class Kind:
+class BlockKind:
     """One kind of block.
 
     Attributes:
@@ -38,11 +38,11 @@ class Kind:
 
 WIDTH = ("rd_ratio", "rd_channels", "rd_divisor")
 
-KINDS: dict[BlockName, Kind] = {
-    "se": Kind(SqueezeExcite, "sigmoid", (*WIDTH, "squeeze", "bias"), 1 / 16, 8),
-    "ese": Kind(EffectiveSqueezeExcite, "hard-sigmoid", ("squeeze",)),
-    "eca": Kind(EfficientChannelAttention, "sigmoid", ("squeeze",)),
-    "cbam": Kind(Cbam, "sigmoid", WIDTH, 1 / 16, 1),
-    "gc": Kind(GlobalContext, "sigmoid", WIDTH, 1 / 8, 1),
-    "ge": Kind(GatherExcite, "sigmoid", (*WIDTH, "squeeze", "extent"), 1 / 16, 1),
+KINDS: dict[BlockName, BlockKind] = {
+    "se": BlockKind(SqueezeExcite, "sigmoid", (*WIDTH, "squeeze", "bias"), 1 / 16, 8),
+    "ese": BlockKind(EffectiveSqueezeExcite, "hard-sigmoid", ("squeeze",)),
+    "eca": BlockKind(EfficientChannelAttention, "sigmoid", ("squeeze",)),
+    "cbam": BlockKind(Cbam, "sigmoid", WIDTH, 1 / 16, 1),
+    "gc": BlockKind(GlobalContext, "sigmoid", WIDTH, 1 / 8, 1),
+    "ge": BlockKind(GatherExcite, "sigmoid", (*WIDTH, "squeeze", "extent"), 1 / 16, 1),
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sesurgeon.errors import UsageError
-from sesurgeon.finetune.kinds import mismatches
+from sesurgeon.finetune.type_checks import mismatches
 
 Train = Literal["all", "blocks"]
 Schedule = Literal["cosine", "tanh", "none"]

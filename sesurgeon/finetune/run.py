@@ -43,7 +43,7 @@ from sesurgeon.finetune.training.processes import explain_lost_processes, make_a
 from sesurgeon.finetune.training.single_images import check_single_images
 from sesurgeon.finetune.training.state import check_processes, restore_weights
 from sesurgeon.finetune.training.stopping import stop_request
-from sesurgeon.finetune.training.teacher import OtherTeacher, check_kept, check_teacher, other_teacher
+from sesurgeon.finetune.training.teacher import OtherTeacher, check_savable, check_teacher, other_teacher
 from sesurgeon.models.provenance import attach_provenance, check_is_network, provenance_of
 from sesurgeon.randomness import reseed, seeded
 
@@ -148,7 +148,7 @@ def finetune(
     task, updates = _checked(model, images, config, accelerator, found, taught=teacher is not None)
     other = None if teacher is None else other_teacher(teacher, task, config)
     if teacher is not None and found is None:  # the notes of a resumed run have it
-        on_main(accelerator, lambda: check_kept(teacher))
+        on_main(accelerator, lambda: check_savable(teacher))
         said = f"{config.distill:g} of the loss is the distance from the outputs of another network, a "
         task = replace(task, notes=(*task.notes, f"{said}{type(teacher).__name__}."))
     config = config.with_rates(new_head=task.new_head)

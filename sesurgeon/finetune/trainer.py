@@ -19,12 +19,12 @@ from sesurgeon.finetune.keeping.records import epochs_since_best
 from sesurgeon.finetune.keeping.states import RunState, refused_in, write_state
 from sesurgeon.finetune.task import Task
 from sesurgeon.finetune.training.loop import Loop
-from sesurgeon.finetune.training.losses import Tally
 from sesurgeon.finetune.training.phase_training import PhaseTraining, start_phase
 from sesurgeon.finetune.training.phases import Phase, changing_buffers
 from sesurgeon.finetune.training.processes import any_of_all, average_buffers, from_all
 from sesurgeon.finetune.training.state import Position, restore_training, training_state
 from sesurgeon.finetune.training.stopping import StopAskedError
+from sesurgeon.finetune.training.tally import Tally
 from sesurgeon.words import some
 
 

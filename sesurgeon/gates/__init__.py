@@ -2,17 +2,17 @@
 
 from sesurgeon.finetune.scoring.gatestatistics import GateStatistics
 from sesurgeon.gates.pruning import Pruning, PruningStep, prune
-from sesurgeon.gates.report import check_report, write_report
-from sesurgeon.gates.study import GateStudy, check_blocks, study_gates
+from sesurgeon.gates.report import check_report, write_gate_report
+from sesurgeon.gates.study import GateStudy, require_blocks, study_gates
 
 __all__ = [
     "GateStatistics",
     "GateStudy",
     "Pruning",
     "PruningStep",
-    "check_blocks",
     "check_report",
     "prune",
+    "require_blocks",
     "study_gates",
-    "write_report",
+    "write_gate_report",
 ]

@@ -17,12 +17,12 @@ from sesurgeon.finetune.data.heldout import identity_of
 from sesurgeon.finetune.data.loader import check_loading
 from sesurgeon.finetune.data.readers import readers_ended
 from sesurgeon.finetune.events import OnProgress, ignore
-from sesurgeon.finetune.scoring.evaluate import Prepared, check_outputs, measure, opened, prepared
+from sesurgeon.finetune.scoring.evaluate import Prepared, check_outputs, ensure_open, measure, prepared
 from sesurgeon.finetune.scoring.forward import as_input
 from sesurgeon.finetune.scoring.gatestatistics import CONSTANT
 from sesurgeon.finetune.scoring.gatewatch import watching_gates
-from sesurgeon.gates.candidates import Candidate, candidates
-from sesurgeon.gates.study import check_blocks, check_finite
+from sesurgeon.gates.prunable import PrunableBlock, prunable_blocks
+from sesurgeon.gates.study import check_finite, require_blocks
 from sesurgeon.graph import LeftAlone, Survey
 from sesurgeon.models import add_record
 from sesurgeon.surgery import NoTakerError, Replacement, plan_of, replace_block, survey_below
@@ -105,7 +105,7 @@ class _State:
     model: nn.Module
     score: float
     images: int
-    blocks: list[Candidate]
+    blocks: list[PrunableBlock]
 
     @cached_property
     def survey(self) -> Survey | None:
@@ -157,9 +157,9 @@ def prune(
         if not value >= 0:
             raise UsageError(f"{name} (={value}) must be at least 0.")
     check_loading(batch_size, workers)
-    check_blocks(model)
+    require_blocks(model)
     timing = timing or (lambda *_: (None, None))
-    data = opened(model, data, split=split, workers=workers, on_progress=on_progress)
+    data = ensure_open(model, data, split=split, workers=workers, on_progress=on_progress)
     if len(data.split(split)) < 2:
         raise UsageError(f"{data.name} has one image, for which every gate is constant.", hint="Give some hundreds.")
     given = prepared(model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device)
@@ -211,10 +211,10 @@ def _look(model: nn.Module, given: Prepared, multi_label: bool, metric: str, on_
         found = measure(model, given.batches, given.classes, on_progress, multi_label=multi_label)
     check_finite(watch.sums())
     check_outputs(found)
-    return _State(model, found.scores()[metric], found.images, candidates(model, watch.sums()))
+    return _State(model, found.scores()[metric], found.images, prunable_blocks(model, watch.sums()))
 
 
-def _next(state: _State, tolerance: float) -> tuple[tuple[Candidate, Replacement] | None, dict[str, str]]:
+def _next(state: _State, tolerance: float) -> tuple[tuple[PrunableBlock, Replacement] | None, dict[str, str]]:
     """The block that can go next; and those before it that cannot, with the reason."""
     left: dict[str, str] = {}
     for candidate in state.blocks:
@@ -231,7 +231,7 @@ def _next(state: _State, tolerance: float) -> tuple[tuple[Candidate, Replacement
     return None, left
 
 
-def _replaced(state: _State, candidate: Candidate, tolerance: float) -> tuple[Candidate, Replacement]:
+def _replaced(state: _State, candidate: PrunableBlock, tolerance: float) -> tuple[PrunableBlock, Replacement]:
     try:
         return candidate, replace_block(state.model, candidate.block, candidate.constants, state.survey)
     except (NoTakerError, VerificationError):
@@ -242,7 +242,7 @@ def _replaced(state: _State, candidate: Candidate, tolerance: float) -> tuple[Ca
 
 
 def _step(
-    candidate: Candidate, replacement: Replacement, before: _State, after: _State, times: Times, accepted: bool
+    candidate: PrunableBlock, replacement: Replacement, before: _State, after: _State, times: Times, accepted: bool
 ) -> PruningStep:
     return PruningStep(
         block=candidate.block,

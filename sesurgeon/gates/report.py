@@ -36,7 +36,7 @@ def check_report(folder: Path, *, force: bool = False) -> None:
         )
 
 
-def write_report(study: GateStudy, folder: Path, *, force: bool = False) -> tuple[Path, ...]:
+def write_gate_report(study: GateStudy, folder: Path, *, force: bool = False) -> tuple[Path, ...]:
     """Write a study to ``folder``: ``gates.csv``, ``activations.csv``, ``activations.png`` and ``spreads.png``.
 
     The first has a row per gate. The second has a row per channel: its mean factor over all images, its spread over

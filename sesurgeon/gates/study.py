@@ -15,7 +15,7 @@ from sesurgeon.finetune import Data, EvaluationStep
 from sesurgeon.finetune.data.loader import check_loading
 from sesurgeon.finetune.data.readers import read, readers_ended
 from sesurgeon.finetune.events import OnProgress, ignore
-from sesurgeon.finetune.scoring.evaluate import lacks_labels, opened, prepared
+from sesurgeon.finetune.scoring.evaluate import ensure_open, lacks_labels, prepared
 from sesurgeon.finetune.scoring.forward import as_input, evaluating
 from sesurgeon.finetune.scoring.gatestatistics import GateStatistics
 from sesurgeon.finetune.scoring.gatesums import GateSums
@@ -84,9 +84,9 @@ def study_gates(
         SesurgeonError: a gate gives factors that are not finite.
     """
     check_loading(batch_size, workers)
-    check_blocks(model)
+    require_blocks(model)
     unlabelled = not isinstance(data, Data) and lacks_labels(model, data)
-    data = opened(model, data, split=split, workers=workers, on_progress=on_progress, unlabelled=unlabelled)
+    data = ensure_open(model, data, split=split, workers=workers, on_progress=on_progress, unlabelled=unlabelled)
     rows = choose_classes(() if data.unlabelled else data.classes, classes)
     given = prepared(
         model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device,
@@ -113,7 +113,7 @@ def study_gates(
     )
 
 
-def check_blocks(model: nn.Module) -> None:
+def require_blocks(model: nn.Module) -> None:
     """Raise a UsageError for a model without inserted blocks."""
     if not blocks_of(model):
         raise UsageError(

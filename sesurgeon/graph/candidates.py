@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import fx
 
-Kind = Literal["residual", "fork", "shortcut", "sum", "concat", "conv"]
+SiteKind = Literal["residual", "fork", "shortcut", "sum", "concat", "conv"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Candidate:
             goes into that module, so that iterating over the Sequential still does what its forward does.
     """
 
-    kind: Kind
+    kind: SiteKind
     node: fx.Node
     branch: frozenset[fx.Node]
     has_skip: bool = False

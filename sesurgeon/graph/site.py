@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from sesurgeon.graph.candidates import Kind
+from sesurgeon.graph.candidates import SiteKind
 from sesurgeon.paths import is_within
 
 
@@ -39,7 +39,7 @@ class Site:
 
     id: str
     owner: str
-    kind: Kind
+    kind: SiteKind
     follows: str
     tensor: str
     shape: tuple[int, ...]

@@ -9,6 +9,7 @@ from sesurgeon.models.files.pickles import read
 from sesurgeon.models.files.smuggling import is_plain_text
 from sesurgeon.models.files.state_dicts import Found, find_weights
 from sesurgeon.models.fit import fit, outputs_in
+from sesurgeon.models.foreign import model_from
 from sesurgeon.models.head import head_of, heads_if_any, heads_of, num_outputs, score_layers
 from sesurgeon.models.inputs import (
     candidate_inputs,
@@ -20,7 +21,6 @@ from sesurgeon.models.inputs import (
     train_inputs,
 )
 from sesurgeon.models.isolation import fresh, isolated
-from sesurgeon.models.load import build_named, model_from, named_source
 from sesurgeon.models.new_head import check_num_classes, replace_head, set_num_classes
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.models.provenance import (
@@ -34,21 +34,20 @@ from sesurgeon.models.provenance import (
     state_preprocessing,
 )
 from sesurgeon.models.sources.guess import guess_architectures
-from sesurgeon.models.sources.source import Kind, Source
+from sesurgeon.models.sources.source import Source, SourceKind, named_source
 from sesurgeon.models.structure import structure_of
 
 __all__ = [
     "CHECKPOINT_KEY",
     "Found",
-    "Kind",
     "Preprocessing",
     "Provenance",
     "Source",
+    "SourceKind",
     "Structure",
     "add_record",
     "attach_provenance",
     "build",
-    "build_named",
     "candidate_inputs",
     "check_is_file",
     "check_is_network",

@@ -12,13 +12,13 @@ from sesurgeon.errors import UnreadableFileError, UnsafeFileError, UsageError
 from sesurgeon.models.new_head import set_num_classes
 from sesurgeon.models.provenance import Provenance, attach_provenance
 from sesurgeon.models.sources.factory import build_from_factory
-from sesurgeon.models.sources.source import Kind, Source
+from sesurgeon.models.sources.source import Source, SourceKind
 from sesurgeon.models.sources.timm_models import build_from_timm
 from sesurgeon.models.sources.torchvision_models import build_from_torchvision
 from sesurgeon.models.structure import structure_of
 
 _Builder = Callable[[Source, bool], tuple[nn.Module, Provenance]]
-_BUILDERS: dict[Kind, _Builder] = {
+_BUILDERS: dict[SourceKind, _Builder] = {
     "timm": build_from_timm,
     "torchvision": build_from_torchvision,
     "factory": build_from_factory,

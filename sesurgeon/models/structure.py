@@ -37,6 +37,6 @@ def _lines(model: nn.Module, scoring: frozenset[str]) -> Iterator[str]:
 
 
 def _rates(module: nn.Module) -> dict[str, float]:
-    """The rates of dropout and stochastic depth, as torch, torchvision and timm call them. Other floats may be results."""
+    """The rates of dropout and stochastic depth, as the libraries call them. Other floats may be results."""
     rates = {name: value for name, value in vars(module).items() if name == "p" or name.startswith("drop")}
     return {name: value for name, value in rates.items() if isinstance(value, float)}

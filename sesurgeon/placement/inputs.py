@@ -20,7 +20,7 @@ def inputs_of(plan: Plan, model: nn.Module) -> tuple[Any, ...] | None:
     return None if plan.inputs is None else _as_weights(tuple(make_arguments(plan.inputs, model)), model)
 
 
-def check_kept(plan: Plan, found: Survey) -> None:
+def check_kept_inputs(plan: Plan, found: Survey) -> None:
     """Raise an UntraceableError if the network that was surveyed does not run on the inputs of ``plan``.
 
     These have the shapes of the survey's inputs and, as far as a plan keeps them, their values. Now the user can still

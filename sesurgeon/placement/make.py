@@ -13,7 +13,7 @@ from sesurgeon.graph import LeftAlone, Site, Survey, survey
 from sesurgeon.placement.checking import check_not_augmented, completed, with_attributes
 from sesurgeon.placement.choices import Choices, settle
 from sesurgeon.placement.filters import Filters
-from sesurgeon.placement.inputs import check_kept
+from sesurgeon.placement.inputs import check_kept_inputs
 from sesurgeon.placement.plan import Entry, Plan
 from sesurgeon.placement.policies import POLICIES, passed_over
 
@@ -74,7 +74,7 @@ def plan_from_survey(found: Survey, policies: Sequence[str], config: BlockConfig
         warnings=tuple(unused),
     )
     plan = completed(plan, found)
-    check_kept(plan, found)
+    check_kept_inputs(plan, found)
     return plan
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from sesurgeon.graph import LeftAlone, Site
-from sesurgeon.graph.candidates import Kind
+from sesurgeon.graph.candidates import SiteKind
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Policy:
 
     select: Callable[[Sequence[Site]], list[Site]]
     missed: str = ""
-    avoids: tuple[Kind, ...] = ()
+    avoids: tuple[SiteKind, ...] = ()
 
     def __call__(self, sites: Sequence[Site]) -> list[Site]:
         """The selected ones of ``sites``."""
@@ -137,7 +137,7 @@ def _branches(sites: Sequence[Site]) -> list[Site]:
     return [site for site in standard(sites) if site.kind == "residual"] or residual_blocks(sites)
 
 
-def _around(sites: Sequence[Site], kind: Kind) -> list[Site]:
+def _around(sites: Sequence[Site], kind: SiteKind) -> list[Site]:
     branches = {site.id for site in _branches(sites)}
     return [site for site in sites if site.kind == kind and site.residual in branches]
 

@@ -39,7 +39,7 @@ def own_plan(model: nn.Module, what: str) -> Plan | None:
     return plan
 
 
-def check_blocks(model: nn.Module, plan: Plan | None, what: str) -> None:
+def check_blocks_unchanged(model: nn.Module, plan: Plan | None, what: str) -> None:
     """Raise a UsageError unless all blocks are as ``plan`` makes them: a file would give back others."""
     planned = _planned(plan)
     for path, block in blocks_of(model).items():

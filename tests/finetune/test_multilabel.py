@@ -32,7 +32,7 @@ from sesurgeon.finetune import (
     predict,
     resumed_config,
 )
-from sesurgeon.finetune.keeping.report import write_report
+from sesurgeon.finetune.keeping.report import write_run_report
 from sesurgeon.finetune.scoring.measured import restored
 from sesurgeon.finetune.scoring.perimage import joined
 from sesurgeon.finetune.training.multilabel import MultiLabelLoss, multi_label_distillation_loss, positive_weights
@@ -221,7 +221,7 @@ def test_an_evaluation_is_kept_and_put_together_again() -> None:
 
 def test_a_report_has_the_right_scores(tmp_path: Path) -> None:
     found = scored()
-    write_report(tmp_path / "report.md", "x-rays", {"before": found, "best": found})
+    write_run_report(tmp_path / "report.md", "x-rays", {"before": found, "best": found})
     text = (tmp_path / "report.md").read_text()
     assert "|  | mAP | F1 | loss | images |\n| --- | ---: | ---: | ---: | ---: |\n" in text
     assert f"| before | 83.33 % | 50.00 % | {found.loss:.4f} | 3 |\n" in text

@@ -11,7 +11,7 @@ from matplotlib import font_manager
 from sesurgeon.errors import OutputError
 from sesurgeon.finetune.keeping.lettering import lettering_for
 from sesurgeon.finetune.keeping.records import EpochRow
-from sesurgeon.finetune.keeping.report import write_report
+from sesurgeon.finetune.keeping.report import write_run_report
 from sesurgeon.finetune.scoring.evaluation import Evaluation
 from sesurgeon.finetune.scoring.gatestatistics import GateStatistics
 from sesurgeon.words import spaces_shown
@@ -30,7 +30,7 @@ def gate(name: str, largest: float) -> GateStatistics:
 
 
 def written(folder: Path, milestones: Mapping[str, Evaluation], **parts: object) -> str:
-    write_report(folder / "report.md", "flowers", milestones, **parts)  # type: ignore[arg-type]
+    write_run_report(folder / "report.md", "flowers", milestones, **parts)  # type: ignore[arg-type]
     return (folder / "report.md").read_text(encoding="utf-8")
 
 
@@ -169,7 +169,7 @@ def test_pictures_are_linked_from_where_the_report_lies(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="does not exist"):
-        write_report(tmp_path / "gone" / "report.md", "t", {"best": evaluation(0, 1)})
+        write_run_report(tmp_path / "gone" / "report.md", "t", {"best": evaluation(0, 1)})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,7 +18,7 @@ import sesurgeon
 from sesurgeon.blocks import BlockName
 from sesurgeon.errors import DataError, OutputError, SesurgeonError, UsageError
 from sesurgeon.finetune import batches, open_data, preprocessing_for
-from sesurgeon.gates import GateStudy, drawing, prune, study_gates, write_report
+from sesurgeon.gates import GateStudy, drawing, prune, study_gates, write_gate_report
 from sesurgeon.gates.drawing import draw_activations
 from sesurgeon.gates.study import choose_classes
 from sesurgeon.models import attach_provenance, provenance_of
@@ -83,7 +83,7 @@ def test_the_report_has_pictures_and_tables(tmp_path: Path) -> None:
     model = augmented()
     set_constants(model, "2.se", constants())
     study = studied(tmp_path, model)
-    files = write_report(study, tmp_path / "new" / "report")
+    files = write_gate_report(study, tmp_path / "new" / "report")
     assert [file.name for file in files] == ["gates.csv", "activations.csv", "activations.png", "spreads.png"]
     with files[0].open() as file:
         rows = list(csv.DictReader(file))
@@ -100,8 +100,8 @@ def test_the_report_has_pictures_and_tables(tmp_path: Path) -> None:
             assert picture.width > 500
             assert picture.convert("L").getextrema() == (0, 255)
     with pytest.raises(OutputError, match=r"gates\.csv exists already"):
-        write_report(study, tmp_path / "new" / "report")
-    write_report(study, tmp_path / "new" / "report", force=True)
+        write_gate_report(study, tmp_path / "new" / "report")
+    write_gate_report(study, tmp_path / "new" / "report", force=True)
 
 
 def test_odd_names_of_classes_are_drawn_without_a_warning(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_class_without_images_leaves_a_gap(tmp_path: Path) -> None:
     study = studied(tmp_path, augmented())
     gap = {gate: torch.full_like(means, math.nan) for gate, means in study.class_means.items()}
     empty = GateStudy(study.gates, study.classes, study.means, study.spreads, gap, study.images)
-    activations = write_report(empty, tmp_path / "report")[1]
+    activations = write_gate_report(empty, tmp_path / "report")[1]
     assert activations.read_text().splitlines()[1].endswith(",nan,nan")
 
 
@@ -136,7 +136,7 @@ def test_a_class_whose_name_begins_with_an_underscore_is_in_the_legend(
 
 def test_names_that_are_no_utf8_are_written_as_escapes(tmp_path: Path) -> None:
     study = replace(studied(tmp_path, augmented()), classes=("caf\udce9", "tea"))
-    activations = write_report(study, tmp_path / "report")[1]
+    activations = write_gate_report(study, tmp_path / "report")[1]
     assert "mean of caf\\udce9,mean of tea" in activations.read_text()
 
 
@@ -161,7 +161,7 @@ def test_images_without_labels_are_enough_but_nothing_is_told_by_class(tmp_path:
     assert (study.images, study.classes) == (16, ())
     assert all(torch.equal(study.means[gate], labelled.means[gate]) for gate in BLOCKS)
     assert {gate.class_spread for gate in study.gates} == {None}
-    activations = write_report(study, tmp_path / "report")[1]
+    activations = write_gate_report(study, tmp_path / "report")[1]
     assert activations.read_text().splitlines()[0] == "gate,channel,mean,image_spread"
     with pytest.raises(UsageError, match=r"no class 'cat'\.\nThey have none\."):
         study_gates(model, tmp_path / "photos", classes=["cat"], workers=0)

@@ -73,10 +73,10 @@ def gates(
         with out.working(f"Loading {name}"):
             from sesurgeon.cli.shown.watching import Watcher
             from sesurgeon.finetune.scoring.evaluate import lacks_labels
-            from sesurgeon.gates import check_blocks, check_report, study_gates, write_report
+            from sesurgeon.gates import check_report, require_blocks, study_gates, write_gate_report
 
             loaded = load_model(name, reading)
-            check_blocks(loaded)
+            require_blocks(loaded)
         if output is not None:
             check_report(output, force=force)
         with out.progress() as progress:
@@ -95,7 +95,7 @@ def gates(
                 on_progress=watcher,
             )
         note_few(out, study.images)
-        files = () if output is None else write_report(study, output, force=force)
+        files = () if output is None else write_gate_report(study, output, force=force)
         title = Text(f"{name} on {described(images)}, {counted(study.images, 'image')}", style="bold")
         written = [Text(f"Written: {', '.join(map(str, files))}")] if files else []
         out.result(

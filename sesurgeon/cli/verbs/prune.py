@@ -69,13 +69,13 @@ def prune(
         name = given_or_latest(model, latest_trained, out.note)
         with out.working(f"Loading {name}"):
             from sesurgeon.cli.shown.watching import Watcher
-            from sesurgeon.gates import check_blocks, prune
+            from sesurgeon.gates import prune, require_blocks
             from sesurgeon.surgery import check_checkpoint_path, save
 
             path = output_for(name, output, ".pruned.pt")
             check_checkpoint_path(path, force=force)
             loaded = load_model(name, reading)
-            check_blocks(loaded)
+            require_blocks(loaded)
         with out.progress() as progress:
             watcher = Watcher(out, progress)
             images = open_images(out, loaded, data, opening, workers=passing.workers, on_progress=watcher)

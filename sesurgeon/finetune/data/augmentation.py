@@ -9,7 +9,7 @@ from PIL import Image
 
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune.data.preparing import mode_of
-from sesurgeon.finetune.data.transforms import Transform, fit, interpolation_of, mean_colour, normalize
+from sesurgeon.finetune.data.transforms import Transform, interpolation_of, mean_colour, normalize, resize_steps
 from sesurgeon.models.preprocessing import Preprocessing
 from sesurgeon.randomness import seeded
 
@@ -56,7 +56,7 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation = M
     if small:
         padding = [max(1, width // 8), max(1, height // 8)]
         shift = transforms.RandomCrop([height, width], padding=padding, padding_mode="edge")
-        steps = [*fit(preprocessing), *on_pictures, transforms.ToTensor(), shift]
+        steps = [*resize_steps(preprocessing), *on_pictures, transforms.ToTensor(), shift]
     else:
         interpolation = interpolation_of(preprocessing)
         crop = transforms.RandomResizedCrop([height, width], scale=(0.6, 1.0), interpolation=interpolation)

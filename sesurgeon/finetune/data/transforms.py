@@ -19,7 +19,7 @@ def eval_transform(preprocessing: Preprocessing) -> Transform:
     """timm's recipe: resize by ``crop_mode``, crop the centre, which is ``crop_pct`` of a side, and normalise."""
     from torchvision import transforms
 
-    steps = [*fit(preprocessing), transforms.ToTensor(), normalize(preprocessing)]
+    steps = [*resize_steps(preprocessing), transforms.ToTensor(), normalize(preprocessing)]
     return transforms.Compose(steps)  # type: ignore[no-any-return]  # torchvision has no types
 
 
@@ -29,7 +29,7 @@ def mean_colour(preprocessing: Preprocessing) -> Any:
     return tuple(levels) if len(levels) > 1 else levels[0]
 
 
-def fit(preprocessing: Preprocessing) -> list[Any]:
+def resize_steps(preprocessing: Preprocessing) -> list[Any]:
     """The steps that bring an image to the size at which the model sees it."""
     from torchvision import transforms
 

@@ -14,7 +14,7 @@ from sesurgeon.finetune.keeping.confusion import draw_confusion
 from sesurgeon.finetune.keeping.curve import draw_curve
 from sesurgeon.finetune.keeping.mistakes import draw_mistakes
 from sesurgeon.finetune.keeping.recorder import Recorder
-from sesurgeon.finetune.keeping.report import write_report
+from sesurgeon.finetune.keeping.report import write_run_report
 from sesurgeon.finetune.keeping.runfolder import RunFolder
 from sesurgeon.finetune.scoring.evaluation import Evaluation
 from sesurgeon.finetune.scoring.gatestatistics import GateStatistics
@@ -58,7 +58,7 @@ def write_overview(
     part = range(0, len(data.val), -(-len(data.val) // (_BATCHES_WATCHED * batch_size)))
     seen = eval_loader(data.val, task.preprocessing, task.labels, batch_size=batch_size, workers=0, part=part)
     gates = watch_gates(best, seen)
-    write_report(
+    write_run_report(
         folder.report,
         f"{folder.path.name}: fine-tuned on {data.name}",
         {**recorder.milestones, folder.best.name: recorder.best},

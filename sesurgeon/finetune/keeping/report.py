@@ -19,7 +19,7 @@ from sesurgeon.finetune.scoring.measured import SHARES, Measured, score_label
 _MOST_EPOCHS = 30
 
 
-def write_report(
+def write_run_report(
     path: Path,
     title: str,
     milestones: Mapping[str, Measured],

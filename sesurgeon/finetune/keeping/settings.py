@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_type_hints
 
 from sesurgeon.finetune.config import FinetuneConfig
-from sesurgeon.finetune.kinds import mismatches
+from sesurgeon.finetune.type_checks import mismatches
 
 _NEEDED = ("model", "data")
 _OF_COMMANDS: dict[str, Any] = {

@@ -79,7 +79,7 @@ def evaluate(
         SesurgeonError: the model's outputs are not finite.
     """
     check_loading(batch_size, workers)
-    data = opened(model, data, split=split, workers=workers, on_progress=on_progress)
+    data = ensure_open(model, data, split=split, workers=workers, on_progress=on_progress)
     given = prepared(model, data, split=split, batch_size=batch_size, workers=workers, img_size=img_size, device=device)
     with readers_ended(given.batches):
         found = measure(model, given.batches, given.classes, on_progress, multi_label=data.multi_label)
@@ -87,7 +87,7 @@ def evaluate(
     return replace(found, input_size=given.input_size)
 
 
-def opened(
+def ensure_open(
     model: nn.Module,
     data: Data | StrPath,
     *,

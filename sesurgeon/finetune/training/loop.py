@@ -17,12 +17,12 @@ from sesurgeon.finetune.config import FinetuneConfig
 from sesurgeon.finetune.data.readers import read
 from sesurgeon.finetune.data.sampler import UpdateSampler
 from sesurgeon.finetune.events import OnProgress, TrainStep
-from sesurgeon.finetune.training.losses import Tally
 from sesurgeon.finetune.training.objective import Objective
 from sesurgeon.finetune.training.phase_training import PhaseTraining
 from sesurgeon.finetune.training.phases import set_train_mode
 from sesurgeon.finetune.training.processes import any_of_all, from_all
 from sesurgeon.finetune.training.sync_bn import synced_batch_norm
+from sesurgeon.finetune.training.tally import Tally
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from sesurgeon.errors import UsageError
 from sesurgeon.finetune.keeping.states import RunState
-from sesurgeon.finetune.training.losses import Tally
 from sesurgeon.finetune.training.phase_training import PhaseTraining
 from sesurgeon.finetune.training.phases import changing_buffers
 from sesurgeon.finetune.training.processes import from_all
+from sesurgeon.finetune.training.tally import Tally
 from sesurgeon.randomness import random_states_to_keep, restore_kept_random_states
 
 if TYPE_CHECKING:

@@ -102,7 +102,7 @@ def check_teacher(teacher: nn.Module | None, config: FinetuneConfig, own: Mappin
         raise UsageError("The run has no teacher but the network itself.", hint="Leave the teacher out.")
 
 
-def check_kept(teacher: nn.Module) -> None:
+def check_savable(teacher: nn.Module) -> None:
     """Refuse a teacher that the run's folder could not keep, before there is one."""
     from sesurgeon.surgery import save
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from sesurgeon.errors import UnreadableFileError, UsageError
+from sesurgeon.files import StrPath
 
-Kind = Literal["timm", "torchvision", "factory", "module"]
+SourceKind = Literal["timm", "torchvision", "factory", "module"]
 
-BUILDERS: tuple[Kind, ...] = ("timm", "torchvision", "factory")
+BUILDERS: tuple[SourceKind, ...] = ("timm", "torchvision", "factory")
 """The kinds that can be named, as ``timm:resnet50``."""
 
 
@@ -26,7 +28,7 @@ class Source:
         kwargs: keyword arguments of the builder, plain data.
     """
 
-    kind: Kind
+    kind: SourceKind
     name: str = ""
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
@@ -71,6 +73,25 @@ class Source:
             UnreadableFileError: ``data`` does not describe a source.
         """
         kind, name, kwargs = data.get("kind"), data.get("name", ""), data.get("kwargs", {})
-        if kind not in get_args(Kind) or not isinstance(name, str) or not isinstance(kwargs, Mapping):
+        if kind not in get_args(SourceKind) or not isinstance(name, str) or not isinstance(kwargs, Mapping):
             raise UnreadableFileError(f"{dict(data)!r} does not describe where an architecture comes from.")
         return cls(kind, name, dict(kwargs))  # type: ignore[arg-type]  # narrowed by get_args above
+
+
+def named_source(model: StrPath | Source) -> Source | None:
+    """The source that ``model`` names; None when it is a path.
+
+    Raises:
+        UsageError: it is empty, or neither text nor a path.
+    """
+    if isinstance(model, Source):
+        return model
+    if not isinstance(model, (str, os.PathLike)):
+        raise UsageError(
+            f"A {type(model).__name__} is neither a file nor a name: there is nothing to load.",
+            hint="Pass a network that you have in Python directly to add_se, find_sites, …",
+        )
+    if not str(model):
+        raise UsageError("No model is named: MODEL is empty.", hint="Give a file, timm:NAME or torchvision:NAME.")
+    kind, colon, _ = str(model).partition(":")
+    return Source.parse(model) if isinstance(model, str) and colon and kind in BUILDERS else None

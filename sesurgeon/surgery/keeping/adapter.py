@@ -29,9 +29,9 @@ from sesurgeon.surgery.folding.gate_scale import folded_factors
 from sesurgeon.surgery.folding.scale import Scale, multiply
 from sesurgeon.surgery.head import set_head
 from sesurgeon.surgery.keeping.adapterfile import Adapter, read_adapter, write_adapter
-from sesurgeon.surgery.keeping.backbone import changed_tensors, fingerprint_of, is_statistic, own_tensors
+from sesurgeon.surgery.keeping.backbone import changed_tensors, fingerprint_of, is_batchnorm_statistic, own_tensors
 from sesurgeon.surgery.remove import remove_se
-from sesurgeon.surgery.unchanged import check_blocks, own_plan
+from sesurgeon.surgery.unchanged import check_blocks_unchanged, own_plan
 from sesurgeon.words import some
 
 _AGAIN = "Extract or copy it again."
@@ -60,7 +60,7 @@ def extract_adapter(model: nn.Module, path: StrPath, *, base: nn.Module | None =
     """
     provenance, plan = provenance_of(model), own_plan(model, "extracted")
     _check_backbone_untouched(provenance)
-    check_blocks(model, plan, "extracted")
+    check_blocks_unchanged(model, plan, "extracted")
     tensors = own_tensors(model)
     if not tensors:
         raise UsageError(f"This {type(model).__name__} has neither inserted blocks nor a head: nothing is its own.")
@@ -140,7 +140,7 @@ def _check_backbone_is_of(base: nn.Module, bare: nn.Module) -> None:
         set_num_classes(given, num_outputs(bare))
     differences = architecture_of(bare).differences(architecture_of(given))
     if not differences and (changed := changed_tensors(bare, given)):
-        what = "BatchNorm statistics" if all(map(is_statistic, changed)) else "weights"
+        what = "BatchNorm statistics" if all(map(is_batchnorm_statistic, changed)) else "weights"
         differences = [f"other {what}: {some(changed)}"]
     if differences:
         raise VerificationError(

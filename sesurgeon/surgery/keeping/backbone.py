@@ -70,7 +70,7 @@ def changed_tensors(model: nn.Module, other: nn.Module) -> list[str]:
     ]
 
 
-def is_statistic(name: str) -> bool:
+def is_batchnorm_statistic(name: str) -> bool:
     """Whether a tensor of that name is what a BatchNorm counts in train mode, frozen or not."""
     return name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked")
 

@@ -24,7 +24,7 @@ from sesurgeon.models import (
     Preprocessing,
     Source,
     attach_provenance,
-    build_named,
+    build,
     check_num_classes,
     detach_provenance,
     model_from,
@@ -47,7 +47,7 @@ from sesurgeon.surgery.below import renewed
 from sesurgeon.surgery.keeping.adapterfile import is_adapter
 from sesurgeon.surgery.keeping.checkpointfile import Checkpoint, check_checkpoint_path, from_content, to_content
 from sesurgeon.surgery.keeping.ties import tie
-from sesurgeon.surgery.unchanged import check_blocks, own_plan
+from sesurgeon.surgery.unchanged import check_blocks_unchanged, own_plan
 
 _HOW_TO_REBUILD = (
     "It is a checkpoint of a network that no name builds, which is in it as a pickle. Name a function of yours that "
@@ -78,7 +78,7 @@ def save(model: nn.Module, path: StrPath, *, force: bool = True) -> None:
     path = Path(path)
     check_checkpoint_path(path, force=force)
     plan = own_plan(model, "saved")
-    check_blocks(model, plan, "saved")
+    check_blocks_unchanged(model, plan, "saved")
     content = to_content(_checkpoint_of(model, plan))
     for name, module in content.get("module", nn.Module()).named_modules():
         if parametrize.is_parametrized(module):
@@ -133,7 +133,13 @@ def load(
     of_weights = Source.parse(arch) if isinstance(arch, str) else arch
     source = named_source(model)
     if source is not None:
-        loaded = build_named(source, arch=of_weights, num_classes=num_classes, pretrained=pretrained)
+        if of_weights is not None:
+            raise UsageError(
+                f"--arch names the architecture of the weights in a file; {source} is an architecture already.",
+                hint="Give a file as the model, or leave out --arch.",
+            )
+        loaded = build(source, pretrained=pretrained)
+        set_num_classes(loaded, num_classes)
     elif pretrained:
         raise UsageError(f"--pretrained needs a model name such as timm:resnet50; {model} is a file.")
     else:

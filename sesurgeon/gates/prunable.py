@@ -13,7 +13,7 @@ from sesurgeon.surgery import blocks_of
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
+class PrunableBlock:
     """What one block did on some images.
 
     Attributes:
@@ -34,12 +34,12 @@ class Candidate:
         """Was every factor exactly 1?"""
         return self.distance == 0
 
-    def opened(self) -> Candidate:
+    def opened(self) -> PrunableBlock:
         """With 1 for all constants."""
         return replace(self, constants=torch.ones_like(self.constants))
 
 
-def candidates(model: nn.Module, sums: Iterable[GateSums]) -> list[Candidate]:
+def prunable_blocks(model: nn.Module, sums: Iterable[GateSums]) -> list[PrunableBlock]:
     """The blocks of ``model`` that ran, those that vary least first; of equal ones, in the order of the modules.
 
     Args:
@@ -54,9 +54,9 @@ def candidates(model: nn.Module, sums: Iterable[GateSums]) -> list[Candidate]:
     return sorted(found, key=lambda candidate: candidate.spread)
 
 
-def _candidate(path: str, parts: list[GateSums]) -> Candidate:
+def _candidate(path: str, parts: list[GateSums]) -> PrunableBlock:
     constants = torch.ones(1, dtype=torch.float64)  # a gate of one channel scales all of them
     for part in parts:
         constants = constants * part.channel_means()
     spread = max(float(part.channel_spreads().max()) for part in parts)
-    return Candidate(path, spread, constants, max(float(part.largest) for part in parts))
+    return PrunableBlock(path, spread, constants, max(float(part.largest) for part in parts))

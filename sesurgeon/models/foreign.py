@@ -1,68 +1,21 @@
-"""A model from what the user named: a file, or an architecture."""
+"""The model in a file that is not a checkpoint of ours."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import nn
 
 from sesurgeon.errors import UnreadableFileError, UsageError
-from sesurgeon.files import StrPath
-from sesurgeon.models.build import build
 from sesurgeon.models.files.quantised import refuse_quantised_module
 from sesurgeon.models.files.state_dicts import find_weights
 from sesurgeon.models.fit import fit
-from sesurgeon.models.new_head import check_num_classes, set_num_classes
+from sesurgeon.models.new_head import check_num_classes
 from sesurgeon.models.provenance import attach_provenance, provenance_of
 from sesurgeon.models.sources.guess import looks_like, named_in
-from sesurgeon.models.sources.source import BUILDERS, Source
+from sesurgeon.models.sources.source import Source
 from sesurgeon.models.sources.timm_models import timm_preprocessing
-
-
-def build_named(
-    source: Source, *, arch: Source | None = None, num_classes: int | None = None, pretrained: bool = False
-) -> nn.Module:
-    """Build the architecture that the user named; in eval mode, on the CPU, with provenance attached.
-
-    Args:
-        source: of that name.
-        arch: that was given beside it, which makes no sense.
-        num_classes: outputs of its classifier; by default its own.
-        pretrained: take the published weights.
-
-    Raises:
-        UsageError: ``arch`` was given, or the name is unknown.
-        SesurgeonError: the pretrained weights cannot be downloaded.
-    """
-    if arch is not None:
-        raise UsageError(
-            f"--arch names the architecture of the weights in a file; {source} is an architecture already.",
-            hint="Give a file as the model, or leave out --arch.",
-        )
-    built = build(source, pretrained=pretrained)
-    set_num_classes(built, num_classes)
-    return built
-
-
-def named_source(model: StrPath | Source) -> Source | None:
-    """The source that ``model`` names; None when it is a path.
-
-    Raises:
-        UsageError: it is empty, or neither text nor a path.
-    """
-    if isinstance(model, Source):
-        return model
-    if not isinstance(model, (str, os.PathLike)):
-        raise UsageError(
-            f"A {type(model).__name__} is neither a file nor a name: there is nothing to load.",
-            hint="Pass a network that you have in Python directly to add_se, find_sites, …",
-        )
-    if not str(model):
-        raise UsageError("No model is named: MODEL is empty.", hint="Give a file, timm:NAME or torchvision:NAME.")
-    kind, colon, _ = str(model).partition(":")
-    return Source.parse(model) if isinstance(model, str) and colon and kind in BUILDERS else None
 
 
 def model_from(

@@ -1,4 +1,4 @@
-"""The losses of an epoch."""
+"""A running sum of the losses of an epoch."""
 
 from __future__ import annotations
 
