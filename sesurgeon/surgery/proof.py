@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from sesurgeon.errors import VerificationError
 from sesurgeon.graph import Survey, same
-from sesurgeon.models import fresh, isolated, witnesses
+from sesurgeon.models import copy_of, fresh, isolated, witnesses
 from sesurgeon.models.isolation import undisturbed
 from sesurgeon.randomness import random_states, same_random_states
 from sesurgeon.surgery.rewrite import blocks_of
@@ -83,13 +83,22 @@ def prove_identity(augmented: nn.Module, found: Survey) -> Proof:
     tried = [training for training, local in found.graphs.items() if local.failure is None]
     wrong: dict[str, list[str]] = {}
     for training in tried:
-        if what := _difference(augmented, found, training):
+        try:
+            what = _difference(augmented, found, training)
+        except VerificationError as error:
+            blame = _blame(found, augmented)
+            if not blame:
+                raise
+            raise VerificationError(f"{error.message.removesuffix('.')}.{blame}") from error
+        if what:
             wrong.setdefault(what, []).append(mode_name(training))
     if wrong:
         all_of_it = " and ".join(f"the {what} in {' and '.join(modes)} mode" for what, modes in wrong.items())
+        blame = _blame(found, augmented)
+        threads = list(wrong) == [_DRAWN] and threading.active_count() > 1
         raise VerificationError(
-            f"After inserting the blocks {all_of_it} are not the ones before.{_blame(found, augmented)}",
-            hint=_OTHERS if list(wrong) == [_DRAWN] and threading.active_count() > 1 else _HINT,
+            f"After inserting the blocks {all_of_it} are not the ones before.{blame}",
+            hint=_OTHERS if threads else None if blame else _HINT,
         )
     blind = [
         training for training in tried if is_blind((found.graphs[training].outputs, *found.graphs[training].witnesses))
@@ -160,10 +169,22 @@ def _idle_blocks(model: nn.Module) -> Iterator[dict[nn.Module, str]]:
 
 
 def _blame(found: Survey, augmented: nn.Module) -> str:
-    """A sentence where the network itself is to blame, because it gives other outputs each time it runs."""
+    """A sentence where the network itself is to blame: it gives other outputs each time it runs, or in a deep copy."""
     if found.model is augmented:  # changed in place: the network as it was is gone
         return ""
-    for training, local in found.graphs.items():
-        if local.failure is None and _difference(found.model, found, training):
-            return " The network itself gives other outputs each time it runs, under the same random state."
+    if _differs(found.model, found):
+        return " The network itself gives other outputs each time it runs, under the same random state."
+    if _differs(copy_of(found.model), found):
+        return (
+            " A deep copy of the network does not compute the same, even without blocks: do hooks or functions in it "
+            "hold the original? Insert the blocks in place (in Python: inplace=True)."
+        )
     return ""
+
+
+def _differs(model: nn.Module, found: Survey) -> bool:
+    tried = [training for training, local in found.graphs.items() if local.failure is None]
+    try:
+        return any(_difference(model, found, training) for training in tried)
+    except VerificationError:
+        return True
