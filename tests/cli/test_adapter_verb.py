@@ -154,7 +154,7 @@ def test_settings_that_train_blocks_has_no_use_for_are_told(base: Path) -> None:
     assert "freeze_epochs (=2) has no effect with train (=blocks)" in result.stderr
     result = run("finetune", *SHORT, "--train", "head")
     assert result.exit_code == 2
-    assert "'head' is not one of 'all', 'blocks'" in result.stderr
+    assert "'head' is not one of" in result.stderr
 
 
 def test_help_of_the_group_and_of_its_verbs_needs_no_torch() -> None:
