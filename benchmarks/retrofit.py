@@ -151,6 +151,19 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
             train_images=15_000,
             arms=("a", "b", "c", "d", "f"),
         ),
+        "light-tenth-fast": Network(
+            "that again, with a quarter of the images, all but the blocks ten times as fast",
+            small,
+            20,
+            2,
+            3,
+            {**SETTINGS, "lr_backbone_mult": 1.0},
+            in_other_light,
+            scratch=False,
+            train_images=15_000,
+            base="light-tenth",
+            arms=("a", "b", "d", "f"),
+        ),
         "timm": Network("timm's `test_resnet`, 373 thousand parameters", timms, 10, 1, 3, SETTINGS),
     }
 )

@@ -29,7 +29,7 @@ from sesurgeon.errors import (
 
 if TYPE_CHECKING:
     from sesurgeon.export import export_onnx, export_pt2
-    from sesurgeon.finetune import evaluate, finetune, predict
+    from sesurgeon.finetune import FinetuneConfig, evaluate, finetune, open_data, predict
     from sesurgeon.gates import prune, study_gates
     from sesurgeon.graph import find_sites
     from sesurgeon.placement import make_plan, read_plan, write_plan
@@ -56,6 +56,8 @@ _HOMES = {
     "remove_se": "sesurgeon.surgery",
     "fold_gate_scale": "sesurgeon.surgery",
     "save": "sesurgeon.surgery",
+    "open_data": "sesurgeon.finetune",
+    "FinetuneConfig": "sesurgeon.finetune",
     "finetune": "sesurgeon.finetune",
     "evaluate": "sesurgeon.finetune",
     "predict": "sesurgeon.finetune",
@@ -72,6 +74,7 @@ __all__ = [
     "DataError",
     "DivergedError",
     "FileError",
+    "FinetuneConfig",
     "NoSiteError",
     "OutputError",
     "SesurgeonError",
@@ -95,6 +98,7 @@ __all__ = [
     "fold_gate_scale",
     "load",
     "make_plan",
+    "open_data",
     "predict",
     "prune",
     "read_plan",

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from PIL import Image
+
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
@@ -15,12 +17,18 @@ def test_the_snippet_runs_as_printed(tmp_path: Path) -> None:
     snippets = re.findall(r"```python\n(.*?)```", README, flags=re.S)
     assert len(snippets) == 1
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    for index in range(20):
+        folder = tmp_path / "photos" / ("dark", "light")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((64, 64), 10 + 5 * index).convert("RGB").save(folder / f"{index}.png")
     done = subprocess.run(
         [sys.executable, "-c", snippets[0]], cwd=tmp_path, capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == ".:conv 64 (112, 112) 1"
     assert (tmp_path / "resnet18.se.pt").exists()
+    assert (tmp_path / "runs" / "finetune" / "photos" / "best.pt").exists()
+    assert (tmp_path / "photos.onnx").exists()
 
 
 def test_every_command_and_flag_in_it_exists() -> None:

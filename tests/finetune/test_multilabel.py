@@ -100,7 +100,7 @@ def test_a_manifest_gives_sets_of_labels(manifest: Path) -> None:
 
 
 def test_what_cannot_be_is_refused(manifest: Path, class_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"read from a manifest, and .*photos is none"):
+    with pytest.raises(UsageError, match=r"read from a manifest .*, which .*photos is not"):
         open_data(class_folder, multi_label=True)
     text = manifest.read_text()
     manifest.write_text(text.replace(",top,val", ",nowhere,val"))
