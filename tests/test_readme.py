@@ -16,7 +16,7 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 def test_the_snippet_runs_as_printed(tmp_path: Path) -> None:
     snippets = re.findall(r"```python\n(.*?)```", README, flags=re.S)
     assert len(snippets) == 1
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     for index in range(20):
         folder = tmp_path / "photos" / ("dark", "light")[index % 2]
         folder.mkdir(parents=True, exist_ok=True)
