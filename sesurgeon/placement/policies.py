@@ -96,7 +96,9 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
         ),
         "post": Policy(post, "its branch has no shortcut, so there is no sum, or the sum is in place of a slice"),
         "identity": Policy(identity, "its branch has no shortcut, or the sum is in place of a slice of it"),
-        "inner": Policy(inner, "its branch has no spatial convolution before its end"),
+        "inner": Policy(
+            inner, "before its end, its branch has no spatial convolution that a norm or activation follows"
+        ),
         "conv": Policy(conv, avoids=("conv",)),
     }
 )

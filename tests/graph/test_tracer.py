@@ -168,6 +168,13 @@ class Queues(Remembers):
         return self.conv(x)
 
 
+class ByChance(Remembers):
+    """Stochastic depth in Python."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if torch.rand(1).item() < -1 else self.conv(x)
+
+
 class ByGradients(Remembers):
     """As networks that compute activations again on the way back, where there will be one."""
 
@@ -180,6 +187,7 @@ class ByGradients(Remembers):
     (UnderNoGrad, "runs under no_grad"),
     (UnderAutocast, "runs under autocast"),
     (ByValue, "depends on the values in a tensor"),
+    (ByChance, "goes by the values in a tensor"),
     (StrayTensor, "neither parameter nor buffer"),
     (Queues, "sets attributes of its own"),
     (ByGradients, "asks whether a tensor needs gradients"),

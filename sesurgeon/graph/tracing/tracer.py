@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 
 from sesurgeon.errors import UntraceableError
 from sesurgeon.graph.tracing.codegen import check_names
@@ -114,9 +114,12 @@ class CallTracer(fx.Tracer):
             if kind == "get_attr":
                 attribute = operator.attrgetter(target)(self.root)
                 return self._fakes.from_tensor(attribute) if isinstance(attribute, Tensor) else attribute
-            if kind == "call_method":
-                return getattr(args[0], target)(*args[1:], **kwargs)
-            return target(*args, **kwargs)
+            try:
+                if kind == "call_method":
+                    return getattr(args[0], target)(*args[1:], **kwargs)
+                return target(*args, **kwargs)
+            except (DataDependentOutputException, DynamicOutputShapeException) as error:
+                raise UntraceableError("it goes by the values in a tensor") from error
 
     def look_up(self, value: Any, name: str) -> Any:
         """That attribute of a recorded value."""
@@ -161,7 +164,7 @@ class CallTracer(fx.Tracer):
     def keys_of(self, proxy: Any, of: str = "a mapping that steers the forward") -> tuple[Any, ...]:
         """The keys of a mapping."""
         keys = self.create_proxy("call_function", tuple, (proxy,), {})
-        return tuple(self.settle(keys, what=f"{of}: its keys"))
+        return tuple(self.settle(keys, what=f"{of}: the list of its keys"))
 
     def rank_of(self, proxy: Any) -> int:
         """How many dimensions a tensor has."""
