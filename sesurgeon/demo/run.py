@@ -22,10 +22,13 @@ from sesurgeon.errors import OutputError, VerificationError
 from sesurgeon.export import OnnxReport, export_onnx, load_onnx
 from sesurgeon.files import StrPath, atomic_write
 from sesurgeon.finetune import Evaluation, FinetuneConfig, FinetuneResult, evaluate, finetune, open_data
+from sesurgeon.machine import threads_of_torch
 from sesurgeon.models import random_input
 from sesurgeon.placement import Cost, model_cost
 from sesurgeon.randomness import seeded
 from sesurgeon.surgery import Surgery, load, operate, save
+
+_THREADS = 1  # a network this small gains nothing from a second one, and takes four times as long where cores are busy
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +91,7 @@ def run_demo(
     settings = settings or DemoSettings()
     folder = _make_folder(Path(folder), force=force)
     step = partial(_step, on_progress)
-    with _one_thread():
+    with threads_of_torch(_THREADS):
         with step("Real data: scikit-learn's handwritten digits become an image folder.") as say:
             train, val = write_digits(folder / commands.DATA, images=settings.images, seed=settings.seed)
             say(f"{train:,} images in {commands.DATA}/train, {val:,} held out in {commands.DATA}/val")
@@ -142,17 +145,6 @@ def require_same_scores(base: Evaluation, augmented: Evaluation) -> None:
             f"the one without {base.top1:.2f} % with {base.loss:.6f}: they should be the same.",
             hint="Please report this, with the output of: sesurgeon version",
         )
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """A network this small gains nothing from a second thread, and takes four times as long where cores are busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager

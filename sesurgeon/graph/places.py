@@ -24,7 +24,7 @@ from sesurgeon.graph.patterns import (
 from sesurgeon.graph.site import LeftAlone, Site
 from sesurgeon.graph.tracing.local_graphs import LocalGraphs
 from sesurgeon.models.forwards import runs_class_forward
-from sesurgeon.paths import is_within, join
+from sesurgeon.paths import is_within_any, join
 
 Candidates = dict[str, list[Candidate]]
 """Module path -> the candidates in that module's graph."""
@@ -149,11 +149,8 @@ def _without_summands(found: Candidates, parallel: Candidates) -> Candidates:
         if node.op == "call_module"
     }
 
-    def is_summand(path: str) -> bool:
-        return any(is_within(path, summand) for summand in summands)
-
     return {
-        path: [candidate for candidate in candidates if candidate.kind != "conv" or not is_summand(path)]
+        path: [candidate for candidate in candidates if candidate.kind != "conv" or not is_within_any(path, summands)]
         for path, candidates in found.items()
     }
 

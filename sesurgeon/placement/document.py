@@ -54,19 +54,17 @@ def entry_to_data(entry: Entry) -> dict[str, Any]:
     return {"site": entry.site} | {key: value for key, value in known.items() if value} | entry.config.to_dict()
 
 
-def plan_from_data(data: Any, lines: Mapping[Path, int] | None = None, origin: str = "The plan") -> Plan:
+def plan_from_data(data: Any, origin: str = "The plan") -> Plan:
     """The inverse of :func:`plan_to_data`, also for documents that were written or edited by hand.
 
     Args:
         data: the document.
-        lines: of each part of it in its file; each entry keeps its own.
         origin: what the document is called in messages.
 
     Raises:
-        UsageError: the version is not one that this sesurgeon reads; or there are problems, all of which are listed
-            with their lines.
+        UsageError: the version is not one that this sesurgeon reads; or there are problems, all of which are listed.
     """
-    plan, problems = plan_in_part(data, lines, origin)
+    plan, problems = plan_in_part(data, origin=origin)
     refuse(f"{origin} cannot be read", problems)
     return plan
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +21,7 @@ from sesurgeon.cli.shown.console import Output, reporting
 from sesurgeon.cli.shown.timing import latency_table, memory_table, placement_costs, placement_table, timed
 from sesurgeon.errors import UsageError
 from sesurgeon.files import check_writable
+from sesurgeon.machine import threads_of_torch
 from sesurgeon.words import counted, in_per_cent
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ def benchmark(
             given = parse_inputs(input_shape, loaded)
             inputs = known_inputs(loaded) if given is None else given
         batches = tuple(batch_size or _DEFAULT_BATCHES)
-        with _threads(threads) as used:
+        with threads_of_torch(threads) as used:
             if placements is not None:
                 runtimes = tuple(runtime or _DEFAULT_RUNTIMES_OF_PLACEMENTS)
                 costs = placement_costs(out, other, inputs, max(batches), repeats, runtimes)
@@ -203,20 +202,6 @@ def _check_placements(picture: Path, versus: str | None, batches: list[int] | No
     if batches is not None and len(batches) > 1:
         raise UsageError("--placements is drawn for one batch size.", hint="Give -b once.")
     check_writable(picture, force=force)
-
-
-@contextmanager
-def _threads(wanted: int | None) -> Iterator[int]:
-    """Set the number of CPU threads for a while, if one is wanted; yield the number in use."""
-    import torch
-
-    before = torch.get_num_threads()
-    if wanted is not None:
-        torch.set_num_threads(wanted)
-    try:
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
 
 
 def _shares_lines(shares: Sequence[BlockShare]) -> list[Text | Table]:
