@@ -79,7 +79,7 @@ class EpochFinished:
 
     Attributes:
         row: what it scored.
-        is_best: no epoch before scored as high; always False without labels, where no score picks a best epoch.
+        is_best: no epoch before was as good; always False without labels, where no score picks a best epoch.
     """
 
     row: EpochRow

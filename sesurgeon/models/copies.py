@@ -12,7 +12,7 @@ from sesurgeon.models.unfit import refuse_sharded
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
-_OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"_buffers"}  # attributes that hold no results
+OF_ALL_MODULES = frozenset(vars(nn.Module())) - {"_buffers"}  # attributes that hold no results
 
 
 def copy_of(model: AnyModule) -> AnyModule:
@@ -44,7 +44,7 @@ def _results_in(model: nn.Module) -> dict[int, object]:
     """By id: copies of the tensors in attributes that were computed from others."""
     found: dict[int, object] = {}
     for module in model.modules():
-        own = [value for name, value in vars(module).items() if name not in _OF_ALL_MODULES]
+        own = [value for name, value in vars(module).items() if name not in OF_ALL_MODULES]
         for leaf in tree_leaves(own):
             if isinstance(leaf, Tensor) and not leaf.is_leaf:
                 found[id(leaf)] = leaf.detach().clone()

@@ -95,7 +95,7 @@ POLICIES: Mapping[str, Policy] = MappingProxyType(
             pre, "its branch does not start from one tensor, it or the sum writes into it, or there is no shortcut"
         ),
         "post": Policy(post, "its branch has no shortcut, so there is no sum, or the sum is in place of a slice"),
-        "identity": Policy(identity, "its branch has no shortcut, or the sum is in place of a slice of it"),
+        "identity": Policy(identity, "its branch has no shortcut, or that is overwritten later"),
         "inner": Policy(
             inner, "before its end, its branch has no spatial convolution that a norm or activation follows"
         ),

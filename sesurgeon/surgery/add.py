@@ -71,8 +71,9 @@ class Surgery:
             )
         if self.unreached:
             said.append(
-                f"No gradient reaches {counted(len(self.unreached), 'block')} ({some(self.unreached, 3)}), which "
-                "therefore cannot learn. Does the forward run that part under torch.no_grad(), or not use its result?"
+                f"From what a pass in train mode gives, no gradient reaches {counted(len(self.unreached), 'block')} "
+                f"({some(self.unreached, 3)}), which cannot learn then. Does the forward run that part under "
+                "torch.no_grad(), or not use its result?"
             )
         return tuple(said)
 
@@ -135,14 +136,15 @@ def add_se(
     """``model`` with channel attention in it and, proved by running it, the same outputs to the last bit.
 
     The result is an instance of the model's own class, with all its methods, attributes and state-dict keys. A
-    :class:`SurgeryWarning` names modules that could not be followed and therefore got no blocks of their own, blocks
-    that can never learn, methods that skip blocks, and whatever else there is to know.
+    :class:`SurgeryWarning` names modules that could not be followed and therefore got no blocks of their own, methods
+    that skip blocks, and whatever else there is to know.
 
     Args:
         model: a convolutional network, in train or eval mode, on any device.
         example_inputs: a tensor, or a tuple of the positional arguments of forward; made from the model by default.
         verify: compare outputs before and after, ``torch.equal``, in eval and in train mode on the example inputs.
-            With ``init="random"`` there is nothing to prove: the outputs change.
+            With ``init="random"`` there is nothing to prove: the outputs change. A warning names blocks that no
+            gradient reaches.
         inplace: change ``model`` itself; by default a deep copy is changed.
         choices: where blocks go and what they are: see :class:`sesurgeon.placement.Choices`.
 
@@ -160,8 +162,13 @@ def add_se(
         verify=verify,
         inplace=inplace,
     )
-    for said in (*_not_followed(surgery.survey), *surgery.warnings):
-        warnings.warn(said, SurgeryWarning, stacklevel=2)
+    try:
+        for said in (*_not_followed(surgery.survey), *surgery.warnings):
+            warnings.warn(said, SurgeryWarning, stacklevel=2)
+    except SurgeryWarning:  # the user wants warnings to be errors
+        if inplace:
+            take_out(surgery.model)
+        raise
     return cast(AnyModule, surgery.model)
 
 

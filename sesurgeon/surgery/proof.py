@@ -177,7 +177,7 @@ def _blame(found: Survey, augmented: nn.Module) -> str:
     if _differs(copy_of(found.model), found):
         return (
             " A deep copy of the network does not compute the same, even without blocks: do hooks or functions in it "
-            "hold the original? Insert the blocks in place (in Python: inplace=True)."
+            "refer to the original? Insert the blocks in place (in Python: inplace=True)."
         )
     return ""
 

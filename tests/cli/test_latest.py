@@ -63,8 +63,12 @@ def test_what_was_taken_is_said_and_what_was_given_is_taken(
 def test_of_a_run_folder_the_best_network_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "runs/finetune/one/best.pt", age=0)
-    (tmp_path / "photos").mkdir()
+    make(tmp_path / "runs/finetune/one/args.yaml", age=0)
+    make(tmp_path / "photos/best.pt", age=0)  # not a run: there are no settings
+    make(tmp_path / "best.pt", age=0)
+    make(tmp_path / "args.yaml", age=0)
     with reporting(Talking()) as out:
         taken = given_or_latest("runs/finetune/one", latest_trained, out.note)
         assert Path(taken) == Path("runs/finetune/one/best.pt")
         assert given_or_latest("photos", latest_trained, out.note) == "photos"
+        assert given_or_latest("", latest_trained, out.note) == ""  # an empty variable of the shell

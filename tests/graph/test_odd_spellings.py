@@ -335,38 +335,3 @@ def test_no_block_is_inserted_that_nothing_reads(policy: str) -> None:
     for net in (SharedStart(), Residual(conv(), nn.BatchNorm2d(8))):
         blocks = [site for site in POLICIES[policy](survey(net, X).sites) if isinstance(site, Site)]
         assert len(live(net, policy)) == len(blocks) > 0
-
-
-class SumsIntoASlice(Residual):
-    """As the first RexNet: the shortcut is narrower than the branch."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.branch(x)
-        y[:, :8] += x
-        return y.relu()
-
-
-def test_a_sum_in_place_of_a_slice_is_no_place_for_post_since_the_block_could_not_be_trained() -> None:
-    net = nn.Sequential(SumsIntoASlice(conv(8, 16), nn.BatchNorm2d(16)), Residual(conv(16, 16), nn.BatchNorm2d(16)))
-    surgery = operate(net, policies=["post"], example_inputs=X)
-    assert surgery.plan.sites == ["1:sum"]
-    assert [left.path for left in surgery.plan.left_alone] == ["0"]
-    surgery.model.train()(X).sum().backward()
-
-
-class AddsToHalf(Residual):
-    """As partial convolutions do: only the first channels get a branch, and the sum is written over them."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = x.clone()
-        y[:, :8] += self.branch(x)
-        return y
-
-
-def test_a_shortcut_that_the_sum_is_written_over_is_no_place_for_identity() -> None:
-    net = nn.Sequential(AddsToHalf(conv(16, 8), nn.BatchNorm2d(8)), Residual(conv(16, 16), nn.BatchNorm2d(16)))
-    surgery = operate(net, policies=["identity"], example_inputs=torch.randn(2, 16, 8, 8))
-    assert surgery.plan.sites == ["1:shortcut"]
-    assert [left.path for left in surgery.plan.left_alone] == ["0"]
-    surgery.model.train()(torch.randn(2, 16, 8, 8)).sum().backward()
-    assert operate(net, example_inputs=torch.randn(2, 16, 8, 8)).plan.sites == ["0:residual", "1:residual"]

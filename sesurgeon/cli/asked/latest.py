@@ -19,8 +19,8 @@ def given_or_latest(model: str | None, latest: Callable[[Path], Path], say: Call
 
 def best_of_run(model: str) -> str:
     """``best.pt`` in ``model`` if that is the folder of a run, and otherwise ``model``."""
-    best = Path(model, "best.pt")
-    return str(best) if best.is_file() else model
+    best, settings = Path(model, "best.pt"), Path(model, "args.yaml")
+    return str(best) if model and best.is_file() and settings.is_file() else model
 
 
 def latest_augmented(folder: Path) -> Path:

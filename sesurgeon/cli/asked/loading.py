@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from sesurgeon.cli.asked.latest import best_of_run
 from sesurgeon.cli.asked.options import Reading, parse_kwargs
 from sesurgeon.cli.memory import spare_memory_for
 from sesurgeon.errors import UsageError
@@ -19,7 +20,7 @@ def load_model(model: str, reading: Reading, *, mapped: bool = True) -> nn.Modul
     """:func:`sesurgeon.load`, with the arguments of the architecture as ``KEY=VALUE``.
 
     Args:
-        model: MODEL, as it was typed.
+        model: MODEL, as it was typed; of the folder of a run, ``best.pt`` is read.
         reading: how it is read.
         mapped: map the file into memory, which suits a command of minutes; a run of days should read it.
 
@@ -31,6 +32,7 @@ def load_model(model: str, reading: Reading, *, mapped: bool = True) -> nn.Modul
     from sesurgeon.models import Source, named_source
     from sesurgeon.surgery import load
 
+    model = best_of_run(model)
     kwargs = parse_kwargs(reading.model_kwargs)
     source = named_source(model)
     if kwargs and source is None and reading.arch is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from sesurgeon.cli.asked.latest import best_of_run
 from sesurgeon.errors import UsageError
 
 
@@ -17,6 +18,7 @@ def output_for(model: str, output: Path | None, suffix: str) -> Path:
     """
     from sesurgeon.models import check_is_file, named_source
 
+    model = best_of_run(model)
     if named_source(model) is None:
         check_is_file(Path(model))
     path = output or beside(model, suffix)

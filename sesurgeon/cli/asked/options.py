@@ -21,15 +21,15 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A file (checkpoint, module, state dict), timm:NAME, torchvision:NAME or factory:PKG.MOD:MAKE.",
+        help="A file (checkpoint, module, state dict), the folder of a run, timm:NAME, torchvision:NAME or "
+        "factory:PKG.MOD:MAKE.",
     ),
 ]
 OptionalModel = Annotated[
     str | None,
     typer.Argument(
         metavar="MODEL",
-        help="As for add-se, or the folder of a run, for its best.pt; by default the newest result of the previous "
-        "step in the working folder.",
+        help="As for add-se; by default the newest result of the previous step in the working folder.",
         show_default=False,
     ),
 ]

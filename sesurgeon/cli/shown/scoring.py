@@ -57,6 +57,8 @@ def gain(before: EpochRow, after: EpochRow, metric: str, found: Measured | None 
     label = score_label(metric, found)
     # not of mAP
     begun = label if label[1:2].isupper() else f"{label[0].upper()}{label[1:]}"
+    if change == 0:  # of equal scores, the one with the lower loss was kept
+        return f"{begun} stayed the same and the validation loss fell by {before.eval_loss - after.eval_loss:.4f}"
     return f"{begun} rose by {change:.2f} points"
 
 

@@ -107,7 +107,7 @@ class Watcher:
                 where = finished if epoch >= self.epochs else f"epoch {epoch + 1}, after {update} of its updates."
                 self.out.note(f"Resuming from {path}: {where}")
                 if held is not None:
-                    self.out.note(f"best.pt holds a later epoch, {held.epoch + 1}, until one scores higher.")
+                    self.out.note(f"best.pt holds a later epoch, {held.epoch + 1}, until one is better.")
                 self._first_step = update
             case RunStopped(epoch):
                 self.out.note(f"Stopped before epoch {epoch + 1}: no better one for as long as --patience allows.")

@@ -127,6 +127,8 @@ def apply(
             given = read_adapter(file)
             name = file.name.removesuffix(SUFFIX).removesuffix(".safetensors")
             path = output or file.with_name(f"{name}.se.pt" if given.plan is not None else f"{name}.whole.pt")
+            for given_file in (base, str(file)):
+                check_is_another(path, given_file)
             check_checkpoint_path(path, force=force)
         with out.working(f"Reading {base}"):
             reading = Reading(arch=arch, model_kwargs=model_kwargs, pretrained=pretrained, trust_pickle=trust_pickle)

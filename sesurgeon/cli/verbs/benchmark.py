@@ -12,7 +12,6 @@ from rich.table import Table
 from rich.text import Text
 
 from sesurgeon.cli.asked.completing import several_of
-from sesurgeon.cli.asked.latest import best_of_run
 from sesurgeon.cli.asked.loading import load_model
 from sesurgeon.cli.asked.options import Force, Model, Reading, Talking
 from sesurgeon.cli.asked.selecting import InputShape, parse_inputs
@@ -103,7 +102,6 @@ def benchmark(
             raise UsageError("--vs-arch and --vs-model-kwargs describe what --vs names.", hint="Give --vs too.")
         if placements is not None:
             _check_placements(placements, versus, batch_size, force=force)
-        model, versus = best_of_run(model), None if versus is None else best_of_run(versus)
         with out.working(f"Loading {model}"):
             from sesurgeon.surgery import blocks_of, known_inputs, remove_se
 

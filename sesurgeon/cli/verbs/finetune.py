@@ -111,7 +111,7 @@ def _rendered(model: str, result: FinetuneResult, flags: str, on_data: str) -> G
         said = per_cent(best.scores[usual_score(best)])
         outcome = f"On {said} of {len(data.val):,} validation images its answer is the one before training."
     elif best is before:
-        outcome = "No epoch scored higher than the state before training: best.pt holds that state, unchanged."
+        outcome = "No epoch was better than the state before training: best.pt holds that state, unchanged."
     else:
         outcome = f"{gain(before, best, result.metric, result.evaluation)} on {len(data.val):,} validation images."
     # the gates are those of best.pt

@@ -56,9 +56,10 @@ def predict(
 ) -> None:
     """Print the most probable labels of each of the IMAGES; of a multi-label MODEL, all probable ones.
 
-    Without a MODEL (if the first name is a folder or an image), the newest `runs/finetune/*/best.pt` is taken, or else
-    the newest `*.se.pt`. MODEL can also be an ONNX file that `export` wrote; it runs in onnxruntime. If images cannot
-    be read, they are listed, the others are predicted, and the exit code is 1.
+    Without a MODEL (if the first name is an image or a folder, but not that of a run), the newest
+    `runs/finetune/*/best.pt` is taken, or else the newest `*.se.pt`. MODEL can also be an ONNX file that `export`
+    wrote; it runs in onnxruntime. If images cannot be read, they are listed, the others are predicted, and the exit
+    code is 1.
     """
     with reporting(talking) as out:
         from sesurgeon.finetune import EvaluationStep, describe_bad_images, find_images, predict

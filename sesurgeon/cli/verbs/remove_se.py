@@ -10,7 +10,6 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from sesurgeon.cli.asked.latest import best_of_run
 from sesurgeon.cli.asked.loading import flags_to_load, load_model
 from sesurgeon.cli.asked.naming import output_for, shown
 from sesurgeon.cli.asked.options import Arch, Force, Model, ModelKwargs, OutputPath, Reading, Talking, TrustPickle
@@ -41,7 +40,6 @@ def remove_se(
     that `sesurgeon prune` removed are not.
     """
     with reporting(talking) as out:
-        model = best_of_run(model)
         with out.working(f"Operating on {model}"):
             from sesurgeon import surgery
             from sesurgeon.modules import parameter_count

@@ -76,7 +76,7 @@ def _of_held(recorder: Recorder) -> tuple[str, ...]:
         return ()
     return (
         f"best.pt holds epoch {recorder.held.epoch + 1} as it was before the run was resumed from an older state. That "
-        "scored higher than the best epoch below, whose scores are shown as those of best.pt.",
+        "is better than the best epoch below, whose scores are shown as those of best.pt.",
     )
 
 

@@ -105,8 +105,8 @@ class Recorder:
         self.milestones = {name: restored(found) for name, found in state["milestones"].items()}
         self.notes = tuple(state["notes"])
         if self.folder is not None and self.metric is not None:
-            held = self.folder.read_best_row()
-            self.held = None if held == best_of(self.rows, self.metric) else held
+            held, best = self.folder.read_best_row(), best_of(self.rows, self.metric)
+            self.held = held if held is not None and best_of((best, held), self.metric) is not best else None
 
     def _write(self, folder: RunFolder, model: nn.Module, row: EpochRow, *, is_best: bool) -> None:
         record = {"command": "finetune", **self.settings, **row.to_dict()}

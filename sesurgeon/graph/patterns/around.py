@@ -17,11 +17,10 @@ def around(flow: Flow, residual: Candidate) -> list[Candidate]:
     if residual.join is None or residual.shortcut is None:
         return []
     places = []
-    into_a_slice = _sums_into_a_slice(flow, residual.join)
-    if not (into_a_slice and ops.operand(residual.join) is residual.shortcut):
+    if not _is_overwritten(flow, residual.shortcut, residual.join):
         places.append(Candidate("shortcut", residual.shortcut, residual.branch, users=(residual.join,), of=residual))
     joined = _activated(flow, residual.join)
-    if joined.users and not into_a_slice:  # something reads it
+    if joined.users and not _sums_into_a_slice(flow, residual.join):  # something reads it
         places.append(Candidate("sum", joined, residual.branch, of=residual))
     fork = _fork(flow, residual.branch)
     if fork is not None:
@@ -31,9 +30,38 @@ def around(flow: Flow, residual: Candidate) -> list[Candidate]:
 
 
 def _sums_into_a_slice(flow: Flow, join: fx.Node) -> bool:
-    """``y[:, :k] += x``: this overwrites the slice and the sum, which blocks there keep for their backward pass."""
+    """``y[:, :k] += x``: the assignment overwrites the sum, which a block there keeps for its backward pass."""
     summed = ops.operand(join)
     return ops.is_in_place(flow.owner, join) and isinstance(summed, fx.Node) and ops.is_slice(summed)
+
+
+def _is_overwritten(flow: Flow, shortcut: fx.Node, join: fx.Node) -> bool:
+    """Whether the shortcut's memory is written to by the sum or after it: a block there keeps it for its backward pass.
+
+    By the sum only if the shortcut is a view, as in ``y[:, :k] += branch(y)``. Otherwise the sum writes into the result
+    of the block.
+    """
+    whole = shortcut
+    while ops.is_view(flow.owner, whole) and isinstance(ops.operand(whole), fx.Node):
+        whole = ops.operand(whole)
+    if whole is not shortcut and ops.is_in_place(flow.owner, join) and ops.operand(join) is shortcut:
+        return True
+    memory = _views_of(flow, whole)
+    return any(_writes_into(flow, node, memory) for node in flow.nodes[flow.nodes.index(join) + 1 :])
+
+
+def _views_of(flow: Flow, whole: fx.Node) -> set[fx.Node]:
+    seen = {whole}
+    for node in flow.nodes:
+        if ops.operand(node) in seen and ops.is_view(flow.owner, node):
+            seen.add(node)
+    return seen
+
+
+def _writes_into(flow: Flow, node: fx.Node, memory: set[fx.Node]) -> bool:
+    if memory.isdisjoint(node.all_input_nodes):
+        return False
+    return (ops.writes(flow.owner, node) and ops.operand(node) in memory) or ops.writes_inside(flow.owner, node)
 
 
 def _activated(flow: Flow, join: fx.Node) -> fx.Node:
