@@ -141,6 +141,11 @@ def test_another_base_is_refused_with_what_differs(base: Path, net: Callable[...
     assert run("adapter", "apply", "net.pt", "torn.adapter.safetensors").exit_code == 3
     assert run("adapter", "apply", "net.pt", "missing.adapter.safetensors").exit_code == 3
     assert run("adapter", "apply", "net.pt", "net.pt").exit_code == 3
+    for taken in ("net.pt", "a.adapter.safetensors"):
+        contents = Path(taken).read_bytes()
+        result = run("adapter", "apply", "net.pt", "a.adapter.safetensors", "-o", taken, "--force")
+        assert (result.exit_code, f"{taken} is the model itself" in result.stderr) == (2, True)
+        assert Path(taken).read_bytes() == contents
     result = run("evaluate", "a.adapter.safetensors", "--data", "data")
     assert (result.exit_code, "sesurgeon adapter apply BASE" in result.stderr) == (2, True)
     Path("torn.adapter.safetensors").unlink()

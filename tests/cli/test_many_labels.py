@@ -50,7 +50,8 @@ def test_the_outcome_calls_map_by_its_name() -> None:
         EpochRow(epoch, "all", 0.5, {"loss": 0.5, "map": 50.0 + epoch, "f1": 0.0}, 1e-3) for epoch in (0, 9)
     )
     assert gain(before, after, "map") == "mAP rose by 9.00 points"
-    assert gain(before, after, "f1") == "F1 rose by 0.00 points"
+    after = EpochRow(9, "all", 0.5, {"loss": 0.25, "map": 59.0, "f1": 0.0}, 1e-3)
+    assert gain(before, after, "f1") == "F1 stayed the same and the validation loss fell by 0.2500"
 
 
 def test_top_5_of_three_classes_is_called_top_3() -> None:
