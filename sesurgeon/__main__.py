@@ -15,6 +15,11 @@ def main() -> None:
         app.main()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except SystemExit as left:
+        from sesurgeon.cli.launching import leave_after
+
+        leave_after(left.code)
+        raise
     finally:
         sys.stdout = sys.stderr  # for libraries that print as the process ends: the result stays alone
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -46,6 +47,22 @@ def leave_group() -> None:
 
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def leave_after(code: object) -> None:
+    """End this process at once with an error's exit code if it is in a process group that others may wait in.
+
+    Its threads may still be at work, and would abort the process as Python takes its objects down
+    (https://github.com/pytorch/pytorch/issues/190489). The group cannot be destroyed first: that may wait for others.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if not isinstance(code, int) or code == 0 or distributed is None:
+        return
+    if distributed.is_available() and distributed.is_initialized():
+        atexit._run_exitfuncs()  # trackers write their last lines then
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 @contextlib.contextmanager
