@@ -114,54 +114,35 @@ def in_other_light(images: Array) -> Array:
 
 
 SETTINGS = {"lr": 1e-3, "lr_block_mult": 5.0, "lr_backbone_mult": 0.1, "freeze_epochs": 0, "warmup_epochs": 0.2}
+FAST = {**SETTINGS, "lr_backbone_mult": 1.0}
+LIGHT = Network(
+    "the small network, in other light than it has learned",
+    small,
+    20,
+    2,
+    3,
+    SETTINGS,
+    in_other_light,
+    scratch=False,
+    arms=("a", "b", "c", "d", "f"),
+)
+TENTH = replace(LIGHT, label="the small network in other light, with a quarter of the images", train_images=15_000)
 NETWORKS: Mapping[str, Network] = MappingProxyType(
     {
         "small": Network("a residual network of six blocks, 44 thousand parameters", small, 20, 2, 5, SETTINGS),
-        "light": Network(
-            "the small network, in other light than it has learned",
-            small,
-            20,
-            2,
-            3,
-            SETTINGS,
-            in_other_light,
-            scratch=False,
-            arms=("a", "b", "c", "d", "f"),
-        ),
-        "light-fast": Network(
-            "that again, all but the blocks ten times as fast",
-            small,
-            20,
-            2,
-            3,
-            {**SETTINGS, "lr_backbone_mult": 1.0},
-            in_other_light,
-            scratch=False,
+        "light": LIGHT,
+        "light-fast": replace(
+            LIGHT,
+            label="that again, all but the blocks ten times as fast",
+            settings=FAST,
             base="light",
             arms=("a", "b", "d", "f"),
         ),
-        "light-tenth": Network(
-            "the small network in other light, with a quarter of the images",
-            small,
-            20,
-            2,
-            3,
-            SETTINGS,
-            in_other_light,
-            scratch=False,
-            train_images=15_000,
-            arms=("a", "b", "c", "d", "f"),
-        ),
-        "light-tenth-fast": Network(
-            "that again, with a quarter of the images, all but the blocks ten times as fast",
-            small,
-            20,
-            2,
-            3,
-            {**SETTINGS, "lr_backbone_mult": 1.0},
-            in_other_light,
-            scratch=False,
-            train_images=15_000,
+        "light-tenth": TENTH,
+        "light-tenth-fast": replace(
+            TENTH,
+            label="that again, with a quarter of the images, all but the blocks ten times as fast",
+            settings=FAST,
             base="light-tenth",
             arms=("a", "b", "d", "f"),
         ),

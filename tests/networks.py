@@ -139,6 +139,22 @@ class FunctionalResNet(nn.Module):
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
+def conv(channels: int = 8, out: int = 8) -> nn.Conv2d:
+    """A 3x3 convolution that keeps the size."""
+    return nn.Conv2d(channels, out, 3, padding=1)
+
+
+class Residual(nn.Module):
+    """``branch(x) + x``."""
+
+    def __init__(self, *branch: nn.Module) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*branch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branch(x) + x
+
+
 def trained_like(model: nn.Module, seed: int = 0) -> nn.Module:
     """Give every norm layer weights and statistics as training would: a fresh zero would hide what is behind it."""
     generator = torch.Generator().manual_seed(seed)

@@ -62,9 +62,9 @@ class Surgery:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the user should know of the augmented network, in sentences."""
-        said = list(self.plan.warnings)
-        if self.steered:
-            named = some([path or "the model itself" for path in self.steered])
+        said, steered = list(self.plan.warnings), self.steered
+        if steered:
+            named = some([path or "the model itself" for path in steered])
             said.append(
                 f"{named} went by sizes of the input. Inputs whose sizes lead another way are refused from now on: "
                 "insert the blocks for them with other example inputs (--input-shape)."
@@ -107,11 +107,11 @@ def operate_by(
     plan = plan_of(augmented) or plan
     try:
         proof = _proof(augmented, plan, found, verify=verify)
+        unreached = unreached_blocks(augmented, found) if verify else ()
     except BaseException:  # the caller's own code runs in there, and may raise anything; or Ctrl-C
         if inplace:
             take_out(augmented)
         raise
-    unreached = unreached_blocks(augmented, found) if verify else ()
     if plan.entries:
         add_record(augmented, "add-se", policy=list(plan.policy), blocks=len(plan.entries), proof=str(proof))
     return Surgery(augmented, plan, found, proof, unreached)

@@ -10,23 +10,9 @@ from sesurgeon import NoSiteError, make_plan
 from sesurgeon.graph import Site, find_sites, survey
 from sesurgeon.placement import POLICIES
 from sesurgeon.surgery import blocks_of, operate
+from tests.networks import Residual, conv
 
 X = torch.randn(2, 8, 16, 16)
-
-
-def conv(channels: int = 8, out: int = 8) -> nn.Conv2d:
-    return nn.Conv2d(channels, out, 3, padding=1)
-
-
-class Residual(nn.Module):
-    """``branch(x) + x``."""
-
-    def __init__(self, *branch: nn.Module) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(*branch)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.branch(x) + x
 
 
 def test_a_branch_that_begins_in_place_inside_a_sequential_has_no_fork() -> None:

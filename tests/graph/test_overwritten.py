@@ -9,21 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sesurgeon.surgery import operate
+from tests.networks import Residual, conv
 
 X = torch.randn(2, 8, 8, 8)
-
-
-def conv(channels: int = 8, out: int = 8) -> nn.Module:
-    return nn.Conv2d(channels, out, 3, padding=1)
-
-
-class Residual(nn.Module):
-    def __init__(self, *branch: nn.Module) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(*branch)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x + self.branch(x)).relu()
 
 
 class SumsIntoASlice(Residual):

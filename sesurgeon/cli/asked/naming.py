@@ -51,5 +51,5 @@ def check_is_another(output: Path, model: str) -> None:
     Raises:
         UsageError: they are the same file.
     """
-    if output.resolve() == Path(model).resolve():
+    if output.resolve() == Path(best_of_run(model)).resolve():
         raise UsageError(f"{output} is the model itself.", hint="Give another name with -o.")

@@ -65,8 +65,8 @@ def extract(
     """Save only the plan, the inserted blocks and the head of RUN, with the fingerprint of their base.
 
     RUN must have been trained with `finetune --train blocks`, which leaves the backbone equal to the base's, bit for
-    bit. If another training loop trained it, give `--base`: the two backbones are
-    compared before anything is written. `--pretrained` applies to BASE.
+    bit. If another training loop trained it, give `--base`: the two backbones are compared before anything is written.
+    `--pretrained` applies to BASE.
     """
     with reporting(talking) as out:
         if pretrained and base is None:

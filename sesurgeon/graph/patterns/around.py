@@ -78,15 +78,8 @@ def _fork(flow: Flow, branch: frozenset[fx.Node]) -> fx.Node | None:
 
 def _is_written_later(flow: Flow, fork: fx.Node) -> bool:
     """Whether the forward writes into the fork (``x += branch(x)``), which a block there keeps for its backward."""
-    seen = {fork}
-    for node in flow.nodes:
-        if not seen.isdisjoint(node.all_input_nodes):
-            written = ops.operand(node)
-            if (ops.writes(flow.owner, node) and written in seen) or ops.writes_inside(flow.owner, node):
-                return True
-            if written in seen and ops.is_view(flow.owner, node):
-                seen.add(node)
-    return False
+    memory = _views_of(flow, fork)
+    return any(_writes_into(flow, node, memory) for node in flow.nodes)
 
 
 def _enters(flow: Flow, node: fx.Node, branch: frozenset[fx.Node]) -> bool:
