@@ -33,9 +33,11 @@ DATA = "torchvision:FashionMNIST"
 FORMATS = {"float32": ("--onnx",), "float16": ("--half",), "int8": ("--int8",)}
 
 
-def small_resnet(channels: tuple[int, int, int] = (16, 32, 64), stride: int = 1) -> ResNet:
-    """Six basic blocks on 28x28 greyscale images: 175 thousand parameters, by default."""
-    model = ResNet(BasicBlock, (2, 2, 2), num_classes=10, in_chans=1, channels=channels)
+def small_resnet(
+    channels: tuple[int, int, int] = (16, 32, 64), stride: int = 1, depth: int = 2, classes: int = 10
+) -> ResNet:
+    """Three stages of ``depth`` basic blocks on 28x28 greyscale images: 175 thousand parameters, by default."""
+    model = ResNet(BasicBlock, (depth,) * 3, num_classes=classes, in_chans=1, channels=channels)
     width = channels[0]
     model.conv1 = nn.Conv2d(1, width, 3, stride, 1, bias=False)
     model.bn1 = nn.BatchNorm2d(width)

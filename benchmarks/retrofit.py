@@ -9,7 +9,8 @@ by the 10,000 test images: the numbers are those of the last epoch.
 
 A third case is the small network again, whose base has learned the images as they are, and which then gets to see them
 as other cameras and other light would give them (:func:`in_other_light`): all of them, and a quarter, which takes a
-tenth of the base's time.
+tenth of the base's time. Both kinds of images are also given to networks of three and of twelve blocks, and to one that
+tells twenty classes apart (:func:`upside_down`).
 
 Every run leaves a line in ``benchmarks/retrofit.jsonl``, and is not done again; base networks lie in the work folder.
 DIR holds ``FashionMNIST/raw`` as torchvision keeps it. Writes ``benchmarks/retrofit.md`` and ``retrofit.png`` from what
@@ -24,6 +25,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -72,8 +74,9 @@ class Network:
         epochs: of fine-tuning, a tenth of those.
         seeds: how many bases.
         settings: of fine-tuning, the same in all arms.
-        images: what becomes of the images, (N, 28, 28) in 8 bits, before fine-tuning and its tests; the base learned
-            them as they are.
+        task: what the base and all that comes of it learn, made of images, (N, 28, 28) in 8 bits, and labels; None
+            for the ten classes as they are.
+        images: what becomes of the images before fine-tuning and its tests; the base learned them without this.
         scratch: is there an SE network from scratch to compare with?
         train_images: how many of the training images fine-tuning sees; None for all.
         base: whose base networks it has, if they are not its own.
@@ -86,6 +89,7 @@ class Network:
     epochs: int
     seeds: int
     settings: Mapping[str, Any]
+    task: Callable[[Array, Array], tuple[Array, Array]] | None = None
     images: Callable[[Array], Array] | None = None
     scratch: bool = True
     train_images: int | None = None
@@ -93,14 +97,20 @@ class Network:
     arms: tuple[str, ...] = ("a", "b", "c", "d")
 
 
-def small() -> nn.Module:
-    """Six basic blocks of 8, 16 and 32 channels on 14x14 places: 44 thousand parameters."""
-    return fashion_mnist.small_resnet((8, 16, 32), stride=2)
+def small(depth: int = 2, classes: int = 10) -> nn.Module:
+    """``depth`` basic blocks each of 8, 16 and 32 channels, on 14x14 places; with two, 44 thousand parameters."""
+    return fashion_mnist.small_resnet((8, 16, 32), stride=2, depth=depth, classes=classes)
 
 
 def timms() -> nn.Module:
     """A residual block a stage; with stride 8 in place of 32, for images of 28 px."""
     return timm.create_model("test_resnet", num_classes=10, in_chans=1, output_stride=8)
+
+
+def upside_down(images: Array, labels: Array) -> tuple[Array, Array]:
+    """Twenty classes: half of the images are turned upside down, always the same ones, and are classes of their own."""
+    turned = np.random.default_rng((len(images), 1)).random(len(images)) < 0.5  # other draws than of the light
+    return np.where(turned[:, None, None], images[:, ::-1], images), labels + 10 * turned
 
 
 def in_other_light(images: Array) -> Array:
@@ -122,7 +132,7 @@ LIGHT = Network(
     2,
     3,
     SETTINGS,
-    in_other_light,
+    images=in_other_light,
     scratch=False,
     arms=("a", "b", "c", "d", "f"),
 )
@@ -149,6 +159,23 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
         "timm": Network("timm's `test_resnet`, 373 thousand parameters", timms, 10, 1, 3, SETTINGS),
     }
 )
+
+
+def _variants() -> Iterator[tuple[str, Network]]:
+    """Depth and number of classes, on images that the base has learned and on a quarter of them in other light."""
+    for name, label, make, task in (
+        ("shallow", "three blocks", partial(small, depth=1), None),
+        ("deep", "twelve blocks", partial(small, depth=4), None),
+        ("classes", "six blocks, twenty classes", partial(small, classes=20), upside_down),
+    ):
+        known = Network(label, make, 20, 2, 3, SETTINGS, task, scratch=False, arms=("a", "b"))
+        yield name, known
+        light = replace(known, images=in_other_light, train_images=15_000, base=name, arms=("a", "b", "f"))
+        yield f"{name}-light-tenth", light
+
+
+VARIANTS: Mapping[str, Network] = MappingProxyType(dict(_variants()))
+ALL: Mapping[str, Network] = MappingProxyType({**NETWORKS, **VARIANTS})
 
 
 @dataclass(frozen=True)
@@ -237,7 +264,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", choices=ALL, default=list(ALL))
     parser.add_argument(
         "--seeds", type=int, nargs="+", help="which (by default five of the small network, three of timm's)"
     )
@@ -249,7 +276,7 @@ def parse() -> argparse.Namespace:
 def wanted(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The runs, all of a seed before those of the next; a base network before what is made of it."""
     for name in options.networks:
-        network = NETWORKS[name]
+        network = ALL[name]
         for seed in options.seeds or range(network.seeds):
             for arm in ("base", *network.arms, *([SCRATCH] if network.scratch else [])):
                 if arm in ("base", *options.arms):
@@ -264,7 +291,7 @@ def key_of(name: str, arm: str, seed: int, trial: Trial = TRIALS[0]) -> dict[str
 
     Where anything else here changes, or in ``fashion_mnist.teach``, all have to be.
     """
-    network = NETWORKS[name]
+    network = ALL[name]
     owner = network.base or name
     about = {"network": owner if arm == "base" else name, "seed": seed, "arm": arm}
     key: dict[str, Any] = {**about, "base_epochs": network.base_epochs}
@@ -281,26 +308,28 @@ def key_of(name: str, arm: str, seed: int, trial: Trial = TRIALS[0]) -> dict[str
 
 def base_trained(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(key["seed"])
-    model = NETWORKS[key["network"]].make()
-    seconds = taught(model, key["base_epochs"], options)
+    network = ALL[key["network"]]
+    model = network.make()
+    seconds = taught(model, network, key["base_epochs"], options)
     torch.save(model.state_dict(), base_file(key, options))
-    return {"top1": [top1(model, options)], "seconds": seconds, **size_of(model)}
+    return {"top1": [top1(model, network, options)], "seconds": seconds, **size_of(model)}
 
 
 def from_scratch(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """The paper's way: an SE network, trained as the base was, for as long as base and fine-tuning together."""
     torch.manual_seed(key["seed"])
-    model = sesurgeon.add_se(NETWORKS[key["network"]].make(), INPUTS, policy="standard", init="random")
-    seconds = taught(model, key["base_epochs"] + key["epochs"], options)
-    return {"top1": [top1(model, options)], "seconds": seconds, **size_of(model)}
+    network = ALL[key["network"]]
+    model = sesurgeon.add_se(network.make(), INPUTS, policy="standard", init="random")
+    seconds = taught(model, network, key["base_epochs"] + key["epochs"], options)
+    return {"top1": [top1(model, network, options)], "seconds": seconds, **size_of(model)}
 
 
 def fine_tuned(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     """One arm: top-1 before fine-tuning and after each of its epochs, in per cent."""
-    network = NETWORKS[key["network"]]
+    network = ALL[key["network"]]
     model = network.make()
     model.load_state_dict(torch.load(base_file(key, options)))
-    attach_provenance(model, Provenance(Source("factory", f"retrofit:{network.make.__name__}"), preprocessing=VIEW))
+    attach_provenance(model, Provenance(Source("factory", "retrofit:small"), preprocessing=VIEW))
     torch.manual_seed(key["seed"])
     if key["blocks"] is not None:
         model = sesurgeon.add_se(model, INPUTS, **key["blocks"])
@@ -321,9 +350,9 @@ def fine_tuned(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str,
             gates = [one.image_spread for one in watch_gates(model, [(watched(data), None)])]
 
     data = open_data(fashion_mnist.DATA, data_dir=options.data_dir)
-    if network.images is not None:
-        pictures = (Pictures(network.images(part.data.numpy()), part.targets) for part in (data.train, data.val))
-        data = replace(data, **dict(zip(("train", "val"), pictures, strict=True)))
+    if network.images is not None or network.task is not None:
+        train, val = (pictures(network, part.data.numpy(), part.targets.numpy()) for part in (data.train, data.val))
+        data = replace(data, classes=range(max(val.targets) + 1), train=train, val=val)
     if network.train_images is not None:
         data = replace(data, train=Subset(data.split("train"), range(network.train_images)))
     result = sesurgeon.finetune(model, data, config, on_progress=watch)
@@ -338,7 +367,7 @@ def fine_tuned(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str,
 class Pictures(Dataset[tuple[Image.Image, int]]):
     """Images (N, H, W) in 8 bits and their labels, as a torchvision dataset gives them."""
 
-    def __init__(self, images: Array, targets: Tensor) -> None:
+    def __init__(self, images: Array, targets: Array) -> None:
         self.images, self.targets = images, targets.tolist()
 
     def __len__(self) -> int:
@@ -348,24 +377,39 @@ class Pictures(Dataset[tuple[Image.Image, int]]):
         return Image.fromarray(self.images[index]), self.targets[index]
 
 
+def pictures(network: Network, images: Array, labels: Array) -> Pictures:
+    """What the network's fine-tuning sees."""
+    images, labels = (images, labels) if network.task is None else network.task(images, labels)
+    return Pictures(images if network.images is None else network.images(images), labels)
+
+
 def watched(data: Data) -> Tensor:
     """The first test images, (N, 1, 28, 28) in [-1, 1]."""
     images = [np.asarray(data.val[index][0]) for index in range(WATCHED)]
     return (torch.from_numpy(np.stack(images))[:, None].float() / 255 - 0.5) / 0.5
 
 
-def taught(model: nn.Module, epochs: int, options: argparse.Namespace) -> float:
+def images_and_labels(network: Network, train: bool, options: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """What the base learns: (N, 1, 28, 28) in [-1, 1], and labels."""
+    images, labels = fashion_mnist.images_and_labels(options.data_dir, train=train, download=False)
+    if network.task is None:
+        return images, labels
+    changed, given = network.task(images[:, 0].numpy(), labels.numpy())
+    return torch.from_numpy(changed)[:, None], torch.from_numpy(given)
+
+
+def taught(model: nn.Module, network: Network, epochs: int, options: argparse.Namespace) -> float:
     """Train by hand, as the network's owner would; processor seconds."""
-    images, labels = fashion_mnist.images_and_labels(options.data_dir, train=True, download=False)
+    images, labels = images_and_labels(network, True, options)
     began = time.process_time()
     fashion_mnist.teach(model, images, labels, epochs, SHIFT)
     return time.process_time() - began
 
 
 @torch.no_grad()
-def top1(model: nn.Module, options: argparse.Namespace) -> float:
+def top1(model: nn.Module, network: Network, options: argparse.Namespace) -> float:
     """Of the 10,000 test images, in per cent."""
-    images, labels = fashion_mnist.images_and_labels(options.data_dir, train=False, download=False)
+    images, labels = images_and_labels(network, False, options)
     model.eval()
     right = sum(int((model(images[i : i + 500]).argmax(1) == labels[i : i + 500]).sum()) for i in range(0, 10_000, 500))
     return right / 100
@@ -377,7 +421,7 @@ def size_of(model: nn.Module) -> dict[str, int]:
 
 
 def base_file(key: Mapping[str, Any], options: argparse.Namespace) -> Path:
-    owner = NETWORKS[key["network"]].base or key["network"]
+    owner = ALL[key["network"]].base or key["network"]
     path: Path = options.work / f"{owner}-{key['base_epochs']}-{key['seed']}.pth"
     if not path.exists() and key["arm"] != "base":
         raise SystemExit(f"The base network {path} is gone. Take its line out of {RUNS} to train it anew.")
@@ -392,7 +436,7 @@ def write(runs: Sequence[dict[str, Any]]) -> None:
     found = {name: of_network(runs, name) for name in NETWORKS}
     found = {name: arms for name, arms in found.items() if "base" in arms}
     with atomic_write(TABLE) as temporary:
-        temporary.write_text(page(found, tried(runs)), encoding="utf-8")
+        temporary.write_text(page(found, varied(runs) + tried(runs)), encoding="utf-8")
     draw(found)
 
 
@@ -407,7 +451,7 @@ def of_network(runs: Sequence[dict[str, Any]], name: str) -> Runs:
     return arms
 
 
-def page(found: Mapping[str, Runs], trials: str) -> str:
+def page(found: Mapping[str, Runs], more: str) -> str:
     sections = "\n\n".join(section(NETWORKS[name], arms) for name, arms in found.items())
     return f"""# When does retrofitting pay?
 
@@ -427,7 +471,7 @@ own fixed contrast (down to 15 %), brightness and noise (up to 5 %).
 
 {sections}
 
-{trials}![error after each epoch, and the difference to training on](retrofit.png)
+{more}![error after each epoch, and the difference to training on](retrofit.png)
 
 torch {torch.__version__}, on the CPU. Every run: [retrofit.jsonl](retrofit.jsonl).
 """
@@ -453,11 +497,17 @@ Fine-tuned for {network.epochs} by `sesurgeon.finetune` at batch 128, AdamW, cos
 {chr(10).join(lines)}"""
 
 
+def relative_errors(arms: Runs, name: str) -> list[float]:
+    """The change of the error against (a) in per cent, for each seed that both have."""
+    control = {seed: 100 - run["top1"][-1] for seed, run in arms.get("a", {}).items()}
+    errors = {seed: 100 - run["top1"][-1] for seed, run in arms[name].items()}
+    return [100 * (errors[seed] / control[seed] - 1) for seed in errors if seed in control]
+
+
 def row(name: str, by_seed: Mapping[int, Mapping[str, Any]], arms: Runs, network: Network) -> str:
     runs, base, control = list(by_seed.values()), arms["base"], arms.get("a", {})
-    both = [seed for seed in by_seed if seed in control]
-    against = [by_seed[seed]["top1"][-1] - control[seed]["top1"][-1] for seed in both]
-    relative = [-100 * gain / (100 - control[seed]["top1"][-1]) for gain, seed in zip(against, both, strict=True)]
+    against = [by_seed[seed]["top1"][-1] - control[seed]["top1"][-1] for seed in by_seed if seed in control]
+    relative = relative_errors(arms, name)
     epochs = (
         [""] * network.epochs + [mean_and_spread([run["top1"][0] for run in runs])]
         if name == SCRATCH
@@ -474,6 +524,37 @@ def row(name: str, by_seed: Mapping[int, Mapping[str, Any]], arms: Runs, network
         f"{min(gates):.3f} to {max(gates):.3f}" if gates else "",
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
+
+
+def varied(runs: Sequence[dict[str, Any]]) -> str:
+    """A table of depth and number of classes: a row for each network, the small one first."""
+    lines = []
+    for known, light in (("small", "light-tenth"), *((name, f"{name}-light-tenth") for name in list(VARIANTS)[::2])):
+        on_known, on_light = of_network(runs, known), of_network(runs, light)
+        if not {"a", "b"} <= on_known.keys() or not {"a", "b", "f"} <= on_light.keys():
+            continue
+        base = [run["top1"][0] for run in on_known["base"].values()]
+        cells = (
+            ALL[known].label.removeprefix("a residual network of "), str(len(on_known["b"])), mean_and_spread(base),
+            *(mean_and_spread([run["top1"][-1] for run in on_known[arm].values()]) for arm in "ab"),
+            f"{mean_and_spread(relative_errors(on_known, 'b'), '+')} %",
+            *(mean_and_spread([run["top1"][-1] for run in on_light[arm].values()]) for arm in "abf"),
+            *(f"{mean_and_spread(relative_errors(on_light, arm), '+')} %" for arm in "bf"),
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    if len(lines) < 2:
+        return ""
+    return f"""## Depth and number of classes
+
+The settings are those of the small network, the first row. Twenty classes: half of the images are turned upside down,
+and are classes of their own. Known: the images that the base has learned. Light: a quarter of them in other light.
+Top-1 after the last epoch; (b) is ours, (f) ours after every convolution; errors against (a), paired by seed.
+
+| network | runs | base | known: (a) | (b) | error of (b) | light: (a) | (b) | (f) | error of (b) | of (f) |
+|---|---|---|---|---|---|---|---|---|---|---|
+{chr(10).join(lines)}
+
+"""
 
 
 def tried(runs: Sequence[dict[str, Any]]) -> str:
