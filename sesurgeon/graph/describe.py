@@ -14,7 +14,7 @@ from sesurgeon.graph import ops
 from sesurgeon.graph.candidates import Candidate
 from sesurgeon.graph.channel_dim import channel_dim
 from sesurgeon.graph.flow import Flow
-from sesurgeon.graph.outputs import Calls, calls_in, is_returned
+from sesurgeon.graph.outputs import Calls, calls_in, is_factor, is_returned
 from sesurgeon.graph.patterns import Gated, attended, attention_in, attention_modules, gated, gates_its_input
 from sesurgeon.graph.site import Site
 from sesurgeon.graph.tensors import tensor_name
@@ -124,12 +124,19 @@ def _places(tensor: Tensor, dim: int) -> torch.Size:
 
 
 def _can_be_scaled(network: Network, path: str, candidate: Candidate, tensor: Tensor, dim: int) -> bool:
-    """Whether ``tensor`` is a feature map, and neither tokens without convolutions nor a vector."""
+    """Whether ``tensor`` is a feature map: no mask of another, no tokens without convolutions, and no vector."""
     flow = network.flows[path]
+    if candidate.kind == "conv" and _is_gate(network, path, candidate.node):
+        return False
     if tensor.ndim == 3 and not _is_convolutional(network.local.model, flow.owner, _layers(flow, candidate), dim):
         return False
     in_one_place = candidate.kind == "conv" and _places(tensor, dim).numel() == 1
     return not (in_one_place and _is_fully_connected(flow.owner, candidate))
+
+
+def _is_gate(network: Network, path: str, node: fx.Node) -> bool:
+    """Whether ``node`` is a mask between 0 and 1 that only scales other tensors (a gated convolution's)."""
+    return ops.is_gate(network.flows[path].owner, node) and is_factor(network.flows, network.calls, path, node)
 
 
 def _attention(network: Network, path: str, candidate: Candidate, name: str) -> str | None:

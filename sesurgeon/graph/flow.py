@@ -73,8 +73,10 @@ class Flow:
         return any(map(ops.is_norm, parts)) and all(map(_is_finish, parts))
 
     def ends_in_activation(self, node: fx.Node) -> bool:
-        """Whether ``node`` is an elementwise activation, or a child that holds one and nothing else but dropout."""
+        """Whether ``node`` is an activation (GLU, too), or a child that holds one and nothing else but dropout."""
         module = ops.module_of(self.owner, node)
+        if isinstance(module, nn.GLU) or ops.name_of(node) == "glu":
+            return True
         if module is None:
             return ops.is_activation(self.owner, node)
         parts = list(ops.parts_of(module))

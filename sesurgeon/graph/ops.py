@@ -20,16 +20,18 @@ _ACTIVATIONS = frozenset(
      "rrelu", "hardsigmoid", "sigmoid", "tanh", "softplus", "softsign"]
 )  # fmt: skip
 _VIEWS = re.compile(
-    r"view|view_as|reshape|flatten|unflatten|(un)?squeeze|permute|transpose|movedim|expand|narrow|chunk|split|unbind|"
+    r"view|view_as|reshape|flatten|unflatten|(un)?squeeze|permute|transpose|movedim|expand(_as)?|broadcast_to|narrow|chunk|split|unbind|"
     r"getitem|contiguous|detach|to|float",
     re.I,
 )
-_BOUNDED = re.compile(r"^(log)?(hard)?(sigmoid|tanh|softsign)$", re.I)
+_BOUNDED = re.compile(r"(log)?(hard)?(sigmoid|tanh|softsign)", re.I)
+_GATE = re.compile(r"(hard)?sigmoid", re.I)
 _IN_PLACE = frozenset(["iadd", "isub", "imul", "itruediv"])
 _SHAPE_ATTRIBUTES = frozenset(["shape", "dtype", "device", "is_cuda", "requires_grad", "layout"])
+_MADE_LIKE = re.compile(r"(zeros|ones|full|empty|rand|randn|randint)_like|new_(zeros|ones|full|empty)")
 _SHAPE_METHODS = frozenset(["size", "numel", "stride", "is_contiguous", "type", "get_device", "dim"])
 _PRESENTS = re.compile(
-    rf"{_VIEWS.pattern}|cat|stack|clone|half|double|(log_)?softmax2?d?|clamp|interpolate|upsample\w*|pixel_?shuffle|"
+    rf"{_VIEWS.pattern}|cat|stack|clone|repeat|half|double|(log_)?softmax2?d?|clamp|interpolate|upsample\w*|pixel_?shuffle|"
     r"tuple|dict|OrderedDict",
     re.I,
 )
@@ -51,6 +53,7 @@ def name_of(node: fx.Node) -> str:
     name = name.strip("_")
     return {
         "iadd": "add",
+        "isub": "sub",
         "imul": "mul",
         "itruediv": "div",
         "truediv": "div",
@@ -172,10 +175,26 @@ def activates(module: nn.Module) -> bool:
 
 
 def is_bounded(owner: nn.Module, node: fx.Node) -> bool:
-    """An activation that squashes all values into a range, as for probabilities."""
+    """An activation that squashes all values into a range, as for probabilities; or a module that holds one."""
+    return any(map(_BOUNDED.fullmatch, _operations(owner, node)))
+
+
+def is_gate(owner: nn.Module, node: fx.Node) -> bool:
+    """An activation that squashes all values into 0 to 1; or a module that holds one."""
+    return any(map(_GATE.fullmatch, _operations(owner, node)))
+
+
+def _operations(owner: nn.Module, node: fx.Node) -> list[str]:
+    """The names of the operation that ``node`` is, or of the module that it calls and of all inside."""
     module = module_of(owner, node)
-    names = [name_of(node)] if module is None else [type(part).__name__ for part in module.modules()]
-    return any(map(_BOUNDED.search, names))
+    return [name_of(node)] if module is None else [type(part).__name__ for part in module.modules()]
+
+
+def is_product(node: fx.Node) -> bool:
+    """The product of two different tensors."""
+    if name_of(node) != "mul" or len(factors := operands(node)) != 2:
+        return False
+    return factors[0] is not factors[1] and all(tensor_of(factor) is not None for factor in factors)
 
 
 def is_noise_or_scale(owner: nn.Module, node: fx.Node) -> bool:
@@ -187,7 +206,9 @@ def is_noise_or_scale(owner: nn.Module, node: fx.Node) -> bool:
 
 
 def is_shape_access(node: fx.Node) -> bool:
-    """Reads the shape or type of a tensor, not its values."""
+    """Reads the shape or type of a tensor, not its values, as for another one like it."""
+    if _MADE_LIKE.fullmatch(name_of(node)):
+        return True
     if node.op == "call_function" and node.target is getattr:
         return node.args[1] in _SHAPE_ATTRIBUTES
     return node.op == "call_method" and node.target in _SHAPE_METHODS

@@ -1,8 +1,8 @@
-"""Which tensors are returned by the network, with nothing more computed from them."""
+"""Where tensors end: which ones the network returns, and which ones are only factors of others."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import fx, nn
 
@@ -38,6 +38,22 @@ def is_returned(flows: Mapping[str, Flow], calls: Calls, path: str, node: fx.Nod
         path: of the module whose graph holds ``node``.
         node: a node with a tensor value.
     """
+    return _ends(flows, calls, path, node, lambda inside, user: user.op == "output" and inside == "")
+
+
+def is_factor(flows: Mapping[str, Flow], calls: Calls, path: str, node: fx.Node) -> bool:
+    """Whether the value of ``node`` does nothing but scale other tensors, presented as in :func:`is_returned`.
+
+    Args:
+        flows, calls, path, node: as there.
+    """
+    return _ends(flows, calls, path, node, lambda _, user: ops.is_product(user))
+
+
+def _ends(
+    flows: Mapping[str, Flow], calls: Calls, path: str, node: fx.Node, ends: Callable[[str, fx.Node], bool]
+) -> bool:
+    """Whether all that becomes of a value are ends, each given as the path of a graph and a node that reads it."""
     seen: set[tuple[str, fx.Node]] = set()
     ahead = [(path, node)]
     while ahead:
@@ -46,7 +62,7 @@ def is_returned(flows: Mapping[str, Flow], calls: Calls, path: str, node: fx.Nod
             continue
         seen.add((inside, given))
         users = ops.readers(given)
-        further = [_handed_on(flows, calls, inside, user) for user in users]
+        further = [[] if ends(inside, user) else _handed_on(flows, calls, inside, user) for user in users]
         if not users or None in further:
             return False
         ahead += [place for places in further for place in places or ()]
@@ -54,7 +70,7 @@ def is_returned(flows: Mapping[str, Flow], calls: Calls, path: str, node: fx.Nod
 
 
 def _handed_on(flows: Mapping[str, Flow], calls: Calls, path: str, user: fx.Node) -> list[tuple[str, fx.Node]] | None:
-    """Where a value goes on to from one of its users; [] where it leaves the network; None where more is computed."""
+    """Where a value goes on to from one of its users; None where it leaves the network, or more is computed."""
     if user.op == "output":
-        return [] if path == "" else calls.get(path)
+        return calls.get(path)
     return [(path, user)] if ops.only_presents(flows[path].owner, user) else None

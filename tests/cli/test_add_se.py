@@ -192,7 +192,7 @@ def test_modules_that_went_by_the_size_of_the_images_are_named(here: Path) -> No
     assert said in printed.stderr
     assert json.loads(printed.stdout)["steered"] == ["1", "3"]
     augmented = sesurgeon.load("sized.se.pt", trust_pickle=True)
-    with pytest.raises(UntraceableError, match="SizedBlock: a shape or number that steers the forward was True"):
+    with pytest.raises(UntraceableError, match="SizedBlock: a shape or number that the forward goes by was True"):
         augmented(torch.randn(2, 3, 8, 8))
 
 

@@ -69,5 +69,5 @@ def test_another_branch_later_is_refused_not_ignored() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 1), Masked())
     augmented = operate(model, BlockConfig(), example_inputs=images).model
     augmented[1].pair.mask = torch.ones(8, 8)
-    with pytest.raises(UntraceableError, match="something that steers the forward was None when the blocks"):
+    with pytest.raises(UntraceableError, match="something that the forward goes by was None when the blocks"):
         augmented(images)

@@ -221,7 +221,8 @@ def test_a_gate_of_parameters_and_tanh_is_seen() -> None:
 class SpatialGate(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.squeeze, self.mask = nn.Conv2d(8, 8, 1), nn.Sequential(nn.Conv2d(8, 1, 3, padding=1), nn.Sigmoid())
+        self.squeeze, last = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 1, 3, padding=1)
+        self.mask = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), last, nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
         x = x * torch.sigmoid(self.squeeze(x.mean((2, 3), keepdim=True)))
@@ -231,6 +232,7 @@ class SpatialGate(nn.Module):
 def test_the_convolutions_of_a_gate_are_no_places() -> None:
     sites = {site.id: site for site in find_sites(nn.Sequential(conv(), nn.ReLU(), SpatialGate()), X)}
     assert sites["2.mask.1:conv"].attention == "2"
+    assert "2.mask.3:conv" not in sites
 
 
 def test_one_depthwise_pair_makes_no_mobilenet() -> None:

@@ -101,7 +101,7 @@ class Depth(nn.Module):
 def test_numbers_that_steer_one_module_in_two_ways_are_the_reason_that_is_given() -> None:
     (left,) = survey(Steered(), torch.randn(2, 3, 16, 16)).left_alone
     assert left.path == "cell"
-    assert "a shape or number that steers the forward was 1 when the blocks were inserted and is 2 now" in left.reason
+    assert "a shape or number that the forward goes by was 1 when the blocks were inserted and is 2 now" in left.reason
 
 
 class Borrows(nn.Module):

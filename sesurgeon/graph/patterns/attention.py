@@ -87,7 +87,7 @@ def _scaled_by_gate(flow: Flow, node: fx.Node) -> fx.Node | None:
     """``x`` of ``x * g`` where g has one factor a channel and is computed from data; None for any other node.
 
     g may be squeezed from x, or come from elsewhere; but a norm's factors, statistics of x alone, are no gate
-    (instance norm, ConvNeXt-V2's GRN).
+    (instance norm, ConvNeXt-V2's GRN), nor are those of a conditional norm.
     """
     if ops.name_of(node) != "mul":
         return None
@@ -104,7 +104,25 @@ def _scaled_by_gate(flow: Flow, node: fx.Node) -> fx.Node | None:
     if not (squeezed or squeezed_last) or not flow.depends_on_data(gate_node):
         return None
     computed = flow.private(gate_node, _before_expansion(scaled_node))
+    if _is_shifted(flow, node) and not any(ops.is_gate(flow.owner, part) for part in computed):
+        return None
     return scaled_node if any(_judges(flow.owner, part) for part in computed) else None
+
+
+def _is_shifted(flow: Flow, product: fx.Node) -> bool:
+    """Whether one number a channel is added to the product, and to nothing else: the affine layer of a norm.
+
+    Where the numbers are computed it is conditional (FiLM, AdaIN, BigGAN's batch norm, diffusion's scale and shift).
+    """
+    following = ops.only_user(product)
+    if following is None or ops.joins(following) != "add":
+        return False
+    tensors = [ops.tensor_of(one) for one in ops.operands(following) if one is not product]
+    sums, shifts = ops.tensor_of(following), [one for one in tensors if one is not None]
+    if sums is None or len(shifts) != 1 or shifts[0].ndim != sums.ndim:
+        return False
+    (shift,) = shifts
+    return 1 in (shift.shape[2:].numel(), shift.shape[1:-1].numel()) and shift.numel() < sums.numel()
 
 
 def _judges(owner: nn.Module, node: fx.Node) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from torch import Tensor, fx
+import torch
+from torch import fx
 
 from sesurgeon.graph import ops
 from sesurgeon.graph.flow import Flow
+from sesurgeon.graph.patterns.sources import smallest_needed
 from sesurgeon.paths import join
 
 _RESIZES = re.compile(r"conv\w*|\w*_pool[123]d|interpolate|pixel_unshuffle|\w*Pool\w*|Upsample|PixelUnshuffle")
@@ -18,9 +20,9 @@ _REDUCTIONS = ("mean", "sum", "amax", "amin", "max", "min", "std", "var", "norm"
 def narrows(flow: Flow, path: str, children: Mapping[str, Flow], branch: frozenset[fx.Node], end: fx.Node) -> bool:
     """Whether every way to the end of a branch leads through smaller maps, in this graph or in those of children.
 
-    Smaller maps are those made by an operation that resizes, and those of a single place, whatever made them: what is
-    expanded from one is the same everywhere (PointNet's global feature). A narrow way beside a wide one, such as that
-    of a gate, does not count.
+    Smaller maps, than both its ends, are those made by an operation that resizes, and those of a single place, whatever
+    made them: what is expanded from one is the same everywhere (PointNet's global feature). A narrow way beside a wide
+    one, such as that of a gate, does not count.
 
     Args:
         flow: in the graph that holds the branch.
@@ -30,15 +32,26 @@ def narrows(flow: Flow, path: str, children: Mapping[str, Flow], branch: frozens
         end: of the branch, a node with a tensor value.
     """
     last = ops.tensor_of(end)
-    return last is not None and end not in _reached(flow, path, children, branch, last)
+    if last is None:
+        return False
+    return end not in _reached(flow, path, children, branch, smallest_needed(flow, branch, last))
 
 
-def is_smaller(node: fx.Node, than: Tensor) -> bool:
+def shrinks_between(flow: Flow, branch: frozenset[fx.Node], end: fx.Node) -> bool:
+    """Whether some map inside the branch, whatever made it, is smaller than both its ends in all directions."""
+    last = ops.tensor_of(end)
+    if last is None:
+        return True
+    than = smallest_needed(flow, branch, last)
+    return any(_is_smaller(node, than) and not is_statistic(node) for node in branch)
+
+
+def _is_smaller(node: fx.Node, than: torch.Size) -> bool:
     """Whether ``node`` gives a map that is smaller in all directions, and more than a single place."""
     inner = None if node.op == "get_attr" else ops.tensor_of(node)  # the kernel of F.conv2d is no map
-    if inner is None or inner.ndim != than.ndim or inner.shape[2:].numel() == 1:
+    if inner is None or inner.ndim != len(than) or inner.shape[2:].numel() == 1:
         return False
-    return all(small < large for small, large in zip(inner.shape[2:], than.shape[2:], strict=True))
+    return all(small < large for small, large in zip(inner.shape[2:], than[2:], strict=True))
 
 
 def is_statistic(node: fx.Node) -> bool:
@@ -58,36 +71,36 @@ def is_statistic(node: fx.Node) -> bool:
     return ops.name_of(node) in _REDUCTIONS or any(1 in (shape[2:].numel(), shape[1:-1].numel()) for shape in maps)
 
 
-def _is_one_place(node: fx.Node, than: Tensor) -> bool:
+def _is_one_place(node: fx.Node, than: torch.Size) -> bool:
     inner = ops.tensor_of(node)
-    if inner is None or inner.ndim != than.ndim:
+    if inner is None or inner.ndim != len(than):
         return False
-    return inner.shape[2:].numel() == 1 < than.shape[2:].numel()
+    return inner.shape[2:].numel() == 1 < than[2:].numel()
 
 
 def _reached(
-    flow: Flow, path: str, children: Mapping[str, Flow], nodes: frozenset[fx.Node], last: Tensor
+    flow: Flow, path: str, children: Mapping[str, Flow], nodes: frozenset[fx.Node], than: torch.Size
 ) -> set[fx.Node]:
-    """Those of ``nodes`` that data from outside reach through maps which are all as large as ``last``."""
+    """Those of ``nodes`` that data from outside reach through maps which are all as large as ``than``."""
     reached: set[fx.Node] = set()
     for node in flow.nodes:
         sources = [parent for parent in flow.parents(node) if flow.depends_on_data(parent)]
         fed = node.op == "placeholder" or any(source in reached or source not in nodes for source in sources)
-        if fed and node in nodes and not _blocks(flow, path, children, node, last):
+        if fed and node in nodes and not _blocks(flow, path, children, node, than):
             reached.add(node)
     return reached
 
 
-def _blocks(flow: Flow, path: str, children: Mapping[str, Flow], node: fx.Node, last: Tensor) -> bool:
+def _blocks(flow: Flow, path: str, children: Mapping[str, Flow], node: fx.Node, than: torch.Size) -> bool:
     module = ops.module_of(flow.owner, node)
     name = ops.name_of(node) if module is None else type(module).__name__
-    if (_RESIZES.fullmatch(name) or (module is not None and ops.is_conv(module))) and is_smaller(node, last):
+    if (_RESIZES.fullmatch(name) or (module is not None and ops.is_conv(module))) and _is_smaller(node, than):
         return True
-    if _is_one_place(node, last):
+    if _is_one_place(node, than):
         return True
     called = join(path, node.target)
     inside = children.get(called) if module is not None else None
     result = None if inside is None else inside.result()
     if inside is None or result is None:
         return False
-    return result not in _reached(inside, called, children, frozenset(inside.nodes), last)
+    return result not in _reached(inside, called, children, frozenset(inside.nodes), than)

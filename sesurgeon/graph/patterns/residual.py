@@ -1,4 +1,4 @@
-"""Residual branches: sums (and two-way concatenations) of a computed branch and a shortcut."""
+"""Residual branches: sums, differences and two-way concatenations of a computed branch and a shortcut."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from torch import fx
 from sesurgeon.graph import ops
 from sesurgeon.graph.candidates import Candidate
 from sesurgeon.graph.flow import Flow
-from sesurgeon.graph.patterns.narrowing import is_smaller, is_statistic, narrows
+from sesurgeon.graph.patterns.narrowing import narrows, shrinks_between
+from sesurgeon.graph.patterns.sources import sources
 
 # A shortcut may hold a projection, but the branch has at least this many times its layers (ResNet: 2 or 3 to 1,
 # GhostNet: 5 to 2); with less they are parallel branches (RepVGG: 1 to 1).
 _LAYERS_TO_PROJECTIONS = 2
+# what they give, next to a sum, are the scores of an attention (HaloNet, LambdaNetworks), and no feature map
+_MATRIX_PRODUCTS = ("matmul", "bmm", "einsum")
 
 
 def residual_branches(flow: Flow, path: str, children: Mapping[str, Flow]) -> list[Candidate]:
     """The residual branches of one local graph, in order (the paper's Fig. 3: SE before the sum).
 
     A sum is not residual if its branches are parallel, with as many layers each (RepVGG, HRNet's fusion), or do not
-    come from one fork (feature pyramids). Branches that shrink and grow again (a U-Net's long skip), here or in a
-    child, are marked as such. No branch includes a shortcut from its own fork: those of ``x + a(x) + b(x)`` are a, b.
+    come from one fork (feature pyramids, the skip connections that WaveNet adds up). Branches that shrink and grow
+    again (a U-Net's long skip), here or in a child, are marked as such. No branch includes a shortcut from its own
+    fork: those of ``x + a(x) + b(x)`` are a, b.
 
     Args:
         flow: in the graph of the module to look at.
@@ -31,27 +35,28 @@ def residual_branches(flow: Flow, path: str, children: Mapping[str, Flow]) -> li
     found: list[Candidate] = []
     parallel: set[fx.Node] = set()
     for node in flow.nodes:
-        summed = ops.joins(node) == "add"
+        summed = ops.joins(node) == "add" or ops.name_of(node) == "sub"
         operands = _operands(node, summed)
         if operands is None:
             continue
-        branch, shortcut = _by_weight(flow, operands)
-        own = flow.private(branch, shortcut)
-        layers, projections = flow.weight(own), flow.weight(flow.private(shortcut, branch))
+        branch, shortcut = _roles(flow, operands)
+        own, beside = flow.private(branch, shortcut), flow.private(shortcut, branch)
+        layers, projections = flow.weight(own), flow.weight(beside)
         if layers == 0 or not flow.depends_on_data(shortcut):
             continue
         end = flow.branch_end(branch)
-        if layers < _LAYERS_TO_PROJECTIONS * projections or end in parallel:
+        if _is_running_sum(flow, shortcut, beside):
+            projections = 1  # what it sums up are branches of their own; beside them, one layer alone is a projection
+        lighter = layers < _LAYERS_TO_PROJECTIONS * projections
+        if lighter or (end in parallel and (projections > 0 or not _is_deep(flow, own))):
             parallel.add(node)
             continue
-        forked = flow.share_a_fork(branch, shortcut)
-        # DLA hands the shortcut in as an argument of its own: no fork to see, but nothing is computed on it either
-        if not forked and (projections > 0 or not summed):
+        if end not in own or not _from_one_fork(flow, end, own, shortcut, beside, summed):
             continue
-        if end not in own or _adds_the_fork(flow, end, own):
+        if _adds_the_fork(flow, end, own) or ops.name_of(end) in _MATRIX_PRODUCTS:
             continue
         narrow = narrows(flow, path, children, own, end)
-        if narrow or not _shrinks_between(own, end):
+        if narrow or not shrinks_between(flow, own, end):
             found.append(
                 Candidate(
                     "residual", end, own, has_skip=True, summed=summed, narrows=narrow, join=node, shortcut=shortcut
@@ -79,17 +84,53 @@ def _operands(node: fx.Node, summed: bool) -> tuple[fx.Node, fx.Node] | None:
     return nodes[0], nodes[1]
 
 
-def _by_weight(flow: Flow, operands: tuple[fx.Node, fx.Node]) -> tuple[fx.Node, fx.Node]:
+def _roles(flow: Flow, operands: tuple[fx.Node, fx.Node]) -> tuple[fx.Node, fx.Node]:
+    """Branch and shortcut: the one with more layers is the branch, if it is not a sum with the fork already."""
     first, second = operands
-    if flow.weight(flow.private(first, second)) >= flow.weight(flow.private(second, first)):
-        return first, second
-    return second, first
+    of_first, of_second = flow.private(first, second), flow.private(second, first)
+    running = [_is_running_sum(flow, first, of_first), _is_running_sum(flow, second, of_second)]
+    if running[0] != running[1]:
+        return (second, first) if running[0] else (first, second)
+    return (first, second) if flow.weight(of_first) >= flow.weight(of_second) else (second, first)
 
 
-def _shrinks_between(branch: frozenset[fx.Node], end: fx.Node) -> bool:
-    """Whether a tensor inside the branch is smaller than its end in all directions: down and up again."""
+def _is_running_sum(flow: Flow, operand: fx.Node, own: frozenset[fx.Node]) -> bool:
+    """Whether it is a residual sum of its own, as the first in ``(x + a(x)) + b(x)``."""
+    end = flow.branch_end(operand)
+    return end in own and _adds_the_fork(flow, end, own)
+
+
+def _is_deep(flow: Flow, branch: frozenset[fx.Node]) -> bool:
+    """Whether layers follow one another in it; parallel convolutions have one layer each."""
+    layers = [node for node in branch if flow.weight(frozenset([node]))]
+    return any(flow.weight(frozenset([node])) > 1 or flow.upto(node) & {*layers} != {node} for node in layers)
+
+
+def _from_one_fork(
+    flow: Flow, end: fx.Node, own: frozenset[fx.Node], shortcut: fx.Node, beside: frozenset[fx.Node], summed: bool
+) -> bool:
+    """Whether branch and shortcut start from the same map.
+
+    DLA hands the shortcut in as an argument of its own: there is no fork to see, but nothing is computed on it either.
+    Where layers are, or where tensors are concatenated, no other map may come in: an attention U-Net's gates read two,
+    and each of the skip connections that WaveNet adds up reads the layers in between.
+
+    Args:
+        flow: in the graph of both.
+        end, own: of the branch, and what only it depends on.
+        shortcut, beside: likewise.
+        summed: they are summed, not concatenated.
+    """
     last = ops.tensor_of(end)
-    return last is None or any(is_smaller(node, last) and not is_statistic(node) for node in branch)
+    if last is None:
+        return False
+    if not flow.share_a_fork(end, shortcut):
+        return summed and flow.branch_end(shortcut).op == "placeholder"
+    of_branch = sources(flow, own, last)
+    of_shortcut = sources(flow, beside, last) if beside else frozenset([shortcut])
+    if flow.weight(beside) and not _is_running_sum(flow, shortcut, beside):
+        return of_branch == of_shortcut
+    return of_shortcut <= of_branch and (summed or len(of_branch) == 1)
 
 
 def _adds_the_fork(flow: Flow, end: fx.Node, branch: frozenset[fx.Node]) -> bool:

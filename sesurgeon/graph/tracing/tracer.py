@@ -154,14 +154,14 @@ class CallTracer(fx.Tracer):
         converted = convert(value)  # before the guard: where it fails, nothing was taken for granted
         kind = "a shape or number" if isinstance(value, (int, float, tuple)) else "something"
         if not self.finished:
-            self._guard(proxy, value, what or f"{kind} that steers the forward")
+            self._guard(proxy, value, what or f"{kind} that the forward goes by")
         return converted
 
     def length_of(self, proxy: Any) -> Any:
         """``len(proxy)`` as a node."""
         return self.create_proxy("call_function", len, (proxy,), {})
 
-    def keys_of(self, proxy: Any, of: str = "a mapping that steers the forward") -> tuple[Any, ...]:
+    def keys_of(self, proxy: Any, of: str = "a mapping that the forward goes by") -> tuple[Any, ...]:
         """The keys of a mapping."""
         keys = self.create_proxy("call_function", tuple, (proxy,), {})
         return tuple(self.settle(keys, what=f"{of}: the list of its keys"))
