@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sesurgeon.cli.asked.latest import given_or_latest, latest_augmented, latest_trained
+from sesurgeon.cli.asked.finding import given_or_latest, latest_augmented, latest_result, latest_trained
 from sesurgeon.cli.asked.options import Talking
 from sesurgeon.cli.shown.console import reporting
 from sesurgeon.errors import UsageError
@@ -41,7 +41,19 @@ def test_without_runs_the_augmented_model_is_taken(tmp_path: Path) -> None:
     assert latest_trained(tmp_path) == augmented
 
 
-@pytest.mark.parametrize("latest", [latest_augmented, latest_trained])
+def test_what_was_pruned_is_a_result_but_not_to_prune_again(tmp_path: Path) -> None:
+    augmented = make(tmp_path / "a.se.pt", age=40)
+    assert latest_result(tmp_path) == augmented
+    pruned = make(tmp_path / "a.pruned.pt", age=30)
+    assert latest_result(tmp_path) == pruned
+    best = make(tmp_path / "runs/finetune/one/best.pt", age=20)
+    assert latest_result(tmp_path) == best
+    pruned = make(tmp_path / "runs/finetune/one/best.pruned.pt", age=10)
+    assert latest_result(tmp_path) == pruned
+    assert latest_trained(tmp_path) == best
+
+
+@pytest.mark.parametrize("latest", [latest_augmented, latest_result, latest_trained])
 def test_an_empty_folder_is_a_usage_error(latest: object, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no \*\.se\.pt lies in") as caught:
         latest(tmp_path)  # type: ignore[operator]

@@ -47,6 +47,17 @@ def latest_trained(folder: Path) -> Path:
     return _newest(folder.glob("runs/finetune/*/best.pt")) or latest_augmented(folder)
 
 
+def latest_result(folder: Path) -> Path:
+    """As :func:`latest_trained`, but what ``prune`` made of these files counts too.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    trained = (file for name in ("best.pt", "best.pruned.pt") for file in folder.glob(f"runs/finetune/*/{name}"))
+    untrained = (file for kind in ("se", "pruned") for file in folder.glob(f"*.{kind}.pt"))
+    return _newest(trained) or _newest(untrained) or latest_augmented(folder)
+
+
 def _newest(files: Iterable[Path]) -> Path | None:
     there = (file for file in files if file.exists())  # links may lead nowhere
     return max(there, key=lambda file: (file.stat().st_mtime_ns, file), default=None)

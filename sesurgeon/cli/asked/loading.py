@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sesurgeon.cli.asked.latest import best_of_run
+from sesurgeon.cli.asked.finding import best_of_run
 from sesurgeon.cli.asked.options import Reading, parse_kwargs
 from sesurgeon.cli.memory import spare_memory_for
 from sesurgeon.errors import UsageError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sesurgeon.cli.asked.latest import best_of_run
+from sesurgeon.cli.asked.finding import best_of_run
 from sesurgeon.errors import UsageError
 
 

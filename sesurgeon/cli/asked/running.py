@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from sesurgeon.cli.asked.configuring import check_typed, is_typed
-from sesurgeon.cli.asked.latest import given_or_latest, latest_augmented
+from sesurgeon.cli.asked.finding import given_or_latest, latest_augmented
 from sesurgeon.cli.asked.options import Reading
 from sesurgeon.cli.asked.teaching import Teaching
 from sesurgeon.cli.asked.training import Training

@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
+from sesurgeon.cli.asked.finding import given_or_latest, latest_trained
 from sesurgeon.cli.asked.loading import flags_to_load, load_model
 from sesurgeon.cli.asked.naming import check_is_another, output_for, shown
 from sesurgeon.cli.asked.options import Arch, Force, ModelKwargs, OutputPath, Pretrained, Reading, Talking, TrustPickle
@@ -136,7 +136,10 @@ def apply(
             save(model, path, force=force)
         whole = parameter_count(model)
         data = {"base": base, "adapter": file, "output": path, **_data(given)}
-        proof = Text("The base is the one that it was extracted from: all weights have its fingerprint.", style="green")
+        proof = Text(
+            "The base is the one that it was extracted from: its weights, except the head's, have that fingerprint.",
+            style="green",
+        )
         out.result(Group(_table(given, file.stat().st_size, whole), proof, Text(f"Written: {shown(path)}")), data)
         if flags := flags_to_load(model, reading):
             out.note(f"Commands on this file need{flags} too.")

@@ -8,8 +8,8 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
+from sesurgeon.cli.asked.finding import given_or_latest, latest_result
 from sesurgeon.cli.asked.images import DataSpec, Opening, Passing
-from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
 from sesurgeon.cli.asked.loading import load_model_or_onnx, note_random_weights
 from sesurgeon.cli.asked.measuring import open_images
 from sesurgeon.cli.asked.options import OptionalModel, Reading, Talking
@@ -35,12 +35,12 @@ def evaluate(
 ) -> None:
     """Evaluate MODEL on the validation images of DATA: top-1, top-5, loss and each class; or mAP and F1.
 
-    Without a MODEL, the newest `runs/finetune/*/best.pt` is taken, or else the newest `*.se.pt`. MODEL can also be an
-    ONNX file that `export` wrote; it runs in onnxruntime. If fine-tuning held out a share of the folder for
-    validation, that share is evaluated.
+    Without a MODEL, the newest `runs/finetune/*/best.pt` or `best.pruned.pt` is taken, or else the newest `*.se.pt` or
+    `*.pruned.pt`. MODEL can also be an ONNX file that `export` wrote; it runs in onnxruntime. If fine-tuning held out a
+    share of the folder for validation, that share is evaluated.
     """
     with reporting(talking) as out:
-        name = given_or_latest(model, latest_trained, out.note)
+        name = given_or_latest(model, latest_result, out.note)
         with out.working(f"Loading {name}"):
             from sesurgeon.cli.shown.watching import Watcher
             from sesurgeon.finetune import evaluate

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from sesurgeon.cli.asked.calibrating import calibration_images
 from sesurgeon.cli.asked.exporting import Format
-from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
+from sesurgeon.cli.asked.finding import given_or_latest, latest_result
 from sesurgeon.cli.asked.loading import load_model, note_random_weights, note_unknown_preprocessing
 from sesurgeon.cli.asked.naming import output_for
 from sesurgeon.cli.asked.options import Force, OptionalModel, OutputPath, Reading, Talking
@@ -41,12 +41,13 @@ def export(
 
     The ONNX file has a dynamic batch size, and classes and preprocessing in its metadata. With `--plain` the factor of
     each gate is folded into the layer before it, which changes no bit of the outputs: an augmented `resnet50` becomes
-    what timm calls `seresnet50`. Without a MODEL, the newest `runs/finetune/*/best.pt` is taken, or else the newest
-    `*.se.pt`. A file whose outputs differ is not kept; for `--int8`, the share of labels that agree is shown.
+    what timm calls `seresnet50`. Without a MODEL, the newest `runs/finetune/*/best.pt` or `best.pruned.pt` is
+    taken, or else the newest `*.se.pt` or `*.pruned.pt`. A file whose outputs differ is not kept; for `--int8`, the
+    share of labels that agree is shown.
     """
     with reporting(talking) as out:
         asked.check()
-        name = given_or_latest(model, latest_trained, out.note)
+        name = given_or_latest(model, latest_result, out.note)
         path = output_for(name, output, asked.suffix)
         if name.endswith(".onnx"):
             raise UsageError(f"{name} is an exported file.", hint="Give the network that it was exported from.")

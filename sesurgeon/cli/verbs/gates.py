@@ -12,8 +12,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from sesurgeon.cli.asked.finding import given_or_latest, latest_result
 from sesurgeon.cli.asked.images import DataSpec, Opening, Passing
-from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
 from sesurgeon.cli.asked.loading import load_model
 from sesurgeon.cli.asked.measuring import open_images
 from sesurgeon.cli.asked.options import Force, OptionalModel, Reading, Talking
@@ -69,7 +69,7 @@ def gates(
     If the images are not in class folders that MODEL knows, nothing is shown by class.
     """
     with reporting(talking) as out:
-        name = given_or_latest(model, latest_trained, out.note)
+        name = given_or_latest(model, latest_result, out.note)
         with out.working(f"Loading {name}"):
             from sesurgeon.cli.shown.watching import Watcher
             from sesurgeon.finetune.scoring.evaluate import lacks_labels

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from sesurgeon.cli.asked.finding import best_of_run, given_or_latest, latest_result
 from sesurgeon.cli.asked.images import Passing
-from sesurgeon.cli.asked.latest import best_of_run, given_or_latest, latest_trained
 from sesurgeon.cli.asked.loading import load_model_or_onnx, note_random_weights
 from sesurgeon.cli.asked.options import Reading, Talking
 from sesurgeon.cli.asked.spread import spread
@@ -57,9 +57,9 @@ def predict(
     """Print the most probable labels of each of the IMAGES; of a multi-label MODEL, all probable ones.
 
     Without a MODEL (if the first name is an image or a folder, but not that of a run), the newest
-    `runs/finetune/*/best.pt` is taken, or else the newest `*.se.pt`. MODEL can also be an ONNX file that `export`
-    wrote; it runs in onnxruntime. If images cannot be read, they are listed, the others are predicted, and the exit
-    code is 1.
+    `runs/finetune/*/best.pt` or `best.pruned.pt` is taken, or else the newest `*.se.pt` or `*.pruned.pt`. MODEL can
+    also be an ONNX file that `export` wrote; it runs in onnxruntime. If images cannot be read, they are listed, the
+    others are predicted, and the exit code is 1.
     """
     with reporting(talking) as out:
         from sesurgeon.finetune import EvaluationStep, describe_bad_images, find_images, predict
@@ -67,7 +67,7 @@ def predict(
 
         model, images = _model_and_images(model, images or [])
         paths = find_images(images)
-        name = given_or_latest(model, latest_trained, out.note)
+        name = given_or_latest(model, latest_result, out.note)
         with out.working(f"Loading {name}"):
             from sesurgeon.cli.shown.watching import Watcher
 

@@ -11,8 +11,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from sesurgeon.cli.asked.finding import given_or_latest, latest_trained
 from sesurgeon.cli.asked.images import DataSpec, Opening, Passing
-from sesurgeon.cli.asked.latest import given_or_latest, latest_trained
 from sesurgeon.cli.asked.loading import flags_to_load, load_model
 from sesurgeon.cli.asked.measuring import open_images
 from sesurgeon.cli.asked.naming import output_for, shown
