@@ -322,16 +322,18 @@ images unless all are used; they are the same for all arms. Mean and standard de
 cent. Against the head alone: the relative change of the error, paired by seed. Trained: parameters that change in the
 last phase, and their share of the backbone's. Adapter: the file that `sesurgeon adapter extract` writes, from which the
 whole network was restored bit for bit. Time: seconds of the last epoch, including its evaluation on {HELD_OUT} images;
-measured on several days, with one or two runs at a time, so differences within a factor of 1.5 mean nothing.
-Where there are fewer than {SEEDS} runs, the others are not done yet.
+measured on several days, with one to five runs at a time, so differences within a factor of 3 mean nothing.
+Where there are fewer than {SEEDS} runs, the others are not done yet. The runs are in [adapt.jsonl](adapt.jsonl) and
+are not done again; to measure anew, move it away.
 
 AdamW, cosine schedule, half an epoch of warm-up. New parts learn at {options.lr:g} times 5; in the rows "at one rate"
 (the default for a new head), and with `inner` blocks, they learn at {options.lr:g}. Where everything is trained, the
 backbone joins in at {options.lr:g} after one epoch of the new parts alone. Rates and lengths come from a few manual
-trials with the first seed's 1,000 or 6,000 images, tested on 5,000 other training images. There, with 1,000 images and
-smoothed labels, the head alone had an error of 17.70 % and SE of 1 hidden unit after every convolution 14.06 (2.3 % of
-the parameters), without biases 14.50, from 256 channels on 14.78; `standard` SE 14.44, with a moving average 14.44,
-with RandAugment for 40 epochs 14.42 (the head 17.38), as gather-excite of extent 4 14.96, as CBAM 15.10.
+trials, of which only these numbers were kept, with the first seed's 1,000 or 6,000 images, tested on 5,000 other
+training images. There, with 1,000 images and smoothed labels, the head alone had an error of 17.70 % and SE of 1 hidden
+unit after every convolution 14.06 (2.3 % of the parameters), without biases 14.50, from 256 channels on 14.78;
+`standard` SE 14.44, with a moving average 14.44, with RandAugment for 40 epochs 14.42 (the head 17.38), as
+gather-excite of extent 4 14.96, as CBAM 15.10.
 With horizontal flips, one hidden unit after (almost) every convolution had 13.90 there (the head 17.70), but 14.56 on
 the test images, where the same seed has 14.48 without flips. On 5,000 others, with three times the rate: 14.88 (the
 head 16.98), with mixup 14.64, with CutMix 15.58; distilled from the network that learned everything (11.82) with

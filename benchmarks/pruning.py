@@ -54,7 +54,8 @@ def write_table(gates: dict, rows: list[tuple[str, dict]], max_drop: str) -> Non
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     made = (
         f"Fashion-MNIST, {gates['images']:,} test images, one network; the blocks were chosen by the same images. "
-        "Times are medians of passes of one image, before and after in turn.\n\n"
+        "Times are medians of passes of one image, before and after in turn; where the same block goes, their "
+        "differences show the noise.\n\n"
         "Made by `python benchmarks/pruning.py --data-dir DIR --work DIR` after `benchmarks/fashion_mnist.py` "
         f"(the committed numbers: `--base-epochs 3 --epochs 2`) with {versions}, on the CPU."
     )

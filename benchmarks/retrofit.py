@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -473,7 +474,8 @@ own fixed contrast (down to 15 %), brightness and noise (up to 5 %).
 
 {more}![error after each epoch, and the difference to training on](retrofit.png)
 
-torch {torch.__version__}, on the CPU. Every run: [retrofit.jsonl](retrofit.jsonl).
+torch {torch.__version__}, on the CPU. Every run: [retrofit.jsonl](retrofit.jsonl); those are not done again. To measure
+anew, move it away.
 """
 
 
@@ -599,12 +601,20 @@ def draw(found: Mapping[str, Runs]) -> None:
             errors = list(zip(*([100 - top for top in run["top1"]] for run in runs.values()), strict=True))
             places = [network.epochs] if arm == SCRATCH else range(network.epochs + 1)
             means = [statistics.mean(epoch) for epoch in errors]
-            left.plot(places, means, "*" if arm == SCRATCH else "o-", color=colour, markersize=4, label=label)
+            left.plot(
+                places,
+                means,
+                "*" if arm == SCRATCH else "o-",
+                color=colour,
+                markersize=9 if arm == SCRATCH else 4,
+                label=label,
+            )
             gains = [runs[seed]["top1"][-1] - control[seed]["top1"][-1] for seed in runs if seed in control]
             right.plot(gains, [index] * len(gains), "o", color=colour, alpha=0.5, markeredgewidth=0)
             if gains:
                 right.plot(statistics.mean(gains), index, "|", color=colour, markersize=16, markeredgewidth=2)
-        left.set(yscale="log", xlabel="epochs of fine-tuning", ylabel="test error, %", title=network.label)
+        title = textwrap.fill(network.label, 50)
+        left.set(yscale="log", xlabel="epochs of fine-tuning", ylabel="test error, %", title=title)
         left.set_xticks(range(network.epochs + 1))
         left.set_yticks((5, 10, 20, 50, 100))
         left.yaxis.set_major_formatter("{x:g}")
