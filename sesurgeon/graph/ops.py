@@ -19,6 +19,7 @@ _ACTIVATIONS = frozenset(
     ["relu", "relu6", "leaky_relu", "silu", "gelu", "elu", "selu", "celu", "mish", "hardswish", "hardtanh", "prelu",
      "rrelu", "hardsigmoid", "sigmoid", "tanh", "softplus", "softsign"]
 )  # fmt: skip
+_CROP_MODULE = re.compile(r"Chomp|Crop|Trim")
 _VIEWS = re.compile(
     r"view|view_as|reshape|flatten|unflatten|(un)?squeeze|permute|transpose|movedim|expand(_as)?|broadcast_to|narrow|chunk|split|unbind|"
     r"getitem|contiguous|detach|to|float",
@@ -203,6 +204,17 @@ def is_noise_or_scale(owner: nn.Module, node: fx.Node) -> bool:
     if module is not None:
         return is_noise(module)
     return "drop" in name_of(node) or "stochastic" in name_of(node)
+
+
+def is_crop(owner: nn.Module, node: fx.Node) -> bool:
+    """Cuts off the border of a map, all channels alike (a causal convolution's ``Chomp1d``), or copies it so cut."""
+    module = module_of(owner, node)
+    if module is not None:
+        return bool(_CROP_MODULE.search(type(module).__name__)) and next(module.parameters(), None) is None
+    if not (is_slice(node) or name_of(node) == "contiguous"):
+        return False
+    before, after = tensor_of(operand(node)), tensor_of(node)
+    return before is not None and after is not None and before.shape[:2] == after.shape[:2]
 
 
 def is_shape_access(node: fx.Node) -> bool:

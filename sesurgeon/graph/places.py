@@ -65,7 +65,7 @@ def find_places(graphs: Mapping[bool, LocalGraphs]) -> tuple[list[Place], list[L
         in_train = candidates[True].get(path, [])
         if list(map(_looks, in_eval)) == list(map(_looks, in_train)):
             places += _places_in(network, path, zip(in_eval, in_train, strict=True))
-        else:
+        elif path not in {unfollowed.path for unfollowed in left_alone}:
             left_alone.append(LeftAlone(path, "its places for blocks differ between train and eval mode"))
     return places, left_alone
 

@@ -65,8 +65,8 @@ def _refuse_quantised(model: nn.Module) -> None:
         if is_quantised(f"{type(layer).__module__}.{type(layer).__name__}"):
             raise UsageError(
                 f"{type(model).__name__} is quantised or made for it ({path or 'it'} is a {type(layer).__name__} of "
-                f"{type(layer).__module__}): its layers cannot be trained or extended.",
-                hint="Give the float model that it was made from, and quantise the result afterwards.",
+                f"{type(layer).__module__}), which sesurgeon does not follow.",
+                hint="Give the float model without such parts, and quantise the result afterwards.",
             )
 
 

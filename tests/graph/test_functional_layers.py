@@ -55,6 +55,57 @@ def test_a_residual_branch_of_function_calls_is_found(make: type[nn.Module]) -> 
     assert list(remove_se(augmented).state_dict()) == list(model.state_dict())
 
 
+class EqualConv2d(nn.Module):
+    """StyleGAN's: a convolution with a weight of its own, scaled at run time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * 0.1, padding=1)
+
+
+class NamedOtherwise(EqualConv2d):
+    """As torch's own, which is known by its class."""
+
+    forward = EqualConv2d.forward
+
+
+def test_a_home_made_convolution_that_says_so_makes_a_unit() -> None:
+    net = nn.Sequential(EqualConv2d(), nn.LeakyReLU(), NamedOtherwise(), nn.LeakyReLU(), nn.Conv2d(8, 4, 1))
+    (site,) = survey(net, X).sites
+    assert (site.id, site.convolution, site.kernel_size, site.depthwise) == ("1:conv", "0", (3, 3), False)
+    assert list(blocks_of(add_se(net, X, policy="conv"))) == ["1.se"]
+
+
+class Chomp1d(nn.Module):
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :, : -self.size].contiguous()
+
+
+class Causal(nn.Module):
+    """The cut of a causal convolution in the forward itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(8, 8, 3, padding=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)[:, :, :-2].contiguous().relu()
+
+
+def test_a_causal_convolution_is_cut_before_its_activation() -> None:
+    net = nn.Sequential(nn.Conv1d(8, 8, 3, padding=2), Chomp1d(2), nn.ReLU(), Causal(), nn.Conv1d(8, 4, 1))
+    signal = torch.randn(2, 8, 16)
+    assert [site.id for site in survey(net, signal).sites] == ["2:conv", "3:conv"]
+    assert list(blocks_of(add_se(net, signal, policy="conv"))) == ["2.se", "3.se"]
+
+
 def test_kernels_in_a_module_that_cannot_be_followed_are_named() -> None:
     class Asks(AllFunctional):
         def forward(self, x: Tensor) -> Tensor:

@@ -88,6 +88,11 @@ def test_a_conditional_norm_is_no_attention(write: Callable[[Tensor, Tensor, Ten
     assert sites_of(Network(write), X, torch.randn(2, 4), policy="standard") == ["block:residual"]
 
 
+def test_a_branch_that_a_vector_conditions_starts_from_its_map() -> None:
+    net = Network(lambda x, scale, shift: x + shift)
+    assert sites_of(net, X, torch.randn(2, 4), policy="pre") == ["block:fork"]
+
+
 @pytest.mark.parametrize(
     "write",
     [

@@ -7,12 +7,14 @@ from torch import fx
 from sesurgeon.graph import ops
 from sesurgeon.graph.candidates import Candidate
 from sesurgeon.graph.flow import Flow
+from sesurgeon.graph.patterns.sources import is_map
 
 
 def around(flow: Flow, residual: Candidate) -> list[Candidate]:
     """The places of the paper's other integration strategies (section 6.5, Figure 7), as far as they exist.
 
-    A branch that starts from several tensors has no fork; a branch without a shortcut has none of these places.
+    A branch that starts from several maps has no fork (vectors, as of a time or a class, do not count); a branch
+    without a shortcut has none of these places.
     """
     if residual.join is None or residual.shortcut is None:
         return []
@@ -22,7 +24,7 @@ def around(flow: Flow, residual: Candidate) -> list[Candidate]:
     joined = _activated(flow, residual.join)
     if joined.users and not _sums_into_a_slice(flow, residual.join):  # something reads it
         places.append(Candidate("sum", joined, residual.branch, of=residual))
-    fork = _fork(flow, residual.branch)
+    fork = _fork(flow, residual)
     if fork is not None:
         users = tuple(node for node in flow.nodes if node in fork.users and node in residual.branch)
         places.insert(0, Candidate("fork", fork, residual.branch, users=users, of=residual))
@@ -69,9 +71,12 @@ def _activated(flow: Flow, join: fx.Node) -> fx.Node:
     return following if following is not None and ops.is_activation(flow.owner, following) else join
 
 
-def _fork(flow: Flow, branch: frozenset[fx.Node]) -> fx.Node | None:
-    """The one tensor that all of the branch is computed from."""
+def _fork(flow: Flow, residual: Candidate) -> fx.Node | None:
+    """The one map that all of the branch is computed from."""
+    branch, end = residual.branch, ops.tensor_of(residual.node)
     entries = {parent for node in branch for parent in flow.parents(node) if _enters(flow, parent, branch)}
+    if end is not None and len(entries) > 1:
+        entries = {entry for entry in entries if is_map(entry, end)}
     fork = _as_changed(flow, entries.pop(), branch) if len(entries) == 1 else None
     return None if fork is None or _is_written_later(flow, fork) else fork
 

@@ -18,7 +18,7 @@ def sources(flow: Flow, branch: frozenset[fx.Node], end: Tensor) -> frozenset[fx
     of it. A result among several of a child is a source by itself.
     """
     found = {source for node in branch for source in _read_from_outside(flow, branch, node)}
-    return frozenset(node for node in found if _is_map(node, end))
+    return frozenset(node for node in found if is_map(node, end))
 
 
 def smallest_needed(flow: Flow, branch: frozenset[fx.Node], end: Tensor) -> torch.Size:
@@ -45,7 +45,8 @@ def _read_from_outside(flow: Flow, branch: frozenset[fx.Node], node: fx.Node) ->
             yield from _read_from_outside(flow, branch, parent)
 
 
-def _is_map(node: fx.Node, end: Tensor) -> bool:
+def is_map(node: fx.Node, end: Tensor) -> bool:
+    """Whether ``node`` gives a map as ``end`` is one, and no vector, single place or parameter."""
     tensor = ops.tensor_of(node)
     if tensor is None or tensor.ndim != end.ndim or node.op == "get_attr":
         return False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import fx, nn
+from typing import cast
+
+from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from sesurgeon.graph import ops
@@ -11,12 +13,15 @@ from sesurgeon.graph.flow import Flow
 
 
 def conv_units(flow: Flow) -> list[Candidate]:
-    """Every convolution that a norm or an activation follows, with these, in order (as in the paper's VGG)."""
+    """Every convolution that a norm or an activation follows, with these, in order (as in the paper's VGG).
+
+    A convolution is torch's, or a leaf that has such a weight and says so by its name (StyleGAN's ``EqualConv2d``).
+    """
     sequential = type(flow.owner).forward is nn.Sequential.forward
     found = []
     for node in flow.nodes:
         module = ops.module_of(flow.owner, node)
-        if not isinstance(module, _ConvNd):
+        if module is None or not _is_named_convolution(module):
             continue
         chain = unit_from(flow, node)
         if len(chain) == 1:
@@ -28,16 +33,17 @@ def conv_units(flow: Flow) -> list[Candidate]:
 
 
 def unit_candidate(
-    end: fx.Node, nodes: frozenset[fx.Node], path: str, convolution: _ConvNd, host: str | None = None
+    end: fx.Node, nodes: frozenset[fx.Node], path: str, convolution: nn.Module, host: str | None = None
 ) -> Candidate:
     """The candidate of the unit of these ``nodes``, with the ``convolution`` that lies at ``path`` in the owner."""
+    groups = getattr(convolution, "groups", 1)
     return Candidate(
         "conv",
         end,
         nodes,
         convolution=path,
-        kernel_size=tuple(convolution.kernel_size),
-        depthwise=convolution.groups > 1 and convolution.groups == convolution.in_channels,
+        kernel_size=tuple(cast(Tensor, convolution.weight).shape[2:]),
+        depthwise=groups > 1 and groups == getattr(convolution, "in_channels", None),
         host=host,
     )
 
@@ -45,7 +51,7 @@ def unit_candidate(
 def unit_from(flow: Flow, conv: fx.Node) -> list[fx.Node]:
     """The convolution (or the sum that stands for one), then its norm and its activation, as far as they follow.
 
-    Permutations (ConvNeXt's norm wants channels last) and drop-block may lie between them.
+    Permutations (ConvNeXt's norm wants channels last), drop-block and the cuts of causal convolutions may lie between.
     """
     chain = [conv]
     for is_next in (flow.ends_in_norm, flow.ends_in_activation):
@@ -58,5 +64,11 @@ def unit_from(flow: Flow, conv: fx.Node) -> list[fx.Node]:
     return chain
 
 
+def _is_named_convolution(module: nn.Module) -> bool:
+    return isinstance(module, _ConvNd) or (ops.is_conv(module) and "Conv" in type(module).__name__)
+
+
 def _is_passed(owner: nn.Module, node: fx.Node) -> bool:
-    return ops.is_noise_or_scale(owner, node) or ops.permutation(owner, node) is not None
+    if ops.is_noise_or_scale(owner, node) or ops.is_crop(owner, node):
+        return True
+    return ops.permutation(owner, node) is not None
