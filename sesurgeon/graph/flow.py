@@ -83,12 +83,20 @@ class Flow:
         return any(map(ops.activates, parts)) and all(map(_is_finish, parts)) and not any(map(ops.is_norm, parts))
 
     def depends_on_data(self, node: fx.Node) -> bool:
-        """Whether the input's values reach ``node``. False for random masks, parameters and constants."""
+        """Whether the input's values reach ``node``. False for random masks, parameters and what is made of them.
+
+        A module may get the input in an object that is not looked into, so its result counts, if its arguments are not
+        parameters alone.
+        """
         return any(
-            above.op == "call_module"
+            (above.op == "call_module" and not self._is_of_parameters(above))
             or (above.op == "placeholder" and isinstance(above.meta["value"], (Tensor, list, tuple, dict)))
             for above in self.upto(node)
         )
+
+    def _is_of_parameters(self, node: fx.Node) -> bool:
+        starts = [above for above in self._above[node] if not self.parents(above)]
+        return bool(starts) and all(start.op == "get_attr" for start in starts)
 
     def branch_end(self, node: fx.Node) -> fx.Node:
         """The end of the branch's own computation, behind which only drop-path, dropout, layer scale or slices follow.

@@ -73,6 +73,7 @@ def test_a_difference_is_residual(write: Callable[[Parts, Tensor], Tensor]) -> N
         (lambda net, x: x + net.f(x) + net.g(x), ["f", "g"]),
         (lambda net, x: net.f(x) + x + net.g(x), ["f", "g"]),
         (lambda net, x: net.g(x) + (x + net.f(x)), ["f", "g"]),
+        (lambda net, x: x - net.f(x) - net.g(x), ["f", "g"]),
         (lambda net, x: net.f(x) + net.g(x) + x, ["add"]),
         (lambda net, x: x + (net.f(x) + net.g(x)), ["add"]),
         (lambda net, x: net.f(x) + net.g(x) + net.f(net.first(x)), []),
@@ -177,6 +178,51 @@ class Gated(nn.Module):
         below = up(self.low(self.down(x)).relu())
         mask = self.gate["map"]((self.gate["below"](below) + self.gate["skip"](x)).relu()).sigmoid()
         return self.fuse(torch.cat([x * mask, below], 1))
+
+
+class Fusion(nn.Module):
+    """BiFPN: maps of two sizes, each weighted with the other, resized; the weights are parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights, self.positive = nn.Parameter(torch.ones(5)), nn.ReLU()
+        self.large, self.small = conv(), conv()
+
+    def forward(self, maps: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        large, small = maps
+        weights = self.positive(self.weights)
+        fused = self.large(F.silu(weights[0] * large + weights[1] * up(small)))
+        return fused, self.small(F.silu(weights[2] * small + weights[3] * small + weights[4] * F.max_pool2d(fused, 2)))
+
+
+class Fused(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.down, self.fuse = conv(), nn.Conv2d(8, 8, 2, 2), nn.Sequential(Fusion(), Fusion())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        large, small = self.fuse((x, self.down(x)))
+        return large + up(small)
+
+
+def test_a_fusion_of_scales_is_no_residual_block() -> None:
+    assert residuals(Fused()) == []
+
+
+class Weighted(nn.Module):
+    """The branch is scaled by what a module makes of a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.f, self.scale, self.positive = conv(), nn.Parameter(torch.ones(1)), nn.Softplus()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.positive(self.scale) * self.f(x)
+
+
+def test_a_branch_ends_before_a_parameter_that_scales_it() -> None:
+    assert residuals(nn.Sequential(conv(), Weighted())) == ["f"]
 
 
 class Decoder(nn.Module):

@@ -35,7 +35,7 @@ def residual_branches(flow: Flow, path: str, children: Mapping[str, Flow]) -> li
     found: list[Candidate] = []
     parallel: set[fx.Node] = set()
     for node in flow.nodes:
-        summed = ops.joins(node) == "add" or ops.name_of(node) == "sub"
+        summed = _is_sum(node)
         operands = _operands(node, summed)
         if operands is None:
             continue
@@ -65,6 +65,11 @@ def residual_branches(flow: Flow, path: str, children: Mapping[str, Flow]) -> li
     # Res2Net adds its splits inside the branch: the outer sum is the block's
     outer = [one for one in found if not one.narrows]
     return [one for one in found if not any(one.node in other.branch - {other.node} for other in outer)]
+
+
+def _is_sum(node: fx.Node) -> bool:
+    """A sum or a difference."""
+    return ops.joins(node) == "add" or ops.name_of(node) == "sub"
 
 
 def _operands(node: fx.Node, summed: bool) -> tuple[fx.Node, fx.Node] | None:
@@ -113,7 +118,8 @@ def _from_one_fork(
 
     DLA hands the shortcut in as an argument of its own: there is no fork to see, but nothing is computed on it either.
     Where layers are, or where tensors are concatenated, no other map may come in: an attention U-Net's gates read two,
-    and each of the skip connections that WaveNet adds up reads the layers in between.
+    and each of the skip connections that WaveNet adds up reads the layers in between. None of another size may come in
+    at all: that is a fusion of scales (BiFPN).
 
     Args:
         flow: in the graph of both.
@@ -128,6 +134,8 @@ def _from_one_fork(
         return summed and flow.branch_end(shortcut).op == "placeholder"
     of_branch = sources(flow, own, last)
     of_shortcut = sources(flow, beside, last) if beside else frozenset([shortcut])
+    if len({tensor.shape[2:] for source in of_branch if (tensor := ops.tensor_of(source)) is not None}) > 1:
+        return False
     if flow.weight(beside) and not _is_running_sum(flow, shortcut, beside):
         return of_branch == of_shortcut
     return of_shortcut <= of_branch and (summed or len(of_branch) == 1)
@@ -135,7 +143,7 @@ def _from_one_fork(
 
 def _adds_the_fork(flow: Flow, end: fx.Node, branch: frozenset[fx.Node]) -> bool:
     """Whether ``end`` is itself a sum with the fork of the branch, as the first in ``(x + a(x)) + b(x)``."""
-    if ops.joins(end) != "add":
+    if not _is_sum(end):
         return False
     summands = [flow.branch_end(operand) for operand in ops.operands(end) if isinstance(operand, fx.Node)]
     return any(
