@@ -22,9 +22,15 @@ class Flow:
         self.graph = graph
         self.nodes = list(graph.nodes)
         self._above: dict[fx.Node, frozenset[fx.Node]] = {}
+        self._of_parameters: set[fx.Node] = set()
+        self._on_data: set[fx.Node] = set()
         for node in self.nodes:
             parents = self.parents(node)
             self._above[node] = frozenset(parents).union(*(self._above[parent] for parent in parents))
+            if node.op == "get_attr" or (parents and self._of_parameters.issuperset(parents)):
+                self._of_parameters.add(node)
+            elif _brings_data(node) or not self._on_data.isdisjoint(parents):
+                self._on_data.add(node)
 
     def parents(self, node: fx.Node) -> list[fx.Node]:
         """The nodes whose values ``node`` reads directly."""
@@ -83,20 +89,8 @@ class Flow:
         return any(map(ops.activates, parts)) and all(map(_is_finish, parts)) and not any(map(ops.is_norm, parts))
 
     def depends_on_data(self, node: fx.Node) -> bool:
-        """Whether the input's values reach ``node``. False for random masks, parameters and what is made of them.
-
-        A module may get the input in an object that is not looked into, so its result counts, if its arguments are not
-        parameters alone.
-        """
-        return any(
-            (above.op == "call_module" and not self._is_of_parameters(above))
-            or (above.op == "placeholder" and isinstance(above.meta["value"], (Tensor, list, tuple, dict)))
-            for above in self.upto(node)
-        )
-
-    def _is_of_parameters(self, node: fx.Node) -> bool:
-        starts = [above for above in self._above[node] if not self.parents(above)]
-        return bool(starts) and all(start.op == "get_attr" for start in starts)
+        """Whether the input's values reach ``node``. False for random masks, parameters and what is made of these."""
+        return node in self._on_data
 
     def branch_end(self, node: fx.Node) -> fx.Node:
         """The end of the branch's own computation, behind which only drop-path, dropout, layer scale or slices follow.
@@ -123,6 +117,13 @@ class Flow:
         """The one tensor that the module returns; None where it returns something else."""
         returned = self.nodes[-1].args[0]
         return returned if isinstance(returned, fx.Node) and ops.tensor_of(returned) is not None else None
+
+
+def _brings_data(node: fx.Node) -> bool:
+    """An argument; or a child's result: it may get the input in an object that is not looked into."""
+    if node.op == "placeholder":
+        return isinstance(node.meta["value"], (Tensor, list, tuple, dict))
+    return node.op == "call_module"
 
 
 def _is_finish(module: nn.Module) -> bool:

@@ -69,6 +69,11 @@ def joins(node: fx.Node) -> str:
     return name if name in ("add", "cat") else ""
 
 
+def is_sum(node: fx.Node) -> bool:
+    """A sum or a difference."""
+    return joins(node) == "add" or name_of(node) == "sub"
+
+
 def joined(node: fx.Node) -> tuple[Any, ...]:
     """What a ``cat`` concatenates: its list, or the arguments of the child that joins them; () where not known."""
     if node.op == "call_module" and len(node.args) > 1:
@@ -177,25 +182,23 @@ def activates(module: nn.Module) -> bool:
 
 def is_bounded(owner: nn.Module, node: fx.Node) -> bool:
     """An activation that squashes all values into a range, as for probabilities; or a module that holds one."""
-    return any(map(_BOUNDED.fullmatch, _operations(owner, node)))
+    module = module_of(owner, node)
+    names = [name_of(node)] if module is None else [type(part).__name__ for part in module.modules()]
+    return any(map(_BOUNDED.fullmatch, names))
 
 
 def is_gate(owner: nn.Module, node: fx.Node) -> bool:
-    """An activation that squashes all values into 0 to 1; or a module that holds one."""
-    return any(map(_GATE.fullmatch, _operations(owner, node)))
-
-
-def _operations(owner: nn.Module, node: fx.Node) -> list[str]:
-    """The names of the operation that ``node`` is, or of the module that it calls and of all inside."""
+    """An activation that squashes all values into 0 to 1."""
     module = module_of(owner, node)
-    return [name_of(node)] if module is None else [type(part).__name__ for part in module.modules()]
+    if module is None:
+        return bool(_GATE.fullmatch(name_of(node)))
+    return is_leaf(module) and bool(_GATE.fullmatch(type(module).__name__))
 
 
 def is_product(node: fx.Node) -> bool:
     """The product of two different tensors."""
-    if name_of(node) != "mul" or len(factors := operands(node)) != 2:
-        return False
-    return factors[0] is not factors[1] and all(tensor_of(factor) is not None for factor in factors)
+    factors = [factor for factor in operands(node) if tensor_of(factor) is not None]
+    return name_of(node) == "mul" and len(factors) == 2 and factors[0] is not factors[1]
 
 
 def is_noise_or_scale(owner: nn.Module, node: fx.Node) -> bool:
@@ -214,16 +217,31 @@ def is_crop(owner: nn.Module, node: fx.Node) -> bool:
     if not (is_slice(node) or name_of(node) == "contiguous"):
         return False
     before, after = tensor_of(operand(node)), tensor_of(node)
-    return before is not None and after is not None and before.shape[:2] == after.shape[:2]
+    if before is None or after is None or before.ndim != after.ndim:
+        return False
+    return before.shape[:2] == after.shape[:2]
 
 
 def is_shape_access(node: fx.Node) -> bool:
-    """Reads the shape or type of a tensor, not its values, as for another one like it."""
+    """Reads the shape or type of a tensor, not its values, as for another one like it.
+
+    One that values are assigned to, of which no node says so, keeps the tie to the tensor that it was made like: mostly
+    the values are that tensor's (a shift by hand).
+    """
     if _MADE_LIKE.fullmatch(name_of(node)):
-        return True
+        return not _is_filled(node)
     if node.op == "call_function" and node.target is getattr:
         return node.args[1] in _SHAPE_ATTRIBUTES
     return node.op == "call_method" and node.target in _SHAPE_METHODS
+
+
+def _is_filled(node: fx.Node) -> bool:
+    views = [node, *filter(is_slice, node.users)]
+    return any(
+        user.target is operator.setitem or (str(user.target).endswith("_") and not user.users)
+        for view in views
+        for user in view.users
+    )
 
 
 def readers(node: fx.Node) -> list[fx.Node]:

@@ -42,12 +42,19 @@ def is_returned(flows: Mapping[str, Flow], calls: Calls, path: str, node: fx.Nod
 
 
 def is_factor(flows: Mapping[str, Flow], calls: Calls, path: str, node: fx.Node) -> bool:
-    """Whether the value of ``node`` does nothing but scale other tensors, presented as in :func:`is_returned`.
+    """Whether the value of ``node`` does nothing but scale tensors that are no gates, presented as in `is_returned`.
 
     Args:
         flows, calls, path, node: as there.
     """
-    return _ends(flows, calls, path, node, lambda _, user: ops.is_product(user))
+    return _ends(flows, calls, path, node, lambda inside, user: _scales_a_map(flows[inside], user))
+
+
+def _scales_a_map(flow: Flow, product: fx.Node) -> bool:
+    if not ops.is_product(product):
+        return False
+    factors = ops.operands(product)
+    return all(map(flow.depends_on_data, factors)) and not all(ops.is_gate(flow.owner, factor) for factor in factors)
 
 
 def _ends(

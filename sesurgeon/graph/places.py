@@ -187,7 +187,7 @@ def _with_siblings(flows: Mapping[str, Flow], found: Candidates) -> Candidates:
             continue
         end = flow.branch_end(result)
         branch = flow.upto(end)
-        if flow.weight(branch) > 0 and ops.joins(end) != "add":
+        if flow.weight(branch) > 0 and not ops.is_sum(end):
             found[path] = [Candidate("residual", end, branch), *found[path]]
     return found
 

@@ -186,7 +186,7 @@ class Fusion(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weights, self.positive = nn.Parameter(torch.ones(5)), nn.ReLU()
-        self.large, self.small = conv(), conv()
+        self.large, self.small = nn.Sequential(conv(), conv()), conv()
 
     def forward(self, maps: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         large, small = maps

@@ -18,6 +18,15 @@ def sites_of(net: nn.Module, *inputs: Tensor, policy: str = "conv") -> list[str]
     return sesurgeon.make_plan(net, inputs or (X,), policy=policy).sites
 
 
+class Swish(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sigmoid = nn.Sigmoid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.sigmoid(x)
+
+
 class Masked(nn.Module):
     """A convolution beside one that says how much of it is let through (DeepFill's gated convolution)."""
 
@@ -25,7 +34,7 @@ class Masked(nn.Module):
         super().__init__()
         self.features, self.mask = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
         self.gate = nn.Sequential(nn.Conv2d(8, 1, 3, padding=1), nn.Sigmoid())
-        self.write = write
+        self.swish, self.write = Swish(), write
 
     def forward(self, x: Tensor) -> Tensor:
         return self.write(self, x)
@@ -47,9 +56,20 @@ def test_a_mask_that_only_scales_another_tensor_gets_no_block(write: Callable[[M
     assert [site.convolution for site in sesurgeon.find_sites(net, X) if site.kind == "conv"] == ["0.features"]
 
 
-def test_a_map_between_0_and_1_that_is_read_otherwise_gets_one() -> None:
-    net = nn.Sequential(Masked(lambda net, x: net.features(net.mask(x).sigmoid())), nn.Conv2d(8, 8, 1))
-    assert sites_of(net) == ["0:conv"]
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda net, x: net.features(net.mask(x).sigmoid()),
+        lambda net, x: net.mask(x).sigmoid() * net.mask.bias[:, None, None],
+        lambda net, x: net.mask(x).sigmoid() * net.features(x).sigmoid(),
+        lambda net, x: net.swish(net.mask(x)) * net.features(x),
+    ],
+    ids=["read-otherwise", "scaled-by-a-parameter", "two", "swish"],
+)
+def test_what_is_no_mask_gets_one(write: Callable[[Masked, Tensor], Tensor]) -> None:
+    net = nn.Sequential(Masked(write), nn.Conv2d(8, 8, 1))
+    convolutions = [site.convolution for site in sesurgeon.find_sites(net, X) if site.kind == "conv"]
+    assert "0.mask" in convolutions
 
 
 class Conditional(nn.Module):

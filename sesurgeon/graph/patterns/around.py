@@ -7,7 +7,7 @@ from torch import fx
 from sesurgeon.graph import ops
 from sesurgeon.graph.candidates import Candidate
 from sesurgeon.graph.flow import Flow
-from sesurgeon.graph.patterns.sources import is_map
+from sesurgeon.graph.patterns.forks import is_map
 
 
 def around(flow: Flow, residual: Candidate) -> list[Candidate]:

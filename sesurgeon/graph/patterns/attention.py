@@ -104,7 +104,7 @@ def _scaled_by_gate(flow: Flow, node: fx.Node) -> fx.Node | None:
     if not (squeezed or squeezed_last) or not flow.depends_on_data(gate_node):
         return None
     computed = flow.private(gate_node, _before_expansion(scaled_node))
-    if _is_shifted(flow, node) and not any(ops.is_gate(flow.owner, part) for part in computed):
+    if _is_shifted(flow, node) and not any(ops.is_bounded(flow.owner, part) for part in computed):
         return None
     return scaled_node if any(_judges(flow.owner, part) for part in computed) else None
 

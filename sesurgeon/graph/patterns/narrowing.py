@@ -10,7 +10,7 @@ from torch import fx
 
 from sesurgeon.graph import ops
 from sesurgeon.graph.flow import Flow
-from sesurgeon.graph.patterns.sources import smallest_needed
+from sesurgeon.graph.patterns.forks import smallest_needed, sources
 from sesurgeon.paths import join
 
 _RESIZES = re.compile(r"conv\w*|\w*_pool[123]d|interpolate|pixel_unshuffle|\w*Pool\w*|Upsample|PixelUnshuffle")
@@ -38,12 +38,16 @@ def narrows(flow: Flow, path: str, children: Mapping[str, Flow], branch: frozens
 
 
 def shrinks_between(flow: Flow, branch: frozenset[fx.Node], end: fx.Node) -> bool:
-    """Whether some map inside the branch, whatever made it, is smaller than both its ends in all directions."""
+    """Whether some map inside the branch, whatever made it, is smaller than both its ends in all directions.
+
+    What is not computed from its start, but from an argument of its own, does not shrink.
+    """
     last = ops.tensor_of(end)
     if last is None:
         return True
-    than = smallest_needed(flow, branch, last)
-    return any(_is_smaller(node, than) and not is_statistic(node) for node in branch)
+    than, starts = smallest_needed(flow, branch, last), sources(flow, branch, last)
+    inside = [node for node in branch if not starts or not starts.isdisjoint(flow.upto(node))]
+    return any(_is_smaller(node, than) and not is_statistic(node) for node in inside)
 
 
 def _is_smaller(node: fx.Node, than: torch.Size) -> bool:
@@ -84,8 +88,8 @@ def _reached(
     """Those of ``nodes`` that data from outside reach through maps which are all as large as ``than``."""
     reached: set[fx.Node] = set()
     for node in flow.nodes:
-        sources = [parent for parent in flow.parents(node) if flow.depends_on_data(parent)]
-        fed = node.op == "placeholder" or any(source in reached or source not in nodes for source in sources)
+        parents = [parent for parent in flow.parents(node) if flow.depends_on_data(parent)]
+        fed = node.op == "placeholder" or any(parent in reached or parent not in nodes for parent in parents)
         if fed and node in nodes and not _blocks(flow, path, children, node, than):
             reached.add(node)
     return reached

@@ -42,7 +42,7 @@ def unit_candidate(
         end,
         nodes,
         convolution=path,
-        kernel_size=tuple(cast(Tensor, convolution.weight).shape[2:]),
+        kernel_size=_kernel_size(convolution),
         depthwise=groups > 1 and groups == getattr(convolution, "in_channels", None),
         host=host,
     )
@@ -62,6 +62,12 @@ def unit_from(flow: Flow, conv: fx.Node) -> list[fx.Node]:
         if following is not None and is_next(following):
             chain += [*passed, following]
     return chain
+
+
+def _kernel_size(convolution: nn.Module) -> tuple[int, ...]:
+    if isinstance(convolution, _ConvNd):  # whose weight may be made by a hook, when it runs
+        return tuple(convolution.kernel_size)
+    return tuple(cast(Tensor, convolution.weight).shape[2:])
 
 
 def _is_named_convolution(module: nn.Module) -> bool:
