@@ -22,7 +22,7 @@ class Candidate:
         branch: the nodes that compute the tensor, from the fork on.
         has_skip: of a "residual": its branch is added to (or concatenated with) a shortcut; False for sibling blocks
             with only the branch, as MobileNetV2's with stride 2.
-        summed: the join is a sum.
+        summed: the join is a sum or a difference.
         narrows: the branch shrinks and grows again, as a level of a U-Net does: no place for a block.
         join: of a "residual": the node that joins branch and shortcut.
         shortcut: of a "residual": the other tensor that is joined.

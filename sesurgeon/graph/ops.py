@@ -21,8 +21,8 @@ _ACTIVATIONS = frozenset(
 )  # fmt: skip
 _CROP_MODULE = re.compile(r"Chomp|Crop|Trim")
 _VIEWS = re.compile(
-    r"view|view_as|reshape|flatten|unflatten|(un)?squeeze|permute|transpose|movedim|expand(_as)?|broadcast_to|narrow|chunk|split|unbind|"
-    r"getitem|contiguous|detach|to|float",
+    r"view|view_as|reshape|flatten|unflatten|(un)?squeeze|permute|transpose|movedim|expand(_as)?|broadcast_to|narrow|"
+    r"chunk|split|unbind|getitem|contiguous|detach|to|float",
     re.I,
 )
 _BOUNDED = re.compile(r"(log)?(hard)?(sigmoid|tanh|softsign)", re.I)
@@ -32,8 +32,8 @@ _SHAPE_ATTRIBUTES = frozenset(["shape", "dtype", "device", "is_cuda", "requires_
 _MADE_LIKE = re.compile(r"(zeros|ones|full|empty|rand|randn|randint)_like|new_(zeros|ones|full|empty)")
 _SHAPE_METHODS = frozenset(["size", "numel", "stride", "is_contiguous", "type", "get_device", "dim"])
 _PRESENTS = re.compile(
-    rf"{_VIEWS.pattern}|cat|stack|clone|repeat|half|double|(log_)?softmax2?d?|clamp|interpolate|upsample\w*|pixel_?shuffle|"
-    r"tuple|dict|OrderedDict",
+    rf"{_VIEWS.pattern}|cat|stack|clone|repeat|half|double|(log_)?softmax2?d?|clamp|interpolate|upsample\w*|"
+    r"pixel_?shuffle|tuple|dict|OrderedDict",
     re.I,
 )
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)

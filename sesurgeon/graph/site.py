@@ -24,7 +24,7 @@ class Site:
         channel_dim: 1 where its channels come first, -1 where they come last.
         stride: the input's width over the tensor's; of tokens, the root of the one area over the other.
         has_skip: a residual branch with a shortcut beside it.
-        summed: and joined with it by a sum.
+        summed: and joined with it by a sum or a difference.
         residual: id of the "residual" that a "fork", "shortcut" or "sum" belongs to.
         convolution: path of the convolution of a "conv".
         kernel_size, depthwise: of that convolution.
