@@ -550,7 +550,8 @@ def varied(runs: Sequence[dict[str, Any]]) -> str:
 
 The settings are those of the small network, the first row. Twenty classes: half of the images are turned upside down,
 and are classes of their own. Known: the images that the base has learned. Light: a quarter of them in other light.
-Top-1 after the last epoch; (b) is ours, (f) ours after every convolution; errors against (a), paired by seed.
+Top-1 after the last epoch; (b) is ours, (f) ours after every convolution; errors against (a), paired by seed. Runs: on
+known images; three in other light.
 
 | network | runs | base | known: (a) | (b) | error of (b) | light: (a) | (b) | (f) | error of (b) | of (f) |
 |---|---|---|---|---|---|---|---|---|---|---|
