@@ -391,7 +391,8 @@ def about(size: Size, found: Found) -> str:
     return (
         f"    {command} --device {on_gpu[0]['key']['device']} --processes {at_once}\n\n"
         f"{len(on_gpu)} runs on {on_gpu[0]['on']} ({_versions(on_gpu)}){others}, batch {size.batch}. Time is the "
-        f"clock's, on the GPU, while up to {at_once} runs shared the machine."
+        f"clock's, on the GPU, while up to {at_once} runs shared the machine; the processor's where all runs of an arm "
+        "were on the CPU."
     )
 
 
