@@ -445,7 +445,7 @@ def draw(groups: Mapping[Size, Found]) -> None:
                 continue
             panel.plot(errors, [place] * len(errors), "o", color=colour, alpha=0.4, markeredgewidth=0)
             panel.plot(mean, place, "|", color=colour, markersize=14, markeredgewidth=2.5)
-        panel.set(xlabel="test error, %", xlim=(8, MOST_DRAWN))
+        panel.set(xlabel="test error, %", xlim=(7, MOST_DRAWN))
         panel.set_title(size.words, fontsize="medium")
         panel.set_yticks(range(len(names)), [_in_lines(ARMS[name].label) for name in names], fontsize="small")
         panel.grid(alpha=0.3)
