@@ -330,7 +330,8 @@ def fine_tuned(key: Mapping[str, Any], options: argparse.Namespace) -> dict[str,
     network = ALL[key["network"]]
     model = network.make()
     model.load_state_dict(torch.load(base_file(key, options)))
-    attach_provenance(model, Provenance(Source("factory", "retrofit:small"), preprocessing=VIEW))
+    made_by = partial(network.make).func  # of a variant, without its arguments
+    attach_provenance(model, Provenance(Source("factory", f"retrofit:{made_by.__name__}"), preprocessing=VIEW))
     torch.manual_seed(key["seed"])
     if key["blocks"] is not None:
         model = sesurgeon.add_se(model, INPUTS, **key["blocks"])
@@ -530,8 +531,8 @@ def row(name: str, by_seed: Mapping[int, Mapping[str, Any]], arms: Runs, network
 
 def varied(runs: Sequence[dict[str, Any]]) -> str:
     """A table of depth and number of classes: a row for each network, the small one first."""
-    lines = []
-    for known, light in (("small", "light-tenth"), *((name, f"{name}-light-tenth") for name in list(VARIANTS)[::2])):
+    lines, own = [], [name for name, network in VARIANTS.items() if network.base is None]
+    for known, light in (("small", "light-tenth"), *((name, f"{name}-light-tenth") for name in own)):
         on_known, on_light = of_network(runs, known), of_network(runs, light)
         if not {"a", "b"} <= on_known.keys() or not {"a", "b", "f"} <= on_light.keys():
             continue

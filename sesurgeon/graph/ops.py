@@ -19,6 +19,7 @@ _ACTIVATIONS = frozenset(
     ["relu", "relu6", "leaky_relu", "silu", "gelu", "elu", "selu", "celu", "mish", "hardswish", "hardtanh", "prelu",
      "rrelu", "hardsigmoid", "sigmoid", "tanh", "softplus", "softsign"]
 )  # fmt: skip
+_RESAMPLES = re.compile(r"\w*_pool[123]d|interpolate|\w*Pool\w*|Upsample")
 _CROP_MODULE = re.compile(r"Chomp|Crop|Trim")
 _VIEWS = re.compile(
     r"view|view_as|reshape|flatten|unflatten|(un)?squeeze|permute|transpose|movedim|expand(_as)?|broadcast_to|narrow|"
@@ -61,6 +62,17 @@ def name_of(node: fx.Node) -> str:
         "concat": "cat",
         "concatenate": "cat",
     }.get(name, name)
+
+
+def kind_of(owner: nn.Module, node: fx.Node) -> str:
+    """The operation's bare name, or the class name of the module that ``node`` calls."""
+    module = module_of(owner, node)
+    return name_of(node) if module is None else type(module).__name__
+
+
+def resamples(owner: nn.Module, node: fx.Node) -> bool:
+    """Pools or interpolates."""
+    return bool(_RESAMPLES.fullmatch(kind_of(owner, node)))
 
 
 def joins(node: fx.Node) -> str:
@@ -190,9 +202,7 @@ def is_bounded(owner: nn.Module, node: fx.Node) -> bool:
 def is_gate(owner: nn.Module, node: fx.Node) -> bool:
     """An activation that squashes all values into 0 to 1."""
     module = module_of(owner, node)
-    if module is None:
-        return bool(_GATE.fullmatch(name_of(node)))
-    return is_leaf(module) and bool(_GATE.fullmatch(type(module).__name__))
+    return bool(_GATE.fullmatch(kind_of(owner, node))) and (module is None or is_leaf(module))
 
 
 def is_product(node: fx.Node) -> bool:
@@ -293,8 +303,7 @@ def only_presents(owner: nn.Module, node: fx.Node) -> bool:
     name = name_of(node)
     if name in ("add", "sub", "mul", "div"):
         return sum(isinstance(operand, fx.Node) for operand in operands(node)) == 1
-    module = module_of(owner, node)
-    return bool(_PRESENTS.fullmatch(name if module is None else type(module).__name__))
+    return bool(_PRESENTS.fullmatch(kind_of(owner, node)))
 
 
 def is_attention(module: nn.Module) -> bool:

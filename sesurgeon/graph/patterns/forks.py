@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import operator
-import re
 from collections.abc import Iterator
 
 import torch
@@ -12,8 +11,6 @@ from torch import Tensor, fx
 from sesurgeon.graph import ops
 from sesurgeon.graph.flow import Flow
 from sesurgeon.graph.patterns.joined import Joined
-
-_RESAMPLES = re.compile(r"\w*_pool[123]d|interpolate|\w*Pool\w*|Upsample")
 
 
 def share_one_fork(joined: Joined) -> bool:
@@ -35,7 +32,7 @@ def share_one_fork(joined: Joined) -> bool:
         return not of_branch.isdisjoint(of_shortcut)
     if projections > 0:
         return of_branch == of_shortcut
-    if _resamples(flow, joined.end) and len({_places(source) for source in of_branch}) > 1:
+    if ops.resamples(flow.owner, joined.end) and len({_places(source) for source in of_branch}) > 1:
         return False
     return of_shortcut <= of_branch and (joined.summed or len(of_branch) == 1)
 
@@ -61,14 +58,14 @@ def is_map(node: fx.Node, end: Tensor) -> bool:
     return not any(tensor.shape[places].numel() == 1 < end.shape[places].numel() for places in layouts)
 
 
-def smallest_needed(flow: Flow, branch: frozenset[fx.Node], end: Tensor) -> torch.Size:
-    """The size, (N, C, *spatial), below which a map in a branch is smaller than both its ends.
+def smallest_needed(starts: frozenset[fx.Node], end: Tensor) -> torch.Size:
+    """The size, (N, C, *spatial), below which a map in a branch with these sources is smaller than both its ends.
 
     A branch that enlarges its maps starts from small ones (an up-sampling residual block of a decoder); one that
     shrinks them and enlarges them again has smaller ones between. Of several sources the largest counts. What is an
     argument of its own, beside the shortcut, is no source: the shortcut of a U-Net's decoder shrank into it elsewhere.
     """
-    shapes = [tensor.shape for node in sources(flow, branch, end) if (tensor := ops.tensor_of(node)) is not None]
+    shapes = [tensor.shape for node in starts if (tensor := ops.tensor_of(node)) is not None]
     largest = max(shapes, key=lambda shape: shape[2:].numel(), default=end.shape)
     return torch.Size([*end.shape[:2], *map(min, zip(largest[2:], end.shape[2:], strict=True))])
 
@@ -102,11 +99,6 @@ def _enlarges(branch: frozenset[fx.Node], end: fx.Node) -> bool:
         tensor is not None and tensor.ndim == last.ndim and tensor.shape[2:].numel() < last.shape[2:].numel()
         for tensor in tensors
     )
-
-
-def _resamples(flow: Flow, node: fx.Node) -> bool:
-    module = ops.module_of(flow.owner, node)
-    return bool(_RESAMPLES.fullmatch(ops.name_of(node) if module is None else type(module).__name__))
 
 
 def _places(node: fx.Node) -> torch.Size:

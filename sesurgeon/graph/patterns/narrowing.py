@@ -13,7 +13,7 @@ from sesurgeon.graph.flow import Flow
 from sesurgeon.graph.patterns.forks import smallest_needed, sources
 from sesurgeon.paths import join
 
-_RESIZES = re.compile(r"conv\w*|\w*_pool[123]d|interpolate|pixel_unshuffle|\w*Pool\w*|Upsample|PixelUnshuffle")
+_CONVOLVES = re.compile(r"conv\w*|pixel_unshuffle|PixelUnshuffle")
 _REDUCTIONS = ("mean", "sum", "amax", "amin", "max", "min", "std", "var", "norm", "vector_norm", "logsumexp", "median")
 
 
@@ -34,7 +34,8 @@ def narrows(flow: Flow, path: str, children: Mapping[str, Flow], branch: frozens
     last = ops.tensor_of(end)
     if last is None:
         return False
-    return end not in _reached(flow, path, children, branch, smallest_needed(flow, branch, last))
+    than = smallest_needed(sources(flow, branch, last), last)
+    return end not in _reached(flow, path, children, branch, than)
 
 
 def shrinks_between(flow: Flow, branch: frozenset[fx.Node], end: fx.Node) -> bool:
@@ -45,9 +46,10 @@ def shrinks_between(flow: Flow, branch: frozenset[fx.Node], end: fx.Node) -> boo
     last = ops.tensor_of(end)
     if last is None:
         return True
-    than, starts = smallest_needed(flow, branch, last), sources(flow, branch, last)
+    starts = sources(flow, branch, last)
+    than = smallest_needed(starts, last)
     inside = [node for node in branch if not starts or not starts.isdisjoint(flow.upto(node))]
-    return any(_is_smaller(node, than) and not is_statistic(node) for node in inside)
+    return any(_is_smaller(node, than) and not _is_statistic(node) for node in inside)
 
 
 def _is_smaller(node: fx.Node, than: torch.Size) -> bool:
@@ -58,7 +60,7 @@ def _is_smaller(node: fx.Node, than: torch.Size) -> bool:
     return all(small < large for small, large in zip(inner.shape[2:], than[2:], strict=True))
 
 
-def is_statistic(node: fx.Node) -> bool:
+def _is_statistic(node: fx.Node) -> bool:
     """Whether ``node`` gives a statistic of a whole map with the channels last, (N, 1, 1, C), which looks like a map.
 
     It comes from a reduction or from another statistic, in whichever order of dimensions; a map of one channel and one
@@ -97,8 +99,8 @@ def _reached(
 
 def _blocks(flow: Flow, path: str, children: Mapping[str, Flow], node: fx.Node, than: torch.Size) -> bool:
     module = ops.module_of(flow.owner, node)
-    name = ops.name_of(node) if module is None else type(module).__name__
-    if (_RESIZES.fullmatch(name) or (module is not None and ops.is_conv(module))) and _is_smaller(node, than):
+    convolves = _CONVOLVES.fullmatch(ops.kind_of(flow.owner, node)) or (module is not None and ops.is_conv(module))
+    if (convolves or ops.resamples(flow.owner, node)) and _is_smaller(node, than):
         return True
     if _is_one_place(node, than):
         return True
