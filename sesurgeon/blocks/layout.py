@@ -19,6 +19,7 @@ BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 _CONVOLUTIONS: dict[int, type[Convolution]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 CONVOLUTIONS = tuple(_CONVOLUTIONS.values())
 _BATCH_NORMS: dict[int, type[BatchNorm]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+BATCH_NORMS = tuple(_BATCH_NORMS.values())
 _SQUEEZES: dict[Squeeze, Callable[..., Tensor]] = {"avg": torch.mean, "max": torch.amax}
 
 

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from torch import fx, nn
 
+from sesurgeon.blocks.kernel.behind_norm import scaled_result
 from sesurgeon.errors import UsageError
 from sesurgeon.graph import compile_graph
 from sesurgeon.models import check_is_network
@@ -57,10 +58,29 @@ def forward_with_blocks(original: Forward, graph: fx.Graph, blocks: Mapping[str,
                 block = copy.call_module(attribute, (value,))
             for user in users:
                 copies[user].replace_input_with(value, block)
+    for attribute in blocks:
+        _join_with_its_input(copy, attribute)
     forward = compile_graph(copy, name)
     forward.__doc__, forward.__qualname__ = original.__doc__, original.__qualname__
     vars(forward)["__signature__"] = inspect.signature(original)
     return forward
+
+
+def _join_with_its_input(graph: fx.Graph, attribute: str) -> None:
+    """Call a block and the module that gives its input in one step, if nothing else reads that input.
+
+    See :func:`scaled_result`, which saves time and memory behind a BatchNorm.
+    """
+    for block in graph.find_nodes(op="call_module", target=attribute):
+        (given,) = block.args
+        if given.op != "call_module" or len(given.users) > 1:
+            continue
+        with graph.inserting_before(given):
+            modules = (graph.get_attr(given.target), graph.get_attr(attribute))
+            joined = graph.call_function(scaled_result, (*modules, *given.args), dict(given.kwargs))
+        block.replace_all_uses_with(joined)
+        graph.erase_node(block)
+        graph.erase_node(given)
 
 
 def forward_then_blocks(original: Forward, attributes: Sequence[str]) -> Forward:

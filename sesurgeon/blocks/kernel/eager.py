@@ -28,6 +28,15 @@ def is_plain_training(x: Tensor) -> bool:
     )
 
 
+def keeps_tensors_as_they_are() -> bool:
+    """Whether autograd keeps tensors for the backward pass itself, and no hooks keep something in their place.
+
+    Checkpointing and ``save_on_cpu`` have such hooks: to read what was kept would compute or copy it anew.
+    """
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    return hooks is None
+
+
 def is_transformed() -> bool:
     """Whether ``torch.func`` or ``vmap`` is active: tensors hide dimensions, and cannot be written to."""
     active: bool = torch._C._are_functorch_transforms_active()

@@ -1,4 +1,4 @@
-"""The two passes over a tensor in the backward pass.
+"""The passes over a tensor in the backward pass.
 
 On a CPU they are BatchNorm's loops: a dot product, and a multiplication with an addition, row by row at the speed of
 the memory. torch has no others as fast: bmm takes three times as long for rows, addcmul with factors per row twice.
@@ -23,16 +23,19 @@ def sum_of_products(a: Tensor, b: Tensor, layout: Layout) -> Tensor:
 
     On a CPU no product of the tensor's size is made, unless it is small or the two differ in memory format.
     """
-    if _is_cpu_memory(a):
-        shape = [1 if index - a.dim() in layout.places else size for index, size in enumerate(a.shape)]
-        if (rows := _rows(a, b, layout)) is not None:
-            return _dot_products(*rows).view(shape)
-        if (images := _images_of_channels_last(a, b, layout)) is not None:
-            if images[0].shape[3] >= _FEW:
-                return _dot_products_by_image(*images).view(shape)
-            if a.numel() * a.element_size() > _SHARE:
-                return _dot_products_by_share(*images).view(shape)
-    return (a * b).sum(layout.places, keepdim=True)
+    found = _sums_by_loops(a, b, None, layout)
+    return (a * b).sum(layout.places, keepdim=True) if found is None else found[0]
+
+
+def sums_about(mean: Tensor, a: Tensor, b: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    """``((a - mean) * b)`` and ``b``, both summed over the places, which keep size 1.
+
+    As :func:`sum_of_products`, in one pass on a CPU, for the mean of each channel, (1, C, 1, ...).
+    """
+    found = _sums_by_loops(b, a, mean.flatten(), layout)
+    if found is None:
+        return ((a - mean) * b).sum(layout.places, keepdim=True), b.sum(layout.places, keepdim=True)
+    return found
 
 
 def scaled_and_shifted(a: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
@@ -51,6 +54,24 @@ def scaled_and_shifted(a: Tensor, scale: Tensor, shift: Tensor, layout: Layout) 
         out=rows[1], save_mean=unused, save_invstd=unused.clone(),
     )  # fmt: skip
     return found
+
+
+def _sums_by_loops(a: Tensor, b: Tensor, mean: Tensor | None, layout: Layout) -> tuple[Tensor, Tensor] | None:
+    """``a * (b - mean)`` and ``a``, summed over the places by a CPU's loops; None where these are no faster."""
+    if not _is_cpu_memory(a):
+        return None
+    if (rows := _rows(a, b, layout)) is not None:
+        found = _sums(*rows, None if mean is None else mean.repeat(rows[0].shape[1] // len(mean)))
+    elif (images := _images_of_channels_last(a, b, layout)) is None:
+        return None
+    elif images[0].shape[3] >= _FEW:
+        found = _sums_by_image(*images, mean)
+    elif a.numel() * a.element_size() > _SHARE:
+        found = _sums_by_share(*images, mean)
+    else:
+        return None
+    shape = [1 if index - a.dim() in layout.places else size for index, size in enumerate(a.shape)]
+    return found[0].view(shape), found[1].view(shape)
 
 
 def _is_cpu_memory(x: Tensor) -> bool:
@@ -74,24 +95,30 @@ def _images_of_channels_last(a: Tensor, b: Tensor, layout: Layout) -> tuple[Tens
     return tuple(one.flatten(1, -2).movedim(-1, 1)[:, None, :, :, None] for one in (first, second))  # type: ignore
 
 
-def _dot_products_by_share(a: Tensor, b: Tensor) -> Tensor:
-    """The dot product of each channel of images (N, 1, channels, places, 1)."""
+def _sums_by_share(a: Tensor, b: Tensor, mean: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``a * (b - mean)`` and ``a`` summed for each channel of images (N, 1, channels, places, 1)."""
     images = max(1, _SHARE // (a[0].numel() * a.element_size()))
-    return torch.cat([(x * y).sum(3) for x, y in zip(torch.split(a, images), torch.split(b, images), strict=True)])
+    shares = list(zip(torch.split(a, images), torch.split(b, images), strict=True))
+    if mean is None:
+        products = [(x * y).sum(3) for x, y in shares]
+    else:
+        products = [(x * (y - mean[:, None, None])).sum(3) for x, y in shares]
+    return torch.cat(products), torch.cat([x.sum(3) for x, _ in shares])
 
 
-def _dot_products_by_image(a: Tensor, b: Tensor) -> Tensor:
-    """As :func:`_dot_products_by_share`."""
-    return torch.stack([_dot_products(x, y) for x, y in zip(a, b, strict=True)])
+def _sums_by_image(a: Tensor, b: Tensor, mean: Tensor | None) -> tuple[Tensor, Tensor]:
+    """As :func:`_sums_by_share`."""
+    products, sums = zip(*(_sums(x, y, mean) for x, y in zip(a, b, strict=True)), strict=True)
+    return torch.stack(products), torch.stack(sums)
 
 
-def _dot_products(a: Tensor, b: Tensor) -> Tensor:
-    """The dot product of each channel of two tensors (1, channels, places, ...)."""
+def _sums(a: Tensor, b: Tensor, mean: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``a * (b - mean)`` and ``a`` summed for each channel of two tensors (1, channels, places, ...)."""
     zeros, ones = _standard(a)
-    found: Tensor = torch.ops.aten.native_batch_norm_backward(
-        a, b, None, zeros, ones, None, None, False, 0.0, [False, True, False]
-    )[1]
-    return found
+    _, products, sums = torch.ops.aten.native_batch_norm_backward(
+        a, b, None, zeros if mean is None else mean, ones, None, None, False, 0.0, [False, True, True]
+    )
+    return products, sums
 
 
 def _standard(x: Tensor) -> tuple[Tensor, Tensor]:

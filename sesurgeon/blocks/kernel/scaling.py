@@ -7,16 +7,15 @@ product, the tensor's a multiplication with an addition), and of the tensor's si
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sesurgeon.blocks.kernel.eager import autocast_now, is_batch_of_gradients, is_plain_training
 from sesurgeon.blocks.kernel.excitation import ByAutograd, Excitation, Returned, gradients
 from sesurgeon.blocks.kernel.pages import fresh_like
-from sesurgeon.blocks.kernel.parts import are_as_made
+from sesurgeon.blocks.kernel.parts import are_as_made, own_parameters, require_own
 from sesurgeon.blocks.kernel.passes import scaled_and_shifted, sum_of_products
 from sesurgeon.blocks.layout import Layout
 
@@ -32,18 +31,15 @@ def scaled_by_mean(x: Tensor, block: Squeezing) -> Tensor:
     The plain operations run wherever
 
     - it is not :func:`is_plain_training`, or the block's parts are not :func:`are_as_made`;
-    - other tensors stand in for the parameters (``torch.func.functional_call``, ``DataParallel``): they may be gone by
-      the time of the backward pass;
-    - parameters have hooks, which both our gradients and autograd's would call.
+    - its parameters are not its :func:`own_parameters`.
 
     Args:
         x: of the block's layout, with or without a batch.
         block: gives the factors.
     """
-    parameters = tuple(block.parameters())
-    own = len(parameters) > 0 and all(isinstance(one, nn.Parameter) and not one._backward_hooks for one in parameters)
-    if not (own and is_plain_training(x) and _pays(x) and are_as_made(block.children())):
-        return _plain(x, block)
+    parameters = own_parameters(block)
+    if not (parameters and is_plain_training(x) and _pays(x) and are_as_made(block.children())):
+        return plainly_scaled(x, block)
     excitation = block.by_hand(x, parameters) or ByAutograd(block.factors)
     scaled: Tensor = _ScaleByMean.apply(x, block, excitation, *parameters)
     return scaled
@@ -54,7 +50,8 @@ def _pays(x: Tensor) -> bool:
     return x.numel() > 0 and (x.device.type == "cpu" or x.numel() * x.element_size() >= LARGE)
 
 
-def _plain(x: Tensor, block: Squeezing) -> Tensor:
+def plainly_scaled(x: Tensor, block: Squeezing) -> Tensor:
+    """The same by plain operations."""
     return x * block.layout.restored(block.factors(block.layout.squeezed(x)))
 
 
@@ -79,28 +76,18 @@ class _ScaleByMean(torch.autograd.Function):
         parameters, kept = saved[: len(needed) - 1], saved[len(needed) - 1 :]
         again = torch.is_grad_enabled()  # it will be differentiated once more
         if again or is_batch_of_gradients(grad):
-            _require_own(parameters, block)
+            require_own(parameters, block)
             # in a graph of its own, as going back frees a graph and this function may be called again; on another
             # view of x, as autograd calls the hooks on x already
             with torch.enable_grad(), ctx.autocast():
                 view = x.view_as(x)
-                y = _plain(view, block)
+                y = plainly_scaled(view, block)
             of_x, *of_parameters = gradients(y, (view, *parameters), needed, grad, create_graph=again)
             return of_x, None, None, *of_parameters
         of_factors = block.layout.channels_first(sum_of_products(grad, x.to(grad.dtype), block.layout))
         found = ctx.excitation.back(kept, parameters, of_factors, needed)
         of_x = _of_input(grad, found, block.layout).to(x.dtype) if needed[0] else None
         return of_x, None, None, *found.of_parameters
-
-
-def _require_own(parameters: Sequence[Tensor], block: Squeezing) -> None:
-    """Raise a RuntimeError unless the block still has the parameters whose gradients are asked for."""
-    now = tuple(block.parameters())
-    if len(now) != len(parameters) or any(a is not b for a, b in zip(now, parameters, strict=True)):
-        raise RuntimeError(
-            f"The parameters of {type(block).__name__} are not those of its forward pass, and gradients of gradients "
-            "cannot be taken. Give torch.func.functional_call tensors, not nn.Parameter, or call backward inside it."
-        )
 
 
 def _of_input(grad: Tensor, found: Returned, layout: Layout) -> Tensor:

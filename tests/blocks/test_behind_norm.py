@@ -1,0 +1,306 @@
+"""A block behind a BatchNorm, differentiated as one with it: the bits of both forward, their gradients backward."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from cases import CHANNELS, scramble, trained
+from timm.layers import BatchNormAct2d, ConvNormAct
+from torch import Tensor, nn
+from torch.autograd import gradcheck, gradgradcheck
+from torch.utils.checkpoint import checkpoint
+from ways import KINDS, MEMORY
+
+from sesurgeon.blocks import Block, BlockConfig, build_block
+from sesurgeon.blocks.kernel.behind_norm import scaled_result
+from sesurgeon.blocks.layout import Layout
+
+
+def is_joined(y: Tensor) -> bool:
+    return y.grad_fn is not None and "ScaleNormed" in type(y.grad_fn).__name__
+
+
+def pair(kind: str = "se", dims: int = 2, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Block]:
+    """A norm and a block whose weights and statistics are no start values."""
+    torch.manual_seed(0)
+    norm = Layout(dims).batch_norm(CHANNELS)
+    scramble(norm)
+    return norm.to(dtype), trained(BlockConfig(kind), dims).to(dtype)  # type: ignore[arg-type]
+
+
+def batch(*places: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return (3 * torch.randn(3, CHANNELS, *places) + 1).to(dtype)
+
+
+def gradients(run: Callable[[Tensor], Tensor], parts: tuple[nn.Module, ...], x: Tensor, seen: Tensor) -> list[Tensor]:
+    x = x.detach().requires_grad_()
+    parameters = [one for part in parts for one in part.parameters()]
+    return list(torch.autograd.grad(run(x), (x, *parameters), seen))
+
+
+def assert_alike(
+    module: nn.Module, block: nn.Module, x: Tensor, seen: Tensor | None = None, joined: bool = True
+) -> None:
+    """The same output, statistics and gradients as by one call after the other."""
+    seen = torch.randn_like(x) if seen is None else seen
+    other, other_block = copy.deepcopy(module), copy.deepcopy(block)
+    y = scaled_result(module, block, x.detach().requires_grad_())
+    assert is_joined(y) == joined
+    assert torch.equal(y, other_block(other(x)))
+    for (name, ours), theirs in zip(module.named_buffers(), other.buffers(), strict=True):
+        assert torch.equal(ours, theirs), name
+    found = gradients(lambda x: scaled_result(module, block, x), (module, block), x, seen)
+    expected = gradients(lambda x: other_block(other(x)), (other, other_block), x, seen)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_one_after_the_other(kind: str, dims: int, training: bool) -> None:
+    norm, block = pair(kind, dims)
+    assert_alike(norm.train(training), block, batch(*(5, 4, 3)[:dims]))
+
+
+@pytest.mark.parametrize("places", [(5, 4), (12, 11)])
+@pytest.mark.parametrize("of_gradient", MEMORY)
+@pytest.mark.parametrize("of_input", MEMORY)
+def test_in_every_order_of_memory(of_input: str, of_gradient: str, places: tuple[int, int]) -> None:
+    norm, block = pair()
+    x, seen = batch(*places), torch.randn(3, CHANNELS, *places).double()
+    if of_input == "expanded":
+        x = x + 0 * MEMORY[of_input](x)  # no variance otherwise
+    assert_alike(norm, block, MEMORY[of_input](x) if of_input != "expanded" else x, MEMORY[of_gradient](seen))
+
+
+def test_many_images_of_few_places() -> None:
+    norm, block = nn.BatchNorm2d(512).double(), build_block(BlockConfig("se"), 512).double()
+    scramble(norm)
+    scramble(block)
+    x, seen = (MEMORY["channels-last"](torch.randn(50, 512, 7, 7).double()) for _ in range(2))  # 10 MB: three shares
+    assert_alike(norm, block, x, seen)
+
+
+@pytest.mark.parametrize("side", [9, 40])
+@pytest.mark.parametrize("order", ["contiguous", "channels-last"])
+def test_in_single_precision_it_is_as_near_to_the_truth(order: str, side: int) -> None:
+    ours, theirs = 0.0, 0.0
+    for seed in range(5):
+        torch.manual_seed(seed)
+        norm, block = pair(dtype=torch.float32)
+        x, seen = (MEMORY[order](torch.randn(8, CHANNELS, side, side)) for _ in range(2))
+        x = x + 5  # further from zero than it is wide
+        exact, exact_block = copy.deepcopy(norm).double(), copy.deepcopy(block).double()
+        truth = gradients(lambda x: exact_block(exact(x)), (exact, exact_block), x.double(), seen.double())  # noqa: B023
+        found = gradients(lambda x: scaled_result(norm, block, x), (norm, block), x, seen)  # noqa: B023
+        plain = gradients(lambda x: block(norm(x)), (norm, block), x, seen)  # noqa: B023
+        ours += sum(float((one - right).norm() / right.norm()) for one, right in zip(found, truth, strict=True))
+        theirs += sum(float((one - right).norm() / right.norm()) for one, right in zip(plain, truth, strict=True))
+    assert ours <= 1.5 * theirs
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_finite_differences_agree_once_and_twice(kind: str, training: bool) -> None:
+    norm, block = nn.BatchNorm2d(4).double(), build_block(BlockConfig(kind, gate="sigmoid"), 4).double()  # type: ignore[arg-type]
+    scramble(norm)
+    scramble(block)
+    norm.train(training)
+    x = torch.randn(2, 4, 3, 2, dtype=torch.float64, requires_grad=True)
+    inputs = (x, *norm.parameters(), *block.parameters())  # which are perturbed in place
+
+    def run(x: Tensor, *_: Tensor) -> Tensor:
+        y: Tensor = scaled_result(norm, block, x)
+        return y
+
+    assert is_joined(run(x))
+    assert gradcheck(run, inputs)
+    assert gradgradcheck(run, inputs)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_gradients_at_a_time(kind: str) -> None:
+    norm, block = pair(kind)
+    x = batch(5, 4).requires_grad_()
+    inputs = (x, *norm.parameters(), *block.parameters())
+    ours, theirs = scaled_result(norm, block, x), block(norm(x))
+    ways = torch.randn(2, *x.shape).double()
+    assert is_joined(ours)
+    torch.testing.assert_close(
+        torch.autograd.grad(ours, inputs, ways, is_grads_batched=True),
+        torch.autograd.grad(theirs, inputs, ways, is_grads_batched=True),
+    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("frozen", ["norm", "weight", "bias", "block", "input", "norm and block", "input and norm"])
+def test_what_is_frozen_gets_no_gradient(frozen: str, training: bool) -> None:
+    norm, block = pair()
+    norm.train(training)
+    x = batch(5, 4).requires_grad_("input" not in frozen)
+    parts = {"norm": norm, "block": block, "weight": norm.weight, "bias": norm.bias}
+    for name, part in parts.items():
+        if name in frozen:
+            part.requires_grad_(False)  # type: ignore[operator]
+    inputs = [one for one in (x, *norm.parameters(), *block.parameters()) if one.requires_grad]
+    y = scaled_result(norm, block, x)
+    assert is_joined(y) == (frozen != "input and norm")
+    found = torch.autograd.grad(y.square().sum(), inputs)
+    torch.testing.assert_close(found, torch.autograd.grad(block(norm(x)).square().sum(), inputs))
+    scaled_result(norm, block, x).square().sum().backward()
+    assert all((one.grad is not None) == one.requires_grad for one in (x, *norm.parameters(), *block.parameters()))
+
+
+def test_one_may_go_back_twice() -> None:
+    norm, block = pair()
+    x = batch(12, 11).requires_grad_()
+    y = scaled_result(norm, block, x).sum()
+    once = torch.autograd.grad(y, x, retain_graph=True)[0]
+    assert torch.equal(torch.autograd.grad(y, x)[0], once)
+
+
+def test_nothing_of_the_size_of_the_tensor_is_kept_but_the_input_of_the_norm() -> None:
+    norm, block = pair()
+    x = batch(5, 4).requires_grad_()
+    y = scaled_result(norm, block, x)
+    kept = [one for one in y.grad_fn.saved_tensors if one.numel() >= x.numel()]  # type: ignore[union-attr]
+    assert [one.data_ptr() for one in kept] == [x.data_ptr()]
+    del kept
+    y += 1  # as a shortcut is added in place; nothing goes back to the output
+    y.sum().backward()
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Sequential(nn.Conv2d(CHANNELS, CHANNELS, 1), nn.Sequential(nn.Identity(), nn.BatchNorm2d(CHANNELS))),
+        ConvNormAct(CHANNELS, CHANNELS, apply_act=False),
+        BatchNormAct2d(CHANNELS, apply_act=False),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_behind_modules_that_end_in_a_norm(module: nn.Module) -> None:
+    scramble(module)
+    assert_alike(module.double(), pair()[1], batch(5, 4))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Sequential(nn.BatchNorm2d(CHANNELS), nn.ReLU()),
+        ConvNormAct(CHANNELS, CHANNELS),
+        BatchNormAct2d(CHANNELS),
+        nn.Sequential(),
+        nn.BatchNorm2d(CHANNELS, affine=False),
+        nn.InstanceNorm2d(CHANNELS, affine=True),
+        nn.Conv2d(CHANNELS, CHANNELS, 1),
+        nn.SyncBatchNorm(CHANNELS).eval(),
+    ],
+    ids=lambda module: type(module).__name__,
+)
+def test_behind_others_it_is_called_as_ever(module: nn.Module) -> None:
+    scramble(module)
+    assert_alike(module.double(), pair()[1], batch(5, 4), joined=False)
+
+
+def test_a_norm_without_running_statistics_normalises_by_the_batch_in_eval_mode_too() -> None:
+    norm = nn.BatchNorm2d(CHANNELS, track_running_stats=False, momentum=None).double().eval()
+    assert_alike(norm, pair()[1], batch(5, 4))
+
+
+def test_in_other_types_and_layouts_they_are_called_as_ever() -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        norm, block = pair(dtype=dtype)
+        y = scaled_result(norm, block, batch(5, 4, dtype=dtype).requires_grad_())
+        assert y.dtype == dtype
+        assert not is_joined(y)
+    norm, block = pair(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        x = batch(5, 4, dtype=torch.bfloat16).requires_grad_()
+        assert torch.equal(scaled_result(norm, block, x), block(norm(x)))
+        assert not is_joined(scaled_result(norm, block, x))
+    last = build_block(BlockConfig("se"), CHANNELS, channel_dim=-1)
+    assert not is_joined(scaled_result(nn.BatchNorm2d(4), last, torch.randn(2, 4, 6, CHANNELS).requires_grad_()))
+    largest = build_block(BlockConfig("se", squeeze="max"), CHANNELS)
+    assert not is_joined(scaled_result(nn.BatchNorm2d(CHANNELS), largest, torch.randn(2, CHANNELS, 4, 4)))
+    with torch.no_grad():
+        assert scaled_result(norm, block, batch(5, 4, dtype=torch.float32)).grad_fn is None
+
+
+@pytest.mark.parametrize("watched", ["norm", "sequence", "block", "gate", "weight", "child of timm's"])
+def test_what_is_watched_is_seen(watched: str) -> None:
+    norm, block = pair()
+    if watched == "child of timm's":
+        norm = BatchNormAct2d(CHANNELS, apply_act=False).double()
+    sequence = nn.Sequential(norm)
+    seen = list[Tensor]()
+
+    def see(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        output.register_hook(seen.append)
+        seen.append(output)
+
+    if watched == "weight":
+        norm.weight.register_hook(seen.append)  # type: ignore[union-attr, arg-type]
+    else:
+        of = {"norm": norm, "sequence": sequence, "block": block, "gate": block.gate}
+        of |= {"child of timm's": getattr(norm, "act", norm)}
+        of[watched].register_forward_hook(see)  # type: ignore[union-attr]
+    x = batch(5, 4)
+    y = scaled_result(sequence, block, x)
+    assert not is_joined(y)
+    y.square().sum().backward()
+    assert len(seen) == (1 if watched == "weight" else 2)
+    if watched in ("norm", "sequence", "child of timm's"):
+        output = seen[0].detach()
+        seen.clear()
+        assert torch.equal(output, norm(x))  # not written over
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_recomputed_in_the_backward_pass(reentrant: bool) -> None:
+    norm, block = pair()
+    x = batch(5, 4)
+
+    def run(x: Tensor) -> Tensor:
+        y: Tensor = checkpoint(lambda x: scaled_result(norm, block, x), x, use_reentrant=reentrant)
+        return y
+
+    def of(run: Callable[[Tensor], Tensor]) -> list[Tensor | None]:
+        for part in (norm, block):
+            part.zero_grad()
+        leaf = x.clone().requires_grad_()
+        run(leaf).square().sum().backward()
+        return [leaf.grad, *(one.grad for part in (norm, block) for one in part.parameters())]
+
+    torch.testing.assert_close(of(run), of(lambda x: block(norm(x))))
+
+
+def test_kept_elsewhere() -> None:
+    norm, block = pair()
+    x = batch(5, 4).requires_grad_()
+    with torch.autograd.graph.save_on_cpu():
+        y = scaled_result(norm, block, x)
+    found = torch.autograd.grad(y.square().sum(), x)
+    torch.testing.assert_close(found, torch.autograd.grad(block(norm(x)).square().sum(), x))
+
+
+def test_parameters_that_stand_in_for_its_own() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.block = pair()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = scaled_result(self.norm, self.block, x)
+            return y
+
+    both, x = Both(), batch(5, 4)
+    values = {name: (value.detach() + 0.1).requires_grad_() for name, value in both.named_parameters()}
+    exact = copy.deepcopy(both)
+    exact.load_state_dict(values, strict=False)
+    found = torch.autograd.grad(torch.func.functional_call(both, values, (x,)).square().sum(), list(values.values()))
+    expected = torch.autograd.grad(exact(x).square().sum(), list(exact.parameters()))
+    torch.testing.assert_close(found, expected)
