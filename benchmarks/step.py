@@ -140,25 +140,23 @@ def page(options: argparse.Namespace, groups: Mapping[Setting, Sequence[Seconds]
         {versions} ([step.jsonl](step.jsonl)). In each round, each network takes one step. Overheads over resnet50 are
         paired by round: their median, and in brackets its 95 % bootstrap interval over processes. sesurgeon's commands
         keep the memory that tensors free (`--keep-memory`); otherwise the system hands it out again page by page, and
-        timm's blocks need three times as many pages.
+        timm's blocks need more of them.
     """
     about = f"""
-        The target is at most 0.6 of timm's overhead. Peak memory is {whole:.0f} MB for resnet50; ours takes
+        The target is at most 0.6 of timm's overhead, better half. Peak memory is {whole:.0f} MB for resnet50; ours takes
         {ours:.0f} MB more and timm's {theirs:.0f} MB more (a ratio of {ours / theirs:.3f}; the target is less than 1).
         The peak is where the backward pass reaches the last block of the third stage, with thirteen blocks still to
-        come. The tensors that these scale, {floor(options):.0f} MB, are the lower bound: each gate's gradient needs the
-        tensor that it scaled, over which a network without blocks writes the sum. The gradients of the blocks already
-        passed add 6 MB. Between means and factors, timm's blocks keep the hidden units and the sigmoid; ours keep only
-        the hidden units, a sixteenth of that.
+        come. timm's keep the tensors that these scale, {scaled(options):.0f} MB, over which a network without blocks
+        writes the sum. Ours stand right behind a BatchNorm, which keeps its own input anyway, and go back to that one.
+        The lower bound is the gradients of the blocks already passed, 6 MB; the rest are means, hidden units and
+        factors. A block elsewhere keeps the tensor that it scales, if nothing else does (a ReLU before it would).
     """
     tried = """
-        Where a block comes right before a sum, scale and sum could be one operation, `torch.addcmul`. Tried in all
-        sixteen blocks, it made no difference if memory is given back, and if it is kept it cut the overhead from 0.74
-        to 0.88 of timm's to 0.65 to 0.71 (three processes each). It rounds once where product and sum round twice, so
-        a fifth of all values differ in the last bit from those of timm's network with the same weights. It is therefore
-        not used. Nor are passes over a few images at a time, or from the last image to the first, so that each finds in
-        the cache what the one before it has read: for the blocks of the first two stages, forward and backward, they
-        took 1.0 to 1.4 times as long.
+        Tried and not used: scale and sum in one operation, `torch.addcmul`, which was no faster than scaling and adding
+        in place (four processes), and rounds once where these round twice, so that a fifth of all values would differ
+        in the last bit from those of timm's network with the same weights; and the last step backward over 4 or 8 MB at
+        a time, so that its second operation finds in the cache what the first one wrote, which took 1.3 to 1.6 times as
+        long.
     """
     return f"""# A training step of SE-ResNet-50
 
@@ -219,7 +217,7 @@ def interval(processes: Sequence[Seconds], of: Callable[[Sequence[Seconds]], flo
     return found[50], found[-51]
 
 
-def floor(options: argparse.Namespace) -> float:
+def scaled(options: argparse.Namespace) -> float:
     """Megabytes of what the first thirteen blocks scale."""
     side = options.img_size // 4
     stages = ((3, 256, 1), (4, 512, 2), (6, 1024, 4))

@@ -140,24 +140,22 @@ def _by_hand(
     its sum and that of its product with n, which the norm needs, follow from those of grad and grad * n by image.
     """
     weight, bias, mean, inverse = norm.at_one_place(layout)
-    places = x.shape[layout.first + 1 :].numel()
-    products, sums = sums_about(mean, x, grad, layout)
-    products = products * inverse  # the sums of n * grad over the places
-    returned = excitation.back(kept, parameters, weight * products + bias * sums, (True, *needed[3:]))
+    slope, places = weight * inverse, x.shape[layout.first + 1 :].numel()
+    products, sums = sums_about(mean, x, grad, layout)  # of x - mean and grad; of grad
+    of_factors = torch.addcmul(bias * sums, slope, products)
+    returned = excitation.back(kept, parameters, of_factors, (True, *needed[3:]))
     factors = returned.factors
     of_mean = torch.zeros_like(factors) if returned.of_mean is None else returned.of_mean
-    means = (layout.squeezed(x) - mean) * inverse  # of n over the places
     batch = (0, *layout.places)
-    of_bias = (factors * sums + of_mean).sum(batch, keepdim=True)
-    of_weight = (factors * products + of_mean * means).sum(batch, keepdim=True)
-    of_x, slope, share = None, weight * inverse, of_mean / places
+    of_bias = torch.addcmul(of_mean, factors, sums).sum(batch, keepdim=True)
+    means = of_mean * (layout.squeezed(x) - mean)
+    of_weight = torch.addcmul(means, factors, products).sum(batch, keepdim=True) * inverse
+    of_x, gain, shift = None, slope * factors, slope / places * of_mean
     if needed[0] and norm.of_batch:
-        size = len(x) * places
-        by_n = of_weight / size
-        shift = slope * (share - of_bias / size + mean * inverse * by_n)
-        of_x = scaled_and_shifted(x, (-slope * inverse * by_n).expand_as(factors), shift, layout)
-        of_x.addcmul_(grad, slope * factors)
+        fall = of_weight * inverse * slope / (-len(x) * places)
+        shift += fall * -mean - slope * of_bias / (len(x) * places)
+        of_x = scaled_and_shifted(x, fall.expand_as(factors), shift, layout).addcmul_(grad, gain)
     elif needed[0]:
-        of_x = scaled_and_shifted(grad, slope * factors, slope * share, layout)
+        of_x = scaled_and_shifted(grad, gain, shift, layout)
     flat = [of_weight.flatten() if needed[1] else None, of_bias.flatten() if needed[2] else None]
     return [of_x, *flat, *returned.of_parameters]

@@ -71,8 +71,7 @@ class ByAutograd:
 class TwoLayers:
     """``ceiling * sigmoid(fc2(relu(fc1(mean))))``, differentiated by hand.
 
-    Autograd would build a graph, and keep the sigmoid and, where the ceiling is 2, its double. Here only the hidden
-    units are kept, mostly a sixteenth of that; the second layer runs again in the backward pass.
+    Autograd would build a graph, and keep the sigmoid and, where the ceiling is 2, its double.
 
     Attributes:
         ceiling: 1.0 for the paper's gate, 2.0 for the one that is 1 at zero.
@@ -85,16 +84,16 @@ class TwoLayers:
         weight1, bias1, weight2, bias2 = parameters
         means = mean.flatten(1)
         hidden = F.linear(means, weight1.flatten(1), bias1).relu_()
-        return self._factors(hidden, weight2, bias2).view_as(mean), (means, hidden)
+        factors = F.linear(hidden, weight2.flatten(1), bias2).sigmoid_().mul_(self.ceiling)
+        return factors.view_as(mean), (means, hidden, factors)
 
     def back(
         self, kept: Sequence[Tensor], parameters: Sequence[Tensor], of_factors: Tensor, needed: Sequence[bool]
     ) -> Returned:
         """See :class:`Excitation`."""
-        means, hidden = kept
-        weight1, _, weight2, bias2 = parameters
+        means, hidden, factors = kept
+        weight1, _, weight2, _ = parameters
         mean_needs, *need = needed
-        factors = self._factors(hidden, weight2, bias2)
         of_sigmoid = of_factors.flatten(1).to(factors.dtype) * self.ceiling
         of_logits = torch.ops.aten.sigmoid_backward(of_sigmoid, factors / self.ceiling)
         of_hidden = torch.ops.aten.threshold_backward(of_logits @ weight2.flatten(1), hidden, 0)
@@ -108,9 +107,6 @@ class TwoLayers:
                 of_logits.sum(0) if need[3] else None,
             ),
         )
-
-    def _factors(self, hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return F.linear(hidden, weight.flatten(1), bias).sigmoid_().mul_(self.ceiling)
 
 
 def gradients(

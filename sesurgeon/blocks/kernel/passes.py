@@ -61,7 +61,7 @@ def _sums_by_loops(a: Tensor, b: Tensor, mean: Tensor | None, layout: Layout) ->
     if not _is_cpu_memory(a):
         return None
     if (rows := _rows(a, b, layout)) is not None:
-        found = _sums(*rows, None if mean is None else mean.repeat(rows[0].shape[1] // len(mean)))
+        found = _sums(*rows, None if mean is None else mean.expand(len(a), -1).flatten())
     elif (images := _images_of_channels_last(a, b, layout)) is None:
         return None
     elif images[0].shape[3] >= _FEW:
