@@ -7,8 +7,9 @@ not count, then one that does, as in training, where the same sizes of memory ar
 runs pay for what the module before left in the caches and in the memory's allocator. Beside them stands the floor that
 the memory sets: seven passes (three forward, four backward) at the speed at which the same four tensors (input, output
 and their gradients) are copied one into another in a turn of their own; and that floor with the six products of
-matrices, which no block can do without, in another. Writes benchmarks/block.md; where the C library is told to keep
-what is freed, so that the system hands out no new pages meanwhile, benchmarks/block_kept.md:
+matrices, which no block can do without, in another. Behind a BatchNorm, ours goes back together with it, as where
+surgery puts it; there the time of the norm alone is taken off. Writes benchmarks/block.md; where the C library is told
+to keep what is freed, so that the system hands out no new pages meanwhile, benchmarks/block_kept.md:
 
     MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_MMAP_THRESHOLD_=100000000000 python benchmarks/block.py
 """
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 from torchvision.ops import SqueezeExcitation
 
 from sesurgeon.blocks import SqueezeExcite
+from sesurgeon.blocks.kernel.behind_norm import scaled_result
 from sesurgeon.files import atomic_write
 
 SETTINGS = [f"{name}={value} " for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_")]
@@ -60,7 +62,7 @@ class Textbook(nn.Module):
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
-    lines, ratios = list[str](), dict[str, list[float]]()
+    lines, behind, ratios = list[str](), list[str](), dict[str, list[float]]()
     for order, memory_format in ORDERS.items():
         for channels, side in SHAPES:
             x = torch.randn(options.batch, channels, side, side).to(memory_format=memory_format)
@@ -71,9 +73,10 @@ def main() -> None:
                 cells.append(f"{statistics.median(shares):.2f} ({shares[0]:.2f} to {shares[-1]:.2f})")
                 ratios.setdefault(f"{order}: {peer}", []).append(statistics.median(shares))
             lines.append(f"| {' | '.join(cells)} |")
-            print(lines[-1], flush=True)
+            behind.append(f"| {channels} @ {side} | {order} | {' | '.join(behind_norm(rounds, ratios, order))} |")
+            print(lines[-1], behind[-1], sep="\n", flush=True)
     with atomic_write(TABLE) as temporary:
-        temporary.write_text(page(options, lines, ratios), encoding="utf-8")
+        temporary.write_text(page(options, lines, behind, ratios), encoding="utf-8")
 
 
 def parse() -> argparse.Namespace:
@@ -94,9 +97,13 @@ def measured(x: Tensor, options: argparse.Namespace) -> dict[str, list[float]]:
         "torchvision": SqueezeExcitation(channels, narrow),
         "textbook": Textbook(channels, narrow),
     }
+    norm = nn.BatchNorm2d(channels)
     leaf, seen, copies = x.clone().requires_grad_(), torch.randn_like(x), (torch.empty_like(x), torch.empty_like(x))
     runs: Mapping[str, Callable[[], object]] = {
         **{name: lambda block=block: block(leaf).backward(seen) for name, block in blocks.items()},
+        "norm": lambda: norm(leaf).backward(seen),
+        "norm, ours": lambda: scaled_result(norm, blocks["ours"], leaf).backward(seen),
+        "norm, timm": lambda: blocks["timm"](norm(leaf)).backward(seen),
         "copies": lambda: (copies[0].copy_(x), copies[1].copy_(seen)),
         "products": products(len(x), channels, narrow),
     }
@@ -118,6 +125,20 @@ def measured(x: Tensor, options: argparse.Namespace) -> dict[str, list[float]]:
     }
 
 
+def behind_norm(rounds: Mapping[str, list[float]], ratios: dict[str, list[float]], order: str) -> list[str]:
+    """The norm's time, what ours and timm's add to it, ours relative to the floor, and the ratio of the whole."""
+    norm, ours, theirs = (rounds[name] for name in ("norm", "norm, ours", "norm, timm"))
+    added = [a - b for a, b in zip(ours, norm, strict=True)]
+    more = [a - b for a, b in zip(theirs, norm, strict=True)]
+    whole = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
+    passes = statistics.median(a / b for a, b in zip(added, rounds["floor"], strict=True))
+    ratios.setdefault(f"{order}: behind a norm", []).append(whole)
+    return [
+        *(f"{1000 * statistics.median(one):.1f}" for one in (norm, added, more)),
+        *(f"{one:.2f}" for one in (passes, whole)),
+    ]
+
+
 def products(batch: int, channels: int, narrow: int) -> Callable[[], object]:
     """Those of two layers: one each forward, and one each backward for what comes in and for the weights."""
     wide, few = torch.randn(batch, channels), torch.randn(batch, narrow)
@@ -127,7 +148,7 @@ def products(batch: int, channels: int, narrow: int) -> Callable[[], object]:
     )  # fmt: skip
 
 
-def page(options: argparse.Namespace, lines: list[str], ratios: Mapping[str, list[float]]) -> str:
+def page(options: argparse.Namespace, lines: list[str], behind: list[str], ratios: Mapping[str, list[float]]) -> str:
     means = {name: f"{math.exp(statistics.fmean(map(math.log, found))):.2f}" for name, found in ratios.items()}
     summary = [f"| {order} | {' | '.join(means[f'{order}: {peer}'] for peer in PEERS)} |" for order in ORDERS]
     columns = " | ".join(f": {peer}" for peer in PEERS)
@@ -136,6 +157,7 @@ def page(options: argparse.Namespace, lines: list[str], ratios: Mapping[str, lis
         f"python benchmarks/block.py --batch {options.batch} --threads {options.threads} --rounds {options.rounds}"
     )
     command = "".join(SETTINGS) + command
+    together = ", ".join(f"{means[f'{order}: behind a norm']} {order}" for order in ORDERS)
     versions = f"timm {timm.__version__}, torchvision {torchvision.__version__}, torch {torch.__version__}"
     return f"""# One block, forward and backward
 
@@ -157,6 +179,16 @@ Geometric means:
 | memory | {columns} |
 | --- | {rules} |
 {chr(10).join(summary)}
+
+## Behind a BatchNorm
+
+There our block goes back together with the norm, and may even save more time than it takes. Medians: the milliseconds
+of the norm alone, those that ours and timm's add to them, what ours adds relative to the floor above, and the ratio of
+norm and ours to norm and timm's. Geometric means of that ratio: {together}.
+
+| C @ side | memory | norm, ms | ours, + ms | timm's, + ms | ours, added : floor | whole, ours : timm's |
+| --- | --- | ---: | ---: | ---: | ---: | ---: |
+{chr(10).join(behind)}
 """
 
 

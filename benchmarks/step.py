@@ -143,7 +143,7 @@ def page(options: argparse.Namespace, groups: Mapping[Setting, Sequence[Seconds]
         timm's blocks need more of them.
     """
     about = f"""
-        The target is at most 0.6 of timm's overhead, better half. Peak memory is {whole:.0f} MB for resnet50; ours takes
+        The target is at most 0.6 of timm's overhead, or half. Peak memory is {whole:.0f} MB for resnet50; ours takes
         {ours:.0f} MB more and timm's {theirs:.0f} MB more (a ratio of {ours / theirs:.3f}; the target is less than 1).
         The peak is where the backward pass reaches the last block of the third stage, with thirteen blocks still to
         come. timm's keep the tensors that these scale, {scaled(options):.0f} MB, over which a network without blocks

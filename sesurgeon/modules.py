@@ -10,10 +10,10 @@ from torch.nn.modules.module import _has_any_global_hook
 def is_itself(module: nn.Module, *types: type[nn.Module]) -> bool:
     """Whether calling ``module`` does what one of these types does and nothing else.
 
-    It is of no subclass, has no hooks and no ``forward`` of its own (as accelerate gives one), and no hooks are
-    registered for all modules.
+    It is of no subclass, has no hooks and no ``forward`` of its own (as accelerate gives one), was not compiled, and no
+    hooks are registered for all modules.
     """
-    if type(module) not in types or "forward" in vars(module):
+    if type(module) not in types or "forward" in vars(module) or module._compiled_call_impl is not None:
         return False
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return not any(hooks) and not _has_any_global_hook()  # type: ignore[no-untyped-call]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -69,7 +71,7 @@ def insert_blocks(model: AnyModule, plan: Plan, found: Survey, *, inplace: bool,
             owner = target.get_submodule(path)
             blocks = {entry.attribute: _block(owner, entry, found) for entry in entries}
             behind = _in_a_row(path, entries, found)
-            forward = type(owner).forward if behind else _forward(owner, path, entries, found)
+            forward = type(owner).forward if behind else _forward(owner, path, blocks, entries, found)
             rewrites.append((owner, forward, blocks, behind))
     for owner, forward, blocks, behind in rewrites:
         rewrite(owner, forward, blocks, behind)
@@ -125,7 +127,9 @@ def _in_a_row(path: str, entries: list[Entry], found: Survey) -> dict[str, str]:
     return known if len(known) == len(entries) else {}
 
 
-def _forward(owner: nn.Module, path: str, entries: list[Entry], found: Survey) -> Forward:
+def _forward(
+    owner: nn.Module, path: str, blocks: Mapping[str, nn.Module], entries: list[Entry], found: Survey
+) -> Forward:
     """The owner's forward with these blocks: from its local graphs, or around it as a whole."""
     original = type(owner).forward
     places = {entry.attribute: found.places[entry.site] for entry in entries}
@@ -138,7 +142,8 @@ def _forward(owner: nn.Module, path: str, entries: list[Entry], found: Survey) -
             for attribute, place in places.items()
             if (node := place.nodes[training]) is not None
         }
-        by_mode[training] = forward_with_blocks(original, local.graphs[path], anchors, path or "model")
+        graph = local.graphs[path]
+        by_mode[training] = forward_with_blocks(original, graph, owner, blocks, anchors, path or "model")
     in_eval, in_train = by_mode[False], by_mode[True]
     return in_eval if _are_same(in_eval, in_train) else forward_by_mode(original, in_eval, in_train)
 

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from torch import fx, nn
 
-from sesurgeon.blocks.kernel.behind_norm import scaled_result
+from sesurgeon.blocks.kernel.behind_norm import can_be_joined, scaled_result
 from sesurgeon.errors import UsageError
 from sesurgeon.graph import compile_graph
 from sesurgeon.models import check_is_network
@@ -29,27 +29,32 @@ Anchor = tuple[fx.Node, tuple[fx.Node, ...]]
 """The node that gives a tensor, and the nodes rewired to read the block's output; () means every user of the tensor."""
 
 
-def forward_with_blocks(original: Forward, graph: fx.Graph, blocks: Mapping[str, Anchor], name: str) -> Forward:
+def forward_with_blocks(
+    original: Forward, graph: fx.Graph, owner: nn.Module, blocks: Mapping[str, nn.Module],
+    anchors: Mapping[str, Anchor], name: str,
+) -> Forward:  # fmt: skip
     """The forward of ``graph`` with the blocks called on their tensors.
 
     Args:
         original: the forward from which the graph was traced; signature and docstring are its.
         graph: a local graph; it stays as it is.
-        blocks: name of the child that is the block -> where it is called.
+        owner: the module whose forward it is, still without blocks.
+        blocks: name of the child that it will be -> the block.
+        anchors: name of each block that this forward calls -> where.
         name: of the module, for tracebacks.
     """
     copy = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     copy.output(copy.graph_copy(graph, copies))
     scaled: dict[fx.Node, fx.Node] = {}
-    for attribute, (node, users) in blocks.items():
+    for attribute, (node, users) in anchors.items():
         if not users:
             anchor = copies[node]
             with copy.inserting_after(anchor):
                 block = copy.call_module(attribute, (anchor,))
             anchor.replace_all_uses_with(block, delete_user_cb=functools.partial(operator.is_not, block))
             scaled[node] = block
-    for attribute, (node, users) in blocks.items():
+    for attribute, (node, users) in anchors.items():
         if users:
             # right before its first use: the tensor may be changed in place until then
             first = next(later for later in graph.nodes if later in users)
@@ -58,28 +63,30 @@ def forward_with_blocks(original: Forward, graph: fx.Graph, blocks: Mapping[str,
                 block = copy.call_module(attribute, (value,))
             for user in users:
                 copies[user].replace_input_with(value, block)
-    for attribute in blocks:
-        _join_with_its_input(copy, attribute)
+    for attribute in anchors:
+        _join_with_its_input(copy, owner, attribute, blocks[attribute])
     forward = compile_graph(copy, name)
     forward.__doc__, forward.__qualname__ = original.__doc__, original.__qualname__
     vars(forward)["__signature__"] = inspect.signature(original)
     return forward
 
 
-def _join_with_its_input(graph: fx.Graph, attribute: str) -> None:
-    """Call a block and the module that gives its input in one step, if nothing else reads that input.
+def _join_with_its_input(graph: fx.Graph, owner: nn.Module, attribute: str, block: nn.Module) -> None:
+    """Call a block and the module that gives its input in one step, if that may save some and nothing else reads it.
 
-    See :func:`scaled_result`, which saves time and memory behind a BatchNorm.
+    See :func:`scaled_result`. Not if other operations come in between: they may write to what the module reads.
     """
-    for block in graph.find_nodes(op="call_module", target=attribute):
-        (given,) = block.args
-        if given.op != "call_module" or len(given.users) > 1:
+    for called in graph.find_nodes(op="call_module", target=attribute):
+        (given,) = called.args
+        if given.op != "call_module" or len(given.users) > 1 or given.next is not called:
+            continue
+        if not can_be_joined(owner.get_submodule(given.target), block):
             continue
         with graph.inserting_before(given):
             modules = (graph.get_attr(given.target), graph.get_attr(attribute))
             joined = graph.call_function(scaled_result, (*modules, *given.args), dict(given.kwargs))
-        block.replace_all_uses_with(joined)
-        graph.erase_node(block)
+        called.replace_all_uses_with(joined)
+        graph.erase_node(called)
         graph.erase_node(given)
 
 

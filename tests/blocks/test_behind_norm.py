@@ -3,58 +3,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 
 import pytest
 import torch
-from cases import CHANNELS, scramble, trained
+from cases import CHANNELS, scramble
+from normed import assert_alike, batch, gradients, is_joined, pair
 from timm.layers import BatchNormAct2d, ConvNormAct
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
-from torch.utils.checkpoint import checkpoint
 from ways import KINDS, MEMORY
 
-from sesurgeon.blocks import Block, BlockConfig, build_block
+from sesurgeon.blocks import BlockConfig, build_block
 from sesurgeon.blocks.kernel.behind_norm import scaled_result
-from sesurgeon.blocks.layout import Layout
-
-
-def is_joined(y: Tensor) -> bool:
-    return y.grad_fn is not None and "ScaleNormed" in type(y.grad_fn).__name__
-
-
-def pair(kind: str = "se", dims: int = 2, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Block]:
-    """A norm and a block whose weights and statistics are no start values."""
-    torch.manual_seed(0)
-    norm = Layout(dims).batch_norm(CHANNELS)
-    scramble(norm)
-    return norm.to(dtype), trained(BlockConfig(kind), dims).to(dtype)  # type: ignore[arg-type]
-
-
-def batch(*places: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return (3 * torch.randn(3, CHANNELS, *places) + 1).to(dtype)
-
-
-def gradients(run: Callable[[Tensor], Tensor], parts: tuple[nn.Module, ...], x: Tensor, seen: Tensor) -> list[Tensor]:
-    x = x.detach().requires_grad_()
-    parameters = [one for part in parts for one in part.parameters()]
-    return list(torch.autograd.grad(run(x), (x, *parameters), seen))
-
-
-def assert_alike(
-    module: nn.Module, block: nn.Module, x: Tensor, seen: Tensor | None = None, joined: bool = True
-) -> None:
-    """The same output, statistics and gradients as by one call after the other."""
-    seen = torch.randn_like(x) if seen is None else seen
-    other, other_block = copy.deepcopy(module), copy.deepcopy(block)
-    y = scaled_result(module, block, x.detach().requires_grad_())
-    assert is_joined(y) == joined
-    assert torch.equal(y, other_block(other(x)))
-    for (name, ours), theirs in zip(module.named_buffers(), other.buffers(), strict=True):
-        assert torch.equal(ours, theirs), name
-    found = gradients(lambda x: scaled_result(module, block, x), (module, block), x, seen)
-    expected = gradients(lambda x: other_block(other(x)), (other, other_block), x, seen)
-    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -160,6 +120,7 @@ def test_one_may_go_back_twice() -> None:
     y = scaled_result(norm, block, x).sum()
     once = torch.autograd.grad(y, x, retain_graph=True)[0]
     assert torch.equal(torch.autograd.grad(y, x)[0], once)
+    torch.testing.assert_close(once, torch.autograd.grad(block(norm(x)).sum(), x)[0])
 
 
 def test_nothing_of_the_size_of_the_tensor_is_kept_but_the_input_of_the_norm() -> None:
@@ -228,79 +189,3 @@ def test_in_other_types_and_layouts_they_are_called_as_ever() -> None:
     assert not is_joined(scaled_result(nn.BatchNorm2d(CHANNELS), largest, torch.randn(2, CHANNELS, 4, 4)))
     with torch.no_grad():
         assert scaled_result(norm, block, batch(5, 4, dtype=torch.float32)).grad_fn is None
-
-
-@pytest.mark.parametrize("watched", ["norm", "sequence", "block", "gate", "weight", "child of timm's"])
-def test_what_is_watched_is_seen(watched: str) -> None:
-    norm, block = pair()
-    if watched == "child of timm's":
-        norm = BatchNormAct2d(CHANNELS, apply_act=False).double()
-    sequence = nn.Sequential(norm)
-    seen = list[Tensor]()
-
-    def see(_module: nn.Module, _inputs: object, output: Tensor) -> None:
-        output.register_hook(seen.append)
-        seen.append(output)
-
-    if watched == "weight":
-        norm.weight.register_hook(seen.append)  # type: ignore[union-attr, arg-type]
-    else:
-        of = {"norm": norm, "sequence": sequence, "block": block, "gate": block.gate}
-        of |= {"child of timm's": getattr(norm, "act", norm)}
-        of[watched].register_forward_hook(see)  # type: ignore[union-attr]
-    x = batch(5, 4)
-    y = scaled_result(sequence, block, x)
-    assert not is_joined(y)
-    y.square().sum().backward()
-    assert len(seen) == (1 if watched == "weight" else 2)
-    if watched in ("norm", "sequence", "child of timm's"):
-        output = seen[0].detach()
-        seen.clear()
-        assert torch.equal(output, norm(x))  # not written over
-
-
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_recomputed_in_the_backward_pass(reentrant: bool) -> None:
-    norm, block = pair()
-    x = batch(5, 4)
-
-    def run(x: Tensor) -> Tensor:
-        y: Tensor = checkpoint(lambda x: scaled_result(norm, block, x), x, use_reentrant=reentrant)
-        return y
-
-    def of(run: Callable[[Tensor], Tensor]) -> list[Tensor | None]:
-        for part in (norm, block):
-            part.zero_grad()
-        leaf = x.clone().requires_grad_()
-        run(leaf).square().sum().backward()
-        return [leaf.grad, *(one.grad for part in (norm, block) for one in part.parameters())]
-
-    torch.testing.assert_close(of(run), of(lambda x: block(norm(x))))
-
-
-def test_kept_elsewhere() -> None:
-    norm, block = pair()
-    x = batch(5, 4).requires_grad_()
-    with torch.autograd.graph.save_on_cpu():
-        y = scaled_result(norm, block, x)
-    found = torch.autograd.grad(y.square().sum(), x)
-    torch.testing.assert_close(found, torch.autograd.grad(block(norm(x)).square().sum(), x))
-
-
-def test_parameters_that_stand_in_for_its_own() -> None:
-    class Both(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.norm, self.block = pair()
-
-        def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = scaled_result(self.norm, self.block, x)
-            return y
-
-    both, x = Both(), batch(5, 4)
-    values = {name: (value.detach() + 0.1).requires_grad_() for name, value in both.named_parameters()}
-    exact = copy.deepcopy(both)
-    exact.load_state_dict(values, strict=False)
-    found = torch.autograd.grad(torch.func.functional_call(both, values, (x,)).square().sum(), list(values.values()))
-    expected = torch.autograd.grad(exact(x).square().sum(), list(exact.parameters()))
-    torch.testing.assert_close(found, expected)

@@ -43,12 +43,13 @@ def test_both_ways_are_autograds(identity: bool, spatial_dims: int) -> None:
     torch.testing.assert_close([found.of_mean, *found.of_parameters], [usual.of_mean, *usual.of_parameters])
 
 
-def test_the_second_layers_output_is_not_kept() -> None:
+def test_what_is_kept_is_what_goes_in_the_hidden_units_and_the_factors() -> None:
     se, x = block(), tensor(dtype=torch.float64)
     by_hand = way_of(se, x)
     assert by_hand is not None
-    _, kept = by_hand.forth(se.layout.squeezed(x), tuple(se.parameters()))
-    assert [tuple(one.shape) for one in kept] == [(len(x), CHANNELS), (len(x), 4)]
+    factors, kept = by_hand.forth(se.layout.squeezed(x), tuple(se.parameters()))
+    assert [tuple(one.shape) for one in kept] == [(len(x), CHANNELS), (len(x), 4), (len(x), CHANNELS)]
+    assert kept[2].data_ptr() == factors.data_ptr()
 
 
 def test_what_needs_no_gradient_gets_none() -> None:

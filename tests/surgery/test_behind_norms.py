@@ -95,7 +95,7 @@ def test_a_tensor_that_others_read_too_stays_as_it_was() -> None:
     assert torch.equal(output, y + augmented.branch(augmented.se(y)))  # type: ignore[operator]
 
 
-def test_a_training_step_takes_no_memory_for_the_tensors_that_are_scaled() -> None:
+def test_a_training_step_takes_less_memory_than_if_the_tensors_that_are_scaled_were_kept() -> None:
     base, images = timm.create_model("resnet18"), torch.randn(4, 3, 64, 64)
     (ours,) = measure_memory(base, sesurgeon.add_se(base, images), images, batch=4, runtimes=("training",))
     (theirs,) = measure_memory(base, timm.create_model("seresnet18"), images, batch=4, runtimes=("training",))

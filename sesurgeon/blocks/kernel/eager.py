@@ -17,9 +17,13 @@ def is_plain_training(x: Tensor) -> bool:
     Where nothing is to be differentiated, and where something observes the operations themselves (compilers,
     exporters, tracers, ``torch.func``, forward-mode differentiation), a block runs its plain operations.
     """
+    return torch.is_grad_enabled() and is_plain(x)
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether operations on ``x`` are computed at once, and unobserved as they are, see :func:`is_plain_training`."""
     return (
-        torch.is_grad_enabled()
-        and type(x) is Tensor
+        type(x) is Tensor
         and x.layout == torch.strided
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
@@ -35,6 +39,16 @@ def keeps_tensors_as_they_are() -> bool:
     """
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
     return hooks is None
+
+
+def calls_are_seen() -> bool:
+    """Whether a ``TorchFunctionMode`` sees operations on tensors, and may keep those, with their history."""
+    return torch._C._len_torch_function_stack() > 0
+
+
+def results_are_seen() -> bool:
+    """Whether a ``TorchDispatchMode`` sees the results of operations, without history, and may keep them."""
+    return torch._C._len_torch_dispatch_stack() > 0
 
 
 def is_transformed() -> bool:
