@@ -7,6 +7,8 @@ These loops have a cost for each row or image, so where places are few other ope
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -23,8 +25,9 @@ def sum_of_products(a: Tensor, b: Tensor, layout: Layout) -> Tensor:
 
     On a CPU no product of the tensor's size is made, unless it is small or the two differ in memory format.
     """
-    found = _sums_by_loops(a, b, None, layout)
-    return (a * b).sum(layout.places, keepdim=True) if found is None else found[0]
+    if (found := _sums_by_loops(a, b, None, layout)) is not None:
+        return found[0]
+    return _by_shares(lambda a, b: (a * b).sum(layout.places, keepdim=True), a, b, layout)
 
 
 def sums_about(mean: Tensor, a: Tensor, b: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -32,10 +35,10 @@ def sums_about(mean: Tensor, a: Tensor, b: Tensor, layout: Layout) -> tuple[Tens
 
     As :func:`sum_of_products`, in one pass on a CPU, for the mean of each channel, (1, C, 1, ...).
     """
-    found = _sums_by_loops(b, a, mean.flatten(), layout)
-    if found is None:
-        return ((a - mean) * b).sum(layout.places, keepdim=True), b.sum(layout.places, keepdim=True)
-    return found
+    if (found := _sums_by_loops(b, a, mean.flatten(), layout)) is not None:
+        return found
+    products = _by_shares(lambda a, b: ((a - mean) * b).sum(layout.places, keepdim=True), a, b, layout)
+    return products, b.sum(layout.places, keepdim=True)
 
 
 def scaled_and_shifted(a: Tensor, scale: Tensor, shift: Tensor, layout: Layout) -> Tensor:
@@ -62,12 +65,8 @@ def _sums_by_loops(a: Tensor, b: Tensor, mean: Tensor | None, layout: Layout) ->
         return None
     if (rows := _rows(a, b, layout)) is not None:
         found = _sums(*rows, None if mean is None else mean.expand(len(a), -1).flatten())
-    elif (images := _images_of_channels_last(a, b, layout)) is None:
-        return None
-    elif images[0].shape[3] >= _FEW:
+    elif (images := _images_of_channels_last(a, b, layout)) is not None and images[0].shape[3] >= _FEW:
         found = _sums_by_image(*images, mean)
-    elif a.numel() * a.element_size() > _SHARE:
-        found = _sums_by_share(*images, mean)
     else:
         return None
     shape = [1 if index - a.dim() in layout.places else size for index, size in enumerate(a.shape)]
@@ -95,19 +94,17 @@ def _images_of_channels_last(a: Tensor, b: Tensor, layout: Layout) -> tuple[Tens
     return tuple(one.flatten(1, -2).movedim(-1, 1)[:, None, :, :, None] for one in (first, second))  # type: ignore
 
 
-def _sums_by_share(a: Tensor, b: Tensor, mean: Tensor | None) -> tuple[Tensor, Tensor]:
-    """``a * (b - mean)`` and ``a`` summed for each channel of images (N, 1, channels, places, 1)."""
+def _by_shares(sums: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor, layout: Layout) -> Tensor:
+    """``sums(a, b)``, by some images at a time if they are large."""
+    batched, large = a.dim() > layout.spatial_dims + 1, a.numel() * a.element_size() > _SHARE
+    if not (_is_cpu_memory(a) and batched and large):
+        return sums(a, b)
     images = max(1, _SHARE // (a[0].numel() * a.element_size()))
-    shares = list(zip(torch.split(a, images), torch.split(b, images), strict=True))
-    if mean is None:
-        products = [(x * y).sum(3) for x, y in shares]
-    else:
-        products = [(x * (y - mean[:, None, None])).sum(3) for x, y in shares]
-    return torch.cat(products), torch.cat([x.sum(3) for x, _ in shares])
+    return torch.cat([sums(x, y) for x, y in zip(torch.split(a, images), torch.split(b, images), strict=True)])
 
 
 def _sums_by_image(a: Tensor, b: Tensor, mean: Tensor | None) -> tuple[Tensor, Tensor]:
-    """As :func:`_sums_by_share`."""
+    """``a * (b - mean)`` and ``a`` summed for each channel of images (N, 1, channels, places, 1)."""
     products, sums = zip(*(_sums(x, y, mean) for x, y in zip(a, b, strict=True)), strict=True)
     return torch.stack(products), torch.stack(sums)
 
