@@ -152,11 +152,11 @@ def page(options: argparse.Namespace, groups: Mapping[Setting, Sequence[Seconds]
         factors. A block elsewhere keeps the tensor that it scales, if nothing else does (a ReLU before it would).
     """
     tried = """
-        Tried and not used: scale and sum in one operation, `torch.addcmul`, which was no faster than scaling and adding
-        in place (four processes), and rounds once where these round twice, so that a fifth of all values would differ
-        in the last bit from those of timm's network with the same weights; and the last step backward over 4 or 8 MB at
-        a time, so that its second operation finds in the cache what the first one wrote, which took 1.3 to 1.6 times as
-        long.
+        Tried by hand and not used: scale and sum in one operation, `torch.addcmul`, which was no faster than scaling
+        and adding in place (four processes), and rounds once where these round twice, so that a fifth of all values
+        would differ in the last bit from those of timm's network with the same weights; and the last step backward over
+        4 or 8 MB at a time, so that its second operation finds in the cache what the first one wrote, which took 1.3 to
+        1.6 times as long.
     """
     return f"""# A training step of SE-ResNet-50
 

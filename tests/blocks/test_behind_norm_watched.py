@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -247,3 +247,50 @@ def test_a_compiled_block_is_called_as_it_was_compiled() -> None:
     norm, block = pair()
     block.compile(backend="eager")
     assert not is_joined(scaled_result(norm, block, batch(5, 4).requires_grad_()))
+
+
+class Backwards(nn.Sequential):
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(list(self._modules.values())[::-1])  # type: ignore[arg-type]
+
+
+def test_a_sequence_in_an_order_of_its_own() -> None:
+    (first, block), (last, _) = pair(), pair()
+    assert_alike(Backwards(first, nn.Conv2d(CHANNELS, CHANNELS, 1).double(), last), block, batch(5, 4), joined=False)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("patched", [(nn.BatchNorm2d, "forward"), (nn.Module, "__call__")], ids=lambda one: one[1])
+def test_a_class_that_was_patched(patched: tuple[type, str], monkeypatch: pytest.MonkeyPatch, grad: bool) -> None:
+    seen, original = list[tuple[nn.Module, Tensor, Tensor]](), getattr(*patched)
+
+    def record(self: nn.Module, x: Tensor) -> Tensor:
+        y: Tensor = original(self, x)
+        seen.append((self, y, y.detach().clone()))
+        return y
+
+    norm, block = pair()
+    monkeypatch.setattr(*patched, record)
+    with torch.set_grad_enabled(grad):
+        assert not is_joined(scaled_result(norm, block, batch(5, 4).requires_grad_()))
+    assert seen[0][0] is norm
+    assert [module for module, *_ in seen if module is block] == ([block] if patched[1] == "__call__" else [])
+    assert torch.equal(seen[0][1], seen[0][2])
+
+
+class Joined(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.block = pair(dtype=torch.float32)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = scaled_result(self.norm, self.block, x)
+        return y
+
+
+def test_compiled_and_exported_as_a_whole() -> None:
+    both, x = Joined().eval(), batch(5, 4, dtype=torch.float32)
+    expected = both(x)
+    compiled = torch.compile(both, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), expected)
+    torch.testing.assert_close(torch.export.export(both, (x,)).module()(x), expected)

@@ -47,8 +47,10 @@ def scaled_result(module: nn.Module, block: nn.Module, /, *args: Any, **kwargs: 
     Otherwise one is called after the other.
     """
     y = module(*args, **kwargs)
+    if not is_plain(y) or calls_are_seen():
+        return block(y)
     norm = norm_giving(module)
-    if norm is None or not (_scales_by_mean(block) and is_plain(y)) or calls_are_seen():
+    if norm is None or not _scales_by_mean(block):
         return block(y)
     if not torch.is_grad_enabled():
         return _scaled(y, block.excitation(y))
@@ -76,6 +78,8 @@ def _joined(norm: BatchNorm, block: Squeezing, y: Tensor) -> Tensor | None:
         return None
     weight, bias, affine, parameters = norm.weight, norm.bias, own_parameters(norm), own_parameters(block)
     if not (len(affine) == 2 and {id(weight), id(bias)} == set(map(id, affine)) and parameters):
+        return None
+    if given._saved_weight is not weight:  # another norm gave it
         return None
     if of_batch := given._saved_training:
         mean, spread = given._saved_result1, given._saved_result2
@@ -145,7 +149,7 @@ class _ScaleNormed(torch.autograd.Function):
         if not again and not is_batch_of_gradients(grad):
             return None, None, *_by_hand(call, x, weight, bias, kept, parameters, needed, grad)
         require_own(parameters, call.block)
-        if not torch.equal(ctx.bias, bias):
+        if not torch.allclose(ctx.bias, bias, rtol=0, atol=0, equal_nan=True):
             raise RuntimeError("The bias of a BatchNorm has changed since: gradients of gradients cannot be taken.")
         with torch.enable_grad():  # on other views: autograd calls the hooks on these tensors already
             views = [one.view_as(one) for one in (x, weight, ctx.bias)]

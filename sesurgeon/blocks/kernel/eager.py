@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 
@@ -42,8 +42,11 @@ def keeps_tensors_as_they_are() -> bool:
 
 
 def calls_are_seen() -> bool:
-    """Whether a ``TorchFunctionMode`` sees operations on tensors, and may keep those, with their history."""
-    return torch._C._len_torch_function_stack() > 0
+    """Whether something sees what operations or modules give, and may keep that, with its history.
+
+    A ``TorchFunctionMode``, or a tracer or recorder that replaced ``nn.Module.__call__``.
+    """
+    return torch._C._len_torch_function_stack() > 0 or nn.Module.__call__ is not nn.Module._wrapped_call_impl
 
 
 def results_are_seen() -> bool:

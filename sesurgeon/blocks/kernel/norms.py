@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 from torch import nn
 
 from sesurgeon.blocks.layout import BATCH_NORMS, BatchNorm
 from sesurgeon.modules import is_itself
+
+_FORWARD = nn.BatchNorm2d.forward  # as torch has it: it may be replaced on the class, to record what norms give
+_SEQUENTIAL = ("forward", "__call__", "__iter__", "__getitem__", "__len__")
 
 
 def norm_giving(module: nn.Module) -> BatchNorm | None:
@@ -15,7 +20,7 @@ def norm_giving(module: nn.Module) -> BatchNorm | None:
     convolution with a norm. timm's norm with an activation counts where it has none. timm is not imported for this.
     """
     while is_itself(module, type(module)):
-        if type(module) in BATCH_NORMS or _is_bare(module):
+        if (type(module) in BATCH_NORMS and type(module).forward is _FORWARD) or _is_bare(module):
             assert isinstance(module, BATCH_NORMS)
             return module
         last = _last(module)
@@ -31,12 +36,13 @@ def _is_bare(module: nn.Module) -> bool:
 
 
 def _last(module: nn.Module) -> nn.Module | None:
-    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module) > 0:
-        return module[-1]
+    if isinstance(module, nn.Sequential):
+        usual = all(getattr(type(module), name) is getattr(nn.Sequential, name) for name in _SEQUENTIAL)
+        return module[-1] if usual and len(module) > 0 else None
     if _is_timms(module, "timm.layers.conv_bn_act", "ConvNormAct") and getattr(module, "aa", None) is None:
         return module.get_submodule("bn")
     return None
 
 
 def _is_timms(module: nn.Module, file: str, name: str) -> bool:
-    return (type(module).__module__, type(module).__qualname__) == (file, name)
+    return type(module) is getattr(sys.modules.get(file), name, None)

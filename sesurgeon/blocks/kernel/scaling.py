@@ -26,8 +26,10 @@ LARGE = 2**28  # bytes of a tensor on a GPU from which the fast way back pays: b
 
 
 def scaled_by_mean(x: Tensor, block: Squeezing) -> Tensor:
-    """``x * factors(mean of x over its places)``: bit for bit as by plain operations, with a faster backward pass.
+    """``x * factors(mean of x over its places)``, differentiated in few passes.
 
+    The bits are those of the plain operations where gradients are wanted, too; :func:`pointwise` layers may give others
+    where they are not.
     The plain operations run wherever
 
     - it is not :func:`is_plain_training`, or the block's parts are not :func:`are_as_made`;
