@@ -176,28 +176,29 @@ def test_hooks_of_later_are_called_once(late: str, twice: bool) -> None:
     torch.testing.assert_close(ours, found(lambda norm, block, x: block(norm(x))))
 
 
-class Calls(TorchFunctionMode):
+class Keeping:
+    """A mode that keeps what norms give, and how it was."""
+
     def __init__(self) -> None:
         super().__init__()
         self.seen = list[tuple[Tensor, Tensor]]()
 
-    def __torch_function__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = call(*args, **(kwargs or {}))
-        if isinstance(found, Tensor) and found.dim() == 4 and "norm" in call.__name__:
-            self.seen.append((found, found.detach().clone()))
-        return found
-
-
-class Results(TorchDispatchMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen = list[tuple[Tensor, Tensor]]()
-
-    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def run(self, call: Any, args: Any, kwargs: Any) -> Any:
         found = call(*args, **(kwargs or {}))
         if "batch_norm" in str(call):
-            self.seen.append((found[0], found[0].clone()))
+            y = found[0] if isinstance(found, tuple) else found
+            self.seen.append((y, y.detach().clone()))
         return found
+
+
+class Calls(Keeping, TorchFunctionMode):
+    def __torch_function__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.run(call, args, kwargs)
+
+
+class Results(Keeping, TorchDispatchMode):
+    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self.run(call, args, kwargs)
 
 
 @pytest.mark.parametrize("grad", [True, False])

@@ -65,12 +65,10 @@ def test_all_blocks_at_the_ends_of_branches_are(model: nn.Module, training: bool
     for module in watched.modules():
         if norm_giving(module) is not None:
             module.register_forward_hook(lambda *_: None)
-    output, expected = augmented(images), watched(images)
-    if training:
-        torch.manual_seed(0)
-        output = augmented(images)
-        torch.manual_seed(0)
-        expected = watched(images)
+    torch.manual_seed(0)  # stochastic depth
+    output = augmented(images)
+    torch.manual_seed(0)
+    expected = watched(images)
     assert joined(output) == len(blocks_of(augmented))
     assert joined(expected) == 0
     assert torch.equal(output, expected)

@@ -76,10 +76,9 @@ def _joined(norm: BatchNorm, block: Squeezing, y: Tensor) -> Tensor | None:
     plain = y.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
     if not (by_loops and images and plain and keeps_tensors_as_they_are()):
         return None
-    weight, bias, affine, parameters = norm.weight, norm.bias, own_parameters(norm), own_parameters(block)
-    if not (len(affine) == 2 and {id(weight), id(bias)} == set(map(id, affine)) and parameters):
-        return None
-    if given._saved_weight is not weight:  # another norm gave it
+    weight, bias, parameters = norm.weight, norm.bias, own_parameters(block)
+    by_another = given._saved_weight is not weight
+    if by_another or bias is None or not (own_parameters(norm) and parameters):
         return None
     if of_batch := given._saved_training:
         mean, spread = given._saved_result1, given._saved_result2
