@@ -53,9 +53,10 @@ def test_what_is_watched_is_seen(watched: str) -> None:
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_recomputed_in_the_backward_pass(reentrant: bool) -> None:
     norm, block = pair()
-    x, computed = batch(5, 4), list[bool]()
+    x, begun, computed = batch(5, 4), list[Tensor](), list[bool]()
 
     def compute(x: Tensor) -> Tensor:
+        begun.append(x)
         y: Tensor = scaled_result(norm, block, x)
         computed.append(is_joined(y))
         return y
@@ -72,6 +73,7 @@ def test_recomputed_in_the_backward_pass(reentrant: bool) -> None:
         return [leaf.grad, *(one.grad for part in (norm, block) for one in part.parameters())]
 
     found = of(run)
+    assert len(begun) == 2  # once forward, once backward: to look at what is kept would compute it once more
     assert computed == ([False, True] if reentrant else [False])  # the other kind stops in the middle of computing anew
     torch.testing.assert_close(found, of(lambda x: block(norm(x))))
 
